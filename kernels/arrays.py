@@ -1,6 +1,7 @@
-"""From torch tensors to the NumPy arrays of the CPU halves, without a copy, and what is said when they do not fit.
+"""What every kernel asks of its tensors, and what is said when they do not fit.
 
-This is the one place that refuses a tensor outside the CPU; a kernel with a CUDA half branches before it comes here.
+A kernel whose first tensor is on a GPU hands all of them to its half in `kernels/gpu`, which asks the same with
+`checked`; the others become the NumPy arrays of the CPU half, without a copy.
 """
 
 from collections.abc import Sequence
@@ -16,16 +17,23 @@ Scalar = Any  # inside a kernel: whichever of Python's and NumPy's numbers it ha
 Sizes = dict[str, int]  # shape letter -> size, filled as arguments are met
 
 
-def as_array(name: str, tensor: Tensor, shape: str, sizes: Sizes, dtypes: Sequence[torch.dtype]) -> Array:
-    """The tensor's own memory as a C-ordered array (copied only where it is not C-ordered).
+def on_gpu(tensor: object) -> bool:
+    """Whether the GPU half is to do it."""
+    return isinstance(tensor, Tensor) and tensor.device.type == "cuda"
+
+
+def checked(
+    name: str, tensor: Tensor, shape: str, sizes: Sizes, dtypes: Sequence[torch.dtype], device: torch.device
+) -> Tensor:
+    """The tensor itself, C-ordered (copied only where it is not) and without its gradient.
 
     shape is written in the letters of the docstrings, "B N N"; a letter met before must have the same size again.
-    Raises TypeError (not a tensor, wrong dtype), ValueError (shape), NotImplementedError (not on the CPU).
+    Raises TypeError (not a tensor, wrong dtype), ValueError (shape, device).
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch tensor, not {type(tensor).__name__}")
-    if tensor.device.type != "cpu":
-        raise NotImplementedError(f"{name} is on {tensor.device}: this kernel has no CUDA path yet")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}; expected {device}: all tensors of a call share one device")
     if tensor.dtype not in dtypes:
         raise TypeError(f"{name} must be {' or '.join(map(str, dtypes))}, not {tensor.dtype}")
     letters = shape.split()
@@ -34,7 +42,12 @@ def as_array(name: str, tensor: Tensor, shape: str, sizes: Sizes, dtypes: Sequen
     ):
         known = ", ".join(f"{letter}={sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected ({', '.join(letters)}), {known}")
-    return tensor.detach().contiguous().numpy()
+    return tensor.detach().contiguous()
+
+
+def as_array(name: str, tensor: Tensor, shape: str, sizes: Sizes, dtypes: Sequence[torch.dtype]) -> Array:
+    """A checked CPU tensor's own memory."""
+    return checked(name, tensor, shape, sizes, dtypes, torch.device("cpu")).numpy()
 
 
 def as_counts(n_examples: Tensor, sizes: Sizes) -> NDArray[np.int64]:
