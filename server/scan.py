@@ -17,7 +17,7 @@ from polysem.server.arrays import Array
 from polysem.server.contexts import Contexts
 from polysem.server.index import N_BINS, TOKENS_AFTER, TOKENS_BEFORE
 from polysem.server.model import Model
-from polysem.server.selection import Candidates, candidates
+from polysem.server.selection import Candidates, candidates, prefix_hashes
 
 Advance = Callable[[int], None]  # told of tokens read
 
@@ -70,6 +70,7 @@ def scan(reader: Reader, first: int, last: int, rule: Selection, advance: Advanc
     n = info.n_neurons_per_layer
     maxima = np.empty((last - first, info.n_layers * n), np.float32)
     positions = np.empty(maxima.shape, np.int32)
+    prefixes = np.zeros((last - first, int(reader.contexts.lengths(slice(first, last)).max())), np.uint64)
     for batch in batches(reader, first, last):
 
         def visit(layer: int, _residual: Tensor, activations: Tensor, batch: Batch = batch) -> None:
@@ -79,10 +80,11 @@ def scan(reader: Reader, first: int, last: int, rule: Selection, advance: Advanc
             positions[rows, columns] = where.cpu().numpy()
 
         reader.model.read(batch.tokens, visit)
+        prefixes[batch.numbers - first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())
         advance(int(batch.lengths.sum()))
     _check_finite(maxima, first, n)
     return Scan(
-        candidates(maxima, positions, first, rule),
+        candidates(maxima, positions, prefixes, first, rule),
         maxima.max(axis=0),
         maxima.sum(axis=0, dtype=np.float64),
         (maxima > 0).sum(axis=0),

@@ -12,6 +12,12 @@ they come first (`first`); they are stronger, or as strong and earlier (`top`). 
 fraction · (maximum so far), since the maximum only grows. What is left are the contexts that were among the k strongest
 when they were read: about k·(1 + ln(C / k)) of C in random order. The same argument holds for the union of two parts,
 so parts can be joined in any grouping (tests/server/test_selection.py proves it by property).
+
+Ties. Attention is causal, so contexts that are alike up to the key token have the same key activation. A float matrix
+product rounds differently with the number of its rows, though, and with what is read together such activations come to
+differ in the last bit. So candidates carry a hash of their text up to the key token, and `select` gives those alike the
+activation of the earliest: a tie is a tie, whatever the batches were. No candidate is lost by that before: the k
+earlier ones for which a context is dropped are at least as strong also after it.
 """
 
 from collections.abc import Sequence
@@ -32,26 +38,45 @@ class Candidates(NamedTuple):
     offsets      (J + 1,) int64
     contexts     (offsets[J],) int32
     positions    (offsets[J],) int32: the key token's place in its context
+    prefixes     (offsets[J],) uint64: equal where the contexts are alike up to the key token (`prefix_hashes`)
     activations  (offsets[J],) float32: the key activation
     """
 
     offsets: Array
     contexts: Array
     positions: Array
+    prefixes: Array
     activations: Array
 
 
-def candidates(maxima: Array, positions: Array, first_context: int, rule: Selection) -> Candidates:
+def prefix_hashes(tokens: Array) -> Array:
+    """(C, T) uint64 of tokens (C, T): entry t stands for tokens 0..t. Two texts share one with odds of 2⁻⁶⁴."""
+    places = np.arange(tokens.shape[1], dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (tokens.astype(np.uint64) + places) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
+    return np.cumsum(mixed ^ (mixed >> np.uint64(32)), axis=1, dtype=np.uint64)
+
+
+def candidates(maxima: Array, positions: Array, prefixes: Array, first_context: int, rule: Selection) -> Candidates:
     """The candidates among consecutive contexts.
 
     maxima     (C, J) float32: key activation of each context
     positions  (C, J) int32
+    prefixes   (C, T) uint64, as `prefix_hashes` gives them
     """
     n_contexts, n_neurons = maxima.shape
     every = np.arange(n_neurons + 1, dtype=np.int64) * n_contexts
-    contexts = np.tile(np.arange(first_context, first_context + n_contexts, dtype=np.int32), n_neurons)
-    dense = Candidates(every, contexts, positions.T.ravel(), maxima.T.ravel())
-    return _kept(dense, _is_candidate(every, dense.activations, rule.max_examples, _fraction(rule)))
+    activations = maxima.T.ravel()
+    keep = _is_candidate(every, activations, rule.max_examples, _fraction(rule))
+    neurons, rows = np.divmod(np.flatnonzero(keep), max(n_contexts, 1))
+    places = positions[rows, neurons]
+    return Candidates(
+        offsets=_offsets(every, keep),
+        contexts=(first_context + rows).astype(np.int32),
+        positions=places,
+        prefixes=prefixes[rows, places],
+        activations=activations[keep],
+    )
 
 
 def join(parts: Sequence[Candidates], rule: Selection) -> Candidates:
@@ -64,6 +89,7 @@ def join(parts: Sequence[Candidates], rule: Selection) -> Candidates:
         offsets=np.sum([part.offsets for part in parts], axis=0),
         contexts=contexts[order],
         positions=np.concatenate([part.positions for part in parts])[order],
+        prefixes=np.concatenate([part.prefixes for part in parts])[order],
         activations=np.concatenate([part.activations for part in parts])[order],
     )
     return _kept(all_, _is_candidate(all_.offsets, all_.activations, rule.max_examples, _fraction(rule)))
@@ -71,7 +97,8 @@ def join(parts: Sequence[Candidates], rule: Selection) -> Candidates:
 
 def select(remaining: Candidates, maxima: Array, rule: Selection) -> Candidates:
     """The chosen contexts of each neuron, given the maximum (J,) of each over the whole corpus."""
-    offsets, _, _, activations = remaining
+    offsets, activations = remaining.offsets, _tied(remaining.offsets, remaining.prefixes, remaining.activations)
+    remaining = remaining._replace(activations=activations)
     if rule.rule == "top":
         return _kept(remaining, _is_strongest(offsets, activations, rule.max_examples))
     least = np.maximum(rule.min_activation_fraction * maxima.astype(np.float64), 0)
@@ -83,8 +110,26 @@ def _fraction(rule: Selection) -> float:
 
 
 def _kept(all_: Candidates, keep: Array) -> Candidates:
-    offsets = np.concatenate([[0], np.cumsum(keep)])[all_.offsets].astype(np.int64)
-    return Candidates(offsets, all_.contexts[keep], all_.positions[keep], all_.activations[keep])
+    return Candidates(_offsets(all_.offsets, keep), *(column[keep] for column in all_[1:]))
+
+
+def _offsets(offsets: Array, keep: Array) -> Array:
+    kept: Array = np.concatenate([[0], np.cumsum(keep)])[offsets].astype(np.int64)
+    return kept
+
+
+@numba.njit(nogil=True, cache=True)
+def _tied(offsets: Array, prefixes: Array, activations: Array) -> Array:
+    """Of those of a neuron that share a prefix, the activation of the earliest."""
+    tied = activations.copy()
+    for j in range(len(offsets) - 1):
+        begin, end = offsets[j], offsets[j + 1]
+        order = np.argsort(prefixes[begin:end], kind="mergesort")
+        for rank in range(1, end - begin):
+            i, before = begin + order[rank], begin + order[rank - 1]
+            if prefixes[i] == prefixes[before]:
+                tied[i] = tied[before]
+    return tied
 
 
 @numba.njit(nogil=True, cache=True)

@@ -271,16 +271,12 @@ def test_the_selection_does_not_depend_on_the_shards(build, monkeypatch, context
     assert_same_selection(build(), want)
 
 
-def test_among_equals_rounding_may_choose_but_none_weaker(build, corpus_file):
-    # Documents that begin alike: which of them takes the last place is up to rounding.
-    recipe = Recipe(Selection("top", 0.75, 10))
-    want, got = (build(recipe, corpus=corpus_file, batch_tokens=n) for n in (4096, 100))
-    np.testing.assert_array_equal(got.n_examples, want.n_examples)
-    for layer in range(2):
-        one, other = want.layer(layer), got.layer(layer)
-        for j in range(N):
-            part = slice(one.offsets[j], one.offsets[j + 1])
-            np.testing.assert_allclose(np.sort(one.activations[part]), np.sort(other.activations[part]), rtol=1e-5)
+@pytest.mark.parametrize("batch_tokens", [32, 100, 300, 1000])
+@pytest.mark.parametrize("rule", [Selection("top", 0.75, 10), Selection("first", 0.5, 10)])
+def test_documents_that_begin_alike_stay_ties_however_they_are_batched(build, corpus_file, rule, batch_tokens):
+    recipe = Recipe(rule)
+    want, got = (build(recipe, corpus=corpus_file, batch_tokens=n) for n in (4096, batch_tokens))
+    assert_same_selection(got, want)
 
 
 def test_progress_counts_every_document_token_and_layer_once_a_stage(build):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polysem.proto.types import Selection
-from polysem.server.selection import Candidates, candidates, join, select
+from polysem.server.selection import Candidates, candidates, join, prefix_hashes, select
 
 
 class Example(NamedTuple):
@@ -47,6 +47,11 @@ def places_of(maxima):
     return np.arange(maxima.size, dtype=np.int32).reshape(maxima.shape)
 
 
+def no_two_alike(maxima):
+    """(C, T) uint64 prefixes for `places_of`: no context begins like another."""
+    return np.broadcast_to(np.arange(10**6, dtype=np.uint64), (len(maxima), 10**6))
+
+
 # ---- By hand
 
 #                  context   0    1    2    3    4    5
@@ -54,7 +59,7 @@ KEY_ACTIVATIONS = np.array([[1.0, 3.0, 2.0, 4.0, 3.0, 4.0]], np.float32).T
 
 
 def chosen_by_hand(rule, key_activations=KEY_ACTIVATIONS):
-    remaining = candidates(key_activations, places_of(key_activations), 0, rule)
+    remaining = candidates(key_activations, places_of(key_activations), no_two_alike(key_activations), 0, rule)
     chosen = select(remaining, key_activations.max(axis=0), rule)
     return [example.context for example in of_neuron(chosen, 0)]
 
@@ -92,7 +97,7 @@ def test_an_example_keeps_its_context_position_and_activation():
     rule = Selection("top", 0.5, 2)
     maxima = np.array([[1.0, 9.0], [2.0, 8.0], [3.0, -7.0]], np.float32)
     positions = np.array([[4, 5], [6, 7], [8, 9]], np.int32)
-    chosen = select(candidates(maxima, positions, 1000, rule), maxima.max(axis=0), rule)
+    chosen = select(candidates(maxima, positions, no_two_alike(maxima), 1000, rule), maxima.max(axis=0), rule)
     assert of_neuron(chosen, 0) == [(1001, 6, 2.0), (1002, 8, 3.0)]
     assert of_neuron(chosen, 1) == [(1000, 5, 9.0), (1001, 7, 8.0)]
 
@@ -131,7 +136,8 @@ def split(maxima, rule, cuts):
     positions = places_of(maxima)
     ends = [0, *sorted({cut for cut in cuts if 0 < cut < len(maxima)}), len(maxima)]
     return [
-        candidates(maxima[first:last], positions[first:last], first, rule) for first, last in itertools.pairwise(ends)
+        candidates(maxima[first:last], positions[first:last], no_two_alike(maxima[first:last]), first, rule)
+        for first, last in itertools.pairwise(ends)
     ]
 
 
@@ -151,7 +157,7 @@ def test_any_split_joined_in_any_order_selects_what_the_definition_says(maxima, 
 def test_join_is_associative_and_commutative(maxima, rule, cuts):
     parts = split(maxima, rule, cuts)
     whole = join(parts, rule)
-    assert equal(whole, candidates(maxima, places_of(maxima), 0, rule))
+    assert equal(whole, candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule))
     assert equal(whole, join(parts[::-1], rule))
     left, right = parts[0], parts[-1]
     for part in parts[1:]:
@@ -164,13 +170,13 @@ def test_join_is_associative_and_commutative(maxima, rule, cuts):
 
 @given(scans(), rules)
 def test_joining_one_part_changes_nothing(maxima, rule):
-    part = candidates(maxima, places_of(maxima), 0, rule)
+    part = candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule)
     assert equal(join([part], rule), part)
 
 
 @given(scans(), rules)
 def test_candidates_lie_in_corpus_order_and_are_positive(maxima, rule):
-    remaining = candidates(maxima, places_of(maxima), 7, rule)
+    remaining = candidates(maxima, places_of(maxima), no_two_alike(maxima), 7, rule)
     for j in range(maxima.shape[1]):
         of_one = of_neuron(remaining, j)
         assert of_one == sorted(of_one)
@@ -183,7 +189,7 @@ def test_few_candidates_are_kept_of_many_contexts_in_random_order(rule):
     n_contexts, k = 20_000, rule.max_examples
     rng = np.random.default_rng(0)
     maxima = rng.random((n_contexts, 20), np.float32)
-    kept = np.diff(candidates(maxima, places_of(maxima), 0, rule).offsets)
+    kept = np.diff(candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule).offsets)
     expected = k * (1 + math.log(n_contexts / k))  # 86 of 20,000
     assert 0.8 * expected < kept.mean() < 1.2 * expected
 
@@ -191,7 +197,10 @@ def test_few_candidates_are_kept_of_many_contexts_in_random_order(rule):
 def test_joining_forgets_what_a_later_part_rules_out():
     rule = Selection("first", 0.75, 100)
     weak, strong = np.full((50, 1), 1, np.float32), np.full((1, 1), 9, np.float32)
-    parts = [candidates(weak, places_of(weak), 0, rule), candidates(strong, places_of(strong), 50, rule)]
+    parts = [
+        candidates(weak, places_of(weak), no_two_alike(weak), 0, rule),
+        candidates(strong, places_of(strong), no_two_alike(strong), 50, rule),
+    ]
     assert [len(part.contexts) for part in parts] == [50, 1]
     assert join(parts, rule).contexts.tolist() == [50]
 
@@ -199,14 +208,73 @@ def test_joining_forgets_what_a_later_part_rules_out():
 def test_ties_without_end_keep_only_the_first_k():
     rule = Selection("top", 0.75, 10)
     maxima = np.ones((5_000, 1), np.float32)
-    assert candidates(maxima, places_of(maxima), 0, rule).contexts.tolist() == list(range(10))
+    assert candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule).contexts.tolist() == list(range(10))
 
 
 def test_the_order_of_neurons_does_not_matter():
     rule, rng = Selection("first", 0.5, 4), random.Random(1)
     maxima = np.array([[rng.choice([-1, 1, 2, 3]) for _ in range(6)] for _ in range(30)], np.float32)
     order = [3, 1, 5, 0, 2, 4]
-    forwards = candidates(maxima, places_of(maxima), 0, rule)
-    shuffled = candidates(maxima[:, order], places_of(maxima)[:, order], 0, rule)
+    forwards = candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule)
+    shuffled = candidates(maxima[:, order], places_of(maxima)[:, order], no_two_alike(maxima[:, order]), 0, rule)
     for j, original in enumerate(order):
         assert of_neuron(shuffled, j) == of_neuron(forwards, original)
+
+
+# ---- Contexts that begin alike
+
+
+@st.composite
+def scans_of_twins(draw):
+    """Key activations (C, J), positions and prefixes by context and neuron; and what each is but for rounding.
+
+    Texts are drawn from a few, so that many contexts are alike up to the key token: by rights equally strong.
+    """
+    shape = draw(st.integers(1, 30)), draw(st.integers(1, 3))
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    texts = rng.integers(0, draw(st.integers(1, 12)), shape)
+    exact = (rng.permutation(64)[texts] - 8).astype(np.float32)
+    return texts, exact
+
+
+def rounded_somehow(rng, exact):
+    """One unit in the last place up, down or not at all, as batches of other shapes do."""
+    return np.where(
+        rng.random(exact.shape) < 0.5, np.nextafter(exact, rng.choice([-99, 99], exact.shape)), exact
+    ).astype(np.float32)
+
+
+@given(scans_of_twins(), rules, st.lists(st.integers(1, 29), max_size=3), st.integers(0, 2**32 - 1))
+def test_twins_are_a_tie_however_each_was_rounded(scan, rule, cuts, seed):
+    texts, exact = scan
+    rng = np.random.default_rng(seed)
+    ends = [0, *sorted({cut for cut in cuts if cut < len(exact)}), len(exact)]
+    # rounding at the threshold itself is not what this is about
+    rule = Selection(rule.rule, 0.7001, rule.max_examples)
+    noisy = rounded_somehow(rng, exact)
+    positions = texts.astype(np.int32)
+    prefixes = np.broadcast_to(np.arange(64, dtype=np.uint64), (len(texts), 64))
+    parts = [
+        candidates(noisy[first:last], positions[first:last], prefixes[first:last], first, rule)
+        for first, last in itertools.pairwise(ends)
+    ]
+    chosen = select(join(parts, rule), noisy.max(axis=0), rule)
+    for j in range(exact.shape[1]):
+        want = select_reference(exact[:, j].tolist(), texts[:, j].tolist(), rule)
+        assert [(e.context, e.position) for e in of_neuron(chosen, j)] == [(e.context, e.position) for e in want]
+
+
+def test_prefixes_are_equal_exactly_where_texts_are():
+    tokens = np.array([[1, 2, 3, 4], [1, 2, 5, 4], [2, 1, 3, 4], [1, 2, 3, 0]])
+    hashes = prefix_hashes(tokens)
+    assert hashes.shape == (4, 4)
+    for t in range(4):
+        for a, b in itertools.combinations(range(4), 2):
+            assert (hashes[a, t] == hashes[b, t]) == np.array_equal(tokens[a, : t + 1], tokens[b, : t + 1])
+
+
+def test_many_random_texts_share_no_prefix():
+    tokens = np.random.default_rng(0).integers(0, 3, (20_000, 24))
+    texts = np.unique(tokens, axis=0)
+    assert len(np.unique(prefix_hashes(texts)[:, -1])) == len(texts)
