@@ -35,7 +35,13 @@ UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens",
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of stopping at it.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--batch-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Tokens read at once; changes no choice.")
+@click.option(
+    "--batch-tokens",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Tokens read at once; changes no choice.",
+)
 @click.option("--verify", type=click.Path(path_type=Path), metavar="DIR", help="Only check every byte of this index.")
 def index(
     model: str,

@@ -1,6 +1,7 @@
 """The index: an immutable folder that holds what clustering needs of a model and a corpus.
 
-manifest.json   format, model, corpus and selection with their hashes, counts, sha256 and size of every other file
+manifest.json   format, model, corpus and selection with their hashes, counts, sha256 and size of every file below
+manifest.sha256 its own, as sha256sum writes it
 contexts/       token ids, windows, document names (server/contexts.py)
 statistics/     of each neuron's key activations: maximum, mean, share_positive (J,) and histogram (J, 64)
 layer_00/ …     xhat (P, D) float16: x̂ of each key token, stored once however many neurons share it
@@ -29,8 +30,9 @@ from polysem.server import arrays
 from polysem.server.arrays import Array
 from polysem.server.contexts import Contexts
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
+CHECKSUM = "manifest.sha256"
 TOKENS_BEFORE, TOKENS_AFTER = 20, 10  # of the text around a key token (as the paper's site)
 N_BINS = 64
 
@@ -129,7 +131,7 @@ def layer_folder(layer: int) -> str:
 
 
 def open_index(folder: Path) -> Index:
-    """The index in `folder`, after a check of its format and of every file's size (not of its bytes: see `verify`).
+    """The index in `folder`, after a check of its manifest and of every file's size (not of its bytes: see `verify`).
 
     Raises NotFound where there is none, DamagedIndex where it cannot be trusted.
     """
@@ -148,6 +150,12 @@ def open_index(folder: Path) -> Index:
             f"the index {str(folder)!r} has format {format_}, this version ({version('polysem')}) reads {FORMAT}; "
             "index the corpus anew, or use the version that made it"
         )
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not _has_checksum(folder, sha256):
+        raise DamagedIndex(
+            f"the index {str(folder)!r} is damaged: {MANIFEST} does not have the sha256 in {CHECKSUM}; "
+            "copy it again, or index the corpus anew"
+        )
     with _readable_manifest(folder):
         sizes = {name: int(file["bytes"]) for name, file in manifest["files"].items() if file["sha256"]}
     for name, expected in sizes.items():
@@ -158,10 +166,21 @@ def open_index(folder: Path) -> Index:
                 f"the index {str(folder)!r} is damaged: {name} is {found}, it should have {expected} bytes; "
                 "copy it again, or index the corpus anew"
             )
-    index = Index(folder, manifest, hashlib.sha256(data).hexdigest())
+    index = Index(folder, manifest, sha256)
     with _readable_manifest(folder):
         _ = index.info  # all that it says is there
     return index
+
+
+def _has_checksum(folder: Path, sha256: str) -> bool:
+    try:
+        return (folder / CHECKSUM).read_text() == _checksum_line(sha256)
+    except (OSError, ValueError):
+        return False
+
+
+def _checksum_line(sha256: str) -> str:
+    return f"{sha256}  {MANIFEST}\n"
 
 
 @contextmanager
@@ -202,3 +221,4 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     }
     manifest = {"format": FORMAT, "software_version": version("polysem")} | facts | {"files": listed}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / CHECKSUM).write_text(_checksum_line(file_sha256(folder / MANIFEST)))

@@ -28,6 +28,7 @@ from polysem.server.scan import Chosen, Collected, Reader, Scan
 from polysem.server.selection import Candidates
 
 MAX_EXAMPLES = 100_000
+FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
 
 Piece = tuple[int, int, Path]  # first context, last + 1, shard file
 
@@ -83,9 +84,11 @@ def build(
     two forwards of the corpus. Memory: a shard's activations, and the candidates (some kB a neuron).
     """
     recipe.check(model)
-    if out.exists():
-        raise FailedPrecondition(f"{str(out)!r} exists already; choose another place, or remove it first")
     work = out.with_name(out.name + ".tmp")
+    if out.exists():
+        if (work / FINISHED).exists():  # killed while it cleaned up
+            shutil.rmtree(work)
+        raise FailedPrecondition(f"{str(out)!r} exists already; choose another place, or remove it first")
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,6 +113,7 @@ class _Build:
         chosen, maximum = self._scan(reader)
         pieces = self._collect(reader, chosen, maximum)
         self._assemble(reader.contexts, chosen, pieces)
+        (self._work / FINISHED).touch()
         (self._work / "index").rename(out)
         _sync_folder(out.parent)
 

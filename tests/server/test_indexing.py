@@ -221,3 +221,18 @@ def test_statistics_describe_the_maxima_of_all_contexts(index_folder):
     assert (statistics["histogram"][positive, -1] >= 1).all()  # the maximum's own context
     assert (statistics["mean"] <= statistics["maximum"]).all()
     assert set(Layer._fields) == {path.stem for path in (index_folder / "layer_00").glob("*.npy")}
+
+
+def test_what_a_build_killed_while_it_cleaned_up_left_is_removed(loaded, corpus_file, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(indexing.shutil, "rmtree", lambda path, **_: stop() if path.suffix == ".tmp" else None)
+    with pytest.raises(KeyboardInterrupt):
+        build(loaded, corpus_file, tmp_path / "i")
+    monkeypatch.undo()
+    assert (tmp_path / "i.tmp").exists()
+    with pytest.raises(FailedPrecondition, match="exists already"):
+        build(loaded, corpus_file, tmp_path / "i")
+    assert not (tmp_path / "i.tmp").exists()
+    assert open_index(tmp_path / "i").info.n_documents > 0
