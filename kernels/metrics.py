@@ -3,13 +3,18 @@
 cluster_metrics_reference      NumPy float64, pair by pair
 cluster_metrics                CPU: the rows of each cluster's members are added up, cluster by cluster (Numba). O(n²)
 node_metrics_reference         NumPy float64, every node anew. O(n³)
-node_metrics                   CPU: each pair of examples first meets at exactly one node; its distance is added there
-                               to both sums. In leaf order every node is one range (Numba). O(n²)
+tree_metrics                   CPU: both at once. The rows of a node's members add up to every example's sum of
+                               distances to it, and those of its children to its own: children before parents, larger
+                               children first, at most log2(n) + 1 such sums are alive, and each row of distances is
+                               read once (Numba). O(n²) for the sums, and the sizes of all nodes for their centres
 adjusted_rand_index_reference  from the counts of pairs, pair by pair
 adjusted_rand_index            CPU: the same counts from cluster sizes and their intersections. O(n)
 
 Sums are in float64. Distances are multiples of 2⁻²⁴ (see distances.py), so sums of fewer than 2²⁸ of them are exact and
 do not depend on the order of adding: ties between central examples are true ties.
+
+Tried and dropped: one pass for the clusters and another for the nodes, in which each pair of examples was added at the
+node where it meets (gathered by leaf order): 3 to 4 times as long as the one pass.
 """
 
 from typing import NamedTuple
@@ -53,6 +58,13 @@ class NodeMetrics(NamedTuple):
         Tensor  # int32: the member with the least sum of distances to the others, on a tie the lowest; -1 in padding
     )
     mean_distance: Tensor  # float64: over all unordered pairs inside the node; NaN in padding
+
+
+class TreeMetrics(NamedTuple):
+    """A tree's nodes, and one of its cuts."""
+
+    clusters: ClusterMetrics
+    nodes: NodeMetrics
 
 
 def cluster_metrics_reference(distances: Tensor, labels: Tensor, n_examples: Tensor) -> ClusterMetrics:
@@ -289,27 +301,35 @@ def node_metrics_reference(distances: Tensor, linkage: Tensor, n_examples: Tenso
     return NodeMetrics(torch.from_numpy(central), torch.from_numpy(mean))
 
 
-def node_metrics(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> NodeMetrics:
-    """The central example and mean distance of every node of every tree: enough for any cut.
+def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples: Tensor) -> TreeMetrics:
+    """`cluster_metrics` of a cut of each tree, and the central example and mean distance of all its nodes.
 
     distances   (B, N, N) float32 in [0, 2], symmetric, zero diagonal; padding is never read
     linkage     (B, max(N-1, 0), 4) float64, as every `linkage` here returns it
+    labels      (B, N) int32, as `tree.cut` of that linkage gives them at any height
     n_examples  (B,) int32 or int64, 0..N
-    returns     `NodeMetrics` of (B, max(N-1, 0)) tensors; entry r describes node n + r (an example is its own centre)
+    returns     `ClusterMetrics` of (B,) tensors, and `NodeMetrics` of (B, max(N-1, 0)) tensors, whose entry r describes
+                node n + r (an example is its own centre)
 
-    The intra of a cut is the mean of its top nodes' mean distances, weighted by their pairs m (m - 1) / 2. A node made
-    within a round of SCC, where no cut ends, is described as far as it has been joined. Raises TypeError or ValueError
-    for wrong dtypes, shapes, counts, distances and what is not a tree.
+    The nodes are enough for any cut: its intra is the mean of its top nodes' mean distances, weighted by their pairs
+    m (m - 1) / 2. A node made within a round of SCC, where no cut ends, is described as far as it has been joined.
+    Raises TypeError or ValueError for wrong dtypes, shapes, counts, labels and distances, for what is no tree, and for
+    labels that are no cut of it.
     """
     matrix, trees, counts = _node_arguments(distances, linkage, n_examples)
-    central = torch.empty(trees.shape[:2], dtype=torch.int32)
-    mean = torch.empty(trees.shape[:2], dtype=torch.float64)
-    bad, no_tree = np.zeros(len(counts), np.bool_), np.zeros(len(counts), np.bool_)
-    arrays = matrix, trees, counts, central.numpy(), mean.numpy(), bad, no_tree
-    for_each_neuron(_node_kernel, len(counts), *arrays)
-    raise_if_no_tree(no_tree)
-    raise_if_outside(bad, matrix, counts)
-    return NodeMetrics(central, mean)
+    clusters = _cluster_arguments(distances, labels, n_examples)[1]
+    B = len(counts)
+    central, mean = np.empty(trees.shape[:2], np.int32), np.empty(trees.shape[:2])
+    n_clusters, numbers = np.zeros(B, np.int32), np.empty((6, B))
+    bad = np.zeros(B, np.int32)
+    for_each_neuron(_tree_kernel, B, matrix, trees, clusters, counts, n_clusters, numbers, central, mean, bad)
+    _raise_if_label_outside(bad == BAD_LABEL, clusters, counts)
+    raise_if_no_tree(bad == NO_TREE)
+    raise_if_outside(bad == BAD_DISTANCE, matrix, counts)
+    for b in np.flatnonzero(bad == NO_CUT)[:1]:
+        raise ValueError(f"labels[{b}] is no cut of linkage[{b}]")
+    nodes = NodeMetrics(torch.from_numpy(central), torch.from_numpy(mean))
+    return TreeMetrics(_cluster_metrics(counts, n_clusters, numbers), nodes)
 
 
 def _node_arguments(
@@ -322,49 +342,171 @@ def _node_arguments(
     return matrix, trees, as_counts(n_examples, sizes)
 
 
+BAD_LABEL, NO_TREE, BAD_DISTANCE, NO_CUT = 1, 2, 3, 4
+
+
 @compiled
-def _node_kernel(
+def _tree_kernel(
     first: int,
     step: int,
     distances: Array,
     trees: Array,
+    labels: Array,
     counts: Array,
+    n_clusters: Array,
+    numbers: Array,
     central: Array,
     mean: Array,
     bad: Array,
-    no_tree: Array,
 ) -> None:
+    N = distances.shape[1]
+    size = np.empty(N, np.int64)
+    sums = np.empty((int(np.log2(max(N, 1))) + 2, N))
     for b in range(first, len(counts), step):
         n = counts[b]
+        numbers[:, b] = np.nan
         central[b, max(n - 1, 0) :] = -1
         mean[b, max(n - 1, 0) :] = np.nan
+        if not _cluster_sizes(labels[b], n, size):
+            bad[b] = BAD_LABEL
+            continue
         if not is_tree(trees[b], n):
-            no_tree[b] = True
-        elif n > 1:
-            bad[b] = not _nodes_of_one(distances[b], trees[b], n, central[b], mean[b])
+            bad[b] = NO_TREE
+            continue
+        largest, k = 0, 0
+        for c in range(N):
+            largest, k = max(largest, size[c]), k + (size[c] > 0)
+        n_clusters[b] = k
+        if n > 0:
+            numbers[5, b] = largest / n
+        if n > 1:
+            bad[b] = _one_tree(distances[b], trees[b], labels[b, :n], size, k, sums, central[b], mean[b], numbers[:, b])
 
 
 @compiled
-def _nodes_of_one(d: Array, tree: Array, n: int, central: Array, mean: Array) -> bool:
-    """False if a distance is not in 0..2."""
+def _one_tree(
+    d: Array,
+    tree: Array,
+    labels: Array,
+    cluster_size: Array,
+    k: int,
+    sums: Array,
+    central: Array,
+    mean: Array,
+    numbers: Array,
+) -> int:
+    """All metrics of a tree of two or more examples; what is wrong, or 0.
+
+    sums  (log2(N) + 2, N): entry i of a row is example i's sum of distances to the members of one node
+    """
+    n = len(labels)
     start, size, order = _leaf_ranges(tree, n)
-    sums = np.zeros(n)  # in leaf order: of the distances to the rest of the own node
-    inside = np.zeros(2 * n - 1)  # sum over the pairs in each node
-    outside = 0
-    for row in range(n - 1):
+    whole = np.zeros(2 * n - 1, np.int32)  # the label that all of a node's members have, or -1
+    whole[:n] = labels
+    silhouette = 1 < k < n
+    own, other = np.zeros(n), np.full(n, np.inf)  # sum to the own cluster, least mean to another one
+    within = pairs_within = total = 0.0
+    largest: Scalar = np.int32(0)
+    top, outside, n_found = -1, 0, 0
+    for row in _children_first(tree, size, n):
+        u, v, node = int(tree[row, 0]), int(tree[row, 1]), n + row
+        if u >= n and v >= n:
+            top -= 1
+            _add(sums[top + 1, :n], sums[top, :n])
+        elif u < n and v < n:
+            top += 1
+            sums[top, :n] = 0.0
+        for leaf in (u, v):
+            if leaf < n:
+                outside += _add_row(d, leaf, sums[top, :n])
+                largest = max(largest, _largest_bits(d, leaf, n))
+        members = order[start[node] : start[node] + size[node]]
+        total, central[row] = _centre(sums[top], members)
+        mean[row] = total / (size[node] * (size[node] - 1.0))
+        whole[node] = whole[u] if whole[u] == whole[v] else -1
+        if whole[node] >= 0 and size[node] == cluster_size[whole[node]]:
+            n_found += size[node]
+            within += total
+            pairs_within += size[node] * (size[node] - 1.0)
+            if silhouette:
+                _meet_cluster(sums[top, :n], members, own, other)
+    for i in range(n):
+        if cluster_size[labels[i]] == 1:
+            n_found += 1
+            if silhouette:
+                _meet_singleton(d, i, other)
+    if outside > 0:
+        return BAD_DISTANCE
+    if n_found < n:
+        return NO_CUT
+    pairs = n * (n - 1.0)  # each pair twice, as in the sums
+    numbers[0] = np.array([largest], np.int32).view(np.float32)[0]
+    numbers[1] = total / pairs
+    if pairs_within > 0:
+        numbers[2] = within / pairs_within
+    if pairs_within < pairs:
+        numbers[3] = (total - within) / (pairs - pairs_within)
+    if silhouette:
+        numbers[4] = _silhouette(own, other, labels, cluster_size)
+    return 0
+
+
+@compiled
+def _children_first(tree: Array, size: Array, n: int) -> Array:
+    """All rows of the tree, each after those of its children, the larger child's before the smaller's."""
+    rows = np.empty(n - 1, np.int64)
+    waiting = np.empty(n, np.int64)
+    waiting[0], n_waiting = n - 2, 1
+    for place in range(n - 2, -1, -1):
+        n_waiting -= 1
+        row = waiting[n_waiting]
+        rows[place] = row
         u, v = int(tree[row, 0]), int(tree[row, 1])
-        if size[u] > size[v]:  # long inner loops
+        if size[u] < size[v]:
             u, v = v, u
-        node, end = n + row, start[v] + size[v]
-        inside[node] = inside[u] + inside[v]
-        for p in range(start[u], start[u] + size[u]):
-            total, n_outside = _meet(d, order, p, start[v], end, sums)
-            sums[p] += total
-            inside[node] += total
-            outside += n_outside
-        mean[row] = inside[node] / (size[node] * (size[node] - 1.0) / 2.0)
-        central[row] = _central(sums, order, start[node], start[node] + size[node])
-    return outside == 0
+        for child in (u, v):
+            if child >= n:
+                waiting[n_waiting] = child - n
+                n_waiting += 1
+    return rows
+
+
+@compiled
+def _add(values: Array, to: Array) -> None:
+    for i in range(len(to)):
+        to[i] += values[i]
+
+
+@compiled
+def _centre(sums: Array, members: Array) -> tuple[float, Scalar]:
+    """The members' sum of sums, and the first member with the least."""
+    total, least, central = 0.0, np.inf, len(sums)
+    for i in members:
+        total += sums[i]
+        if sums[i] < least or (sums[i] == least and i < central):
+            least, central = sums[i], i
+    return total, central
+
+
+@compiled
+def _meet_cluster(to_cluster: Array, members: Array, own: Array, other: Array) -> None:
+    for i in members:
+        own[i] = to_cluster[i]
+        to_cluster[i] = np.inf  # put back below: a cluster is not another one to its members
+    size = len(members)
+    for i in range(len(other)):
+        mean = to_cluster[i] / size
+        other[i] = mean if mean < other[i] else other[i]
+    for i in members:
+        to_cluster[i] = own[i]
+
+
+@compiled
+def _meet_singleton(d: Array, i: int, other: Array) -> None:
+    before = other[i]
+    for k in range(len(other)):
+        other[k] = d[i, k] if d[i, k] < other[k] else other[k]
+    other[i] = before
 
 
 @compiled
@@ -382,28 +524,6 @@ def _leaf_ranges(tree: Array, n: int) -> tuple[Array, Array, Array]:
     for i in range(n):
         order[start[i]] = i
     return start, size, order
-
-
-@compiled_sum
-def _meet(d: Array, order: Array, p: int, begin: int, end: int, sums: Array) -> tuple[float, int]:
-    """Add leaf p's distances to leaves begin..end-1 to their sums; their total, and how many are not in 0..2."""
-    row = d[order[p]]
-    total, outside = 0.0, 0
-    for q in range(begin, end):
-        distance = row[order[q]]
-        sums[q] += distance
-        total += distance
-        outside += 0 if (distance >= np.float32(0.0)) & (distance <= np.float32(2.0)) else 1
-    return total, outside
-
-
-@compiled
-def _central(sums: Array, order: Array, begin: int, end: int) -> Scalar:
-    best = begin
-    for p in range(begin + 1, end):
-        if sums[p] < sums[best] or (sums[p] == sums[best] and order[p] < order[best]):
-            best = p
-    return order[best]
 
 
 def adjusted_rand_index_reference(labels_a: Tensor, labels_b: Tensor, n_examples: Tensor) -> Tensor:

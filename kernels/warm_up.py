@@ -19,6 +19,6 @@ def warm_up() -> None:
     trees = agglomerative.linkage(d, n_examples)
     scc.linkage(d, n_examples, torch.tensor([0.5], dtype=torch.float64))
     labels = tree.cut(trees, n_examples, 0.5)
+    metrics.tree_metrics(d, trees, labels, n_examples)
     metrics.cluster_metrics(d, labels, n_examples)
-    metrics.node_metrics(d, trees, n_examples)
     metrics.adjusted_rand_index(labels, labels, n_examples)

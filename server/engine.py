@@ -223,13 +223,12 @@ class ClusterWork:
         to_example = (offsets["example"][places][:, None] + slots)[chunk.used]
         to_merge = (offsets["merge"][places][:, None] + slots[: merges.shape[1]])[merges]
         z = trees.cpu().numpy()[merges]  # (M, 4)
-        nodes = metrics.node_metrics(d, trees, n)
+        measured, nodes = metrics.tree_metrics(d, trees, labels, n)
         out.labels[to_example] = labels.cpu().numpy()[chunk.used]
         out.merges[to_merge] = z[:, :2]
         out.heights[to_merge] = z[:, 2]
         out.node_centrals[to_merge] = nodes.central.cpu().numpy()[merges]
         out.node_mean_distances[to_merge] = nodes.mean_distance.cpu().numpy()[merges]
-        measured = metrics.cluster_metrics(d, labels, n)
         for name in ("n_clusters", *_METRICS):
             getattr(out, name)[places] = getattr(measured, name).cpu().numpy()
 

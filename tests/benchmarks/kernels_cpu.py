@@ -74,8 +74,7 @@ def ours(x, w, n_examples, algorithm="hac", measured=False):
         trees = scc.linkage(d, n_examples, scc.default_thresholds())
     labels = tree.cut(trees, n_examples, CUT)
     if measured:
-        metrics.cluster_metrics(d, labels, n_examples)
-        metrics.node_metrics(d, trees, n_examples)
+        metrics.tree_metrics(d, trees, labels, n_examples)
 
 
 def seconds(run):

@@ -13,13 +13,21 @@ from polysem.kernels.metrics import (
     adjusted_rand_index_reference,
     cluster_metrics,
     cluster_metrics_reference,
-    node_metrics,
     node_metrics_reference,
+    tree_metrics,
 )
 from polysem.kernels.tree import cut
 
 CLUSTER = pytest.mark.parametrize("function", [cluster_metrics, cluster_metrics_reference])
-NODE = pytest.mark.parametrize("function", [node_metrics, node_metrics_reference])
+
+
+def nodes_of(distances, linkage, n_examples):
+    """Of `tree_metrics`, with all examples in one cluster."""
+    labels = torch.zeros(distances.shape[:2], dtype=torch.int32, device=distances.device)
+    return tree_metrics(distances, linkage, labels, n_examples).nodes
+
+
+NODE = pytest.mark.parametrize("function", [nodes_of, node_metrics_reference])
 RAND = pytest.mark.parametrize("function", [adjusted_rand_index, adjusted_rand_index_reference])
 
 NAN = float("nan")
@@ -164,7 +172,7 @@ def test_nodes_match_reference(device, random_distances, seed, width, n_levels):
         agglomerative.linkage(distances, n_examples),
         scc.linkage(distances, n_examples, torch.arange(1, 51, dtype=torch.float64) / 50),
     ):
-        got = node_metrics(distances.to(device), trees, n_examples)
+        got = nodes_of(distances.to(device), trees, n_examples)
         want = node_metrics_reference(distances, trees, n_examples)
         assert torch.equal(got.central.cpu(), want.central)
         assert got.mean_distance.numpy().tobytes() == want.mean_distance.numpy().tobytes()  # exact sums
@@ -176,7 +184,7 @@ def test_intra_of_any_cut_follows_from_its_nodes(device, clustered_embeddings, t
     n_examples = torch.tensor([n])
     d = weighted_cosine_distances(clustered_embeddings(1, 1, n, 64), torch.ones(1, 64), n_examples)
     tree = agglomerative.linkage(d, n_examples)
-    nodes = node_metrics(d, tree, n_examples)
+    nodes = nodes_of(d, tree, n_examples)
     kept = np.flatnonzero(tree[0, :, 2].numpy() <= threshold)
     inner = tree[0, kept, :2].flatten().tolist()
     top = [row for row in kept if n + row not in inner]
@@ -223,11 +231,36 @@ def test_batch_and_padding_change_no_bit(device, random_distances, seed, width):
     single = cluster_metrics(alone, label if width > 1 else int32([0]), n_examples)
     for one, many in zip(single, cluster_metrics(batch, labels, counts), strict=True):
         assert one[0].numpy().tobytes() == many[1].numpy().tobytes()
-    for one, many in zip(node_metrics(alone, tree, n_examples), node_metrics(batch, trees, counts), strict=True):
+    for one, many in zip(nodes_of(alone, tree, n_examples), nodes_of(batch, trees, counts), strict=True):
         assert one[0].numpy().tobytes() == many[1, : width - 1].numpy().tobytes()
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.1, 2.0])
+@given(seed=st.integers(0, 2**32 - 1), width=st.integers(0, 24), n_levels=st.sampled_from([2, 8, 2**20]))
+def test_a_tree_and_its_cut_in_one_pass_as_one_by_one(device, random_distances, seed, width, n_levels, threshold):
+    distances = random_distances(seed, 4, width, n_levels)
+    n_examples = torch.tensor([width, width // 2, min(width, 2), min(width, 1)])
+    for trees in (
+        agglomerative.linkage(distances, n_examples),
+        agglomerative.linkage(distances, n_examples, "single"),
+        scc.linkage(distances, n_examples, torch.arange(1, 51, dtype=torch.float64) / 25),
+    ):
+        labels = torch.full((4, width), -1, dtype=torch.int32)
+        found = cut(trees, n_examples, threshold)
+        labels[:, : found.shape[1]] = found
+        got = tree_metrics(distances.to(device), trees.to(device), labels.to(device), n_examples.to(device))
+        for one, alone in zip(got.clusters, cluster_metrics(distances, labels, n_examples), strict=True):
+            assert_allclose(one.cpu(), alone, rtol=1e-13)
+        assert torch.equal(got.nodes.central.cpu(), node_metrics_reference(distances, trees, n_examples).central)
+
+
 class TestRefuses:
+    @pytest.mark.parametrize("labels", [[0, 1, 0], [0, 1, 1], [2, 0, 2]])
+    def test_labels_that_are_no_cut_of_the_tree(self, labels):
+        trees = torch.tensor([[[0, 1, 0.25, 2], [2, 3, 0.75, 3]]], dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"labels\[0\] is no cut of linkage\[0\]"):
+            tree_metrics(THREE, trees, int32(labels), torch.tensor([3]))
+
     @CLUSTER
     @pytest.mark.parametrize("label", [-1, 3])
     def test_labels_outside_the_slots(self, function, label):

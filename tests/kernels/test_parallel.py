@@ -21,7 +21,7 @@ def all_of_it(x):
         rounds,
         labels,
         *metrics.cluster_metrics(d, labels, n_examples),
-        *metrics.node_metrics(d, trees, n_examples),
+        *metrics.tree_metrics(d, trees, labels, n_examples).nodes,
         metrics.adjusted_rand_index(labels, tree.cut(rounds, n_examples, 0.5), n_examples),
     )
     return [result.numpy().tobytes() for result in results]
