@@ -81,7 +81,7 @@ def test_warm_up_leaves_nothing_to_compile(clustered_embeddings):
         scc._linkage_kernel,
         tree._cut_kernel,
         metrics._metrics_kernel,
-        metrics._node_kernel,
+        metrics._tree_kernel,
         metrics._rand_kernel,
     ]
     before = [len(kernel.signatures) for kernel in kernels]
