@@ -3,6 +3,7 @@
 linkage_reference  NumPy float64: merge the two nearest clusters, n - 1 times. O(n³)
 linkage            CPU: nearest-neighbour chain (Murtagh 1983; Müllner 2011, section 3.2) in Numba, fewer than 3 n row
                    scans and n row updates. O(n²), one (N, N) float32 buffer a task
+                   CUDA: `gpu/agglomerative.py`, the same chain in Triton, to the byte; a copy of the distances
 
 A scan is one integer minimum over (distance, column): no second search for the column of a float minimum.
 The chain finds merges out of order; sorted by height they are the tree, for all three linkages are reducible.
@@ -15,8 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polysem.kernels.arrays import Array, Scalar, Sizes, as_counts, as_distances, check_distances, raise_if_outside
-from polysem.kernels.parallel import compiled, for_each_neuron
+from polysem.kernels.arrays import (
+    Array,
+    Scalar,
+    Sizes,
+    as_counts,
+    as_distances,
+    check_distances,
+    on_gpu,
+    raise_if_outside,
+)
+from polysem.kernels.parallel import compiled, for_each_neuron, room
 
 Method = Literal["average", "complete", "single"]
 METHODS = {"average": 0, "complete": 1, "single": 2}
@@ -58,11 +68,17 @@ def linkage(distances: Tensor, n_examples: Tensor, method: Method = "average") -
     gives the same bytes in any batch. Raises TypeError or ValueError for wrong dtypes, shapes, counts, methods and
     distances.
     """
+    if on_gpu(distances):
+        from polysem.kernels.gpu import agglomerative as gpu
+
+        return gpu.linkage(distances, n_examples, method)
     matrix, counts = _arguments(distances, n_examples, method)
     B, N = matrix.shape[:2]
     result = torch.empty((B, max(N - 1, 0), 4), dtype=torch.float64)
     bad = np.zeros(B, np.bool_)
-    for_each_neuron(_linkage_kernel, B, matrix, counts, METHODS[method], result.numpy(), bad)
+    for_each_neuron(
+        _linkage_kernel, B, matrix, counts, METHODS[method], result.numpy(), bad, scratch=lambda: (_scratch(N),)
+    )
     raise_if_outside(bad, matrix, counts)
     return result
 
@@ -76,10 +92,9 @@ def _arguments(distances: Tensor, n_examples: Tensor, method: str) -> tuple[NDAr
 
 @compiled
 def _linkage_kernel(
-    first: int, step: int, distances: Array, counts: Array, method: int, result: Array, bad: Array
+    first: int, step: int, distances: Array, counts: Array, method: int, result: Array, bad: Array, work: Array
 ) -> None:
-    B, N = distances.shape[:2]
-    work = np.empty((N, row_length(N)), np.float32)
+    B = len(distances)
     for b in range(first, B, step):
         n = counts[b]
         result[b, max(n - 1, 0) :] = np.nan
@@ -89,11 +104,10 @@ def _linkage_kernel(
             _sort_by_height(result[b, : n - 1])
 
 
-@compiled
-def row_length(N: int) -> int:
-    """An odd number of cache lines, so that a column's entries fall into different cache sets."""
+def _scratch(N: int) -> Array:
+    """An odd number of cache lines a row, so that a column's entries fall into different cache sets."""
     lines = N // 16 + 1
-    return 16 * (lines + 1 - lines % 2)
+    return room((N, 16 * (lines + 1 - lines % 2)), np.float32)
 
 
 @compiled

@@ -82,3 +82,26 @@ def raise_if_outside(bad: Array, distances: NDArray[np.float32], n_examples: NDA
             raise ValueError(f"distances[{b}] is not symmetric")
         i, k = wrong[0]
         raise ValueError(f"distances[{b}, {i}, {k}] is {used[i, k]}; expected 0..2")
+
+
+def checked_counts(n_examples: Tensor, sizes: Sizes, device: torch.device) -> Tensor:
+    """`as_counts` on any device: int32."""
+    counts = checked("n_examples", n_examples, "B", sizes, (torch.int32, torch.int64), device)
+    if ((counts < 0) | (counts > sizes["N"])).any():
+        as_counts(counts.cpu(), sizes)
+    return counts.int()
+
+
+def check_used_distances(distances: Tensor, n_examples: Tensor, *, diagonal: bool = True) -> None:
+    """`check_distances` on any device, with or without the diagonal. 2·B·N² bytes for a moment."""
+    outside = distances >= 0
+    outside &= distances <= 2
+    outside.logical_not_()
+    used = torch.arange(distances.shape[1], device=distances.device) < n_examples[:, None]
+    outside &= used[:, :, None]
+    outside &= used[:, None, :]
+    if not diagonal:
+        outside.diagonal(dim1=1, dim2=2).fill_(False)
+    bad = outside.flatten(1).any(1)
+    if bad.any():
+        raise_if_outside(bad.cpu().numpy(), distances.cpu().numpy(), n_examples.cpu().numpy())

@@ -1,16 +1,15 @@
 """Cosine distances between each neuron's dataset examples, for many neurons at once.
 
 weighted_cosine_distances_reference  NumPy float64: says what is meant
-weighted_cosine_distances            CPU: rows embedded and normalised into one buffer, then their Gram matrix in 4 x 4
-gathered_cosine_distances            register tiles (Numba), half of it computed and both halves written
+weighted_cosine_distances            CPU: rows embedded and normalised into one buffer, then half of their Gram matrix
+gathered_cosine_distances            in tiles of vector registers (gram.py, Numba), the other half as its transpose
+                                     CUDA: `gpu/distances.py`, one fused Triton step, nothing embedded in memory
 
-Both cost n² D / 2 multiply-adds a neuron and hold one (N, D) float32 buffer a task beside the result.
+All cost n² D / 2 multiply-adds a neuron; the CPU holds one (N, D) float32 buffer a task beside the result.
 
-Tried side by side (one thread, D = 768, Zen 4): against NumPy's float32 product and E @ E.T, both the tiles and BLAS's
-ssyrk called from Numba were well ahead at N = 100 and 256, the tiles more so; at 1000 ssyrk was a little ahead of the
-tiles, and they of NumPy. The tiles were kept: they win where most neurons are, need no BLAS held to one thread, can be
-cached on disk (a pointer to BLAS cannot), and give a pair of embeddings the same bits wherever it stands. Tiles of
-3 x 4, 4 x 5 and 4 x 6 were no faster; float64 embeddings were slower.
+Tried and dropped: NumPy's float32 product and E @ E.T, ahead of nothing; 4 x 4 tiles of scalars that LLVM vectorised
+along D, 1.5 to 2.2 times as slow as the vectors of `gram.py`; BLAS's ssyrk called from Numba, which needs a BLAS held
+to one thread and a pointer that cannot be cached; float64 embeddings.
 """
 
 import numpy as np
@@ -18,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polysem.kernels.arrays import Array, Sizes, as_array, as_counts
-from polysem.kernels.parallel import compiled, compiled_sum, for_each_neuron
+from polysem.kernels.arrays import Array, Scalar, Sizes, as_array, as_counts, on_gpu
+from polysem.kernels.gram import COLUMNS, ROWS, WIDTH, cosine_distance_tile, transpose_square
+from polysem.kernels.parallel import compiled, compiled_sum, for_each_neuron, room
 
-TILE = 4
-BLOCK = 96  # rows of 768 floats that stay in a 1 MiB L2 beside the tile's own
-ROUNDING = np.float32(1e-6)  # far above the error of a float32 dot product of unit vectors
+SAFE = 1e-20  # sums of squares above it lost nothing to underflow, below its inverse nothing to overflow
+ROUNDING = np.float32(1e-5)  # far above the error of a float32 dot product of unit vectors
 
 
 def weighted_cosine_distances_reference(
@@ -60,14 +59,19 @@ def weighted_cosine_distances(
     weights     (B, D) float32
     n_examples  (B,) int32 or int64: slots used by each neuron, 0..N; the others are never read
     offsets     (B, D) float32, or None for zeros
-    precision   "float32": of the products; the CPU knows no other
+    precision   of the products: "float32"; on a GPU also "tf32" and "bf16", where embeddings that are equal once
+                rounded so are at distance 0
     returns     (B, N, N) float32 in [0, 2], exactly symmetric, zero diagonal; `inf` wherever a slot is padding
 
     A zero embedding is at distance 1 from every other; equal embeddings are at distance exactly 0. A pair's distance
-    has the same bits whatever its slots, its neighbours and its batch, and is a multiple of 2⁻²⁴. Raises TypeError or
-    ValueError, and returns nothing, for wrong dtypes, shapes and counts and where an embedding is NaN or infinite.
-    Memory beside the result: N·D floats a task.
+    has the same bits whatever its batch (on the CPU: and its slots and neighbours), and is a multiple of 2⁻²⁴. Raises
+    TypeError or ValueError, and returns nothing, for wrong dtypes, shapes and counts and where an embedding is NaN or
+    infinite. Memory beside the result: N·D floats a task; on a GPU 20 bytes an example.
     """
+    if on_gpu(x):
+        from polysem.kernels.gpu import distances as gpu
+
+        return gpu.weighted_cosine_distances(x, weights, n_examples, offsets, precision)
     rows, used, (w, o), counts = _direct_arguments(x, weights, n_examples, offsets, precision)
     return _distances("x", rows, used, w, o, counts)
 
@@ -86,6 +90,10 @@ def gathered_cosine_distances(
     example_rows  (B, N) int32 or int64 within 0..P-1; anything in padding
     the rest      as in `weighted_cosine_distances`, to the bit
     """
+    if on_gpu(rows):
+        from polysem.kernels.gpu import distances as gpu
+
+        return gpu.gathered_cosine_distances(rows, example_rows, weights, n_examples, offsets, precision)
     sizes: Sizes = {}
     table = as_array("rows", rows, "P D", sizes, (torch.float32, torch.float16))
     used = as_array("example_rows", example_rows, "B N", sizes, (torch.int32, torch.int64)).astype(np.int64)
@@ -134,16 +142,25 @@ def _distances(
     offsets: NDArray[np.float32] | None,
     counts: NDArray[np.int64],
 ) -> Tensor:
-    B, N = used.shape
-    result = torch.empty((B, N, N), dtype=torch.float32)
+    (B, N), D = used.shape, rows.shape[1]
+    result = room((B, N, N), np.float32)
     bad = np.full(B, -1, np.int64)
     bits = rows.view(np.uint16) if rows.dtype == np.float16 else rows  # Numba has no float16 on the CPU
-    no_offsets = np.zeros((0, rows.shape[1]), np.float32)
+    no_offsets = np.zeros((0, D), np.float32)
     offsets = no_offsets if offsets is None else offsets
-    for_each_neuron(_distance_kernel, B, bits, used, weights, offsets, counts, result.numpy(), bad)
+    for_each_neuron(
+        _distance_kernel, B, bits, used, weights, offsets, counts, result, bad, scratch=lambda: _scratch(N, D)
+    )
     for b in np.flatnonzero(bad >= 0)[:1]:
         _raise_not_finite(name, rows, used, int(b), int(bad[b]))
-    return result
+    return torch.from_numpy(result)
+
+
+def _scratch(N: int, D: int) -> tuple[Array, Array]:
+    """Embeddings, an odd number of cache lines a row, with what a tile past the edge reads; and a panel of columns."""
+    return room((N + COLUMNS, D // 16 * 16 + 16 + 16 * (D // 16 % 2)), np.float32), room(
+        (max(D, 1), COLUMNS), np.float32
+    )
 
 
 def _raise_not_finite(name: str, rows: Array, used: NDArray[np.int64], b: int, i: int) -> None:
@@ -165,15 +182,16 @@ def _distance_kernel(
     counts: Array,
     result: Array,
     bad: Array,
+    e: Array,
+    panel: Array,
 ) -> None:
-    B, N = used.shape
-    embeddings = np.empty((N + TILE, rows.shape[1]), np.float32)
+    B, D = len(used), rows.shape[1]
     for b in range(first, B, step):
         n = counts[b]
         result[b, :, n:] = np.inf
         result[b, n:, :n] = np.inf
         for i in range(n):
-            row = embeddings[i]
+            row = e[i, :D]
             if rows.itemsize == 2:
                 _widen(rows[used[b, i]], row)
             else:
@@ -186,8 +204,8 @@ def _distance_kernel(
                 bad[b] = i
                 break
         if bad[b] < 0:
-            embeddings[n : n + TILE] = 0.0  # what a tile past the edge reads
-            _gram(embeddings, n, result[b])
+            e[n : n + COLUMNS] = 0.0
+            _gram(e, n, D, panel, result[b])
 
 
 @compiled
@@ -218,6 +236,12 @@ def _embed_with_offsets(row: Array, weights: Array, offsets: Array) -> None:
 @compiled
 def _normalise(row: Array) -> bool:
     """Scale the row to length 1, or leave zeros; False where it is not finite."""
+    quick = _sum_of_squares_single(row)
+    if SAFE < quick < 1 / SAFE:
+        single = np.float32(1.0 / np.sqrt(np.float64(quick)))
+        for d in range(row.shape[0]):
+            row[d] *= single
+        return True
     squares = _sum_of_squares(row)
     if not squares < np.inf:
         return False
@@ -235,6 +259,14 @@ def _normalise(row: Array) -> bool:
 
 
 @compiled_sum
+def _sum_of_squares_single(row: Array) -> Scalar:
+    total = np.float32(0.0)
+    for d in range(row.shape[0]):
+        total += row[d] * row[d]
+    return total
+
+
+@compiled_sum
 def _sum_of_squares(row: Array) -> float:
     """In float64: no overflow, no underflow; NaN or inf exactly where an entry is."""
     total = 0.0
@@ -244,76 +276,73 @@ def _sum_of_squares(row: Array) -> float:
 
 
 @compiled
-def _gram(e: Array, n: int, result: Array) -> None:
-    """Distances of the first n rows of e (n + TILE, D), tile by tile below the diagonal."""
-    tile = np.empty((TILE, TILE), np.float32)
-    for block in range(0, n, BLOCK):
-        for i in range(block, n, TILE):
-            for k in range(block, min(block + BLOCK, i + TILE), TILE):
-                _tile(e, i, k, tile)
-                _put(tile, e, i, k, n, result)
+def _gram(e: Array, n: int, D: int, panel: Array, result: Array) -> None:
+    """Distances of the first n rows of e, tile by tile from the diagonal down; then what is above it."""
+    if D == 0:
+        result[:n, :n] = 1.0
+    edge = np.empty((ROWS, COLUMNS), np.float32)
+    for k in range(0, n if D > 0 else 0, COLUMNS):
+        _fill_panel(e, k, D, panel)
+        for i in range(k, n, ROWS):
+            rows, columns = min(ROWS, n - i), min(COLUMNS, n - k)
+            inside = rows == ROWS and columns == COLUMNS
+            tile = result[i : i + ROWS, k : k + COLUMNS] if inside else edge
+            stride = result.shape[1] if inside else COLUMNS
+            address = _address(result, i, k) if inside else _address(edge, 0, 0)
+            least = cosine_distance_tile(_address(e, i, 0), e.shape[1], _address(panel, 0, 0), D, address, stride)
+            if least < ROUNDING:
+                _meet_equals(tile, e, i, k, D)
+            if not inside:
+                for p in range(rows):
+                    for q in range(columns):
+                        result[i + p, k + q] = edge[p, q]
+    _mirror(result, n)
     for i in range(n):
         result[i, i] = 0.0
 
 
-@compiled_sum
-def _tile(e: Array, i: int, k: int, tile: Array) -> None:
-    """The 16 dot products of rows i..i+3 with rows k..k+3: each entry loaded from cache serves four of them."""
-    a0, a1, a2, a3 = e[i], e[i + 1], e[i + 2], e[i + 3]
-    b0, b1, b2, b3 = e[k], e[k + 1], e[k + 2], e[k + 3]
-    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = np.float32(0.0)
-    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = np.float32(0.0)
-    for d in range(e.shape[1]):
-        x0, x1, x2, x3 = a0[d], a1[d], a2[d], a3[d]
-        y0, y1, y2, y3 = b0[d], b1[d], b2[d], b3[d]
-        s00 += x0 * y0
-        s01 += x0 * y1
-        s02 += x0 * y2
-        s03 += x0 * y3
-        s10 += x1 * y0
-        s11 += x1 * y1
-        s12 += x1 * y2
-        s13 += x1 * y3
-        s20 += x2 * y0
-        s21 += x2 * y1
-        s22 += x2 * y2
-        s23 += x2 * y3
-        s30 += x3 * y0
-        s31 += x3 * y1
-        s32 += x3 * y2
-        s33 += x3 * y3
-    tile[0, 0], tile[0, 1], tile[0, 2], tile[0, 3] = s00, s01, s02, s03
-    tile[1, 0], tile[1, 1], tile[1, 2], tile[1, 3] = s10, s11, s12, s13
-    tile[2, 0], tile[2, 1], tile[2, 2], tile[2, 3] = s20, s21, s22, s23
-    tile[3, 0], tile[3, 1], tile[3, 2], tile[3, 3] = s30, s31, s32, s33
+@compiled
+def _address(array: Array, i: int, k: int) -> Scalar:
+    return array.ctypes.data + np.uintp(array.itemsize * (i * array.shape[1] + k))
 
 
 @compiled
-def _put(tile: Array, e: Array, i: int, k: int, n: int, result: Array) -> None:
-    """Cosines to distances, into both halves of the result."""
-    nearest = np.float32(2.0)
-    for p in range(TILE):
-        for q in range(TILE):
-            tile[p, q] = min(max(np.float32(1.0) - tile[p, q], np.float32(0.0)), np.float32(2.0))
-            nearest = min(nearest, tile[p, q])
-    inside = i + TILE <= n and k + TILE <= i
-    if inside and nearest >= ROUNDING:  # nearly always: loops of a known length, without a branch
-        for p in range(TILE):
-            for q in range(TILE):
-                result[i + p, k + q] = tile[p, q]
-                result[k + q, i + p] = tile[p, q]
-        return
-    for p in range(i, min(i + TILE, n)):
-        for q in range(k, min(k + TILE, p)):
-            equal = tile[p - i, q - k] < ROUNDING and _equal(e, p, q)
-            result[p, q] = np.float32(0.0) if equal else tile[p - i, q - k]
-            result[q, p] = result[p, q]
+def _fill_panel(e: Array, k: int, D: int, panel: Array) -> None:
+    """panel[d, q] = e[k + q, d]."""
+    whole = D // WIDTH * WIDTH
+    for q in range(0, COLUMNS, WIDTH):
+        for d in range(0, whole, WIDTH):
+            transpose_square(_address(e, k + q, d), e.shape[1], _address(panel, d, q), COLUMNS)
+    for d in range(whole, D):
+        for q in range(COLUMNS):
+            panel[d, q] = e[k + q, d]
 
 
 @compiled
-def _equal(e: Array, p: int, q: int) -> bool:
+def _meet_equals(tile: Array, e: Array, i: int, k: int, D: int) -> None:
+    """Equal embeddings are at distance 0, not at what rounding leaves."""
+    for p in range(ROWS):
+        for q in range(min(COLUMNS, i + p - k)):  # below the diagonal
+            if tile[p, q] < ROUNDING and _equal(e, i + p, k + q, D):
+                tile[p, q] = np.float32(0.0)
+
+
+@compiled
+def _equal(e: Array, p: int, q: int, D: int) -> bool:
     """Whether two unit vectors are the same to the bit; two zero vectors are at distance 1 and never come here."""
-    for d in range(e.shape[1]):  # noqa: SIM110 (Numba wants a plain loop)
+    for d in range(D):  # noqa: SIM110 (Numba wants a plain loop)
         if e[p, d] != e[q, d]:
             return False
     return True
+
+
+@compiled
+def _mirror(result: Array, n: int) -> None:
+    """What is above the diagonal becomes what is below it."""
+    whole = n // WIDTH * WIDTH
+    for i in range(0, whole, WIDTH):
+        for k in range(0, i + 1, WIDTH):
+            transpose_square(_address(result, i, k), result.shape[1], _address(result, k, i), result.shape[1])
+    for i in range(whole, n):
+        for k in range(i):
+            result[k, i] = result[i, k]

@@ -11,6 +11,7 @@ Tried and dropped: Numba's own `prange`. Its default threading layer ends the pr
 at once, and each kernel takes longer to compile. This pool may be entered from any number of threads.
 """
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,11 @@ from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import numba
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 TASKS_PER_THREAD = 4  # evens out neurons of unlike sizes; more would queue for the GIL more often
@@ -44,13 +48,30 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked child has none of its parent's threads
 
 
-def for_each_neuron(kernel: Callable[..., None], n_neurons: int, *arrays: object) -> None:
-    """Run `kernel(first, step, *arrays)` over all neurons on every core; returns when all are done."""
+def room(shape: tuple[int, ...], dtype: type) -> Array:
+    """np.empty, if it is large in huge pages (Linux): rows and columns of a matrix then share far fewer of them.
+
+    NumPy asks for huge pages from 4 MiB on, and those at its ends may not be whole.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes < 1 << 20:
+        return np.empty(shape, dtype)
+    held = np.empty(max(n_bytes, 1 << 22) + (1 << 21), np.uint8)
+    return held[-held.ctypes.data % (1 << 21) :][:n_bytes].view(dtype).reshape(shape)
+
+
+def for_each_neuron(
+    kernel: Callable[..., None], n_neurons: int, *arrays: object, scratch: Callable[[], tuple[Array, ...]] = tuple
+) -> None:
+    """Run `kernel(first, step, *arrays, *scratch())` over all neurons on every core; returns when all are done."""
     n_threads = torch.get_num_threads()
     n_tasks = min(n_neurons, n_threads * TASKS_PER_THREAD if n_threads > 1 else 1)
     if n_tasks == 1:
-        kernel(0, 1, *arrays)
+        kernel(0, 1, *arrays, *scratch())
         return
-    tasks = [_pool(n_threads).submit(kernel, first, n_tasks, *arrays) for first in range(n_tasks)]
+    tasks = [
+        _pool(n_threads).submit(lambda first: kernel(first, n_tasks, *arrays, *scratch()), first)
+        for first in range(n_tasks)
+    ]
     for task in tasks:
         task.result()

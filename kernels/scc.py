@@ -4,6 +4,7 @@ linkage_reference  NumPy float64: every round computes every mean anew. O(rounds
 linkage            CPU: sums of distances, contracted as sub-clusters merge; only sub-clusters whose nearest one merged
                    look again, and thresholds at which nothing merges are jumped over (Numba). About O(n²), one (N, N)
                    float64 buffer a task
+                   CUDA: the same plan, a Triton program a neuron (kernels/gpu/scc.py)
 
 Sums, not means: distances are multiples of 2⁻²⁴ (see distances.py), so float64 sums of fewer than 2²⁸ of them are
 exact, in whatever order they were added, and the sums stay exactly symmetric.
@@ -25,9 +26,10 @@ from polysem.kernels.arrays import (
     as_counts,
     as_distances,
     check_distances,
+    on_gpu,
     raise_if_outside,
 )
-from polysem.kernels.parallel import compiled, for_each_neuron
+from polysem.kernels.parallel import compiled, for_each_neuron, room
 
 LEFTOVER_HEIGHT = 2.0  # the largest distance there is
 
@@ -100,11 +102,17 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
     way (so a cut at 2 is one cluster, though a last threshold of 2 might have left more). A neuron gives the same bytes
     in any batch. Raises TypeError or ValueError for wrong dtypes, shapes, counts, thresholds and distances.
     """
+    if on_gpu(distances):
+        from polysem.kernels.gpu import scc as gpu
+
+        return gpu.linkage(distances, n_examples, thresholds, until_stable)
     matrix, counts, taus = _arguments(distances, n_examples, thresholds)
     B, N = matrix.shape[:2]
     result = torch.empty((B, max(N - 1, 0), 4), dtype=torch.float64)
     bad = np.zeros(B, np.bool_)
-    for_each_neuron(_linkage_kernel, B, matrix, counts, taus, until_stable, result.numpy(), bad)
+    arrays = matrix, counts, taus, until_stable, result.numpy(), bad
+    width = N // 8 * 8 + 8 + 8 * (N // 8 % 2)  # an odd number of cache lines
+    for_each_neuron(_linkage_kernel, B, *arrays, scratch=lambda: (room((N, width), np.float64),))
     raise_if_outside(bad, matrix, counts)
     return result
 
@@ -115,11 +123,16 @@ def _arguments(
     sizes: Sizes = {}
     matrix, counts = as_distances(distances, sizes), as_counts(n_examples, sizes)
     taus = as_array("thresholds", thresholds, "R", sizes, (torch.float64,))
+    check_thresholds(taus)
+    return matrix, counts, taus
+
+
+def check_thresholds(taus: NDArray[np.float64]) -> None:
+    """Raise unless each lies in 0..2 and above the one before it."""
     for r in np.flatnonzero(~((taus >= 0) & (taus <= 2)))[:1]:
         raise ValueError(f"thresholds[{r}] is {taus[r]}; expected 0..2")
     for r in np.flatnonzero(np.diff(taus) <= 0)[:1]:
         raise ValueError(f"thresholds must increase: {taus[r]} is followed by {taus[r + 1]}")
-    return matrix, counts, taus
 
 
 @compiled
@@ -132,9 +145,9 @@ def _linkage_kernel(
     until_stable: bool,
     result: Array,
     bad: Array,
+    sums: Array,
 ) -> None:
-    B, N = distances.shape[:2]
-    sums = np.empty((N, N // 8 * 8 + 8 + 8 * (N // 8 % 2)))  # an odd number of cache lines
+    B = len(distances)
     for b in range(first, B, step):
         n = counts[b]
         result[b, max(n - 1, 0) :] = np.nan

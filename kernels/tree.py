@@ -2,6 +2,7 @@
 
 cut_reference  plain Python: merges sets of examples
 cut            CPU: one pass down the tree hands every node the topmost kept node above it (Numba). O(n)
+               CUDA: the same by pointer jumping, in batched torch (kernels/gpu/tree.py)
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polysem.kernels.arrays import Array, Sizes, as_array, as_counts
+from polysem.kernels.arrays import Array, Sizes, as_array, as_counts, on_gpu
 from polysem.kernels.parallel import compiled, for_each_neuron
 
 
@@ -43,6 +44,10 @@ def cut(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor)
     largest of n_examples. Raises TypeError or ValueError for wrong dtypes, shapes, counts and thresholds and for what
     is not a tree of n_examples leaves with ascending heights.
     """
+    if on_gpu(linkage):
+        from polysem.kernels.gpu import tree as gpu
+
+        return gpu.cut(linkage, n_examples, distance_threshold)
     trees, counts, width = tree_arguments(linkage, n_examples)
     thresholds = _thresholds(distance_threshold, len(counts))
     labels = torch.empty((len(counts), width), dtype=torch.int32)
