@@ -17,6 +17,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+instructions: Any = intrinsic  # to mypy; what it makes is called without the context
+
 
 def _shape() -> tuple[int, int, int]:
     """Rows of a tile, vectors of a row, floats of a vector, for this machine's registers."""
@@ -60,7 +62,7 @@ def _broadcast(builder: Any, value: Any) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, WIDTH), [0] * WIDTH))
 
 
-@intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
+@instructions
 def cosine_distance_tile(
     _context: Any, rows: Any, stride: Any, panel: Any, depth: Any, tile: Any, tile_stride: Any
 ) -> tuple[Any, Callable[..., Any]]:
@@ -115,7 +117,7 @@ def cosine_distance_tile(
     return types.float32(*addresses_and_numbers), generate
 
 
-@intrinsic  # type: ignore[misc, untyped-decorator, unused-ignore]
+@instructions
 def transpose_square(
     _context: Any, source: Any, source_stride: Any, target: Any, target_stride: Any
 ) -> tuple[Any, Callable[..., Any]]:
