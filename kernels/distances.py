@@ -341,8 +341,8 @@ def _mirror(result: Array, n: int) -> None:
     """What is above the diagonal becomes what is below it."""
     whole = n // WIDTH * WIDTH
     for i in range(0, whole, WIDTH):
-        for k in range(0, i + 1, WIDTH):
+        for k in range(0, i, WIDTH):
             transpose_square(_address(result, i, k), result.shape[1], _address(result, k, i), result.shape[1])
-    for i in range(whole, n):
-        for k in range(i):
+    for i in range(n):
+        for k in range(i // WIDTH * WIDTH if i < whole else 0, i):
             result[k, i] = result[i, k]

@@ -7,6 +7,7 @@ tree_metrics                   CPU: both at once. The rows of a node's members a
                                distances to it, and those of its children to its own: children before parents, larger
                                children first, at most log2(n) + 1 such sums are alive, and each row of distances is
                                read once (Numba). O(n²) for the sums, and the sizes of all nodes for their centres
+                               CUDA, these and the next: `gpu/metrics.py`
 adjusted_rand_index_reference  from the counts of pairs, pair by pair
 adjusted_rand_index            CPU: the same counts from cluster sizes and their intersections. O(n)
 
@@ -32,6 +33,7 @@ from polysem.kernels.arrays import (
     as_counts,
     as_distances,
     check_distances,
+    on_gpu,
     raise_if_outside,
 )
 from polysem.kernels.parallel import compiled, compiled_sum, for_each_neuron
@@ -123,6 +125,10 @@ def cluster_metrics(distances: Tensor, labels: Tensor, n_examples: Tensor) -> Cl
 
     Raises TypeError or ValueError for wrong dtypes, shapes, counts, labels and distances.
     """
+    if on_gpu(distances):
+        from polysem.kernels.gpu import metrics as gpu
+
+        return gpu.cluster_metrics(distances, labels, n_examples)
     matrix, clusters, counts = _cluster_arguments(distances, labels, n_examples)
     B = len(counts)
     n_clusters, numbers = np.zeros(B, np.int32), np.empty((6, B))
@@ -283,7 +289,7 @@ def _silhouette(own: Array, other: Array, labels: Array, size: Array) -> float:
 
 
 def node_metrics_reference(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> NodeMetrics:
-    """As `node_metrics`, from the definitions."""
+    """The nodes of `tree_metrics`, from the definitions."""
     matrix, trees, counts = _node_arguments(distances, linkage, n_examples)
     check_distances(matrix, counts)
     check_trees(trees, counts)
@@ -316,6 +322,10 @@ def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples:
     Raises TypeError or ValueError for wrong dtypes, shapes, counts, labels and distances, for what is no tree, and for
     labels that are no cut of it.
     """
+    if on_gpu(distances):
+        from polysem.kernels.gpu import metrics as gpu
+
+        return gpu.tree_metrics(distances, linkage, labels, n_examples)
     matrix, trees, counts = _node_arguments(distances, linkage, n_examples)
     clusters = _cluster_arguments(distances, labels, n_examples)[1]
     B = len(counts)
@@ -549,6 +559,10 @@ def adjusted_rand_index(labels_a: Tensor, labels_b: Tensor, n_examples: Tensor) 
 
     Raises TypeError or ValueError for wrong dtypes, shapes, counts and labels.
     """
+    if on_gpu(labels_a):
+        from polysem.kernels.gpu import metrics as gpu
+
+        return gpu.adjusted_rand_index(labels_a, labels_b, n_examples)
     a, b, counts = _rand_arguments(labels_a, labels_b, n_examples)
     result = torch.empty(len(counts), dtype=torch.float64)
     for_each_neuron(_rand_kernel, len(counts), a, b, counts, result.numpy())

@@ -154,6 +154,18 @@ def test_a_view_is_taken_as_it_looks(device):
     )
 
 
+@pytest.mark.parametrize("width", [20, 50, 130])
+def test_equal_embeddings_anywhere_leave_the_matrix_symmetric(device, width):
+    rng = np.random.default_rng(width)
+    x = torch.from_numpy(rng.normal(size=(8, width, 64))).float()
+    for b in range(8):
+        chosen = rng.permutation(width)[:12]
+        x[b, chosen] = x[b, chosen[0]].clone()
+        d = weighted_cosine_distances(x.to(device), torch.ones(8, 64), torch.full((8,), width)).cpu()
+        assert torch.equal(d[b], d[b].T)
+        assert (d[b][np.ix_(chosen, chosen)] == 0).all()
+
+
 class TestRefuses:
     x = torch.ones(2, 3, 4)
     weights = torch.ones(2, 4)

@@ -1,0 +1,236 @@
+"""Agglomerative clustering of many neurons' examples: the nearest-neighbour chain, one Triton program a neuron.
+
+    _copy_kernel   distances to a working copy, their values checked on the way
+    _chain_kernel  all merges of a neuron, in the chain's order: fewer than 3 n row scans and n row updates
+    _tree          torch: merges sorted by height, children renamed accordingly
+
+The chain, its tie rules and its arithmetic are those of the CPU half, so the tree is too, to the byte. Hence IEEE
+division, and `enable_fp_fusion=False`: with a·b + c·d contracted, a mean would hang on the order of its operands.
+
+A scan is one integer minimum over distance and column; the chain's previous element stands before all columns, so of
+equals it wins and the chain cannot circle. Which slots are dead is kept in registers. What a merge needs to know of a
+slot (size, height, node) lies in a scratch row instead: few scalar loads a merge, no reduction over the block. So a
+step waits for one row to come and for one minimum, a merge for a second row and two barriers as well.
+
+Costs O(n²) a neuron and holds a copy of the distances, B·N² floats.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from polysem.kernels.agglomerative import METHODS, Method
+from polysem.kernels.arrays import Sizes, checked, checked_counts, raise_if_outside
+
+AVERAGE = tl.constexpr(METHODS["average"])
+COMPLETE = tl.constexpr(METHODS["complete"])
+DEAD = tl.constexpr(0x7FFFFFFF)  # or-ed onto the bits of a float32, later in order than any distance
+INFINITE_BITS = 0x7F800000
+LINE = 32  # floats in a cache line of 128 bytes: rows begin at one
+COPY_TILE = {"ROWS": 8, "COLUMNS": 128}
+SCRATCH_ROWS = 6
+NO_FUSION = {"enable_fp_fusion": False}
+
+
+def linkage(distances: Tensor, n_examples: Tensor, method: Method = "average") -> Tensor:
+    """As `polysem.kernels.agglomerative.linkage`, to the byte."""
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    sizes: Sizes = {}
+    matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), distances.device)
+    counts = checked_counts(n_examples, sizes, matrix.device)
+    work = _working_copy(matrix, counts)
+    return _tree(_merges(work, matrix, counts, METHODS[method]), counts)
+
+
+def _working_copy(matrix: Tensor, counts: Tensor) -> Tensor:
+    """The used distances (B, N, N up to a multiple of LINE), with `inf` on the diagonal; raises where not in 0..2."""
+    B, N = matrix.shape[:2]
+    work = matrix.new_empty((B, N, triton.cdiv(N, LINE) * LINE))
+    outside = torch.zeros_like(counts)
+    if work.numel():
+        grid = (B * triton.cdiv(N, COPY_TILE["ROWS"]),)
+        _copy_kernel[grid](matrix, counts, work, outside, N, work.shape[2], **COPY_TILE, **NO_FUSION)
+    _raise_if(outside, matrix, counts)
+    return work
+
+
+def _merges(work: Tensor, matrix: Tensor, counts: Tensor, method: int) -> Tensor:
+    """(B, N - 1, 4) int32 in the chain's order: two nodes, numbered in it too, the height's bits, the size."""
+    B, N = matrix.shape[:2]
+    merges = torch.full((B, max(N - 1, 0), 4), INFINITE_BITS, dtype=torch.int32, device=matrix.device)
+    failed = torch.zeros_like(counts)
+    if merges.numel():
+        scratch = counts.new_empty((B, SCRATCH_ROWS, N))
+        arguments = work, counts, scratch, merges, failed, N, work.shape[2]
+        _chain_kernel[(B,)](*arguments, METHOD=method, **_shape(N))
+    _raise_if(failed, matrix, counts)
+    return merges
+
+
+def _shape(N: int) -> dict[str, Any]:
+    """Four columns a thread, eight from 2049 on: a short row needs one warp, whose minimum needs no barrier."""
+    block = max(128, triton.next_power_of_2(N))
+    return {"BLOCK": block, "num_warps": min(block // 128, 16), **NO_FUSION}
+
+
+def _raise_if(bad: Tensor, matrix: Tensor, counts: Tensor) -> None:
+    if bad.any():
+        raise_if_outside(bad.cpu().numpy(), matrix.cpu().numpy(), counts.cpu().numpy())
+
+
+def _tree(merges: Tensor, counts: Tensor) -> Tensor:
+    """(B, N - 1, 4) float64: sorted by height, stably, and each child named by the row that made it."""
+    bits, order = merges[:, :, 2].sort(stable=True)  # bits of floats from 0 up are in the floats' order
+    rows = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    row_of_merge = torch.empty_like(order).scatter_(1, order, rows)
+    n = counts.long()[:, None, None]
+    padding = rows[:, :, None] >= n - 1
+    found = merges.gather(1, order[:, :, None].expand_as(merges)).masked_fill_(padding, 0)
+    nodes = found[:, :, :2].long()
+    made = (nodes - n).clamp(min=0)  # an example's is any
+    renamed = n + row_of_merge.gather(1, made.flatten(1)).view_as(nodes)
+    result = found.double()
+    result[:, :, :2] = torch.where(nodes < n, nodes, renamed).sort(dim=2).values
+    result[:, :, 2] = bits.view(torch.float32)
+    return result.masked_fill_(padding, torch.nan)
+
+
+@triton.jit
+def _copy_kernel(
+    distances,  # (B, N, N) float32
+    counts,  # (B,) int32
+    work,  # (B, N, stride) float32, out
+    outside,  # (B,) int32, out: 1 where a distance is not in 0..2, else left alone
+    N,
+    stride,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    blocks = tl.cdiv(N, ROWS)
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    rows = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)[:, None]
+    n = tl.load(counts + b)
+    distances += b * N * N
+    work += b * N * stride
+    wrong = tl.zeros([ROWS, COLUMNS], tl.int32)
+    for start in range(0, n, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)[None, :]
+        used = (rows < n) & (columns < n)
+        own = rows == columns
+        value = tl.load(distances + rows * N + columns, mask=used, other=0.0)
+        wrong |= (used & (rows != columns) & ~((value >= 0.0) & (value <= 2.0))).to(tl.int32)
+        value = tl.where(own, float("inf"), tl.abs(value))  # -0.0 becomes 0.0, whose bits come first
+        tl.store(work + rows * stride + columns, value, mask=used)
+    if tl.sum(tl.sum(wrong, 1), 0) > 0:
+        tl.store(outside + b, 1)
+
+
+@triton.jit
+def _chain_kernel(
+    work,  # (B, N, stride) float32, `inf` on the diagonal; spoilt
+    counts,  # (B,) int32
+    scratch,  # (B, 6, N) int32
+    merges,  # (B, N - 1, 4) int32, out: nodes, height's bits, size; n - 1 rows, children before parents
+    failed,  # (B,) int32, out: 1 where the distances are not symmetric
+    N,
+    stride,
+    METHOD: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """A merged cluster lives in the later slot of its two; `dead` is 0 for live slots, DEAD for others."""
+    b = tl.program_id(0).to(tl.int64)
+    n = tl.load(counts + b)
+    work += b * N * stride
+    merges += b * (N - 1) * 4
+    scratch += b * 6 * N
+    chain = scratch
+    live = scratch + N  # in no order, the first n - row of them
+    place = scratch + 2 * N  # of each slot in it
+    size = scratch + 3 * N
+    height = scratch + 4 * N  # bits, of each slot's last merge
+    node = scratch + 5 * N  # that lives in the slot
+    slots = tl.arange(0, BLOCK)
+    used = slots < n
+    tl.store(live + slots, slots, mask=used)
+    tl.store(place + slots, slots, mask=used)
+    tl.store(size + slots, 1, mask=used)
+    tl.store(height + slots, 0, mask=used)
+    tl.store(node + slots, slots, mask=used)
+    tl.store(chain, 0, mask=n > 0)
+    tl.debug_barrier()
+
+    dead = tl.where(used, 0, DEAD)
+    row = 0
+    length = 1
+    top = 0
+    before = -1  # the chain's last element but one
+    while (row < n - 1) & (length <= n):
+        near = tl.load(work + top * stride + slots, mask=used, other=0.0)
+        ordered = tl.where(slots == before, 0, slots + 1)
+        least = tl.min(((near.to(tl.int32, bitcast=True) | dead).to(tl.int64) << 32) | ordered.to(tl.int64), 0)
+        nearest = least.to(tl.int32) - 1
+        if nearest < 0:  # top and before are each other's nearest
+            also = tl.load(work + before * stride + slots, mask=used, other=0.0)
+            n_top = tl.load(size + top)
+            n_before = tl.load(size + before)
+            node_top = tl.load(node + top)
+            node_before = tl.load(node + before)
+            # rounding may put a mean one unit below its children's: a tree never descends
+            lowest = tl.maximum(tl.load(height + top), tl.load(height + before))
+            bits = tl.maximum((least >> 32).to(tl.int32), lowest)
+            first = tl.minimum(top, before)
+            last = tl.maximum(top, before)
+            freed = tl.load(place + first)
+            moved = tl.load(live + n - 1 - row)
+            if METHOD == AVERAGE:
+                share_top = n_top.to(tl.float32)
+                share_before = n_before.to(tl.float32)
+                joined = tl.div_rn(share_top * near + share_before * also, share_top + share_before)
+            elif METHOD == COMPLETE:
+                joined = tl.maximum(near, also)
+            else:
+                joined = tl.minimum(near, also)
+            joined = tl.where(slots == last, float("inf"), joined)
+            dead = tl.where(slots == first, DEAD, dead)
+            tl.debug_barrier()  # all has been read that is now written over
+            tl.store(work + last * stride + slots, joined, mask=dead == 0)
+            tl.store(work + slots * stride + last, joined, mask=dead == 0)  # the column too: it stays symmetric
+            tl.store(size + last, n_top + n_before)
+            tl.store(height + last, bits)
+            tl.store(node + last, n + row)
+            tl.store(live + freed, moved)
+            tl.store(place + moved, freed)
+            tl.store(merges + 4 * row, node_top)
+            tl.store(merges + 4 * row + 1, node_before)
+            tl.store(merges + 4 * row + 2, bits)
+            tl.store(merges + 4 * row + 3, n_top + n_before)
+            tl.debug_barrier()
+            row += 1
+            length -= 2
+            top = tl.load(scratch + tl.where(length > 0, length - 1, N))  # live[0] begins a new chain
+            before = tl.load(chain + length - 2, mask=length > 1, other=-1)
+            tl.store(chain, top, mask=length == 0)
+            length = tl.maximum(length, 1)
+        else:
+            tl.store(chain + length, nearest, mask=length < n)
+            before = top
+            top = nearest
+            length += 1
+    tl.store(failed + b, (row < n - 1).to(tl.int32))
+
+
+def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
+    """Every way in which the kernels are launched, for compiling ahead of time."""
+    lengths = {"N": "i32", "stride": "i32:16"}
+    copied = {"distances": "*fp32", "counts": "*i32", "work": "*fp32", "outside": "*i32"}
+    yield _copy_kernel, copied | lengths, COPY_TILE, NO_FUSION
+    chained = {"work": "*fp32", "counts": "*i32", "scratch": "*i32", "merges": "*i32", "failed": "*i32"}
+    for method, N in (("average", 100), ("average", 1000), ("complete", 1000), ("single", 1000), ("average", 4096)):
+        options = _shape(N)
+        constants = {"METHOD": METHODS[method], "BLOCK": options.pop("BLOCK")}
+        yield _chain_kernel, chained | lengths, constants, options

@@ -1,0 +1,318 @@
+"""Cosine distances between each neuron's dataset examples in one fused step: no embedding is ever written to memory.
+
+    _norm_kernel  a few numbers an example: the length of its embedding, a scale, a mark that equal ones share
+    _gram_kernel  one program a neuron and pair of tiles on or below the diagonal: embed both sides as their rows are
+                  read, multiply, turn cosines into distances, write tile and mirror image
+
+Both read rows[example_rows] and embed with the same lines, so the lengths are those of the very numbers multiplied:
+e = x ⊙ w + o in float32 (IEEE, unfused), times a power of two that brings its largest entry near 1 (neither products
+nor lengths can leave float32's range), rounded to the precision asked for. Lengths are summed in float64. Costs
+n² D / 2 multiply-adds a neuron; memory beside the result: 12 bytes an example, and 8 more for x as it is.
+
+Equal embeddings are known by a 32-bit mark of their bits, not by their product, whose rounding grows with D. So that it
+grows slowly, float32 products are summed 128 at a time, then those sums: one sum of 768 squares, each rounded to
+nearest, was off by up to 1.9e-6 in a simulation of 2000, by more than 1e-6 in 2% of them; in parts, by up to 4e-7.
+
+precision "float32"  products and sums in float32, without tensor cores
+          "tf32"     operands rounded to 10 bits after the point, here, so that nothing is left to the hardware's way
+          "bf16"     operands rounded to 7 bits after the point
+
+Tiles have one shape whatever B and N, and so has the order of every sum: a neuron gives the same bytes in any batch.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from polysem.kernels.arrays import Sizes, checked, checked_counts
+
+ROW_DTYPES = (torch.float32, torch.float16)
+INDEX_DTYPES = (torch.int32, torch.int64)
+NORM_SHAPE = {"ROWS": 8, "BLOCK": 128, "num_warps": 4, "enable_fp_fusion": False}
+GRAM_SHAPES = {
+    "float32": {"TILE": 64, "BLOCK": 16, "SPAN": 128, "num_warps": 4, "enable_fp_fusion": False},
+    "tf32": {"TILE": 64, "BLOCK": 32, "SPAN": 0, "num_warps": 4, "enable_fp_fusion": False},
+    "bf16": {"TILE": 64, "BLOCK": 32, "SPAN": 0, "num_warps": 4, "enable_fp_fusion": False},
+}
+PRECISIONS = tuple(GRAM_SHAPES)
+EQUAL_BELOW = tl.constexpr(1e-3)  # with one mark: far above any rounding, and the harm of a mark shared by chance
+INTERPRETED = triton.knobs.runtime.interpret  # there a product of bfloat16 is one of their bits
+MIX = tl.constexpr(-7046029254386353131)  # 2**64 / golden ratio, odd
+
+Vectors = tuple[Tensor, Tensor | None]
+Lengths = tuple[Tensor, Tensor, Tensor]
+
+
+def weighted_cosine_distances(
+    x: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None, precision: str = "float32"
+) -> Tensor:
+    """As `polysem.kernels.distances.weighted_cosine_distances`, but that a pair's last bits may depend on its slots.
+
+    precision   "float32", "tf32" or "bf16": of the products; embeddings equal after that rounding are at distance 0
+    """
+    sizes: Sizes = {}
+    table = checked("x", x, "B N D", sizes, ROW_DTYPES, x.device)
+    vectors = _vectors(weights, offsets, precision, sizes, x.device)
+    counts = checked_counts(n_examples, sizes, x.device)
+    B, N, D = table.shape
+    used = torch.arange(B * N, device=x.device).view(B, N)
+    return _distances("x", table.view(B * N, D), used, vectors, counts, precision)
+
+
+def gathered_cosine_distances(
+    rows: Tensor,
+    example_rows: Tensor,
+    weights: Tensor,
+    n_examples: Tensor,
+    offsets: Tensor | None = None,
+    precision: str = "float32",
+) -> Tensor:
+    """`weighted_cosine_distances` of x = rows[example_rows], which is never built, to the bit."""
+    sizes: Sizes = {}
+    table = checked("rows", rows, "P D", sizes, ROW_DTYPES, rows.device)
+    used = checked("example_rows", example_rows, "B N", sizes, INDEX_DTYPES, rows.device)
+    vectors = _vectors(weights, offsets, precision, sizes, rows.device)
+    counts = checked_counts(n_examples, sizes, rows.device)
+    wrong = ((used < 0) | (used >= sizes["P"])) & _is_used(counts, sizes["N"])
+    if wrong.any():
+        b, i = wrong.nonzero()[0].tolist()
+        raise ValueError(f"example_rows[{b}, {i}] is {used[b, i]}; expected 0..{sizes['P'] - 1} (P - 1)")
+    return _distances("rows", table, used, vectors, counts, precision)
+
+
+def _vectors(weights: Tensor, offsets: Tensor | None, precision: str, sizes: Sizes, device: torch.device) -> Vectors:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    w = checked("weights", weights, "B D", sizes, (torch.float32,), device)
+    o = None if offsets is None else checked("offsets", offsets, "B D", sizes, (torch.float32,), device)
+    for name, vector in (("weights", w), ("offsets", o)):
+        if vector is not None and not vector.isfinite().all():
+            b, d = (~vector.isfinite()).nonzero()[0].tolist()
+            raise ValueError(f"{name}[{b}, {d}] is {vector[b, d]}; expected finite numbers")
+    return w, o
+
+
+def _is_used(counts: Tensor, N: int) -> Tensor:
+    return torch.arange(N, device=counts.device) < counts[:, None]
+
+
+def _distances(name: str, rows: Tensor, used: Tensor, vectors: Vectors, counts: Tensor, precision: str) -> Tensor:
+    B, N = used.shape
+    result = rows.new_empty((B, N, N), dtype=torch.float32)
+    if result.numel():
+        lengths = _lengths(rows, used, vectors, counts, precision)
+        wrong = lengths[0].isnan() & _is_used(counts, N)
+        if wrong.any():
+            b, i = wrong.nonzero()[0].tolist()
+            _raise_not_finite(name, rows, used, b, i)
+        _gram(rows, used, vectors, counts, lengths, result, precision)
+    return result
+
+
+def _lengths(rows: Tensor, used: Tensor, vectors: Vectors, counts: Tensor, precision: str) -> Lengths:
+    """Inverse length (NaN where not finite, 0 for a zero embedding), scale, mark, each (B, N)."""
+    B, N = used.shape
+    inverse, scale = torch.zeros((2, B, N), device=rows.device).unbind()
+    mark = torch.zeros_like(inverse, dtype=torch.int32)
+    w, o = vectors
+    grid = (B * triton.cdiv(N, NORM_SHAPE["ROWS"]),)
+    arguments = rows, used, w, w if o is None else o, counts, inverse, scale, mark, N, rows.shape[1]
+    _norm_kernel[grid](*arguments, OFFSETS=o is not None, PRECISION=precision, **NORM_SHAPE)
+    return inverse, scale, mark
+
+
+def _gram(
+    rows: Tensor, used: Tensor, vectors: Vectors, counts: Tensor, lengths: Lengths, result: Tensor, precision: str
+) -> None:
+    B, N = used.shape
+    shape = GRAM_SHAPES[precision]
+    tiles = triton.cdiv(N, shape["TILE"])
+    pairs = torch.tril_indices(tiles, tiles, dtype=torch.int32, device=rows.device)
+    w, o = vectors
+    arguments = rows, used, w, w if o is None else o, counts, *lengths, pairs, result, N, rows.shape[1], pairs.shape[1]
+    halves = precision == "bf16" and not INTERPRETED
+    constants = {"OFFSETS": o is not None, "PRECISION": precision, "HALVES": halves}
+    _gram_kernel[(B * pairs.shape[1],)](*arguments, **constants, **shape)
+
+
+def _raise_not_finite(name: str, rows: Tensor, used: Tensor, b: int, i: int) -> NoReturn:
+    row = rows[used[b, i].long()].cpu()
+    for d in (~row.isfinite()).nonzero().flatten().tolist()[:1]:
+        place = f"{b}, {i}" if name == "x" else f"{used[b, i]}"
+        raise ValueError(f"{name}[{place}, {d}] is {row[d]}; expected finite numbers")
+    raise ValueError(f"the embedding of neuron {b}, example {i} overflows float32")
+
+
+@triton.jit
+def _embedded(
+    rows,  # (P, D) float16 or float32
+    begins,  # (R,) int64: where each row begins
+    read,  # (R,) bool: which to read; the others are taken for zeros
+    weights,  # (D,) float32
+    offsets,  # (D,) float32
+    d,  # (BLOCK,) int32
+    D,
+    OFFSETS: tl.constexpr,
+):
+    """x ⊙ w + o (R, BLOCK) float32."""
+    inside = d < D
+    x = tl.load(rows + begins[:, None] + d[None, :], mask=read[:, None] & inside[None, :], other=0.0)
+    e = x.to(tl.float32) * tl.load(weights + d, mask=inside, other=0.0)[None, :]
+    if OFFSETS:
+        e += tl.load(offsets + d, mask=inside, other=0.0)[None, :]
+    return e
+
+
+@triton.jit
+def _rounded(e, PRECISION: tl.constexpr):
+    """As the products see it: to the nearest, of two to the even one."""
+    if PRECISION == "float32":
+        return e
+    DROPPED: tl.constexpr = 13 if PRECISION == "tf32" else 16
+    bits = e.to(tl.int32, bitcast=True)
+    bits += (1 << (DROPPED - 1)) - 1 + ((bits >> DROPPED) & 1)
+    return (bits & -(1 << DROPPED)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _norm_kernel(
+    rows,  # (P, D) float16 or float32
+    used,  # (B, N) int32 or int64
+    weights,  # (B, D) float32
+    offsets,  # (B, D) float32, never read without OFFSETS
+    counts,  # (B,) int32
+    inverse,  # (B, N) float32, out
+    scale,  # (B, N) float32, out
+    mark,  # (B, N) int32, out
+    N,
+    D,
+    OFFSETS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    blocks = tl.cdiv(N, ROWS)
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    i = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
+    read = i < tl.load(counts + b)
+    begins = tl.load(used + b * N + i, mask=read, other=0).to(tl.int64) * D
+    weights += b * D
+    offsets += b * D
+
+    magnitudes = tl.zeros([ROWS, BLOCK], tl.int32)  # bits without sign: ordered as the numbers, then inf, then NaN
+    for start in range(0, D, BLOCK):
+        e = _embedded(rows, begins, read, weights, offsets, start + tl.arange(0, BLOCK), D, OFFSETS)
+        magnitudes = tl.maximum(magnitudes, e.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
+    largest = tl.max(magnitudes, 1)
+    exponent = tl.minimum(tl.maximum(254 - (largest >> 23), 1), 253)  # that of the inverse, held to normal numbers
+    factor = (exponent << 23).to(tl.float32, bitcast=True)
+
+    squares = tl.zeros([ROWS, BLOCK], tl.float64)
+    marks = tl.zeros([ROWS, BLOCK], tl.int64)
+    for start in range(0, D, BLOCK):
+        d = start + tl.arange(0, BLOCK)
+        e = _embedded(rows, begins, read, weights, offsets, d, D, OFFSETS)
+        e = _rounded(e * factor[:, None], PRECISION)
+        squares += e.to(tl.float64) * e.to(tl.float64)
+        bits = tl.where(e == 0.0, 0.0, e).to(tl.int32, bitcast=True)  # -0.0 equals 0.0
+        mixed = (d + 1).to(tl.int64) * MIX
+        mixed = (mixed ^ (mixed >> 32)) * MIX | 1
+        marks += bits.to(tl.int64) * mixed[None, :]
+    total = tl.sum(squares, 1)
+    length = tl.where(largest < 0x7F800000, 1.0 / tl.sqrt(tl.where(total > 0.0, total, 1.0)), float("nan"))
+    at = b * N + i
+    tl.store(inverse + at, tl.where(largest == 0, 0.0, length).to(tl.float32), mask=read)
+    tl.store(scale + at, factor, mask=read)
+    tl.store(mark + at, (tl.sum(marks, 1) >> 32).to(tl.int32), mask=read)
+
+
+@triton.jit
+def _gram_kernel(
+    rows,  # (P, D) float16 or float32
+    used,  # (B, N) int32 or int64
+    weights,  # (B, D) float32
+    offsets,  # (B, D) float32, never read without OFFSETS
+    counts,  # (B,) int32
+    inverse,  # (B, N) float32
+    scale,  # (B, N) float32
+    mark,  # (B, N) int32
+    pairs,  # (2, n_pairs) int32: tile row, tile column
+    result,  # (B, N, N) float32, out
+    N,
+    D,
+    n_pairs,
+    OFFSETS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    HALVES: tl.constexpr,  # operands are bfloat16
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SPAN: tl.constexpr,  # so many products are summed one after the other, then such sums; 0 for all
+):
+    b = (tl.program_id(0) // n_pairs).to(tl.int64)
+    pair = tl.program_id(0) % n_pairs
+    first = tl.load(pairs + pair) * TILE
+    i = first + tl.arange(0, TILE)
+    k = tl.load(pairs + n_pairs + pair) * TILE + tl.arange(0, TILE)
+    n = tl.load(counts + b)
+    at_i = b * N + i
+    at_k = b * N + k
+    begins_i = tl.load(used + at_i, mask=i < n, other=0).to(tl.int64) * D
+    begins_k = tl.load(used + at_k, mask=k < n, other=0).to(tl.int64) * D
+    scale_i = tl.load(scale + at_i, mask=i < n, other=0.0)[:, None]
+    scale_k = tl.load(scale + at_k, mask=k < n, other=0.0)[:, None]
+    weights += b * D
+    offsets += b * D
+
+    finished = tl.zeros([TILE, TILE], tl.float32)
+    products = tl.zeros([TILE, TILE], tl.float32)
+    for start in range(0, tl.where(first < n, D, 0), BLOCK):  # nothing to do where all is padding
+        d = start + tl.arange(0, BLOCK)
+        e_i = _embedded(rows, begins_i, i < n, weights, offsets, d, D, OFFSETS) * scale_i
+        e_k = _embedded(rows, begins_k, k < n, weights, offsets, d, D, OFFSETS) * scale_k
+        if HALVES:
+            products = tl.dot(e_i.to(tl.bfloat16), tl.trans(e_k.to(tl.bfloat16)), products)  # the cast rounds alike
+        else:
+            e_i, e_k = _rounded(e_i, PRECISION), _rounded(e_k, PRECISION)
+            products = tl.dot(e_i, tl.trans(e_k), products, input_precision="tf32" if PRECISION == "tf32" else "ieee")
+        if SPAN > 0:  # noqa: SIM102 (known to the compiler; what follows is not)
+            if start % SPAN == SPAN - BLOCK:
+                finished += products
+                products = tl.zeros([TILE, TILE], tl.float32)
+
+    inverse_i = tl.load(inverse + at_i, mask=i < n, other=0.0)[:, None]
+    inverse_k = tl.load(inverse + at_k, mask=k < n, other=0.0)[None, :]
+    cosine = (finished + products) * (inverse_i * inverse_k)
+    distance = 1.0 - tl.minimum(tl.maximum(cosine, -1.0), 1.0)
+    mark_i = tl.load(mark + at_i, mask=i < n, other=0)[:, None]
+    mark_k = tl.load(mark + at_k, mask=k < n, other=0)[None, :]
+    i, k = i[:, None], k[None, :]
+    equal = (mark_i == mark_k) & (distance < EQUAL_BELOW)
+    distance = tl.where(equal | (i == k), 0.0, distance)
+    distance = tl.where((i < n) & (k < n), distance, float("inf"))
+    result += b * N * N
+    tl.store(result + i * N + k, distance, mask=(i < N) & (k <= i))
+    tl.store(result + k * N + i, distance, mask=(i < N) & (k < i))  # the mirror image, from the same registers
+
+
+def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
+    """Every way in which the kernels are launched, for compiling ahead of time."""
+    pointers = {"weights": "*fp32", "offsets": "*fp32", "counts": "*i32", "inverse": "*fp32", "scale": "*fp32"}
+    pointers |= {"mark": "*i32", "N": "i32", "D": "i32:16"}
+    gram = {"pairs": "*i32", "result": "*fp32", "n_pairs": "i32"}
+    for precision, shape in GRAM_SHAPES.items():
+        chosen = {"PRECISION": precision, "OFFSETS": False}
+        given = {"rows": "*fp16", "used": "*i32"} | pointers
+        yield _norm_kernel, given, *_split(chosen | NORM_SHAPE)
+        chosen["HALVES"] = precision == "bf16"
+        yield _gram_kernel, given | gram, *_split(chosen | shape)
+        given |= {"rows": "*fp32", "used": "*i64"}
+        yield _gram_kernel, given | gram, *_split(chosen | shape | {"OFFSETS": True})
+
+
+def _split(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The kernel's constants, and the compiler's options."""
+    return {k: v for k, v in arguments.items() if k.isupper()}, {k: v for k, v in arguments.items() if not k.isupper()}
