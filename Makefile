@@ -9,7 +9,7 @@ STUBS := .venv-stubs
 LENS := .venv-lens
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs lens wheel demo-model picture clean
+.PHONY: help setup demo test lint types stubs lens wheel bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -60,6 +60,21 @@ wheel: setup ## build the wheel and check what is in it, and what it is without 
 	rm -rf dist build/lib build/bdist.*
 	$(BIN)/pip wheel --quiet --no-deps $(PIP_ARGS) --wheel-dir dist .
 	$(BIN)/python tests/packaging/check_wheel.py dist/polysem-*.whl
+
+bench: setup ## our kernels beside every rival that is installed, on this machine
+	$(BIN)/python tests/benchmarks/kernels.py $(ARGS)
+
+# On a machine with a GPU, where `make setup` has installed a CUDA build of torch.
+gpu: setup ## what needs a GPU: the tests marked so, then the benchmark, kept in tests/benchmarks/results
+	$(BIN)/pytest -q -m gpu
+	mkdir -p tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/kernels.py --device cuda $(ARGS) | tee tests/benchmarks/results/kernels-cuda.md
+
+gpu-cuml: setup ## the same for large neurons with cuML and CuPy
+	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[server,cuda,dev]'
+	$(BIN)/pytest -q -m gpu tests/kernels/test_neighbours.py tests/kernels/test_large.py
+	mkdir -p tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/large.py --device cuda $(ARGS) | tee tests/benchmarks/results/large-cuda.md
 
 demo-model: setup ## train the embedded model anew (about three quarters of an hour on 2 cores)
 	$(BIN)/python -m polysem.server.demo.train --out server/demo/model

@@ -167,6 +167,7 @@ def neuron_json(neuron: Neuron) -> dict[str, Any]:
     """A neuron as `polysem cluster --json` prints it; undefined metrics are null."""
     return {
         "neuron": str(neuron.id),
+        "method": neuron.method,
         **asdict(neuron.metrics),
         "clusters": [
             {"label": c.label, "size": c.size, "central": c.central, "members": c.members.tolist()}

@@ -14,12 +14,14 @@ from polysem.client import cutting
 from polysem.proto import checks, columns
 from polysem.proto.neurons import NeuronId
 from polysem.proto.types import (
+    METHODS,
     ClusterBatch,
     DoubleArray,
     EmbeddingBatch,
     ExampleBatch,
     FloatArray,
     IntArray,
+    Method,
     Provenance,
     Timing,
 )
@@ -120,6 +122,8 @@ class Neuron:
     linkage   (n − 1, 4) float64: the whole tree as SciPy writes it
     metrics   Metrics at this cut
     clusters  largest first
+    method    how the tree was made: "matrix" from all pairwise distances, "linear" the same tree without a matrix (many
+              examples), "neighbours" an approximation from each example's 25 nearest neighbours (very many)
     """
 
     def __init__(
@@ -129,6 +133,7 @@ class Neuron:
         tree: cutting.Tree,
         metrics: Metrics,
         distance_threshold: float,
+        method: Method,
         provenance: Provenance,
         timing: Timing,
         fetch_examples: FetchExamples | None,
@@ -137,6 +142,7 @@ class Neuron:
         self.labels = labels
         self.metrics = metrics
         self.distance_threshold = distance_threshold
+        self.method = method
         self.provenance = provenance
         self.timing = timing
         self._tree = tree
@@ -180,7 +186,15 @@ class Neuron:
             largest_share=float(np.bincount(labels).max() / n) if n else None,
         )
         return Neuron(
-            self.id, labels, self._tree, metrics, distance_threshold, self.provenance, self.timing, self._fetch_examples
+            self.id,
+            labels,
+            self._tree,
+            metrics,
+            distance_threshold,
+            self.method,
+            self.provenance,
+            self.timing,
+            self._fetch_examples,
         )
 
     @cached_property
@@ -240,6 +254,7 @@ def neurons_of(answer: Answer, fetch_examples: FetchExamples | None) -> list[Neu
                 tree,
                 metrics,
                 threshold,
+                METHODS[rows["methods"][0] - 1],
                 answer.provenance,
                 answer.timing,
                 fetch_examples,

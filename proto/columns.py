@@ -31,6 +31,7 @@ AXES: dict[type, dict[str, str]] = {
         "inter": "neuron",
         "silhouette": "neuron",
         "largest_share": "neuron",
+        "methods": "neuron",
     },
     EmbeddingBatch: {"neurons": "neuron", "n_examples": "neuron", "embeddings": "example"},
     ExampleBatch: {

@@ -6,7 +6,7 @@ with n examples has max(n - 1, 0)), T tokens, D d_model. Batches are flat: neuro
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ Linkage = Literal["average", "complete", "single"]
 Embedding = Literal["neuron", "pre_mlp"]
 LayerNorm = Literal["folded", "raw"]
 ThresholdSchedule = Literal["linear", "geometric"]
+Method = Literal["matrix", "linear", "neighbours"]
 
 IntArray: TypeAlias = npt.NDArray[np.int32]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -27,6 +28,7 @@ DEFAULT_DISTANCE_THRESHOLD = 0.5
 MAX_DISTANCE = 2.0
 MAX_THRESHOLDS = 1024
 MAX_MESSAGE_BYTES = 1 << 20
+METHODS: tuple[Method, ...] = get_args(Method)
 
 # ---- What is asked
 
@@ -191,6 +193,7 @@ class ClusterBatch:
     node_mean_distances  (M,) float64, 0..2: mean over the node's pairs
     n_clusters           (B,) int32
     max_distance … largest_share  (B,) float64, NaN where undefined
+    methods              (B,) int32: how the tree was made, a place in METHODS plus 1
     """
 
     neurons: IntArray
@@ -207,6 +210,7 @@ class ClusterBatch:
     inter: DoubleArray
     silhouette: DoubleArray
     largest_share: DoubleArray
+    methods: IntArray
 
 
 @dataclass(frozen=True, eq=False)

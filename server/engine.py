@@ -1,10 +1,10 @@
-"""From neurons to answers, on the device: gather x̂, distances, tree, cut, metrics, chunk by chunk.
+"""From queries to work, and the work of embeddings and examples; that of clustering is in clustering.py.
 
 A `Work` says what to do with its items; works that compare equal may be joined into one run, whoever asked. An item's
 answer does not depend on the other items. One thread at a time may run work.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.kernels import agglomerative, distances, metrics, scc, tree
-from polysem.proto import columns, types
+from polysem.proto import columns
 from polysem.proto.columns import AnyBatch
 from polysem.proto.errors import InvalidArgument, UnknownIndex
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.types import (
-    ClusterBatch,
     Clustering,
     ClusterQuery,
     EmbeddingBatch,
@@ -30,11 +28,12 @@ from polysem.proto.types import (
     Provenance,
 )
 from polysem.server.arrays import Array
+from polysem.server.clustering import ClusterWork
+from polysem.server.gather import chunks
 from polysem.server.index import TOKENS_AFTER, TOKENS_BEFORE, Index
 from polysem.server.model import Model
 
 MAX_NEURONS_PER_REQUEST = 1 << 20
-CHUNK_BYTES = 64 << 20  # of distances in one launch; on a CPU a chunk should be small rather than large
 CONTEXT_TOKENS = 4096  # read at once where whole contexts are asked for
 
 
@@ -115,142 +114,6 @@ class Engine:
         return Provenance(info.name, index.sha256, info.model_id, info.model_sha256, self._version, choice, clustering)
 
 
-class _Chunk(NamedTuple):
-    """Neurons of one layer that go through the kernels together, padded to N examples.
-
-    places      (B,) int64: where the chunk's neurons stand in the request
-    n_examples  (B,) int32
-    used        (B, N) bool: slots that hold an example
-    rows        (P, D) float16, example_rows (B, N) int64: x̂
-    weights, offsets  (B, D) float32: of the embedding
-    """
-
-    places: Array
-    n_examples: Tensor
-    used: Array
-    rows: Tensor
-    example_rows: Tensor
-    weights: Tensor
-    offsets: Tensor | None
-
-
-def _chunks(model: Model, index: Index, neurons: IntArray, choice: EmbeddingChoice) -> Iterator[_Chunk]:
-    """Cut neurons into chunks by layer and size, so that little is padding."""
-    counts = index.n_examples[neurons[:, 0], neurons[:, 1]]
-    order = np.lexsort((counts, neurons[:, 0]))
-    start = 0
-    while start < len(order):
-        layer = neurons[order[start], 0]
-        end = start + 1
-        while (
-            end < len(order)
-            and neurons[order[end], 0] == layer
-            and (end + 1 - start) * int(counts[order[end]]) ** 2 * 4 <= CHUNK_BYTES
-        ):
-            end += 1
-        yield _chunk(model, index, int(layer), order[start:end], neurons[order[start:end], 1], counts, choice)
-        start = end
-
-
-def _chunk(
-    model: Model, index: Index, layer: int, places: Array, neurons: Array, counts: Array, choice: EmbeddingChoice
-) -> _Chunk:
-    stored = index.layer(layer)
-    n = counts[places]
-    slots = np.arange(n.max())
-    used = slots < n[:, None]  # (B, N)
-    examples = np.where(used, stored.offsets[neurons][:, None] + slots, 0)
-    example_rows = np.where(used, stored.rows[examples], 0) if len(stored.rows) else np.zeros(used.shape)
-    weights, offsets = model.embedding_weights(layer, torch.from_numpy(neurons.astype(np.int64)), choice)
-    return _Chunk(  # on the CPU, where the kernels run, whatever the model's device
-        places,
-        torch.from_numpy(n.astype(np.int32)),
-        used,
-        torch.from_numpy(stored.xhat),
-        torch.from_numpy(example_rows.astype(np.int64)),
-        weights.cpu(),
-        None if offsets is None else offsets.cpu(),
-    )
-
-
-@dataclass(frozen=True, eq=True)
-class ClusterWork:
-    """Items are neurons: (layer, neuron)."""
-
-    model: Model
-    index: Index
-    choice: EmbeddingChoice
-    clustering: Clustering
-
-    def costs(self, items: IntArray) -> Array:
-        n = self.index.n_examples[items[:, 0], items[:, 1]].astype(np.float64)
-        return (n**2 + 1) * self.model.info.d_model
-
-    def run(self, items: IntArray) -> ClusterBatch:
-        out = _empty_cluster_batch(items, self.index.n_examples[items[:, 0], items[:, 1]])
-        offsets = columns.offsets(out)
-        for chunk in _chunks(self.model, self.index, items, self.choice):
-            n = chunk.n_examples
-            d = distances.gathered_cosine_distances(chunk.rows, chunk.example_rows, chunk.weights, n, chunk.offsets)
-            trees = self._trees(d, n)
-            labels = tree.cut(trees, n, self.clustering.distance_threshold)
-            self._put(out, offsets, chunk, trees, labels, d)
-        return out
-
-    def _trees(self, d: Tensor, n: Tensor) -> Tensor:
-        """(B, N - 1, 4) float64."""
-        clustering = self.clustering
-        if clustering.algorithm != "scc":
-            return agglomerative.linkage(d, n, clustering.linkage)
-        thresholds = clustering.thresholds
-        if isinstance(thresholds, str):
-            thresholds = types.threshold_schedule(thresholds)
-        return scc.linkage(d, n, torch.tensor(thresholds, dtype=torch.float64), clustering.until_stable)
-
-    def _put(
-        self,
-        out: ClusterBatch,
-        offsets: dict[str, columns.Offsets],
-        chunk: _Chunk,
-        trees: Tensor,
-        labels: Tensor,
-        d: Tensor,
-    ) -> None:
-        """Copy a chunk's padded results to their flat places."""
-        n, places = chunk.n_examples, chunk.places
-        slots = np.arange(chunk.used.shape[1])
-        merges = chunk.used[:, 1:]  # (B, N - 1): a neuron with n examples has n - 1
-        to_example = (offsets["example"][places][:, None] + slots)[chunk.used]
-        to_merge = (offsets["merge"][places][:, None] + slots[: merges.shape[1]])[merges]
-        z = trees.cpu().numpy()[merges]  # (M, 4)
-        measured, nodes = metrics.tree_metrics(d, trees, labels, n)
-        out.labels[to_example] = labels.cpu().numpy()[chunk.used]
-        out.merges[to_merge] = z[:, :2]
-        out.heights[to_merge] = z[:, 2]
-        out.node_centrals[to_merge] = nodes.central.cpu().numpy()[merges]
-        out.node_mean_distances[to_merge] = nodes.mean_distance.cpu().numpy()[merges]
-        for name in ("n_clusters", *_METRICS):
-            getattr(out, name)[places] = getattr(measured, name).cpu().numpy()
-
-
-_METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
-
-
-def _empty_cluster_batch(neurons: IntArray, n_examples: IntArray) -> ClusterBatch:
-    b, e, m = len(neurons), int(n_examples.sum()), int(np.maximum(n_examples - 1, 0).sum())
-    return ClusterBatch(
-        neurons=neurons,
-        n_examples=n_examples,
-        labels=np.empty(e, np.int32),
-        merges=np.empty((m, 2), np.int32),
-        heights=np.empty(m),
-        node_centrals=np.empty(m, np.int32),
-        node_mean_distances=np.empty(m),
-        n_clusters=np.empty(b, np.int32),
-        **{name: np.empty(b) for name in _METRICS},
-    )
-
-
 @dataclass(frozen=True, eq=True)
 class EmbedWork:
     """Items are neurons: (layer, neuron)."""
@@ -268,7 +131,7 @@ class EmbedWork:
         n_examples = self.index.n_examples[items[:, 0], items[:, 1]]
         embeddings = np.empty((int(n_examples.sum()), self.model.info.d_model), np.float32)
         offsets = columns.from_counts(n_examples)
-        for chunk in _chunks(self.model, self.index, items, self.choice):
+        for chunk in chunks(self.model, self.index, items, self.choice):
             e = chunk.rows[chunk.example_rows].float() * chunk.weights[:, None]  # (B, N, D)
             if chunk.offsets is not None:
                 e += chunk.offsets[:, None]

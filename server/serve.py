@@ -30,6 +30,7 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server at the same port is told so
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),  # clients ping every 60 s
 )
+MAX_BATCH_COST = {"cpu": 3e8, "cuda": 3e10}  # some 20 ms on a CPU; what a GPU needs to be busy
 
 
 @contextlib.asynccontextmanager
@@ -47,7 +48,9 @@ async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterat
         await server.start()  # gRPC gives a port back only after this
         await server.stop(None)
         raise
-    batcher = Batcher(settings.max_batch_cost, settings.max_requests_in_flight)
+    batcher = Batcher(
+        settings.max_batch_cost or MAX_BATCH_COST[engine.model.device.type], settings.max_requests_in_flight
+    )
     pb_grpc.add_NeuronServiceServicer_to_server(NeuronService(engine, batcher, version("polysem")), server)  # type: ignore[no-untyped-call]
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)

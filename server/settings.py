@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     insecure: bool = Field(default=False, description="listen on other addresses than loopback, without TLS or keys")
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the model's arithmetic")
-    max_batch_cost: float = Field(default=3e8, gt=0, description="n_examples² · d_model of one batch on the device")
+    max_batch_cost: float | None = Field(
+        default=None, gt=0, description="n_examples² · d_model of one batch on the device; default: 3e8, 3e10 on a GPU"
+    )
     max_requests_in_flight: int = Field(default=1024, ge=1, description="further ones are refused")
     drain_s: float = Field(default=30.0, ge=0, description="seconds that requests in flight get when the server stops")
 

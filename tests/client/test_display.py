@@ -29,7 +29,7 @@ def neuron_of(points, texts=("text",), threshold=0.5):
     metrics = Metrics(n, len(set(labels)), None, None, None, None, None, None)
     examples = [example(i, texts[i % len(texts)]) for i in range(n)]
     return Neuron(
-        NeuronId(1, 2), labels, tree, metrics, threshold, PROVENANCE, Timing(0, 0, 1), lambda _: examples
+        NeuronId(1, 2), labels, tree, metrics, threshold, "matrix", PROVENANCE, Timing(0, 0, 1), lambda _: examples
     )  # fmt: skip
 
 

@@ -389,6 +389,7 @@ def make_cluster_batch(n_examples, seed=0):
             name: np.where(rng.random(b) < 0.3, np.nan, rng.random(b))
             for name in ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
         },
+        methods=whole(b),
     )
 
 

@@ -24,7 +24,7 @@ from polysem.proto.errors import (
     UnknownModel,
 )
 from polysem.proto.types import MAX_MESSAGE_BYTES
-from polysem.server import engine, serve, settings
+from polysem.server import clustering, serve, settings
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -211,13 +211,13 @@ def test_a_request_that_names_nothing_is_refused(channel):
 def gate(monkeypatch):
     """Batches of clusterings wait until they are let through, one for each release."""
     gate = threading.Semaphore(0)
-    run = engine.ClusterWork.run
+    run = clustering.ClusterWork.run
 
     def run_when_let(self, items):
         assert gate.acquire(timeout=60)
         return run(self, items)
 
-    monkeypatch.setattr(engine.ClusterWork, "run", run_when_let)
+    monkeypatch.setattr(clustering.ClusterWork, "run", run_when_let)
     yield gate
     gate.release(10_000)
 
@@ -280,7 +280,7 @@ def test_what_nobody_foresaw_is_internal_and_logged_under_its_number(polysem_cli
     def run(self, items):
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(engine.ClusterWork, "run", run)
+    monkeypatch.setattr(clustering.ClusterWork, "run", run)
     words = r"something went wrong in the server; its log has the details under [0-9a-f]{12}$"
     with caplog.at_level(logging.ERROR), pytest.raises(Internal, match=words) as raised:
         len(polysem_client.cluster("0.0"))

@@ -39,6 +39,13 @@ class ThresholdSchedule(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     THRESHOLD_SCHEDULE_UNSPECIFIED: _ClassVar[ThresholdSchedule]
     THRESHOLD_SCHEDULE_LINEAR: _ClassVar[ThresholdSchedule]
     THRESHOLD_SCHEDULE_GEOMETRIC: _ClassVar[ThresholdSchedule]
+
+class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    METHOD_UNSPECIFIED: _ClassVar[Method]
+    METHOD_MATRIX: _ClassVar[Method]
+    METHOD_LINEAR: _ClassVar[Method]
+    METHOD_NEIGHBOURS: _ClassVar[Method]
 ALGORITHM_UNSPECIFIED: Algorithm
 ALGORITHM_HAC: Algorithm
 ALGORITHM_SCC: Algorithm
@@ -56,6 +63,10 @@ LAYER_NORM_RAW: LayerNorm
 THRESHOLD_SCHEDULE_UNSPECIFIED: ThresholdSchedule
 THRESHOLD_SCHEDULE_LINEAR: ThresholdSchedule
 THRESHOLD_SCHEDULE_GEOMETRIC: ThresholdSchedule
+METHOD_UNSPECIFIED: Method
+METHOD_MATRIX: Method
+METHOD_LINEAR: Method
+METHOD_NEIGHBOURS: Method
 
 class NeuronRange(_message.Message):
     __slots__ = ("layer", "first", "last")
@@ -264,7 +275,7 @@ class Timing(_message.Message):
     def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class ClusterNeuronsResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +293,7 @@ class ClusterNeuronsResponse(_message.Message):
     INTER_FIELD_NUMBER: _ClassVar[int]
     SILHOUETTE_FIELD_NUMBER: _ClassVar[int]
     LARGEST_SHARE_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -299,7 +311,8 @@ class ClusterNeuronsResponse(_message.Message):
     inter: _tensor_pb2.Tensor
     silhouette: _tensor_pb2.Tensor
     largest_share: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    methods: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class EmbedNeuronsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "embeddings")

@@ -1,0 +1,141 @@
+"""Clustering work: large neurons take other ways to the same answer, and a device short of memory goes on in halves."""
+
+import numpy as np
+import pytest
+import torch
+
+from polysem.kernels import tree
+from polysem.proto import columns
+from polysem.proto.errors import FailedPrecondition
+from polysem.proto.types import METHODS, Clustering, EmbeddingChoice
+from polysem.server import clustering, gather, model
+from polysem.server.clustering import ClusterWork
+from polysem.server.index import open_index
+
+EVERY = np.array([(layer, j) for layer in range(2) for j in range(0, 96, 3)], np.int32)
+
+
+@pytest.fixture(scope="module")
+def work_of(checkpoint, index_folder):
+    resident, index = model.load(str(checkpoint), "cpu"), open_index(index_folder)
+
+    def make(choice=EmbeddingChoice(), **clustering_):
+        return ClusterWork(resident, index, choice, Clustering(**clustering_))
+
+    return make
+
+
+def neurons_of(batch):
+    """(rows, number of examples) of each neuron."""
+    offsets = columns.offsets(batch)
+    for i, n in enumerate(batch.n_examples):
+        yield columns.rows(batch, offsets, i, i + 1), int(n)
+
+
+def assert_same_answers(got, want):
+    for (one, n), (other, _) in zip(neurons_of(got), neurons_of(want), strict=True):
+        np.testing.assert_allclose(one["heights"], other["heights"], atol=2e-6)
+        for threshold in (0.2, 0.5, 0.8):
+            cuts = []
+            for rows in (one, other):
+                sizes = np.zeros(max(n - 1, 0))
+                z = np.column_stack([rows["merges"], rows["heights"], sizes])
+                cuts.append(tree.cut(torch.from_numpy(z)[None], torch.tensor([n]), threshold))
+            assert torch.equal(*cuts)
+        np.testing.assert_array_equal(one["labels"], other["labels"])
+        np.testing.assert_array_equal(one["node_centrals"][-1:], other["node_centrals"][-1:])
+        for name in ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "n_clusters"):
+            np.testing.assert_allclose(one[name], other[name], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"algorithm": "hac"},
+        {"algorithm": "hac", "distance_threshold": 0.7},
+        {"algorithm": "hac", "linkage": "single"},
+        {"algorithm": "components", "linkage": "single"},
+        {"algorithm": "scc"},
+        {"algorithm": "scc", "until_stable": True},
+    ],
+    ids=str,
+)
+def test_a_large_neuron_gets_the_same_answer_without_a_matrix(work_of, monkeypatch, how):
+    work = work_of(**how)
+    want = work.run(EVERY)
+    assert {METHODS[m - 1] for m in want.methods} == {"matrix"}
+    monkeypatch.setattr(clustering, "MAX_IN_MATRIX", 9)
+    got = work.run(EVERY)
+    large = got.n_examples > 9
+    assert large.any()
+    assert not large.all()
+    assert {METHODS[m - 1] for m in got.methods[large]} == {"linear"}
+    assert {METHODS[m - 1] for m in got.methods[~large]} == {"matrix"}
+    assert_same_answers(got, want)
+
+
+@pytest.mark.parametrize("choice", [EmbeddingChoice("pre_mlp", "raw"), EmbeddingChoice("neuron", "raw")])
+def test_offsets_count_in_a_large_neuron_too(work_of, monkeypatch, choice):
+    want = work_of(choice).run(EVERY[:40])
+    monkeypatch.setattr(clustering, "MAX_IN_MATRIX", 9)
+    assert_same_answers(work_of(choice).run(EVERY[:40]), want)
+
+
+def test_a_very_large_neuron_is_clustered_on_its_nearest_neighbours(work_of, monkeypatch):
+    want = work_of(algorithm="scc").run(EVERY)
+    monkeypatch.setattr(clustering, "MAX_IN_MATRIX", 9)
+    monkeypatch.setattr(clustering, "MAX_IN_LINEAR_MEMORY", 12)
+    got = work_of(algorithm="scc").run(EVERY)
+    assert {METHODS[m - 1] for m in got.methods[got.n_examples > 12]} == {"neighbours"}
+    few = (got.n_examples > 12) & (got.n_examples <= 26)  # 25 neighbours are all there are
+    for i in np.flatnonzero(few):
+        assert got.n_clusters[i] == want.n_clusters[i]
+
+
+@pytest.mark.parametrize(("linkage", "most"), [("complete", "9"), ("average", "12")])
+def test_a_neuron_too_large_for_its_linkage_is_refused_in_words(work_of, monkeypatch, linkage, most):
+    monkeypatch.setattr(clustering, "MAX_IN_MATRIX", 9)
+    monkeypatch.setattr(clustering, "MAX_IN_LINEAR_MEMORY", 12)
+    work = work_of(linkage=linkage)
+    large = np.flatnonzero(work.index.n_examples.ravel() > 12)[0]
+    with pytest.raises(
+        FailedPrecondition, match=rf"neuron \d\.\d+ has \d+ examples, and {linkage} linkage takes at most {most}; ask"
+    ):
+        work.run(EVERY[large : large + 1])
+
+
+def test_out_of_memory_a_chunk_goes_on_in_halves(work_of, monkeypatch, caplog):
+    work = work_of()
+    want = work.run(EVERY)
+    cluster, sizes = ClusterWork._cluster, []
+
+    def cluster_few(self, chunk):
+        sizes.append(len(chunk.places))
+        if len(chunk.places) > 5:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return cluster(self, chunk)
+
+    monkeypatch.setattr(ClusterWork, "_cluster", cluster_few)
+    got = work.run(EVERY)
+    assert max(sizes) > 5 >= min(sizes)
+    for name in columns.AXES[type(got)]:
+        np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
+    assert "out of memory with 32 neurons" in caplog.text
+
+
+def test_a_neuron_that_does_not_fit_by_itself_is_told(work_of, monkeypatch):
+    def cluster(self, chunk):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ClusterWork, "_cluster", cluster)
+    with pytest.raises(FailedPrecondition, match=r"has not enough memory free for a neuron of \d+ examples"):
+        work_of().run(EVERY[:3])
+
+
+def test_chunks_of_any_size_give_the_same_bytes(work_of, monkeypatch):
+    want = work_of().run(EVERY)
+    for n_bytes in (1, 40_000):
+        monkeypatch.setattr(gather, "chunk_bytes", lambda device, n_bytes=n_bytes: n_bytes)
+        got = work_of().run(EVERY)
+        for name in columns.AXES[type(got)]:
+            np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
