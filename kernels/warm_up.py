@@ -5,16 +5,16 @@ import torch
 from polysem.kernels import agglomerative, distances, metrics, scc, tree
 
 
-def warm_up(device: torch.device = torch.device("cpu")) -> None:
-    """Run each kernel on one neuron of two examples: seconds the first time, then the caches on disk answer.
+def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
+    """Run each kernel on one neuron of `width` >= 2 examples, by whose power of two Triton compiles anew: seconds the first time, then the caches on disk answer.
 
     Numba keeps its own beside the source, or in NUMBA_CACHE_DIR, which a read-only installation needs; Triton in its
     home, or in TRITON_CACHE_DIR.
     """
-    n_examples = torch.tensor([2], device=device)
+    n_examples = torch.tensor([width], device=device)
     weights = torch.ones(1, 4, device=device)
-    rows = torch.eye(2, 4, device=device)
-    used = torch.tensor([[0, 1]], device=device)
+    rows = torch.eye(width, 4, device=device)
+    used = torch.arange(width, device=device)[None]
     distances.gathered_cosine_distances(rows.half(), used, weights, n_examples)
     d = distances.gathered_cosine_distances(rows, used, weights, n_examples, offsets=weights)
     trees = agglomerative.linkage(d, n_examples)

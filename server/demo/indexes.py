@@ -7,7 +7,7 @@ from pathlib import Path
 from polysem.proto.types import Selection
 from polysem.server import indexing, model, shards
 from polysem.server.corpus import PYDOCS, Corpus
-from polysem.server.index import file_sha256
+from polysem.server.index import FORMAT, file_sha256
 from polysem.server.indexing import Progress, Recipe
 from polysem.server.places import cache_folder
 
@@ -19,7 +19,11 @@ def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int =
     """The folder of the demo's index, built if missing. Each version of the software and of Python has its own."""
     weights = file_sha256(model.DEMO_FOLDER / "model.safetensors")
     key = shards.key(
-        version=version("polysem"), python=platform.python_version(), weights=weights, n_documents=n_documents
+        format=FORMAT,
+        version=version("polysem"),
+        python=platform.python_version(),
+        weights=weights,
+        n_documents=n_documents,
     )
     folder = cache_folder() / f"demo-{key[:8]}"
     if not folder.is_dir():
