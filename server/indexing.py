@@ -8,7 +8,9 @@ import json
 import math
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +28,10 @@ from polysem.server.index import Index
 from polysem.server.model import Model
 from polysem.server.scan import Chosen, Collected, Reader, Scan
 from polysem.server.selection import Candidates
+from polysem.server.shards import Ledger, Shard
 
 MAX_EXAMPLES = 100_000
 FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
-
-Piece = tuple[int, int, Path]  # first context, last + 1, shard file
 
 # progress(stage, units done since the last call, units in all or None where unknown)
 Progress = Callable[[str, int, int | None], None]
@@ -93,8 +94,14 @@ def build(
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FailedPrecondition(f"cannot write to {str(work)!r}: {error.strerror}") from error
-    with shards.sole_worker(work):
-        _Build(model, corpus, recipe, work, progress, batch_tokens).run(out)
+    try:
+        with shards.sole_worker(work):
+            _Build(model, corpus, recipe, work, progress, batch_tokens).run(out)
+    except (OSError, sqlite3.Error) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise FailedPrecondition(
+            f"the build in {str(work)!r} cannot go on: {why}; what is finished is kept, and the same command goes on"
+        ) from error
     shutil.rmtree(work)
     return index.open_index(out)
 
@@ -189,18 +196,14 @@ class _Build:
     def _scan(self, reader: Reader) -> tuple[Candidates, Array]:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""
         rule = self._recipe.selection
-        key = shards.key(**self._facts, stage="scan")
-        parts: list[Scan] = []
-        for first, last in shards.ranges(len(reader.contexts)):
-            path = self._work / f"scan-{key}-{first:09d}.npz"
+
+        def compute(shard: Shard) -> dict[str, Array]:
             advance = partial(self._advance, "scan", reader)
+            return _flatten_scan(scan.scan(reader, shard.first, shard.last, rule, advance))
 
-            def compute(first: int = first, last: int = last, advance: scan.Advance = advance) -> dict[str, Array]:
-                return _flatten_scan(scan.scan(reader, first, last, rule, advance))
-
-            if shards.done(path, compute):
-                advance(int(reader.contexts.lengths(slice(first, last)).sum()))
-            parts.append(_unflatten_scan(shards.read(path)))
+        parts: list[Scan] = []
+        for shard in self._finish("scan", reader, compute):
+            parts.append(_unflatten_scan(shards.read(shard.path)))
             if len(parts) == 16:
                 parts = [_join_scans(parts, rule)]
         whole = _join_scans(parts, rule)
@@ -212,31 +215,39 @@ class _Build:
         arrays.save(folder / "share_positive.npy", (whole.n_positive / n).astype(np.float32))
         return selection.select(whole.candidates, whole.maximum, rule), whole.maximum
 
-    def _collect(self, reader: Reader, candidates: Candidates, maximum: Array) -> list[Piece]:
+    def _collect(self, reader: Reader, candidates: Candidates, maximum: Array) -> list[Shard]:
         """Shard files with what the chosen examples need, and the contexts of each."""
         info = self._model.info
         self._chosen = [
             scan.chosen_of_layer(candidates, layer, info.n_neurons_per_layer, self._windowing.context_length)
             for layer in range(info.n_layers)
         ]
-        key = shards.key(**self._facts, stage="collect")
-        pieces: list[Piece] = []
-        for first, last in shards.ranges(len(reader.contexts)):
-            path = self._work / f"collect-{key}-{first:09d}.npz"
+
+        def compute(shard: Shard) -> dict[str, Array]:
             advance = partial(self._advance, "collect", reader)
+            return _flatten_collected(scan.collect(reader, shard.first, shard.last, self._chosen, maximum, advance))
 
-            def compute(first: int = first, last: int = last, advance: scan.Advance = advance) -> dict[str, Array]:
-                return _flatten_collected(scan.collect(reader, first, last, self._chosen, maximum, advance))
+        return self._finish("collect", reader, compute)
 
-            if shards.done(path, compute):
-                advance(int(reader.contexts.lengths(slice(first, last)).sum()))
-            pieces.append((first, last, path))
-        return pieces
+    def _finish(self, stage: str, reader: Reader, compute: Callable[[Shard], dict[str, Array]]) -> list[Shard]:
+        """All shards of a stage, done."""
+        key = shards.key(**self._facts, stage=stage)
+        found = [
+            Shard(first, last, self._work / f"{stage}-{key}-{first:09d}.npz")
+            for first, last in shards.ranges(len(reader.contexts))
+        ]
+
+        def advance(shard: Shard) -> None:
+            self._advance(stage, reader, int(reader.contexts.lengths(slice(shard.first, shard.last)).sum()))
+
+        with closing(Ledger(self._work)) as ledger:
+            shards.finish(ledger, found, compute, advance)
+        return found
 
     def _advance(self, stage: str, reader: Reader, n_tokens: int) -> None:
         self._progress(stage, n_tokens, reader.contexts.n_tokens)
 
-    def _assemble(self, contexts_: Contexts, candidates: Candidates, pieces: list[Piece]) -> None:
+    def _assemble(self, contexts_: Contexts, candidates: Candidates, pieces: list[Shard]) -> None:
         """Write the index folder: contexts, statistics, layers, manifest."""
         folder = self._work / "index"
         shutil.rmtree(folder, ignore_errors=True)
@@ -263,7 +274,7 @@ class _Build:
         _sync_folder(folder)
 
 
-def _write_layer(folder: Path, layer: int, chosen: Chosen, activations: Array, pieces: list[Piece]) -> Array:
+def _write_layer(folder: Path, layer: int, chosen: Chosen, activations: Array, pieces: list[Shard]) -> Array:
     """Write one layer's arrays from all shards; its histogram (N, 64)."""
     folder.mkdir()
     around = np.empty((len(chosen.rows), index.TOKENS_BEFORE + 1 + index.TOKENS_AFTER), np.float16)
@@ -284,8 +295,8 @@ def _write_layer(folder: Path, layer: int, chosen: Chosen, activations: Array, p
     return histogram
 
 
-def _width(pieces: list[Piece], layer: int) -> int:
-    return int(shards.read(pieces[0][2], [f"xhat_{layer}"])[f"xhat_{layer}"].shape[1])
+def _width(pieces: list[Shard], layer: int) -> int:
+    return int(shards.read(pieces[0].path, [f"xhat_{layer}"])[f"xhat_{layer}"].shape[1])
 
 
 def _flatten_scan(part: Scan) -> dict[str, Array]:

@@ -1,16 +1,18 @@
 """Shards: pieces of a long job, each written whole or not at all, so that a killed job goes on where it was.
 
-A shard is a file named by what it depends on (its content key). If the file is there the shard is done.
+A shard is a file named by what it depends on (its content key) and made by a pure function. It is done when the ledger
+says so, a SQLite file beside the shards: one process drives a job and writes the ledger, whoever computes.
 """
 
 import hashlib
 import json
 import os
+import sqlite3
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,17 +32,61 @@ def ranges(n_contexts: int) -> list[tuple[int, int]]:
     return [(first, min(first + SHARD_CONTEXTS, n_contexts)) for first in range(0, n_contexts, SHARD_CONTEXTS)]
 
 
-def done(path: Path, compute: Callable[[], Mapping[str, Array]]) -> bool:
-    """Make the shard unless it is there; whether it was."""
-    if path.exists():
-        return True
+class Shard(NamedTuple):
+    """Contexts first..last − 1 of one stage, and the file for what it gives."""
+
+    first: int
+    last: int
+    path: Path
+
+
+class Ledger:
+    """What is done of a job, in its folder's ledger.sqlite. For one process at a time: see `sole_worker`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._db = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)
+        self._db.execute("CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY, bytes INTEGER, sha256 TEXT)")
+
+    def has(self, shard: Shard) -> bool:
+        """Whether it is done and its file as long as it was; bytes are checked as they are read."""
+        found = self._db.execute("SELECT bytes FROM shards WHERE name = ?", [shard.path.name]).fetchone()
+        return found is not None and shard.path.is_file() and shard.path.stat().st_size == found[0]
+
+    def record(self, shard: Shard) -> None:
+        """Say that its file is there, whole."""
+        with shard.path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        row = [shard.path.name, shard.path.stat().st_size, sha256]
+        self._db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?)", row)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def finish(
+    ledger: Ledger,
+    shards: Iterable[Shard],
+    compute: Callable[[Shard], Mapping[str, Array]],
+    found: Callable[[Shard], None],
+) -> None:
+    """Do what is not done yet, here, one after another; `found` is told of each that was. An executor on other machines
+    has this signature: it may compute in any order, and records each shard once its file is here."""
+    for shard in shards:
+        if ledger.has(shard):
+            found(shard)
+        else:
+            write(shard.path, compute(shard))
+            ledger.record(shard)
+
+
+def write(path: Path, arrays: Mapping[str, Array]) -> None:
+    """The shard's file, whole or not at all."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, **compute())  # type: ignore[arg-type]
+        np.savez(file, **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    return False
 
 
 def read(path: Path, names: Sequence[str] | None = None) -> dict[str, Array]:

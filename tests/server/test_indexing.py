@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -85,8 +86,8 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
         open_index(out.with_name("killed.tmp"))
     made_before = {path: path.stat().st_mtime_ns for path in out.with_name("killed.tmp").glob("*.npz")}
     redone = []
-    done = shards.done
-    monkeypatch.setattr(shards, "done", lambda path, compute: done(path, lambda: redone.append(path) or compute()))
+    write = shards.write
+    monkeypatch.setattr(shards, "write", lambda path, arrays: redone.append(path) or write(path, arrays))
     assert build(loaded, corpus_file, out).sha256 == undisturbed.sha256
     assert not set(redone) & set(made_before)
     assert not out.with_name("killed.tmp").exists()
@@ -236,3 +237,51 @@ def test_what_a_build_killed_while_it_cleaned_up_left_is_removed(loaded, corpus_
         build(loaded, corpus_file, tmp_path / "i")
     assert not (tmp_path / "i.tmp").exists()
     assert open_index(tmp_path / "i").info.n_documents > 0
+
+
+def test_a_finished_piece_that_is_gone_or_cut_short_is_made_anew(loaded, corpus_file, tmp_path, monkeypatch):
+    def stop(stage, n, total):
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards, "SHARD_CONTEXTS", 17)
+    want = build(loaded, corpus_file, tmp_path / "undisturbed").sha256
+    with pytest.raises(KeyboardInterrupt):
+        build(loaded, corpus_file, tmp_path / "i", progress=stop)
+    first, second, *_ = sorted((tmp_path / "i.tmp").glob("*.npz"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:100])
+    written, write = [], shards.write
+    monkeypatch.setattr(shards, "write", lambda path, arrays: written.append(path) or write(path, arrays))
+    assert build(loaded, corpus_file, tmp_path / "i").sha256 == want
+    assert sorted(written) == [first, second]
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from polysem.proto.types import Selection
+from polysem.server import indexing, model
+from polysem.server.corpus import Corpus
+loaded = model.load(sys.argv[1], "cpu")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))
+try:
+    indexing.build(loaded, Corpus(sys.argv[2]), Path(sys.argv[3]), indexing.Recipe(Selection("first", 0.5, 30)))
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("n_bytes", [1000, 20_000, 60_000])
+def test_where_a_file_cannot_grow_the_build_stops_in_words_and_goes_on_later(
+    loaded, checkpoint, corpus_file, index_folder, tmp_path, n_bytes
+):
+    out = tmp_path / "i"
+    arguments = [sys.executable, "-c", FULL, str(checkpoint), str(corpus_file), str(out), str(n_bytes)]
+    run = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)})
+    assert re.match(
+        r"FailedPrecondition the build in '.*i\.tmp' cannot go on: .*; what is finished is kept", run.stdout
+    )
+    assert not out.exists()
+    assert build(loaded, corpus_file, out).sha256 == open_index(index_folder).sha256
