@@ -167,6 +167,7 @@ def serve(index: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
 
     Every setting is also read from the environment (POLYSEM_PORT=…) and from a TOML file (--config); flags win.
     """
+    from polysem.server import gather
     from polysem.server import settings as reading
 
     settings = reading.read(config, index=list(index) or None, **flags)
@@ -183,9 +184,11 @@ def serve(index: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
 
     def ready(port: int) -> None:
         engine = served[0]
-        click.echo(f"model {engine.model.info.id} on {engine.model.device} ({engine.model.dtype})")
+        held = f"{engine.model.n_bytes / 1e6:,.0f} MB"
+        click.echo(f"model {engine.model.info.id} on {engine.model.device} ({engine.model.dtype}, {held})")
         for one in engine.indexes.values():
-            click.echo(f"index {one.info.name}: {one.info.n_examples:,} dataset examples ({one.folder})")
+            rows = gather.resident(engine.model.device).keep(one)
+            click.echo(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
         click.echo(f"listening on {settings.host}:{port}; Ctrl-C stops")
         click.echo(f"try:  polysem cluster 1.0 --server {settings.host}:{port}")
 

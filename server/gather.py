@@ -122,10 +122,23 @@ class Resident:
             while self._kept and self._n_bytes() + stored.nbytes > self._room:
                 torch.cuda.synchronize(self._device)  # nobody reads it any more
                 self._kept.popitem(last=False)
-            self._kept[key] = stored.to(self._device)
+            self._kept[key] = stored.pin_memory().to(self._device, non_blocking=True)
             torch.cuda.synchronize(self._device)  # any stream may read it
         self._kept.move_to_end(key)
         return self._kept[key]
+
+    def keep(self, index: Index) -> str:
+        """Fetch all of the index's rows where there is room; what became of them, in words."""
+        layers = range(index.info.n_layers)
+        n_bytes = sum(index.layer(layer).xhat.nbytes for layer in layers)
+        size = f"{n_bytes / 1e6:,.0f} MB of x̂"
+        if self._device.type == "cpu":
+            return f"{size}, mapped from its files"
+        if self._n_bytes() + n_bytes > self._room:
+            return f"{size}, fetched layer by layer: {self._device} has room for {self._room / 1e6:,.0f} MB"
+        for layer in layers:
+            self.rows(index, layer)
+        return f"{size}, resident on {self._device}"
 
     def _n_bytes(self) -> int:
         return sum(rows.nbytes for rows in self._kept.values())

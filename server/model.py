@@ -66,6 +66,11 @@ class Model:
         block.ln_2.register_forward_pre_hook(keep_residual)
         block.mlp.act.register_forward_hook(show)
 
+    @property
+    def n_bytes(self) -> int:
+        """Of its weights, on the device."""
+        return sum(weights.nbytes for weights in self._gpt2.parameters())
+
     @torch.inference_mode()
     def read(self, tokens: Tensor, visit: Visit | None) -> None:
         """Run the model over tokens (b, T) int64, right-padded with any token, and show each layer to `visit`.
