@@ -6,10 +6,10 @@ from polysem.kernels import agglomerative, distances, metrics, scc, tree
 
 
 def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
-    """Run each kernel on one neuron of `width` >= 2 examples, by whose power of two Triton compiles anew: seconds the first time, then the caches on disk answer.
+    """Run each kernel on one neuron of `width` >= 2 examples: seconds the first time, then the caches on disk answer.
 
-    Numba keeps its own beside the source, or in NUMBA_CACHE_DIR, which a read-only installation needs; Triton in its
-    home, or in TRITON_CACHE_DIR.
+    Triton compiles anew for each power of two of the width. Numba keeps its cache beside the source, or in
+    NUMBA_CACHE_DIR, which a read-only installation needs; Triton in its home, or in TRITON_CACHE_DIR.
     """
     n_examples = torch.tensor([width], device=device)
     weights = torch.ones(1, 4, device=device)

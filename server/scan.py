@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polysem.kernels.key_tokens import key_tokens
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.types import Selection
 from polysem.server.arrays import Array
@@ -76,7 +77,7 @@ def scan(reader: Reader, first: int, last: int, rule: Selection, advance: Advanc
         def visit(layer: int, _residual: Tensor, activations: Tensor, batch: Batch = batch) -> None:
             highest, where = _key_tokens(activations, batch, reader.n_skipped)
             rows, columns = batch.numbers - first, slice(layer * n, (layer + 1) * n)
-            maxima[rows, columns] = highest.float().cpu().numpy()
+            maxima[rows, columns] = highest.cpu().numpy()
             positions[rows, columns] = where.cpu().numpy()
 
         reader.model.read(batch.tokens, visit)
@@ -92,16 +93,9 @@ def scan(reader: Reader, first: int, last: int, rule: Selection, advance: Advanc
 
 
 def _key_tokens(activations: Tensor, batch: Batch, n_skipped: int) -> tuple[Tensor, Tensor]:
-    """Highest activation (b, N) of each context and its position (b, N); tie: the first.
-
-    Padding gets the activation of the context's first text token, which changes neither maximum nor position (the
-    first of equals counts), and reaches no token that is read.
-    """
-    if batch.lengths[-1] < batch.tokens.shape[1]:  # longest first
-        for row, length in enumerate(batch.lengths):
-            activations[row, length:] = activations[row, n_skipped]
-    highest, where = activations[:, n_skipped:].max(dim=1)
-    return highest, where + n_skipped
+    """Highest activation (b, N) of each context and its position (b, N); tie: the first."""
+    lengths = torch.from_numpy(batch.lengths.astype(np.int64)).to(activations.device)
+    return key_tokens(activations, lengths, n_skipped)
 
 
 def _check_finite(maxima: Array, first: int, n: int) -> None:
@@ -203,7 +197,7 @@ class _LayerCollector:
         self._keep_rows(slot, residual)
         self._keep_around(slot, batch, activations)
         highest, _ = _key_tokens(activations, batch, self._reader.n_skipped)
-        self._count(highest.float())
+        self._count(highest)
 
     def _keep_rows(self, slot: Array, residual: Tensor) -> None:
         slots = slot[self._row_contexts - self._first]
