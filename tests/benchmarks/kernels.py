@@ -241,6 +241,14 @@ def floors(width, copy_rate, product_rate):
     }
 
 
+def repeated(run):
+    def many(count):
+        for _ in range(count):
+            run()  # its result goes, as it would
+
+    return many
+
+
 def seconds(device, run):
     begin = time.perf_counter()
     run()
@@ -258,13 +266,12 @@ def measure(device, width, rounds, target_s):
     rivals = Rivals(min(n_neurons, 512), width)
     runs = {}  # (stage, name) -> (run a number of times, neurons each time)
     for stage, run in ours(device, n_neurons, width).items():
-        runs[stage, "ours"] = lambda count, run=run: [run() for _ in range(count)], n_neurons
+        runs[stage, "ours"] = repeated(run), n_neurons
         for name in RIVALS.get(stage, ()):
             if name not in NEEDS or importlib.util.find_spec(NEEDS[name]):
                 runs[stage, name] = (lambda count, stage=stage, name=name: rivals(stage, name, count)), rivals.n_cores
     if device.type == "cuda" and importlib.util.find_spec("cuml"):
-        single = cuml_single(device, 32, width)
-        runs["distances + hac + cut", "cuML"] = lambda count: [single() for _ in range(count)], 32
+        runs["distances + hac + cut", "cuML"] = repeated(cuml_single(device, 32, width)), 32
     counts = {}
     for key, (run, _) in runs.items():
         run(1)  # compiled, imported, in cache
