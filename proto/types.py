@@ -129,11 +129,12 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which contexts become dataset examples; see server/selection.py."""
+    """Which contexts become dataset examples; see server/selection.py. seed: of the order that `quantile` draws in."""
 
-    rule: Literal["first", "top"] = "first"
+    rule: Literal["first", "top", "quantile"] = "first"
     min_activation_fraction: float = 0.75
     max_examples: int = 100
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

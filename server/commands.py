@@ -24,7 +24,9 @@ UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens",
 @click.option(
     "--preset", type=click.Choice(["paper"]), default="paper", show_default=True, help="What the others default to."
 )
-@click.option("--selection", type=click.Choice(["first", "top"]), help="Which contexts become dataset examples.")
+@click.option(
+    "--selection", type=click.Choice(["first", "top", "quantile"]), help="Which contexts become dataset examples."
+)
 @click.option("--min-activation-fraction", type=float, help="Of the neuron's maximum, for `first`; paper: 0.75.")
 @click.option("--max-examples", type=int, help="Of each neuron; paper: 100.")
 @click.option("--context-length", type=int, help="Tokens that the model reads at once; default: all that it can.")

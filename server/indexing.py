@@ -50,7 +50,7 @@ class Recipe:
         """Raise InvalidArgument for what cannot be done."""
         rule, longest = self.selection, model.info.context_length
         if rule.rule not in get_args(Selection.__annotations__["rule"]):
-            raise InvalidArgument(f"unknown selection {rule.rule!r}: choose first or top", "selection")
+            raise InvalidArgument(f"unknown selection {rule.rule!r}: choose first, top or quantile", "selection")
         if self.windows not in ("first", "all"):
             raise InvalidArgument(f"unknown windows {self.windows!r}: choose first or all", "windows")
         fraction = rule.min_activation_fraction

@@ -3,21 +3,37 @@
 A neuron sees each context by its key activation: the highest post-GELU value in it. The rules, one example a context,
 listed in corpus order (document, window):
 
-first  of the contexts with key activation >= fraction · maximum, the first k in corpus order (Foote 2024)
-top    the k strongest positive ones; tie: the earlier context
+first     of the contexts with key activation >= fraction · maximum, the first k in corpus order (Foote 2024)
+top       the k strongest positive ones; tie: the earlier context
+quantile  from each of 10 equal bands from 0 to the maximum, the ⌊k/10⌋ contexts drawn first, from the lowest band k mod 10
+          more. Band b is (b · maximum/10, (b + 1) · maximum/10], so the maximum lies in the last and 0 in none. The order
+          of drawing is a seeded hash of the context's number, which names its document and window (`draws`). A band with
+          fewer contexts gives what it has, and no other makes up for it
 
-Candidates. While the corpus is still being read, the maximum is unknown, so neither rule can be decided. But a context
-can be dropped for good once k *earlier* ones are at least as strong: if it passes the final threshold so do they, and
-they come first (`first`); they are stronger, or as strong and earlier (`top`). It can also be dropped if it is below
-fraction · (maximum so far), since the maximum only grows. What is left are the contexts that were among the k strongest
-when they were read: about k·(1 + ln(C / k)) of C in random order. The same argument holds for the union of two parts,
-so parts can be joined in any grouping (tests/server/test_selection.py proves it by property).
+The maximum is the corpus's own, or given for each neuron; then what is stronger lies in the last band too. A neuron whose
+maximum is not positive has no examples.
+
+Candidates. While the corpus is still being read, its maximum is unknown, so no rule can be decided. Yet a context can be
+dropped for good from any part of the corpus,
+- first, top: once k *earlier* ones are at least as strong: if it passes the final threshold so do they, and they come
+  first (`first`); they are stronger, or as strong and earlier (`top`). `first` also drops what is below
+  fraction · (maximum so far), since the maximum only grows. What is left are the contexts that were among the k strongest
+  when they were read: about k·(1 + ln(C / k)) of C in random order.
+- quantile: when in every interval that holds it and is (maximum so far) / 10 long, q contexts are drawn before it, q being
+  what the lowest band gives. The band that it will lie in is as long or longer, whatever the final maximum, so it holds
+  such an interval around it, and q contexts to be drawn first. As draws are random, about 2q of the contexts in any
+  interval of that length are left, some 2k to 3k in all, however many were read.
+What is dropped is never chosen, and the rules choose alike from any parts that hold all that is chosen; so parts can be
+joined in any grouping (tests/server/test_selection.py proves it by property). Keeping what any final maximum may ask for
+spares a second forward, or C · J stored activations. Where the maximum is given, each part keeps what it would choose.
 
 Ties. Attention is causal, so contexts that are alike up to the key token have the same key activation. A float matrix
 product rounds differently with the number of its rows, though, and with what is read together such activations come to
 differ in the last bit. So candidates carry a hash of their text up to the key token, and `select` gives those alike the
 activation of the earliest: a tie is a tie, whatever the batches were. No candidate is lost by that before: the k
-earlier ones for which a context is dropped are at least as strong also after it.
+earlier ones for which a context is dropped are at least as strong also after it. `quantile` draws by number, not by
+activation, so ties only keep texts alike in one band. An activation that is within rounding of a threshold or of a band's
+edge may fall on either side of it.
 """
 
 from collections.abc import Sequence
@@ -30,6 +46,8 @@ import numpy.typing as npt
 from polysem.proto.types import Selection
 
 Array = npt.NDArray[Any]
+
+N_BANDS = 10
 
 
 class Candidates(NamedTuple):
@@ -57,17 +75,40 @@ def prefix_hashes(tokens: Array) -> Array:
     return np.cumsum(mixed ^ (mixed >> np.uint64(32)), axis=1, dtype=np.uint64)
 
 
-def candidates(maxima: Array, positions: Array, prefixes: Array, first_context: int, rule: Selection) -> Candidates:
+def draws(contexts: Array, seed: int) -> Array:
+    """(E,) uint64, the order in which `quantile` draws contexts: lowest first, no two alike.
+
+    contexts  (E,) int: numbers of contexts
+    seed      0 <= seed < 2⁶⁴
+
+    It is entry `contexts` of the generator SplitMix64 (Steele, Lea and Flood 2014) begun at `seed`.
+    """
+    state = np.uint64(seed) + (contexts.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def candidates(
+    maxima: Array,
+    positions: Array,
+    prefixes: Array,
+    first_context: int,
+    rule: Selection,
+    given: Array | None = None,
+) -> Candidates:
     """The candidates among consecutive contexts.
 
     maxima     (C, J) float32: key activation of each context
     positions  (C, J) int32
     prefixes   (C, T) uint64, as `prefix_hashes` gives them
+    given      (J,) float: what `select` will be given for maxima, where it is known
     """
     n_contexts, n_neurons = maxima.shape
     every = np.arange(n_neurons + 1, dtype=np.int64) * n_contexts
     activations = maxima.T.ravel()
-    keep = _is_candidate(every, activations, rule.max_examples, _fraction(rule))
+    order = np.tile(_order(first_context + np.arange(n_contexts), rule), n_neurons)
+    keep = _may_be_chosen(every, activations, order, rule, given)
     neurons, rows = np.divmod(np.flatnonzero(keep), max(n_contexts, 1))
     places = positions[rows, neurons]
     return Candidates(
@@ -79,7 +120,7 @@ def candidates(maxima: Array, positions: Array, prefixes: Array, first_context: 
     )
 
 
-def join(parts: Sequence[Candidates], rule: Selection) -> Candidates:
+def join(parts: Sequence[Candidates], rule: Selection, given: Array | None = None) -> Candidates:
     """The candidates of all parts' contexts; associative, and commutative for parts of different contexts."""
     n_neurons = len(parts[0].offsets) - 1
     neurons = np.concatenate([np.repeat(np.arange(n_neurons), np.diff(part.offsets)) for part in parts])
@@ -92,21 +133,44 @@ def join(parts: Sequence[Candidates], rule: Selection) -> Candidates:
         prefixes=np.concatenate([part.prefixes for part in parts])[order],
         activations=np.concatenate([part.activations for part in parts])[order],
     )
-    return _kept(all_, _is_candidate(all_.offsets, all_.activations, rule.max_examples, _fraction(rule)))
+    keep = _may_be_chosen(all_.offsets, all_.activations, _order(all_.contexts, rule), rule, given)
+    return _kept(all_, keep)
 
 
 def select(remaining: Candidates, maxima: Array, rule: Selection) -> Candidates:
-    """The chosen contexts of each neuron, given the maximum (J,) of each over the whole corpus."""
-    offsets, activations = remaining.offsets, _tied(remaining.offsets, remaining.prefixes, remaining.activations)
-    remaining = remaining._replace(activations=activations)
+    """The chosen contexts of each neuron, given the maximum (J,) of each: over the whole corpus, or another."""
+    activations = _tied(remaining.offsets, remaining.prefixes, remaining.activations)
+    order = _order(remaining.contexts, rule)
+    keep = _is_chosen(remaining.offsets, activations, order, rule, maxima)
+    return _kept(remaining._replace(activations=activations), keep)
+
+
+def _order(contexts: Array, rule: Selection) -> Array:
+    """`draws` for `quantile`; the other rules go by corpus order and need none."""
+    return draws(contexts, rule.seed) if rule.rule == "quantile" else np.empty(0, np.uint64)
+
+
+def _may_be_chosen(offsets: Array, activations: Array, order: Array, rule: Selection, given: Array | None) -> Array:
+    k = rule.max_examples
+    if given is not None:
+        keep: Array = _is_chosen(offsets, activations, order, rule, given)
+    elif rule.rule == "quantile":
+        keep = _may_be_drawn(offsets, activations, order, k // N_BANDS + k % N_BANDS)
+    else:
+        keep = _is_candidate(offsets, activations, k, rule.min_activation_fraction if rule.rule == "first" else 0.0)
+    return keep
+
+
+def _is_chosen(offsets: Array, activations: Array, order: Array, rule: Selection, maxima: Array) -> Array:
+    k, maxima = rule.max_examples, maxima.astype(np.float64)
     if rule.rule == "top":
-        return _kept(remaining, _is_strongest(offsets, activations, rule.max_examples))
-    least = np.maximum(rule.min_activation_fraction * maxima.astype(np.float64), 0)
-    return _kept(remaining, _is_first(offsets, activations, least, rule.max_examples))
-
-
-def _fraction(rule: Selection) -> float:
-    return rule.min_activation_fraction if rule.rule == "first" else 0.0
+        chosen: Array = _is_strongest(offsets, activations, k)
+    elif rule.rule == "quantile":
+        chosen = _is_drawn(offsets, activations, order, maxima, k)
+    else:
+        least = np.where(maxima > 0, rule.min_activation_fraction * maxima, np.inf)
+        chosen = _is_first(offsets, activations, least, k)
+    return chosen
 
 
 def _kept(all_: Candidates, keep: Array) -> Candidates:
@@ -187,3 +251,77 @@ def _is_strongest(offsets: Array, activations: Array, k: int) -> Array:
             i = offsets[j] + order[rank]
             chosen[i] = activations[i] > 0
     return chosen
+
+
+@numba.njit(nogil=True, cache=True)
+def _is_drawn(offsets: Array, activations: Array, order: Array, maxima: Array, k: int) -> Array:
+    """From each band of (0, maxima[j]] its share of k, lowest `order` first."""
+    chosen = np.zeros(len(activations), np.bool_)
+    for j in range(len(offsets) - 1):
+        if maxima[j] <= 0:
+            continue
+        left = np.full(N_BANDS, k // N_BANDS)
+        left[0] += k % N_BANDS
+        for rank in np.argsort(order[offsets[j] : offsets[j + 1]]):
+            i = offsets[j] + rank
+            if activations[i] > 0:
+                band = _band(np.float64(activations[i]), maxima[j])
+                chosen[i] = left[band] > 0
+                left[band] -= 1
+    return chosen
+
+
+@numba.njit(nogil=True, cache=True)
+def _band(activation: float, maximum: float) -> int:
+    """The b with b · maximum/10 < activation <= (b + 1) · maximum/10; products of float32s with 10 are exact here."""
+    band = N_BANDS - 1
+    while band > 0 and N_BANDS * activation <= band * maximum:
+        band -= 1
+    return band
+
+
+@numba.njit(nogil=True, cache=True)
+def _may_be_drawn(offsets: Array, activations: Array, order: Array, q: int) -> Array:
+    """Those that fewer than q come before, by `order`, in some interval around them that a band may be."""
+    keep = np.zeros(len(activations), np.bool_)
+    for j in range(len(offsets) - 1):
+        values, first = activations[offsets[j] : offsets[j + 1]], order[offsets[j] : offsets[j + 1]]
+        by_value = np.argsort(values)
+        by_value = by_value[np.searchsorted(values[by_value], 0, side="right") :]  # the positive ones
+        n = len(by_value)
+        if n == 0:
+            continue
+        ascending = values[by_value].astype(np.float64)
+        # 2^-20 shorter than a band can be, a margin for the rounding of differences
+        length = ascending[-1] / N_BANDS * (1 - 2.0**-20)
+        # Neighbours by value among those not yet visited; the last drawn are visited first, so all of them come before.
+        below, above = np.arange(-1, n - 1), np.arange(1, n + 1)
+        for place in np.argsort(first[by_value])[::-1]:
+            keep[offsets[j] + by_value[place]] = _has_interval(ascending, below, above, place, length, q)
+            if below[place] >= 0:
+                above[below[place]] = above[place]
+            if above[place] < n:
+                below[above[place]] = below[place]
+    return keep
+
+
+@numba.njit(nogil=True, cache=True)
+def _has_interval(values: Array, below: Array, above: Array, i: int, length: float, q: int) -> bool:
+    """Whether fewer than q neighbours lie in some (values[i] − s, values[i] + length − s], 0 < s <= length.
+
+    s is tried from the smallest upwards, each time as large as it can be with no further one below.
+    """
+    highest, n_above = i, 0
+    while n_above < q and above[highest] < len(values):
+        highest, n_above = above[highest], n_above + 1
+    next_below, n_below = below[i], 0
+    while n_below < q:
+        s = length if next_below < 0 else min(values[i] - values[next_below], length)
+        while n_above > 0 and values[highest] - values[i] > length - s:
+            highest, n_above = below[highest], n_above - 1
+        if s > 0 and n_below + n_above < q:
+            return True
+        if s == length:
+            return False
+        next_below, n_below = below[next_below], n_below + 1
+    return False

@@ -1,18 +1,19 @@
-"""One large neuron on the CPU: seconds and peak memory of each path, beside SciPy's and fastcluster's.
+"""One large neuron: seconds and peak memory of each path, beside SciPy's and fastcluster's.
 
     python tests/benchmarks/large.py [--examples 2000 5000 10000 20000] [--paths average …] [--data clustered …]
+                                     [--device cuda]
 
-average, single, scc   large.py: exact trees in linear memory (scc: 50 thresholds)
-scc-25                 neighbours.py: SCC on the graph of 25 nearest neighbours
-single-sklearn         neighbours.py: scikit-learn's single linkage, and the closest pair of each merge
-metrics                large.tree_metrics of the average-linkage tree, cut at 0.5
-fastcluster            NumPy's E @ E.T, then fastcluster's average linkage; up to 10,000 examples
-scipy                  the same with SciPy's
+average, scc   large.py: exact trees in linear memory (scc: 50 thresholds)
+scc-25         neighbours.py: SCC on the graph of 25 nearest neighbours
+single         neighbours.py: scikit-learn's or cuML's single linkage, and the closest pair of each merge
+metrics        large.tree_metrics of the average-linkage tree, cut at 0.5
+fastcluster    NumPy's E @ E.T, then fastcluster's average linkage; up to 10,000 examples
+scipy          the same with SciPy's
 
 clustered  one of N / 200 centres, and noise        noise    no centres
 crowded    all nearest to the one in the middle: what average linkage likes least
 
-Each run is a process of its own; memory is its peak less what it held before, the embeddings among it.
+Each run is a process of its own; memory is its peak (of the host's) less what it held before, embeddings among it.
 """
 
 import argparse
@@ -68,16 +69,15 @@ def paths(unit):
 
     def metrics():
         linkage = large.average_linkage(unit)
-        labels = tree.cut(linkage[None], torch.tensor([len(unit)]), 0.5)[0]
+        labels = tree.cut(linkage[None], torch.tensor([len(unit)], device=unit.device), 0.5)[0]
         return lambda: large.tree_metrics(unit, linkage, labels)
 
-    taus = torch.arange(1, 51, dtype=torch.float64) / 50
+    taus = torch.arange(1, 51, dtype=torch.float64, device=unit.device) / 50
     return {
         "average": lambda: lambda: large.average_linkage(unit),
-        "single": lambda: lambda: large.single_linkage(unit),
         "scc": lambda: lambda: large.scc_linkage(unit, taus),
         "scc-25": lambda: lambda: neighbours.scc_linkage(unit, taus),
-        "single-sklearn": lambda: lambda: neighbours.single_linkage(unit),
+        "single": lambda: lambda: neighbours.single_linkage(unit),
         "metrics": metrics,
         "fastcluster": lambda: lambda: fastcluster(unit),
         "scipy": lambda: lambda: scipy(unit),
@@ -89,16 +89,18 @@ def memory_mib(field):
     return int(Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) >> 10
 
 
-def measure(name, data, n_examples):
+def measure(name, data, n_examples, device):
     """In this process."""
     from polysem.kernels.large import unit_embeddings
 
     for n in (300, n_examples):  # the first compiles and imports
-        unit = unit_embeddings(made_up(data, n), torch.ones(D_MODEL))
+        unit = unit_embeddings(made_up(data, n).to(device), torch.ones(D_MODEL, device=device))
         run = paths(unit)[name]()
         Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
         before, begin = memory_mib("VmRSS"), time.perf_counter()
         run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds = time.perf_counter() - begin
     return f"{seconds:8.2f} s {memory_mib('VmHWM') - before:7d} MiB"
 
@@ -109,19 +111,21 @@ def main():
     parser.add_argument("--examples", type=int, nargs="+", default=[2000, 5000, 10_000, 20_000])
     parser.add_argument("--paths", nargs="+", default=names, choices=names)
     parser.add_argument("--data", nargs="+", default=["clustered"], choices=["clustered", "noise", "crowded"])
+    parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(measure(arguments.paths[0], arguments.data[0], arguments.examples[0]))
+        print(measure(arguments.paths[0], arguments.data[0], arguments.examples[0], arguments.device))
         return
-    print(f"{torch.get_num_threads()} threads, D = {D_MODEL}")
+    print(f"{arguments.device}, {torch.get_num_threads()} threads, D = {D_MODEL}")
     for data in arguments.data:
         for n in arguments.examples:
             print(f"\n{data}, N = {n:,}")
             for name in arguments.paths:
-                if name in ("fastcluster", "scipy") and n > MAX_EXAMPLES_OF_RIVALS:
+                if name in ("fastcluster", "scipy") and (n > MAX_EXAMPLES_OF_RIVALS or arguments.device.type != "cpu"):
                     continue
                 one = [sys.executable, __file__, "--one", "--paths", name, "--data", data, "--examples", str(n)]
+                one += ["--device", str(arguments.device)]
                 print(f"  {name:15s}", subprocess.run(one, capture_output=True, text=True, check=True).stdout.rstrip())
 
 

@@ -474,7 +474,7 @@ def test_missing_parents_are_made(build, tmp_path):
     [
         (Recipe(context_length=0, bos=False), r"context_length is 0; .* reads 1 to 32 tokens at once"),
         (Recipe(context_length=-5), "context_length is -5"),
-        (Recipe(Selection(rule="quantile")), "unknown selection 'quantile': choose first or top"),
+        (Recipe(Selection(rule="best")), "unknown selection 'best': choose first, top or quantile"),
         (Recipe(Selection(min_activation_fraction=float("inf"))), "min_activation_fraction is inf; give more than 0"),
         (Recipe(Selection(min_activation_fraction=-0.5)), r"min_activation_fraction is -0\.5; give more than 0"),
         (Recipe(Selection(max_examples=100_001)), "max_examples is 100001; give 1 to 100000"),

@@ -227,14 +227,16 @@ class Index(_message.Message):
     def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ...) -> None: ...
 
 class Selection(_message.Message):
-    __slots__ = ("rule", "min_activation_fraction", "max_examples")
+    __slots__ = ("rule", "min_activation_fraction", "max_examples", "seed")
     RULE_FIELD_NUMBER: _ClassVar[int]
     MIN_ACTIVATION_FRACTION_FIELD_NUMBER: _ClassVar[int]
     MAX_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     rule: str
     min_activation_fraction: float
     max_examples: int
-    def __init__(self, rule: _Optional[str] = ..., min_activation_fraction: _Optional[float] = ..., max_examples: _Optional[int] = ...) -> None: ...
+    seed: int
+    def __init__(self, rule: _Optional[str] = ..., min_activation_fraction: _Optional[float] = ..., max_examples: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable")

@@ -1,0 +1,422 @@
+"""Every neuron by every clustering asked for, a row each: what `polysem measure` writes.
+
+The neurons come through a `Client`, so a server far away and one in this process are measured alike. A chunk of neurons
+is asked for at a time, so memory does not grow with the model. Per chunk everything is a flat or padded array, letters
+as elsewhere: B neurons, E examples, M merges of the neuron that has most.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import groupby, product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from polysem.client import calls
+from polysem.client.client import Client
+from polysem.client.measurements import COLUMNS, UNDEFINED, Array, Rows
+from polysem.proto import checks, columns
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
+from polysem.proto.neurons import NeuronLike, NeuronRange, parse_neurons
+from polysem.proto.types import (
+    METHODS,
+    Algorithm,
+    ClusterBatch,
+    Clustering,
+    Embedding,
+    EmbeddingChoice,
+    IndexInfo,
+    LayerNorm,
+    Linkage,
+)
+
+# Closer where distances are small: raw pre-MLP embeddings are all much alike.
+BEST_CUT_THRESHOLDS = (
+    *(0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35),
+    *(0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0),
+)
+EXAMPLES_AT_ONCE = 1 << 18  # of a chunk of neurons, at most
+CALLS_AT_ONCE = 3  # so that the server works while an answer is read
+METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
+
+
+class Variant(NamedTuple):
+    """A way to cluster a neuron; linkage is None but for hac."""
+
+    algorithm: Algorithm
+    linkage: Linkage | None
+    embedding: Embedding
+    layer_norm: LayerNorm
+
+    def __str__(self) -> str:
+        return ", ".join(part for part in self if part)
+
+
+def variants(
+    algorithms: Iterable[Algorithm] = ("hac", "scc"),
+    embeddings: Iterable[Embedding] = ("neuron", "pre_mlp"),
+    layer_norms: Iterable[LayerNorm] = ("folded",),
+    linkage: Linkage = "average",
+) -> tuple[Variant, ...]:
+    """Each algorithm on each embedding in each mode, once.
+
+    Raises InvalidArgument for an unknown name.
+    """
+    found = dict.fromkeys(
+        Variant(algorithm, linkage if algorithm == "hac" else None, embedding, layer_norm)
+        for algorithm, embedding, layer_norm in product(algorithms, embeddings, layer_norms)
+    )
+    for variant in found:
+        checks.check_clustering(Clustering(variant.algorithm, linkage))
+        checks.check_choice(EmbeddingChoice(variant.embedding, variant.layer_norm))
+    if not found:
+        raise InvalidArgument("nothing is to be measured: name an algorithm, an embedding and a LayerNorm mode")
+    return tuple(found)
+
+
+class Measuring:
+    """What is to be measured, checked; nothing is clustered yet.
+
+    client              of the server that holds the index
+    neurons             as `Client.cluster` takes them; each is measured once, in the model's order
+    variants            how each is clustered
+    distance_threshold  0..2: where each tree is cut
+    best_cut            also cut at all of BEST_CUT_THRESHOLDS, for the best silhouette: the server clusters so many
+                        times as often
+    index               of the server; None: its default
+
+    n_trees  trees that the server will make
+    about    what the numbers depend on, for the file's metadata
+
+    Raises InvalidArgument, UnknownIndex, UnknownNeuron, and what `Client.info` raises.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        neurons: Sequence[NeuronLike] = ("*",),
+        variants: Sequence[Variant] = variants(),
+        *,
+        distance_threshold: float = 0.5,
+        best_cut: bool = True,
+        index: str | None = None,
+    ) -> None:
+        checks.check_distance_threshold(distance_threshold)
+        self._client = client
+        self._variants = variants
+        self._threshold = distance_threshold
+        self._grid = BEST_CUT_THRESHOLDS if best_cut else ()
+        self._thresholds = (distance_threshold, *(t for t in self._grid if t != distance_threshold))
+        ranges = parse_neurons(*neurons)
+        about = client.info()
+        self._index = _index(client, index or about.default_index)
+        self._version = about.version
+        self._neurons = _neurons(ranges, self._index)
+        self.n_trees = len(self._neurons) * len(variants) * len(self._thresholds)
+        self.about: dict[str, Any] = {
+            "software_version": about.version,
+            "device": about.device,
+            "index": asdict(self._index),
+            "neurons": [str(r) for r in ranges],
+            "variants": [variant._asdict() for variant in variants],
+            "distance_threshold": distance_threshold,
+            "best_cut_thresholds": list(self._grid),
+            "columns": {name: column.meaning for name, column in COLUMNS.items()},
+        }
+
+    @property
+    def n_neurons(self) -> int:
+        return len(self._neurons)
+
+    def rows(self, progress: Callable[[int], object] = lambda n_trees: None) -> Iterator[Rows]:
+        """The rows, a chunk of neurons at a time; by neuron, then in the order of the variants.
+
+        progress  told of every batch of trees that arrives
+
+        Raises what `Client.cluster` raises, and FailedPrecondition where the server's index changes on the way.
+        """
+        size = max(EXAMPLES_AT_ONCE // max(self._index.selection.max_examples, 1), 1)
+        pool = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="polysem-measure")
+        try:
+            for first in range(0, len(self._neurons), size):
+                yield self._chunk(pool, self._neurons[first : first + size], progress)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # what is under way ends with the client's channel
+
+    def _chunk(self, pool: ThreadPoolExecutor, neurons: Array, progress: Callable[[int], object]) -> Rows:
+        asked = _ranges(neurons)
+        jobs = list(product(self._variants, self._thresholds))
+        answers = pool.map(lambda job: self._ask(asked, *job, progress), jobs)
+        trees: dict[Variant, Trees] = {}
+        silhouettes: dict[Variant, list[Array]] = {}
+        for (variant, threshold), answer in zip(jobs, answers, strict=True):
+            if threshold == self._threshold:
+                trees[variant] = Trees(answer, threshold)
+            if threshold in self._grid:
+                silhouettes.setdefault(variant, []).append(answer.silhouette)
+        grid = sorted(self._grid, key=self._thresholds.index)
+        parts = [
+            _own(variant, tree) | _agreement(variant, trees) | _matched(variant, trees)
+            | _best(grid, silhouettes.get(variant, []), len(neurons))
+            for variant, tree in trees.items()
+        ]  # fmt: skip
+        return {name: np.stack([part[name] for part in parts], axis=1).reshape(-1) for name in COLUMNS}
+
+    def _ask(
+        self, neurons: Sequence[NeuronRange], variant: Variant, threshold: float, progress: Callable[[int], object]
+    ) -> ClusterBatch:
+        """One clustering of the neurons; without its trees where only its silhouettes count."""
+        linkage = variant.linkage or "average"
+        call = calls.cluster(
+            neurons, variant.algorithm, linkage, variant.embedding, variant.layer_norm, threshold, None, False,
+            self._index.name,
+        )  # fmt: skip
+        batches: list[ClusterBatch] = []
+        for answer in self._client._answers(call):
+            found = answer.provenance
+            if (found.index_sha256, found.software_version) != (self._index.sha256, self._version):
+                raise FailedPrecondition(f"the server's index {self._index.name!r} changed on the way; measure anew")
+            progress(len(answer.batch.neurons))
+            batches.append(answer.batch)
+        return _joined(batches)
+
+
+def _index(client: Client, name: str) -> IndexInfo:
+    found = {index.name: index for index in client.indexes()}
+    if name not in found:
+        raise UnknownIndex(f"there is no index {name!r} at {client.target}; it has {', '.join(found)}")
+    return found[name]
+
+
+def _neurons(ranges: Iterable[NeuronRange], index: IndexInfo) -> Array:
+    """(B, 2) int64 layer and number of the neurons that the ranges name, in the model's order."""
+    named = np.zeros((index.n_layers, index.n_neurons_per_layer), bool)
+    for r in ranges:
+        if r.layer is None:
+            named[:] = True
+        elif r.layer >= index.n_layers or (r.last or 0) >= index.n_neurons_per_layer:
+            raise UnknownNeuron(
+                f"there is no neuron {r.layer}.{r.last or 0}; index {index.name!r} has layers 0 to "
+                f"{index.n_layers - 1} of neurons 0 to {index.n_neurons_per_layer - 1}"
+            )
+        else:
+            named[r.layer, r.first : None if r.last is None else r.last + 1] = True
+    return np.argwhere(named)
+
+
+def _ranges(neurons: Array) -> list[NeuronRange]:
+    """The neurons (B, 2), which are in order, as few ranges."""
+    runs = groupby(enumerate(neurons.tolist()), key=lambda item: (item[1][0], item[1][1] - item[0]))
+    found = []
+    for (layer, _), run in runs:
+        members = [neuron for _, (_, neuron) in run]
+        found.append(NeuronRange(layer, members[0], members[-1]))
+    return found
+
+
+def _joined(batches: Sequence[ClusterBatch]) -> ClusterBatch:
+    names = columns.AXES[ClusterBatch]
+    return ClusterBatch(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})
+
+
+# ---- Trees and their cuts
+
+
+class Trees:
+    """Trees of B neurons and their cut, padded to M merges: all that follows from them without the distances.
+
+    n          (B,) examples
+    kept       (B,) merges at or below the cut
+    heights    (B, M) +inf in padding
+    intra_at   (B, M + 1) intra with so many merges kept; NaN where undefined, and in padding
+    inter_at   (B, M + 1) likewise
+
+    The pairs that meet in a merge are those of its node without those of its two children, so sums over the merges kept
+    are sums over all pairs in the same cluster.
+    """
+
+    def __init__(self, batch: ClusterBatch, distance_threshold: float) -> None:
+        self.batch = batch
+        self.distance_threshold = distance_threshold
+        self.n = batch.n_examples.astype(np.int64)
+        n_merges = np.maximum(self.n - 1, 0)
+        self._used = np.arange(n_merges.max(initial=0)) < n_merges[:, None]  # (B, M)
+        self.heights = self._padded(batch.heights, np.inf)
+        self.kept = (self.heights <= distance_threshold).sum(axis=1)
+        self._children = self._padded(batch.merges[:, 0], 0), self._padded(batch.merges[:, 1], 0)
+        self._sizes = self._node_sizes()
+        self.intra_at, self.inter_at = self._curves()
+
+    def _padded(self, flat: Array, fill: float) -> Array:
+        padded = np.full(self._used.shape, fill, flat.dtype)
+        padded[self._used] = flat
+        return padded
+
+    def _of_children(self, of_merges: Array, of_example: float) -> tuple[Array, Array]:
+        """The values (B, M) of each merge's two children, examples being worth `of_example`."""
+        left, right = (
+            np.where(nodes < self.n[:, None], of_example, np.take_along_axis(of_merges, self._rows(nodes), axis=1))
+            for nodes in self._children
+        )
+        return left, right
+
+    def _rows(self, nodes: Array) -> Array:
+        """The merge that each node is; 0 for an example."""
+        return np.maximum(nodes - self.n[:, None], 0)
+
+    def _node_sizes(self) -> Array:
+        """(B, M) float64 examples under each merge; children come first."""
+        sizes = np.zeros(self._used.shape)
+        every = np.arange(len(sizes))
+        for m in range(sizes.shape[1]):
+            for nodes in self._children:
+                row = nodes[:, m] - self.n
+                sizes[:, m] += np.where(row < 0, 1, sizes[every, np.maximum(row, 0)])
+        return sizes
+
+    def _curves(self) -> tuple[Array, Array]:
+        totals = self._padded(self.batch.node_mean_distances, 0.0) * self._sizes * (self._sizes - 1) / 2
+        left, right = self._of_children(totals, 0.0)
+        size_left, size_right = self._of_children(self._sizes, 1.0)
+        meeting = np.maximum(totals - left - right, 0.0)  # rounding must not make distances negative
+        distance, pairs = (_sums(np.where(self._used, x, 0.0)) for x in (meeting, size_left * size_right))
+        beyond = np.arange(distance.shape[1]) > np.maximum(self.n - 1, 0)[:, None]
+        intra = _ratio(distance, pairs)
+        inter = _ratio(np.maximum(distance[:, -1:] - distance, 0.0), pairs[:, -1:] - pairs)
+        return np.where(beyond, np.nan, intra), np.where(beyond, np.nan, inter)
+
+    def kept_for(self, n_clusters: Array) -> Array:
+        """(B,) merges to keep for so many clusters, or for the nearest number that a cut gives; of two the smaller."""
+        edges = np.pad(self.heights, ((0, 0), (1, 1)), constant_values=(-np.inf, np.inf))
+        m = np.arange(edges.shape[1] - 1)
+        possible = (edges[:, :-1] < edges[:, 1:]) | (m == np.maximum(self.n - 1, 0)[:, None])
+        off = np.abs(m - (self.n - n_clusters)[:, None]).astype(float)
+        off[~possible | (m > np.maximum(self.n - 1, 0)[:, None])] = np.inf
+        return len(m) - 1 - off[:, ::-1].argmin(axis=1)
+
+    def root_heights(self) -> Array:
+        """(B,) NaN below two examples."""
+        last = self.heights[np.arange(len(self.n)), np.maximum(self.n - 2, 0)] if self.heights.size else self.n
+        return np.where(self.n > 1, last, np.nan)
+
+    def largest_heights(self) -> Array:
+        """(B,) height of the largest cluster's top merge, of equals the lowest; 0 of an example, NaN without any."""
+        below = np.arange(self.heights.shape[1]) < self.kept[:, None]
+        tops = below.copy()
+        for nodes in self._children:
+            neuron, merge = np.nonzero(below & (nodes >= self.n[:, None]))
+            tops[neuron, self._rows(nodes)[neuron, merge]] = False
+        if not tops.size:
+            return np.where(self.n > 0, 0.0, np.nan)
+        largest = np.where(tops, self._sizes, 0).argmax(axis=1)
+        heights = self.heights[np.arange(len(self.n)), largest]
+        return np.where(tops.any(axis=1), heights, np.where(self.n > 0, 0.0, np.nan))
+
+    def second_shares(self) -> Array:
+        """(B,) share of the examples in the second largest cluster; 0 with one cluster, NaN without examples."""
+        counts = _counts(np.repeat(np.arange(len(self.n)), self.n), self.batch.labels, len(self.n))
+        second = np.sort(counts, axis=1)[:, -2]
+        return _ratio(second, self.n)
+
+
+def _sums(values: Array) -> Array:
+    """(B, M + 1) sums of the first 0, 1 … M values of each row."""
+    return np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+
+
+def _ratio(a: Array, b: Array) -> Array:
+    """a / b; NaN where b is 0."""
+    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
+
+
+def _counts(rows: Array, labels: Array, n_rows: int) -> Array:
+    """(n_rows, labels) how often each label comes in each row; at least two columns."""
+    width = max(int(labels.max(initial=0)) + 1, 2)
+    return np.bincount(rows * width + labels, minlength=n_rows * width).reshape(n_rows, width)
+
+
+# ---- Columns of a variant, each (B,)
+
+
+def _own(variant: Variant, trees: Trees) -> dict[str, Array]:
+    batch, n = trees.batch, len(trees.n)
+    texts = {name: np.full(n, text or "") for name, text in variant._asdict().items()}
+    return {
+        "layer": batch.neurons[:, 0],
+        "neuron": batch.neurons[:, 1],
+        **texts,
+        "distance_threshold": np.full(n, trees.distance_threshold),
+        "method": np.array(METHODS)[batch.methods - 1],
+        "n_examples": batch.n_examples,
+        "n_clusters": batch.n_clusters,
+        **{name: getattr(batch, name) for name in METRICS},
+        "second_share": trees.second_shares(),
+        "largest_height": trees.largest_heights(),
+        "root_height": trees.root_heights(),
+    }
+
+
+def _agreement(variant: Variant, trees: dict[Variant, Trees]) -> dict[str, Array]:
+    """How far hac and scc agree, in the rows of both."""
+    both = {
+        other.algorithm: trees[other]
+        for other in trees
+        if other[2:] == variant[2:] and other.algorithm in ("hac", "scc")
+    }
+    if variant.algorithm not in both or len(both) < 2:
+        return {"ari_hac_scc": np.full(len(trees[variant].n), np.nan)}
+    hac, scc = both["hac"].batch, both["scc"].batch
+    return {"ari_hac_scc": adjusted_rand_indexes(hac.labels, scc.labels, hac.n_examples)}
+
+
+def adjusted_rand_indexes(a: Array, b: Array, n_examples: Array) -> Array:
+    """(B,) adjusted Rand index of two clusterings (E,) of each neuron's examples; NaN below two examples."""
+    n = n_examples.astype(np.int64)
+    rows = np.repeat(np.arange(len(n)), n)
+    cells, in_both = np.unique(
+        np.stack([rows, a, b], axis=1) if len(rows) else np.zeros((0, 3), int), axis=0, return_counts=True
+    )
+    together = np.bincount(cells[:, 0], _pairs(in_both), len(n))
+    in_a, in_b = (_pairs(_counts(rows, labels, len(n))).sum(axis=1) for labels in (a, b))
+    expected = _ratio(in_a * in_b, _pairs(n))
+    largest = (in_a + in_b) / 2
+    index = np.where(largest == expected, 1.0, _ratio(together - expected, largest - expected))
+    return np.where(n > 1, index, np.nan)
+
+
+def _pairs(counts: Array) -> Array:
+    return counts * (counts - 1) / 2
+
+
+def _matched(variant: Variant, trees: dict[Variant, Trees]) -> dict[str, Array]:
+    """The tree cut to as many clusters as the neuron embedding's has; undefined unless both embeddings are there."""
+    mine = trees[variant]
+    if not all(variant._replace(embedding=embedding) in trees for embedding in ("neuron", "pre_mlp")):
+        nothing = np.full(len(mine.n), np.nan)
+        return {
+            "matched_n_clusters": np.full(len(mine.n), UNDEFINED),
+            "matched_intra": nothing,
+            "matched_inter": nothing,
+        }
+    wanted = trees[variant._replace(embedding="neuron")].batch.n_clusters
+    kept = mine.kept_for(wanted)[:, None]
+    return {
+        "matched_n_clusters": mine.n - kept[:, 0],
+        "matched_intra": np.take_along_axis(mine.intra_at, kept, axis=1)[:, 0],
+        "matched_inter": np.take_along_axis(mine.inter_at, kept, axis=1)[:, 0],
+    }
+
+
+def _best(thresholds: Sequence[float], silhouettes: Sequence[Array], n: int) -> dict[str, Array]:
+    """The highest silhouette over the thresholds, and the lowest threshold that has it."""
+    if not silhouettes:
+        return {"best_silhouette": np.full(n, np.nan), "best_threshold": np.full(n, np.nan)}
+    order = np.argsort(thresholds)
+    values = np.stack(silhouettes)[order]  # (thresholds, B)
+    best = np.where(np.isnan(values), -np.inf, values).argmax(axis=0)
+    highest = values[best, np.arange(n)]
+    return {
+        "best_silhouette": highest,
+        "best_threshold": np.where(np.isnan(highest), np.nan, np.array(thresholds)[order][best]),
+    }
