@@ -29,6 +29,13 @@ UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens",
 )
 @click.option("--min-activation-fraction", type=float, help="Of the neuron's maximum, for `first`; paper: 0.75.")
 @click.option("--max-examples", type=int, help="Of each neuron; paper: 100.")
+@click.option("--seed", type=int, help="Of the order in which `quantile` draws contexts; default 0.")
+@click.option(
+    "--max-activations",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Each neuron's maximum for the selection, instead of the corpus's own: .npy, (layers, neurons) floats.",
+)
 @click.option("--context-length", type=int, help="Tokens that the model reads at once; default: all that it can.")
 @click.option("--windows", type=click.Choice(["first", "all"]), help="Of each document; paper: first.")
 @click.option("--bos/--no-bos", default=None, help="Begin each window with BOS; paper: yes.")
@@ -56,6 +63,7 @@ def index(
     device: str,
     dtype: str,
     batch_tokens: int,
+    max_activations: Path | None,
     verify: Path | None,
     **recipe: Any,
 ) -> None:
@@ -78,10 +86,11 @@ def index(
 
     how = _recipe(indexing.PRESETS[preset], **recipe)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
+    maxima = None if max_activations is None else indexing.read_maxima(max_activations.expanduser())
     loaded = models.load(model, device, dtype)
     try:
         with _progress() as progress:
-            built = indexing.build(loaded, source, out.expanduser(), how, progress, batch_tokens)
+            built = indexing.build(loaded, source, out.expanduser(), how, progress, batch_tokens, maxima)
     except KeyboardInterrupt:
         click.echo(f"stopped; what is done is kept in {out}.tmp, and the same command goes on from there", err=True)
         raise
@@ -104,6 +113,7 @@ def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
             ("selection", "rule"),
             ("min_activation_fraction", "min_activation_fraction"),
             ("max_examples", "max_examples"),
+            ("seed", "seed"),
         )
         if option in given
     }

@@ -4,6 +4,7 @@ All work goes on in OUT.tmp, shard by shard; a killed build goes on there when i
 arguments. The finished index appears at OUT in one rename.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -56,6 +57,8 @@ class Recipe:
         fraction = rule.min_activation_fraction
         if not (math.isfinite(fraction) and 0 < fraction <= 1):
             raise InvalidArgument(f"min_activation_fraction is {fraction}; give more than 0 and at most 1")
+        if not 0 <= rule.seed < 1 << 64:
+            raise InvalidArgument(f"seed is {rule.seed}; give 0 to 2^64 - 1", "seed")
         if not 1 <= rule.max_examples <= MAX_EXAMPLES:
             raise InvalidArgument(f"max_examples is {rule.max_examples}; give 1 to {MAX_EXAMPLES}")
         least = 2 if self.bos else 1
@@ -77,14 +80,19 @@ def build(
     recipe: Recipe,
     progress: Progress = lambda stage, n, total: None,
     batch_tokens: int = 4096,
+    max_activations: Array | None = None,
 ) -> Index:
     """Index the corpus with the model into the new folder `out`.
 
-    Raises InvalidArgument for a recipe that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition where
-    `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus or batch_tokens. Cost:
-    two forwards of the corpus. Memory: a shard's activations, and the candidates (some kB a neuron).
+    max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own
+
+    Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
+    where `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus, maxima or
+    batch_tokens. Cost: two forwards of the corpus. Memory: a shard's activations, and the candidates (some kB a
+    neuron).
     """
     recipe.check(model)
+    given = None if max_activations is None else _checked_maxima(max_activations, model)
     work = out.with_name(out.name + ".tmp")
     if out.exists():
         if (work / FINISHED).exists():  # killed while it cleaned up
@@ -96,7 +104,7 @@ def build(
         raise FailedPrecondition(f"cannot write to {str(work)!r}: {error.strerror}") from error
     try:
         with shards.sole_worker(work):
-            _Build(model, corpus, recipe, work, progress, batch_tokens).run(out)
+            _Build(model, corpus, recipe, work, progress, batch_tokens, given).run(out)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FailedPrecondition(
@@ -106,13 +114,54 @@ def build(
     return index.open_index(out)
 
 
+def read_maxima(path: Path) -> Array:
+    """Maxima (L, N) from a .npy file, for `build`; raises InvalidArgument where it holds no array of numbers."""
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InvalidArgument(
+            f"cannot read {str(path)!r} as maxima: {why}; give a .npy file of (layers, neurons a layer) floats",
+            "max_activations",
+        ) from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise InvalidArgument(f"{str(path)!r} holds no array of numbers; give a .npy file of floats", "max_activations")
+    return values
+
+
+def _checked_maxima(values: Array, model: Model) -> Array:
+    """(J,) float32."""
+    wanted = model.info.n_layers, model.info.n_neurons_per_layer
+    if values.shape != wanted:
+        raise InvalidArgument(
+            f"the maxima have shape {values.shape}; {model.info.id!r} has {wanted[0]} layers of {wanted[1]} neurons, "
+            f"so give {wanted}",
+            "max_activations",
+        )
+    maxima = values.astype(np.float32)
+    if len(bad := np.argwhere(~np.isfinite(maxima))):
+        layer, neuron = bad[0]
+        raise InvalidArgument(
+            f"the maximum of neuron {layer}.{neuron} is {maxima[layer, neuron]}; give finite numbers", "max_activations"
+        )
+    return maxima.ravel()
+
+
 class _Build:
     def __init__(
-        self, model: Model, corpus: Corpus, recipe: Recipe, work: Path, progress: Progress, batch_tokens: int
+        self,
+        model: Model,
+        corpus: Corpus,
+        recipe: Recipe,
+        work: Path,
+        progress: Progress,
+        batch_tokens: int,
+        given: Array | None,
     ) -> None:
         self._model, self._corpus, self._recipe, self._work = model, corpus, recipe, work
         self._progress = progress
         self._batch_tokens = batch_tokens
+        self._given = given
 
     def run(self, out: Path) -> None:
         self._facts = self._describe()
@@ -138,6 +187,7 @@ class _Build:
                 "skip_bad_documents": self._corpus.skip_bad,
             },
             "selection": asdict(recipe.selection),
+            "max_activations_sha256": None if self._given is None else hashlib.sha256(self._given).hexdigest(),
             "context_length": windowing.context_length,
             "windows": windowing.windows,
             "bos": recipe.bos,
@@ -199,21 +249,22 @@ class _Build:
 
         def compute(shard: Shard) -> dict[str, Array]:
             advance = partial(self._advance, "scan", reader)
-            return _flatten_scan(scan.scan(reader, shard.first, shard.last, rule, advance))
+            return _flatten_scan(scan.scan(reader, shard.first, shard.last, rule, advance, self._given))
 
         parts: list[Scan] = []
         for shard in self._finish("scan", reader, compute):
             parts.append(_unflatten_scan(shards.read(shard.path)))
             if len(parts) == 16:
-                parts = [_join_scans(parts, rule)]
-        whole = _join_scans(parts, rule)
+                parts = [_join_scans(parts, rule, self._given)]
+        whole = _join_scans(parts, rule, self._given)
         n = len(reader.contexts)
         folder = self._work / "statistics"
         folder.mkdir(exist_ok=True)
         arrays.save(folder / "maximum.npy", whole.maximum)
         arrays.save(folder / "mean.npy", (whole.total / n).astype(np.float32))
         arrays.save(folder / "share_positive.npy", (whole.n_positive / n).astype(np.float32))
-        return selection.select(whole.candidates, whole.maximum, rule), whole.maximum
+        maximum = whole.maximum if self._given is None else self._given
+        return selection.select(whole.candidates, maximum, rule), whole.maximum
 
     def _collect(self, reader: Reader, candidates: Candidates, maximum: Array) -> list[Shard]:
         """Shard files with what the chosen examples need, and the contexts of each."""
@@ -312,9 +363,9 @@ def _flatten_collected(layers: list[Collected]) -> dict[str, Array]:
     return {f"{name}_{layer}": array for layer, part in enumerate(layers) for name, array in part._asdict().items()}
 
 
-def _join_scans(parts: list[Scan], rule: Selection) -> Scan:
+def _join_scans(parts: list[Scan], rule: Selection, given: Array | None) -> Scan:
     return Scan(
-        selection.join([part.candidates for part in parts], rule),
+        selection.join([part.candidates for part in parts], rule, given),
         np.max([part.maximum for part in parts], axis=0),
         np.sum([part.total for part in parts], axis=0),
         np.sum([part.n_positive for part in parts], axis=0),

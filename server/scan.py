@@ -65,8 +65,11 @@ def batches(reader: Reader, first: int, last: int) -> Iterator[Batch]:
         start += len(chosen)
 
 
-def scan(reader: Reader, first: int, last: int, rule: Selection, advance: Advance) -> Scan:
-    """Scan contexts first..last − 1. Cost: one forward, and a maximum over its activations."""
+def scan(reader: Reader, first: int, last: int, rule: Selection, advance: Advance, given: Array | None = None) -> Scan:
+    """Scan contexts first..last − 1. Cost: one forward, and a maximum over its activations.
+
+    given  (J,) float32: the neurons' maxima, where they are not to be the corpus's own
+    """
     info = reader.model.info
     n = info.n_neurons_per_layer
     maxima = np.empty((last - first, info.n_layers * n), np.float32)
@@ -85,7 +88,7 @@ def scan(reader: Reader, first: int, last: int, rule: Selection, advance: Advanc
         advance(int(batch.lengths.sum()))
     _check_finite(maxima, first, n)
     return Scan(
-        candidates(maxima, positions, prefixes, first, rule),
+        candidates(maxima, positions, prefixes, first, rule, given),
         maxima.max(axis=0),
         maxima.sum(axis=0, dtype=np.float64),
         (maxima > 0).sum(axis=0),

@@ -5,35 +5,36 @@ listed in corpus order (document, window):
 
 first     of the contexts with key activation >= fraction · maximum, the first k in corpus order (Foote 2024)
 top       the k strongest positive ones; tie: the earlier context
-quantile  from each of 10 equal bands from 0 to the maximum, the ⌊k/10⌋ contexts drawn first, from the lowest band k mod 10
-          more. Band b is (b · maximum/10, (b + 1) · maximum/10], so the maximum lies in the last and 0 in none. The order
-          of drawing is a seeded hash of the context's number, which names its document and window (`draws`). A band with
-          fewer contexts gives what it has, and no other makes up for it
+quantile  from each of 10 equal bands from 0 to the maximum, the ⌊k/10⌋ contexts drawn first, from the lowest band
+          k mod 10 more. Band b is (b · maximum/10, (b + 1) · maximum/10]: the maximum lies in the last and 0 in none.
+          The order of drawing is a seeded hash of the context's number, which names its document and window (`draws`).
+          A band with fewer contexts gives what it has, and no other makes up for it
 
-The maximum is the corpus's own, or given for each neuron; then what is stronger lies in the last band too. A neuron whose
-maximum is not positive has no examples.
+The maximum is the corpus's own, or given for each neuron; then what is stronger lies in the last band too. A neuron
+whose maximum is not positive has no examples.
 
-Candidates. While the corpus is still being read, its maximum is unknown, so no rule can be decided. Yet a context can be
-dropped for good from any part of the corpus,
+Candidates. While the corpus is still being read, its maximum is unknown, so no rule can be decided. Yet a context can
+be dropped for good from any part of the corpus,
 - first, top: once k *earlier* ones are at least as strong: if it passes the final threshold so do they, and they come
   first (`first`); they are stronger, or as strong and earlier (`top`). `first` also drops what is below
-  fraction · (maximum so far), since the maximum only grows. What is left are the contexts that were among the k strongest
-  when they were read: about k·(1 + ln(C / k)) of C in random order.
-- quantile: when in every interval that holds it and is (maximum so far) / 10 long, q contexts are drawn before it, q being
-  what the lowest band gives. The band that it will lie in is as long or longer, whatever the final maximum, so it holds
-  such an interval around it, and q contexts to be drawn first. As draws are random, about 2q of the contexts in any
-  interval of that length are left, some 2k to 3k in all, however many were read.
+  fraction · (maximum so far), since the maximum only grows. What is left are the contexts that were among the k
+  strongest when they were read: about k·(1 + ln(C / k)) of C in random order.
+- quantile: when in every interval that holds it and is (maximum so far) / 10 long, q contexts are drawn before it, q
+  being what the lowest band gives. The band that it will lie in is as long or longer, whatever the final maximum, so it
+  holds such an interval around it, and q contexts to be drawn first. As draws are random, about 2q of the contexts in
+  any interval of that length are left, some 2k to 3k in all, however many were read.
 What is dropped is never chosen, and the rules choose alike from any parts that hold all that is chosen; so parts can be
-joined in any grouping (tests/server/test_selection.py proves it by property). Keeping what any final maximum may ask for
-spares a second forward, or C · J stored activations. Where the maximum is given, each part keeps what it would choose.
+joined in any grouping (tests/server/test_selection.py proves it by property). Keeping what any final maximum may ask
+for spares a second forward, or C · J stored activations. Where the maximum is given, each part of `first` and
+`quantile` keeps what it would choose.
 
 Ties. Attention is causal, so contexts that are alike up to the key token have the same key activation. A float matrix
 product rounds differently with the number of its rows, though, and with what is read together such activations come to
 differ in the last bit. So candidates carry a hash of their text up to the key token, and `select` gives those alike the
 activation of the earliest: a tie is a tie, whatever the batches were. No candidate is lost by that before: the k
 earlier ones for which a context is dropped are at least as strong also after it. `quantile` draws by number, not by
-activation, so ties only keep texts alike in one band. An activation that is within rounding of a threshold or of a band's
-edge may fall on either side of it.
+activation, so ties only keep texts alike in one band. An activation that is within rounding of a threshold or of a
+band's edge may fall on either side of it.
 """
 
 from collections.abc import Sequence
@@ -152,7 +153,7 @@ def _order(contexts: Array, rule: Selection) -> Array:
 
 def _may_be_chosen(offsets: Array, activations: Array, order: Array, rule: Selection, given: Array | None) -> Array:
     k = rule.max_examples
-    if given is not None:
+    if given is not None and rule.rule != "top":  # which must see ties before it may choose
         keep: Array = _is_chosen(offsets, activations, order, rule, given)
     elif rule.rule == "quantile":
         keep = _may_be_drawn(offsets, activations, order, k // N_BANDS + k % N_BANDS)
@@ -164,7 +165,7 @@ def _may_be_chosen(offsets: Array, activations: Array, order: Array, rule: Selec
 def _is_chosen(offsets: Array, activations: Array, order: Array, rule: Selection, maxima: Array) -> Array:
     k, maxima = rule.max_examples, maxima.astype(np.float64)
     if rule.rule == "top":
-        chosen: Array = _is_strongest(offsets, activations, k)
+        chosen: Array = _is_strongest(offsets, activations, k) & np.repeat(maxima > 0, np.diff(offsets))
     elif rule.rule == "quantile":
         chosen = _is_drawn(offsets, activations, order, maxima, k)
     else:

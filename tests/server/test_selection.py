@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polysem.proto.types import Selection
-from polysem.server.selection import Candidates, candidates, join, prefix_hashes, select
+from polysem.server.selection import Candidates, candidates, draws, join, prefix_hashes, select
 
 
 class Example(NamedTuple):
@@ -20,11 +21,43 @@ class Example(NamedTuple):
     activation: float
 
 
-def select_reference(key_activations, positions, rule):
+def split_mix_64(state):
+    """The generator's next number and state, in Python's own integers."""
+    mask = (1 << 64) - 1
+    state = z = (state + 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31), state
+
+
+def draws_reference(n, seed):
+    drawn, state = [], seed
+    for _ in range(n):
+        number, state = split_mix_64(state)
+        drawn.append(number)
+    return drawn
+
+
+def drawn_reference(positive, maximum, rule, n_contexts):
+    """Band by band, in exact arithmetic."""
+    drawn = draws_reference(n_contexts, rule.seed)
+    chosen, step = [], Fraction(maximum) / 10
+    for band in range(10):
+        share = rule.max_examples // 10 + (rule.max_examples % 10 if band == 0 else 0)
+        inside = [
+            e for e in positive if e.activation > band * step and (e.activation <= (band + 1) * step or band == 9)
+        ]
+        chosen += sorted(inside, key=lambda example: drawn[example.context])[:share]
+    return sorted(chosen)
+
+
+def select_reference(key_activations, positions, rule, maximum=None):
     """One neuron's dataset examples by definition, from key activations and positions in corpus order."""
     contexts = [Example(c, p, a) for c, (a, p) in enumerate(zip(key_activations, positions, strict=True))]
-    maximum = max(key_activations)
-    positive = [example for example in contexts if example.activation > 0]
+    maximum = max(key_activations) if maximum is None else maximum
+    positive = [example for example in contexts if example.activation > 0 and maximum > 0]
+    if rule.rule == "quantile":
+        return drawn_reference(positive, maximum, rule, len(contexts))
     if rule.rule == "first":
         strong = [example for example in positive if example.activation >= rule.min_activation_fraction * maximum]
         return strong[: rule.max_examples]
@@ -76,10 +109,34 @@ def chosen_by_hand(rule, key_activations=KEY_ACTIVATIONS):
         (Selection("top", 0.75, 3), [1, 3, 5]),
         (Selection("top", 0.75, 4), [1, 3, 4, 5]),
         (Selection("top", 0.75, 100), [0, 1, 2, 3, 4, 5]),  # whatever the fraction
+        (Selection("quantile", 0.75, 100), [0, 1, 2, 3, 4, 5]),
+        (Selection("quantile", 0.75, 9), []),  # nine of the lowest band, in which none is, and none of the others
     ],
 )
 def test_the_rules_by_hand(rule, contexts):
     assert chosen_by_hand(rule) == contexts
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_quantile_draws_one_of_each_band_by_hash(seed):
+    drawn = draws(np.arange(6), seed)
+    assert drawn.tolist() == draws_reference(6, seed)
+    chosen = chosen_by_hand(Selection("quantile", 0.75, 10, seed))
+    # 1 of 4 lies in band 2, 2 in band 4, 3 in band 7, 4 in band 9
+    assert chosen == sorted([0, min(1, 4, key=drawn.__getitem__), 2, min(3, 5, key=drawn.__getitem__)])
+
+
+def test_a_value_on_an_edge_belongs_to_the_band_below_it():
+    values = np.arange(1, 11, dtype=np.float32)[:, None]  # each is the upper edge of a band
+    assert chosen_by_hand(Selection("quantile", 0.75, 10), values) == list(range(10))
+    assert chosen_by_hand(Selection("quantile", 0.75, 11), np.concatenate([values, values])[:11]) == list(range(11))
+
+
+def test_the_lowest_band_gives_the_remainder():
+    values = np.linspace(1, 100, 1000, dtype=np.float32)[:, None]
+    chosen = chosen_by_hand(Selection("quantile", 0.75, 47), values)
+    bands = np.bincount(np.ceil(values[chosen, 0] / 10).astype(int) - 1)
+    assert bands.tolist() == [11, *[4] * 9]
 
 
 @pytest.mark.parametrize("rule", [Selection("first", 0.5, 3), Selection("top", 0.5, 3)])
@@ -125,45 +182,56 @@ def scans(draw):
 
 rules = st.builds(
     Selection,
-    st.sampled_from(["first", "top"]),
+    st.sampled_from(["first", "top", "quantile"]),
     st.sampled_from([0.01, 0.25, 1 / 3, 0.5, 0.75, 1.0]),
-    st.sampled_from([1, 2, 3, 5, 100]),
+    st.sampled_from([1, 2, 3, 5, 10, 13, 20, 100]),
+    st.sampled_from([0, 7]),
 )
+given_maxima = st.none() | st.lists(st.sampled_from([-1.0, 0.0, 0.5, 3.0, 4.0, 20.0]), min_size=4, max_size=4)
 
 
-def split(maxima, rule, cuts):
+def as_given(maxima, values):
+    """(J,) float32 of the drawn values, or None."""
+    return None if values is None else np.array(values, np.float32)[: maxima.shape[1]]
+
+
+def split(maxima, rule, cuts, given_=None):
     """The candidates of consecutive parts, cut before the contexts named."""
     positions = places_of(maxima)
     ends = [0, *sorted({cut for cut in cuts if 0 < cut < len(maxima)}), len(maxima)]
     return [
-        candidates(maxima[first:last], positions[first:last], no_two_alike(maxima[first:last]), first, rule)
+        candidates(maxima[first:last], positions[first:last], no_two_alike(maxima[first:last]), first, rule, given_)
         for first, last in itertools.pairwise(ends)
     ]
 
 
-@given(scans(), rules, st.lists(st.integers(1, 39)), st.randoms(use_true_random=False))
-def test_any_split_joined_in_any_order_selects_what_the_definition_says(maxima, rule, cuts, dice):
-    parts = split(maxima, rule, cuts)
+@given(scans(), rules, st.lists(st.integers(1, 39)), st.randoms(use_true_random=False), given_maxima)
+def test_any_split_joined_in_any_order_selects_what_the_definition_says(maxima, rule, cuts, dice, values):
+    of_file = as_given(maxima, values)
+    parts = split(maxima, rule, cuts, of_file)
     while len(parts) > 1:
         dice.shuffle(parts)
         together = dice.randint(2, len(parts))
-        parts = [join(parts[:together], rule), *parts[together:]]
-    chosen = select(parts[0], maxima.max(axis=0), rule)
+        parts = [join(parts[:together], rule, of_file), *parts[together:]]
+    highest = maxima.max(axis=0) if of_file is None else of_file
+    chosen = select(parts[0], highest, rule)
     for j, (activations, positions) in enumerate(zip(maxima.T, places_of(maxima).T, strict=True)):
-        assert of_neuron(chosen, j) == select_reference(activations.tolist(), positions.tolist(), rule)
+        want = select_reference(activations.tolist(), positions.tolist(), rule, float(highest[j]))
+        assert of_neuron(chosen, j) == want
 
 
-@given(scans(), rules, st.lists(st.integers(1, 39), min_size=2))
-def test_join_is_associative_and_commutative(maxima, rule, cuts):
-    parts = split(maxima, rule, cuts)
-    whole = join(parts, rule)
-    assert equal(whole, candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule))
-    assert equal(whole, join(parts[::-1], rule))
+@given(scans(), rules, st.lists(st.integers(1, 39), min_size=2), given_maxima)
+def test_join_is_associative_and_commutative(maxima, rule, cuts, values):
+    of_file = as_given(maxima, values)
+    parts = split(maxima, rule, cuts, of_file)
+    whole = join(parts, rule, of_file)
+    assert equal(whole, candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule, of_file))
+    assert equal(whole, join(parts[::-1], rule, of_file))
     left, right = parts[0], parts[-1]
     for part in parts[1:]:
-        left = join([left, part], rule)
+        left = join([left, part], rule, of_file)
     for part in parts[-2::-1]:
-        right = join([part, right], rule)
+        right = join([part, right], rule, of_file)
     assert equal(whole, left)
     assert equal(whole, right)
 
@@ -192,6 +260,15 @@ def test_few_candidates_are_kept_of_many_contexts_in_random_order(rule):
     kept = np.diff(candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule).offsets)
     expected = k * (1 + math.log(n_contexts / k))  # 86 of 20,000
     assert 0.8 * expected < kept.mean() < 1.2 * expected
+
+
+@pytest.mark.parametrize("n_contexts", [2_000, 20_000])
+def test_quantile_keeps_some_times_k_however_many_were_read(n_contexts):
+    rule = Selection("quantile", 0.75, 100)
+    maxima = np.random.default_rng(0).random((n_contexts, 10), np.float32)
+    kept = np.diff(candidates(maxima, places_of(maxima), no_two_alike(maxima), 0, rule).offsets)
+    assert kept.min() >= 100
+    assert kept.max() < 300
 
 
 def test_joining_forgets_what_a_later_part_rules_out():
@@ -250,8 +327,8 @@ def test_twins_are_a_tie_however_each_was_rounded(scan, rule, cuts, seed):
     texts, exact = scan
     rng = np.random.default_rng(seed)
     ends = [0, *sorted({cut for cut in cuts if cut < len(exact)}), len(exact)]
-    # rounding at the threshold itself is not what this is about
-    rule = Selection(rule.rule, 0.7001, rule.max_examples)
+    # rounding at the threshold itself or at a band's edge is not what this is about
+    rule = Selection("top" if rule.rule == "top" else "first", 0.7001, rule.max_examples)
     noisy = rounded_somehow(rng, exact)
     positions = texts.astype(np.int32)
     prefixes = np.broadcast_to(np.arange(64, dtype=np.uint64), (len(texts), 64))
