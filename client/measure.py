@@ -5,20 +5,25 @@ is asked for at a time, so memory does not grow with the model. Per chunk everyt
 as elsewhere: B neurons, E examples, M merges of the neuron that has most.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from itertools import groupby, product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from polysem.client import calls
+from polysem.client import calls, measurements
 from polysem.client.client import Client
 from polysem.client.measurements import COLUMNS, UNDEFINED, Array, Rows
-from polysem.proto import checks, columns
+from polysem.proto import checks, columns, shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
 from polysem.proto.neurons import NeuronLike, NeuronRange, parse_neurons
+from polysem.proto.shards import Ledger, Shard
 from polysem.proto.types import (
     METHODS,
     Algorithm,
@@ -38,6 +43,8 @@ BEST_CUT_THRESHOLDS = (
 )
 EXAMPLES_AT_ONCE = 1 << 18  # of a chunk of neurons, at most
 CALLS_AT_ONCE = 3  # so that the server works while an answer is read
+Progress = Callable[[int], None]
+
 METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
 
 
@@ -129,25 +136,68 @@ class Measuring:
     def n_neurons(self) -> int:
         return len(self._neurons)
 
-    def rows(self, progress: Callable[[int], object] = lambda n_trees: None) -> Iterator[Rows]:
-        """The rows, a chunk of neurons at a time; by neuron, then in the order of the variants.
+    def run(self, out: Path, progress: Progress = lambda n_trees: None, force: bool = False) -> None:
+        """Measure, and write the rows to `out`: by neuron, then in the order of the variants.
 
-        progress  told of every batch of trees that arrives
+        Work goes on in OUT.tmp, a shard of neurons at a time; killed, it goes on there when it is run again, and ends
+        with the same bytes. OUT appears in one rename.
 
-        Raises what `Client.cluster` raises, and FailedPrecondition where the server's index changes on the way.
+        progress  told of every batch of trees that arrives, and of those that were done before
+
+        Raises what `Client.cluster` raises, and FailedPrecondition where `out` cannot be written or exists (unless
+        `force`), where OUT.tmp holds other measurements, or where the server's index changes on the way.
         """
+        with measurements.Writer(out, force) as writer:
+            work = out.with_name(out.name + ".tmp")
+            with measurements.told(out, f"what is finished is kept in {str(work)!r}"):
+                work.mkdir(exist_ok=True)
+                with shards.sole_worker(work):
+                    self._check_begun(work)
+                    for part in self._finish(work, progress):
+                        writer.write(self.about, shards.read(part.path))
+        shutil.rmtree(work, ignore_errors=True)
+
+    def _check_begun(self, work: Path) -> None:
+        """OUT.tmp must hold pieces of these very measurements."""
+        path, about = work / "about.json", json.loads(json.dumps(self.about))
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(about, indent=1))
+            partial.rename(path)
+            return
+        begun = json.loads(path.read_text())
+        if differing := [name for name in about if about[name] != begun.get(name)]:
+            raise FailedPrecondition(
+                f"the unfinished measurements in {str(work)!r} were begun with another {' and '.join(differing)}; "
+                "go on with the same arguments, or remove that folder"
+            )
+
+    def _finish(self, work: Path, progress: Progress) -> list[Shard]:
+        """All shards, done here one after another."""
         size = max(EXAMPLES_AT_ONCE // max(self._index.selection.max_examples, 1), 1)
+        key = shards.key(**self.about)
+        found = [
+            Shard(first, last, work / f"{key}-{first:09d}.npz")
+            for first, last in shards.ranges(len(self._neurons), size)
+        ]
         pool = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="polysem-measure")
+        trees_a_neuron = self.n_trees // max(len(self._neurons), 1)
         try:
-            for first in range(0, len(self._neurons), size):
-                yield self._chunk(pool, self._neurons[first : first + size], progress)
+            with closing(Ledger(work)) as ledger:
+                shards.finish(
+                    ledger,
+                    found,
+                    lambda shard: self._chunk(pool, self._neurons[shard.first : shard.last], progress),
+                    lambda shard: progress((shard.last - shard.first) * trees_a_neuron),
+                )
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # what is under way ends with the client's channel
+        return found
 
-    def _chunk(self, pool: ThreadPoolExecutor, neurons: Array, progress: Callable[[int], object]) -> Rows:
+    def _chunk(self, pool: ThreadPoolExecutor, neurons: Array, progress: Progress) -> Rows:
         asked = _ranges(neurons)
         jobs = list(product(self._variants, self._thresholds))
-        answers = pool.map(lambda job: self._ask(asked, *job, progress), jobs)
+        answers = pool.map(lambda job: self._ask(asked, job[0], job[1], progress), jobs)
         trees: dict[Variant, Trees] = {}
         silhouettes: dict[Variant, list[Array]] = {}
         for (variant, threshold), answer in zip(jobs, answers, strict=True):
@@ -164,7 +214,7 @@ class Measuring:
         return {name: np.stack([part[name] for part in parts], axis=1).reshape(-1) for name in COLUMNS}
 
     def _ask(
-        self, neurons: Sequence[NeuronRange], variant: Variant, threshold: float, progress: Callable[[int], object]
+        self, neurons: Sequence[NeuronRange], variant: Variant, threshold: float, progress: Progress
     ) -> ClusterBatch:
         """One clustering of the neurons; without its trees where only its silhouettes count."""
         linkage = variant.linkage or "average"
@@ -267,9 +317,9 @@ class Trees:
 
     def _node_sizes(self) -> Array:
         """(B, M) float64 examples under each merge; children come first."""
-        sizes = np.zeros(self._used.shape)
+        sizes: Array = np.zeros(self._used.shape)
         every = np.arange(len(sizes))
-        for m in range(sizes.shape[1]):
+        for m in range(self._used.shape[-1]):
             for nodes in self._children:
                 row = nodes[:, m] - self.n
                 sizes[:, m] += np.where(row < 0, 1, sizes[every, np.maximum(row, 0)])
@@ -293,7 +343,8 @@ class Trees:
         possible = (edges[:, :-1] < edges[:, 1:]) | (m == np.maximum(self.n - 1, 0)[:, None])
         off = np.abs(m - (self.n - n_clusters)[:, None]).astype(float)
         off[~possible | (m > np.maximum(self.n - 1, 0)[:, None])] = np.inf
-        return len(m) - 1 - off[:, ::-1].argmin(axis=1)
+        kept: Array = len(m) - 1 - off[:, ::-1].argmin(axis=1)
+        return kept
 
     def root_heights(self) -> Array:
         """(B,) NaN below two examples."""
@@ -322,12 +373,14 @@ class Trees:
 
 def _sums(values: Array) -> Array:
     """(B, M + 1) sums of the first 0, 1 … M values of each row."""
-    return np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+    sums: Array = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+    return sums
 
 
 def _ratio(a: Array, b: Array) -> Array:
     """a / b; NaN where b is 0."""
-    return np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
+    ratio: Array = np.divide(a, b, out=np.full(np.broadcast(a, b).shape, np.nan), where=b > 0)
+    return ratio
 
 
 def _counts(rows: Array, labels: Array, n_rows: int) -> Array:
@@ -386,7 +439,8 @@ def adjusted_rand_indexes(a: Array, b: Array, n_examples: Array) -> Array:
 
 
 def _pairs(counts: Array) -> Array:
-    return counts * (counts - 1) / 2
+    pairs: Array = counts * (counts - 1) / 2
+    return pairs
 
 
 def _matched(variant: Variant, trees: dict[Variant, Trees]) -> dict[str, Array]:

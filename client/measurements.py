@@ -5,8 +5,9 @@ What its numbers depend on and what its columns mean stand in its metadata as JS
 
 import json
 import os
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, PolysemError
 
 Array = npt.NDArray[Any]
 Rows = Mapping[str, Array]  # a column a name, each (rows,); NaN where undefined
@@ -83,18 +84,16 @@ class Writer:
             self._file = self._partial.open("xb")
             self._mine = os.fstat(self._file.fileno())
 
-    def begin(self, about: Mapping[str, Any]) -> None:
-        """What the numbers depend on; before the first rows."""
-        metadata = {KEY: json.dumps({"format": FORMAT, **about}, ensure_ascii=False)}
-        with self._told():
-            self._rows = self._parquet.ParquetWriter(
-                self._file, _schema().with_metadata(metadata), compression="zstd", write_page_checksum=True
-            )
-
-    def write(self, rows: Rows) -> None:
-        """One row group."""
+    def write(self, about: Mapping[str, Any], rows: Rows) -> None:
+        """One row group; about: what all the numbers depend on."""
         import pyarrow
 
+        if self._rows is None:
+            metadata = {KEY: json.dumps({"format": FORMAT, **about}, ensure_ascii=False)}
+            with self._told():
+                self._rows = self._parquet.ParquetWriter(
+                    self._file, _schema().with_metadata(metadata), compression="zstd", write_page_checksum=True
+                )
         columns = [pyarrow.array(rows[name], field.type, mask=_undefined(rows[name])) for name, field in _fields()]
         with self._told():
             self._rows.write_table(pyarrow.Table.from_arrays(columns, schema=self._rows.schema))
@@ -134,20 +133,27 @@ class Writer:
             if os.path.samestat(self._mine, self._partial.stat()):
                 self._partial.unlink()
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise FailedPrecondition(f"cannot write {str(self._out)!r}: {why}; nothing of it was kept") from error
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self._out, "nothing of it was kept")
+
+
+@contextmanager
+def told(out: Path, kept: str) -> Iterator[None]:
+    """Say in words what the system would not do while `out` was made, and what was kept."""
+    try:
+        yield
+    except PolysemError:  # some are OSErrors too
+        raise
+    except (OSError, sqlite3.Error) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise FailedPrecondition(f"cannot write {str(out)!r}: {why}; {kept}") from error
 
 
 class Measurements:
     """A file of measurements, read.
 
     path   where it was
-    about  what its numbers depend on, as `Writer.begin` was told
+    about  what its numbers depend on, as `Writer.write` was told
     """
 
     def __init__(self, path: Path, about: dict[str, Any], table: Any) -> None:
@@ -233,7 +239,8 @@ def _fields() -> list[tuple[str, Any]]:
 def _undefined(values: Array) -> Array:
     if values.dtype.kind == "f":
         return np.isnan(values)
-    return values == (UNDEFINED if values.dtype.kind == "i" else "")
+    undefined: Array = values == (UNDEFINED if values.dtype.kind == "i" else "")
+    return undefined
 
 
 def _parquet() -> Any:

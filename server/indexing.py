@@ -19,9 +19,11 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
+from polysem.proto.shards import Ledger, Shard
 from polysem.proto.types import Selection
-from polysem.server import arrays, contexts, index, scan, selection, shards
+from polysem.server import arrays, contexts, index, scan, selection
 from polysem.server.arrays import Array, ArrayWriter
 from polysem.server.contexts import Contexts, Windowing
 from polysem.server.corpus import Corpus, CorpusDigest, Document
@@ -29,7 +31,6 @@ from polysem.server.index import Index
 from polysem.server.model import Model
 from polysem.server.scan import Chosen, Collected, Reader, Scan
 from polysem.server.selection import Candidates
-from polysem.server.shards import Ledger, Shard
 
 MAX_EXAMPLES = 100_000
 FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
@@ -187,7 +188,7 @@ class _Build:
                 "skip_bad_documents": self._corpus.skip_bad,
             },
             "selection": asdict(recipe.selection),
-            "max_activations_sha256": None if self._given is None else hashlib.sha256(self._given).hexdigest(),
+            "max_activations_sha256": None if self._given is None else hashlib.sha256(self._given.tobytes()).hexdigest(),
             "context_length": windowing.context_length,
             "windows": windowing.windows,
             "bos": recipe.bos,
@@ -285,7 +286,7 @@ class _Build:
         key = shards.key(**self._facts, stage=stage)
         found = [
             Shard(first, last, self._work / f"{stage}-{key}-{first:09d}.npz")
-            for first, last in shards.ranges(len(reader.contexts))
+            for first, last in shards.ranges(len(reader.contexts), shards.SHARD_CONTEXTS)
         ]
 
         def advance(shard: Shard) -> None:

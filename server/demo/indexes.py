@@ -4,8 +4,9 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from polysem.proto import shards
 from polysem.proto.types import Selection
-from polysem.server import indexing, model, shards
+from polysem.server import indexing, model
 from polysem.server.corpus import PYDOCS, Corpus
 from polysem.server.index import FORMAT, file_sha256
 from polysem.server.indexing import Progress, Recipe

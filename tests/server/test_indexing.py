@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from polysem.proto import shards
 from polysem.proto.errors import DamagedIndex, FailedPrecondition, ForeignIndex, InvalidArgument, NotFound
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.types import Selection
-from polysem.server import indexing, model, shards
+from polysem.server import indexing, model
 from polysem.server.corpus import Corpus
 from polysem.server.index import Layer, open_index, verify
 from polysem.server.indexing import Recipe
@@ -51,7 +52,8 @@ def test_the_same_index_twice_has_the_same_bytes(loaded, corpus_file, index_fold
 KILLED = """
 import sys
 from polysem.proto.types import Selection
-from polysem.server import indexing, model, shards
+from polysem.proto import shards
+from polysem.server import indexing, model
 from polysem.server.corpus import Corpus
 shards.SHARD_CONTEXTS = 17
 import time

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from polysem.proto import shards
 from polysem.proto.errors import BadCorpus, DamagedIndex, FailedPrecondition, InvalidArgument, NotFound
 from polysem.proto.types import Selection
 from polysem.server import index as indexes
-from polysem.server import indexing, model, shards
+from polysem.server import indexing, model
 from polysem.server.corpus import Corpus, CorpusDigest
 from polysem.server.indexing import Recipe
 
@@ -329,7 +330,8 @@ KILLED = """
     # Builds an index, again and again, and kills itself at the n-th time that it touches one of its files.
     import os, signal, sys
     from polysem.proto.types import Selection
-    from polysem.server import indexing, model, shards
+    from polysem.proto import shards
+    from polysem.server import indexing, model
     from polysem.server.corpus import Corpus
     from transformers import AutoConfig, AutoTokenizer, GPT2Model  # so that not every child must
 
@@ -429,7 +431,7 @@ def test_a_damaged_piece_is_told_and_not_used(build, tmp_path):
 
 HOLDS = """
     import pathlib, sys
-    from polysem.server import shards
+    from polysem.proto import shards
 
     with shards.sole_worker(pathlib.Path(sys.argv[1])):
         print("held", flush=True)

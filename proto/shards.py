@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from polysem.proto.errors import FailedPrecondition
-from polysem.server.arrays import Array
 
-SHARD_CONTEXTS = 256
+Array = npt.NDArray[Any]
+
+SHARD_CONTEXTS = 256  # of one shard of an index build
 
 
 def key(**parts: Any) -> str:
@@ -27,13 +29,13 @@ def key(**parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def ranges(n_contexts: int) -> list[tuple[int, int]]:
-    """(first, last + 1) of each shard's contexts."""
-    return [(first, min(first + SHARD_CONTEXTS, n_contexts)) for first in range(0, n_contexts, SHARD_CONTEXTS)]
+def ranges(n: int, size: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of each shard of `size` of n contexts or neurons."""
+    return [(first, min(first + size, n)) for first in range(0, n, size)]
 
 
 class Shard(NamedTuple):
-    """Contexts first..last − 1 of one stage, and the file for what it gives."""
+    """Contexts or neurons first..last − 1 of one stage, and the file for what it gives."""
 
     first: int
     last: int
@@ -106,8 +108,11 @@ def sole_worker(folder: Path) -> Iterator[None]:
 
     Raises FailedPrecondition where another holds it.
     """
-    import fcntl
-
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows has no such lock
+        yield
+        return
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
