@@ -188,7 +188,9 @@ class _Build:
                 "skip_bad_documents": self._corpus.skip_bad,
             },
             "selection": asdict(recipe.selection),
-            "max_activations_sha256": None if self._given is None else hashlib.sha256(self._given.tobytes()).hexdigest(),
+            "max_activations_sha256": None
+            if self._given is None
+            else hashlib.sha256(self._given.tobytes()).hexdigest(),
             "context_length": windowing.context_length,
             "windows": windowing.windows,
             "bos": recipe.bos,

@@ -1,0 +1,307 @@
+"""The commands of whole models: measure, table1, rank."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from polysem.client import measurements, ranking, table1
+from polysem.client.cli import NEURONS_HELP
+from polysem.client.client import Client
+from polysem.client.measure import Measuring, variants
+from polysem.client.results import Neuron
+from polysem.proto.errors import FailedPrecondition, InvalidArgument
+from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
+
+FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+def asks_either(command: Any) -> Any:
+    """Options of commands that ask a server, or one that they run in their own process."""
+    for option in (
+        click.option("--index", metavar="NAME|FOLDER", help="An index of the server; without --server, its folder."),
+        click.option(
+            "--server",
+            envvar="POLYSEM_SERVER",
+            show_envvar=True,
+            metavar="HOST:PORT",
+            help="The server to ask; without one, this process does the work.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str | None]]:
+    """A client, and the name of the index to ask."""
+    if server is not None:
+        with Client(server) as client:
+            yield client, index
+        return
+    found = entry_points(group="polysem.local")
+    local = next(iter(found)).load()  # polysem.server.local
+    with local(*([] if index is None else [Path(index).expanduser()])) as client:
+        yield client, None
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file; a row a clustering.")
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option(
+    "--algorithm",
+    "algorithms",
+    type=click.Choice(get_args(Algorithm)),
+    multiple=True,
+    default=get_args(Algorithm),
+    show_default=True,
+    help="May be repeated, as may the next two.",
+)
+@click.option("--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac.")
+@click.option(
+    "--embedding",
+    "embeddings",
+    type=click.Choice(get_args(Embedding)),
+    multiple=True,
+    default=get_args(Embedding),
+    show_default=True,
+)
+@click.option(
+    "--layer-norm",
+    "layer_norms",
+    type=click.Choice(get_args(LayerNorm)),
+    multiple=True,
+    default=("folded",),
+    show_default=True,
+)
+@click.option(
+    "--distance-threshold", type=float, default=0.5, show_default=True, help="Where each tree is cut, 0 to 2."
+)
+@click.option(
+    "--best-cut/--no-best-cut",
+    default=True,
+    show_default=True,
+    help="Also find each tree's best silhouette, over 20 cuts: 20 times the work.",
+)
+@asks_either
+def measure(
+    neurons: Sequence[str],
+    out: Path,
+    force: bool,
+    algorithms: Sequence[Algorithm],
+    linkage: Linkage,
+    embeddings: Sequence[Embedding],
+    layer_norms: Sequence[LayerNorm],
+    distance_threshold: float,
+    best_cut: bool,
+    server: str | None,
+    index: str | None,
+) -> None:
+    """Cluster every neuron, or NEURONS, in every way asked for, and write the metrics to a Parquet file.
+
+    Interrupted, it goes on where it was when the same command is given again.
+
+    \b
+    polysem measure --out demo.parquet                      the demo's index, in this process
+    polysem measure --index gpt2-texts --out gpt2.parquet   your own
+    polysem measure --server gpu-box:50051 --out gpt2.parquet
+    polysem table1 gpt2.parquet
+    polysem rank gpt2.parquet --by n_clusters
+    """
+    asked_for = variants(algorithms, embeddings, layer_norms, linkage)
+    with asked(server, index) as (client, name):
+        measuring = Measuring(
+            client,
+            neurons or ("*",),
+            asked_for,
+            distance_threshold=distance_threshold,
+            best_cut=best_cut,
+            index=name,
+        )
+        try:
+            with _bar(measuring.n_trees) as advance:
+                measuring.run(out.expanduser(), advance, force)
+        except KeyboardInterrupt:
+            click.echo(f"stopped; what is done is kept in {out}.tmp, and the same command goes on from there", err=True)
+            raise
+    click.echo(f"{out}: {measuring.n_neurons:,} neurons by {len(asked_for)} clusterings")
+    click.echo(f"next: polysem table1 {out}")
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    bars = Progress(
+        TextColumn("measure"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("trees  {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    task = bars.add_task("measure", total=total, rate="")
+
+    def advance(n_trees: int) -> None:
+        bars.advance(task, n_trees)
+        speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
+        bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
+
+    with bars:
+        yield advance
+
+
+@click.command("table1")
+@FILE
+@click.option("--per-layer", is_flag=True, help="Also a row for each layer.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row instead of tables.")
+def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
+    """Print the paper's Table 1 from FILE, which `polysem measure` wrote, and the fair comparison beside it."""
+    measured = measurements.read(file.expanduser())
+    if as_json:
+        for row in table1.rows(measured, per_layer):
+            click.echo(json.dumps(table1.as_json(row), allow_nan=False))
+        return
+    from polysem.client import terminal
+
+    terminal.console().print(table1.tables(measured, per_layer))
+
+
+@click.command("rank")
+@FILE
+@click.option("--by", default="n_clusters", show_default=True, help="A column of FILE.")
+@click.option("--ascending", is_flag=True, help="The lowest first.")
+@click.option("--rare", is_flag=True, help="Neurons with a common and a rare behaviour, with the rare one's texts.")
+@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="So many neurons.")
+@click.option("--least", multiple=True, metavar="COLUMN=NUMBER", help="Only neurons with at least that; repeatable.")
+@click.option("--most", multiple=True, metavar="COLUMN=NUMBER", help="Only neurons with at most that; repeatable.")
+@click.option("--algorithm", type=click.Choice(get_args(Algorithm)), help="Default: the file's first.")
+@click.option("--embedding", type=click.Choice(get_args(Embedding)), help="Default: the file's first.")
+@click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), help="Default: the file's first.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a neuron instead of a table.")
+@asks_either
+def print_rank(
+    file: Path,
+    by: str,
+    ascending: bool,
+    rare: bool,
+    top: int,
+    least: Sequence[str],
+    most: Sequence[str],
+    as_json: bool,
+    server: str | None,
+    index: str | None,
+    **variant: str | None,
+) -> None:
+    """List the neurons of FILE, which `polysem measure` wrote, by one of its columns.
+
+    \b
+    polysem rank gpt2.parquet --by n_clusters --least n_examples=25
+    polysem rank gpt2.parquet --by inter --embedding pre_mlp --json
+    polysem rank gpt2.parquet --rare --server gpu-box:50051     with the rare texts
+    """
+    measured = measurements.read(file.expanduser())
+    if rare:
+        if by != "n_clusters" or ascending or least or most:
+            raise click.UsageError("--rare has an order of its own; leave out --by, --ascending, --least and --most")
+        _print_rare(measured, ranking.rare(measured, **variant)[:top], server, index, as_json)
+        return
+    bounds = {"least": _bounds(least), "most": _bounds(most)}
+    rows = ranking.rank(measured, by, ascending=ascending, **bounds, **variant)[:top]  # type: ignore[arg-type]
+    if as_json:
+        _print_json(rows)
+        return
+    from polysem.client import terminal
+
+    shown = dict.fromkeys((by, *ranking.SHOWN))
+    terminal.console().print(ranking.table(rows, tuple(shown)))
+
+
+def _bounds(words: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for word in words:
+        name, _, number = word.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise click.BadParameter(f"{word!r} is not COLUMN=NUMBER, like n_examples=25") from None
+    return found
+
+
+def _print_rare(
+    measured: measurements.Measurements,
+    rows: list[dict[str, Any]],
+    server: str | None,
+    index: str | None,
+    as_json: bool,
+) -> None:
+    from polysem.client import terminal
+
+    if not rows:
+        click.echo("no neuron has one common behaviour and a rare one", err=True)
+        return
+    with asked(server, index) as (client, name):
+        _check_index(client, measured, name)
+        neurons = [_clustered(client, row, name) for row in rows]
+        if as_json:
+            for row, neuron in zip(rows, neurons, strict=True):
+                texts = [[neuron.examples[i].text for i in cluster.members.tolist()] for cluster in neuron.clusters[1:]]
+                _print_json([row | {"rare_texts": texts}])
+            return
+        console = terminal.console()
+        console.print(ranking.table(rows, ranking.SHOWN_OF_RARE))
+        for neuron in neurons:
+            common, *others = neuron.clusters
+            console.print(f"\n{neuron.id}: {common.size} examples such as", style="bold")
+            console.print(terminal.ExampleText(neuron.examples[common.central]))
+            console.print("and rarely", style="bold")
+            for cluster in others[:5]:
+                console.print(terminal.ExampleText(neuron.examples[cluster.central]))
+
+
+def _check_index(client: Client, measured: measurements.Measurements, name: str | None) -> None:
+    """The texts must be those that were measured."""
+    about = measured.about["index"]
+    default = client.info().default_index
+    held = {index.name: index for index in client.indexes()}
+    found = held.get(name or default)
+    if found is None:
+        raise InvalidArgument(f"there is no index {name!r} at {client.target}; it has {', '.join(held)}", "index")
+    if found.sha256 != about["sha256"]:
+        raise FailedPrecondition(
+            f"{str(measured.path)!r} was measured on index {about['name']!r} ({about['sha256'][:12]}…), and "
+            f"{found.name!r} at {client.target} is another; name the right one with --index, and its --server"
+        )
+
+
+def _clustered(client: Client, row: dict[str, Any], index: str | None) -> Neuron:
+    """The neuron, clustered as the row says."""
+    return client.cluster(
+        (row["layer"], row["neuron"]),
+        algorithm=row["algorithm"],
+        linkage=row["linkage"] or "average",
+        embedding=row["embedding"],
+        layer_norm=row["layer_norm"],
+        distance_threshold=row["distance_threshold"],
+        index=index,
+    )[0]
+
+
+def _print_json(rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows:
+        click.echo(json.dumps(row, ensure_ascii=False, allow_nan=False))

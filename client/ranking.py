@@ -1,0 +1,100 @@
+"""Neurons of a file of measurements in an order, and those with a common and a rare behaviour."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from polysem.client.measurements import COLUMNS, NUMBERS, UNDEFINED, Array, Measurements
+from polysem.proto.errors import InvalidArgument
+
+SHOWN = ("n_examples", "n_clusters", "intra", "inter", "silhouette", "largest_share", "mean_distance")
+SHOWN_OF_RARE = ("n_examples", "n_clusters", "largest_share", "second_share", "largest_height", "root_height")
+LEAST_EXAMPLES_OF_RARE = 20
+LEAST_SHARE_OF_COMMON = 0.9  # the paper's Figure 3: about 50 to 1
+
+
+def rank(
+    measured: Measurements,
+    by: str = "n_clusters",
+    *,
+    ascending: bool = False,
+    least: dict[str, float] | None = None,
+    most: dict[str, float] | None = None,
+    **variant: str | None,
+) -> list[dict[str, Any]]:
+    """Rows sorted by one column; of equals in the model's order; those where it is undefined come last.
+
+    least, most  bounds on columns, both included; what is undefined is within none
+    variant      algorithm, embedding, layer_norm; None: the file's first that fits the others
+
+    Raises InvalidArgument for an unknown column or a clustering that the file does not hold.
+    """
+    for name in (by, *(least or {}), *(most or {})):
+        if name not in NUMBERS:
+            raise InvalidArgument(f"there is no column {name!r} to go by; choose one of {', '.join(NUMBERS)}", "by")
+    places = _of_variant(measured, variant)
+    for bounds, within in ((least, np.greater_equal), (most, np.less_equal)):
+        for name, bound in (bounds or {}).items():
+            places = places[within(_numbers(measured, name)[places], bound)]
+    return measured.rows(places[_order(_numbers(measured, by)[places], ascending)])
+
+
+def rare(measured: Measurements, **variant: str | None) -> list[dict[str, Any]]:
+    """Rows of neurons with one common behaviour and a rare one, the clearest first (the paper's Figure 3).
+
+    Of at least 20 examples, at least 90 % but not all lie in one cluster; the clearer the split, the higher the tree's
+    last merge stands above the one that completes the common cluster.
+    """
+    places = _of_variant(measured, variant)
+    share, n = (_numbers(measured, name)[places] for name in ("largest_share", "n_examples"))
+    places = places[(share >= LEAST_SHARE_OF_COMMON) & (share < 1) & (n >= LEAST_EXAMPLES_OF_RARE)]
+    gap = _numbers(measured, "root_height")[places] - _numbers(measured, "largest_height")[places]
+    return measured.rows(places[_order(gap, ascending=False)])
+
+
+def _of_variant(measured: Measurements, variant: dict[str, str | None]) -> Array:
+    """Places of the rows of the file's first clustering that is as asked."""
+    asked = {name: value for name, value in variant.items() if value is not None}
+    for held in measured.about["variants"]:
+        if all(held[name] == value for name, value in asked.items()):
+            break
+    else:
+        what = ", ".join(f"{name} {value}" for name, value in asked.items())
+        raise InvalidArgument(f"{str(measured.path)!r} holds no clustering by {what}; it holds {_held(measured)}")
+    mine = np.ones(len(measured), bool)
+    for name, value in held.items():
+        mine &= measured.column(name) == (value or "")
+    return np.flatnonzero(mine)
+
+
+def _held(measured: Measurements) -> str:
+    return "; ".join(", ".join(value for value in variant.values() if value) for variant in measured.about["variants"])
+
+
+def _numbers(measured: Measurements, name: str) -> Array:
+    """(rows,) float64, NaN where undefined."""
+    values = measured.column(name)
+    return np.where(values == UNDEFINED, np.nan, values) if COLUMNS[name].type == "int32" else values
+
+
+def _order(values: Array, ascending: bool) -> Array:
+    """Stable; NaN last."""
+    return np.argsort(values if ascending else -values, kind="stable")
+
+
+def table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Table:
+    """Rows as a table of these columns."""
+    found = Table()
+    for heading in ("neuron", *columns):
+        found.add_column(heading.replace("_", " "), justify="right")
+    for row in rows:
+        found.add_row(f"{row['layer']}.{row['neuron']}", *(_shown(row[name]) for name in columns))
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
