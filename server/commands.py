@@ -18,7 +18,10 @@ UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens",
 @click.command()
 @click.option("--model", default="demo", show_default=True, help="demo, a folder, or a hub name such as gpt2.")
 @click.option(
-    "--corpus", default="pydocs", show_default=True, help="pydocs, a .jsonl, .jsonl.gz or .txt file, or a folder."
+    "--corpus",
+    default="pydocs",
+    show_default=True,
+    help="pydocs, a .jsonl, .jsonl.gz, .txt or .parquet file, a folder, or hf:NAME:CONFIG:SPLIT.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="The index's folder; it must not exist yet.")
 @click.option(

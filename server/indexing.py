@@ -197,7 +197,7 @@ class _Build:
         }
         path = self._work / "recipe.json"
         begun = facts | {"batch_tokens": self._batch_tokens}  # moves activations by an ulp, so no piece may mix two
-        if path.exists():
+        if (self._work / "corpus.json").exists():  # before, nothing is done that another recipe could not use
             before = json.loads(path.read_text())
             if differing := [name for name in begun if begun[name] != before.get(name)]:
                 raise FailedPrecondition(

@@ -118,7 +118,9 @@ def check_matched(row, linkage, d, wanted):
 
 
 def test_hac_and_scc_agree_as_scikit_learn_says(measured, polysem_client):
-    rows = measured.rows(np.flatnonzero((measured.column("algorithm") == "scc") & (measured.column("embedding") == "neuron") & (measured.column("layer_norm") == "raw")))  # fmt: skip
+    wanted = {"algorithm": "scc", "embedding": "neuron", "layer_norm": "raw"}
+    places = np.all([measured.column(name) == value for name, value in wanted.items()], axis=0)
+    rows = measured.rows(np.flatnonzero(places))
     trees = (
         list(polysem_client.cluster("*", algorithm=algorithm, layer_norm="raw", distance_threshold=0.4))
         for algorithm in ("hac", "scc")

@@ -160,7 +160,9 @@ def test_max_documents_does_not_count_what_is_left_out(written):
     data = jsonl({"text": ""}, {"text": "a"}, {"text": ""}) + b"no JSON\n" + jsonl({"text": "b"}, {"text": "c"})
     path = written("a.jsonl", data)
     assert [text for _, text in read(path, skip_bad=True, max_documents=2)] == ["a", "b"]
-    assert len(read(path, skip_bad=True, max_documents=9)) == 3
+    assert len(read(path, skip_bad=True, max_documents=3)) == 3
+    with pytest.raises(BadCorpus, match="has 3 documents with text, and 9 are asked for; ask for at most so many"):
+        read(path, skip_bad=True, max_documents=9)
 
 
 def test_what_comes_after_the_last_document_wanted_is_not_looked_at(written):
@@ -198,7 +200,9 @@ def test_an_empty_folder_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["nowhere", "Pydocs", "~no such user/here.txt", "a\0b.txt"])
 def test_a_corpus_that_is_not_there_is_told(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadCorpus, match=r"there is no corpus .*; give 'pydocs', a \.jsonl, \.jsonl\.gz or \.txt file"):
+    with pytest.raises(
+        BadCorpus, match=r"there is no corpus .*; give 'pydocs', a \.jsonl, \.jsonl\.gz, \.txt or \.parquet file"
+    ):
         read(name)
 
 
