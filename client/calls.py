@@ -70,12 +70,15 @@ def cluster(
     thresholds: Sequence[float] | Literal["linear", "geometric"] | None,
     until_stable: bool,
     index: str | None,
+    silhouette_thresholds: Sequence[float] = (),
 ) -> StreamCall:
     query = ClusterQuery(
         parse_neurons(*neurons),
         index or "",
         EmbeddingChoice(embedding, layer_norm),
-        Clustering(algorithm, linkage, distance_threshold, _thresholds(thresholds), until_stable),
+        Clustering(
+            algorithm, linkage, distance_threshold, _thresholds(thresholds), until_stable, tuple(silhouette_thresholds)
+        ),
     )
     return StreamCall("ClusterNeurons", codec.encode_cluster_query(query), ClusterBatch)
 

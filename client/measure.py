@@ -89,8 +89,7 @@ class Measuring:
     neurons             as `Client.cluster` takes them; each is measured once, in the model's order
     variants            how each is clustered
     distance_threshold  0..2: where each tree is cut
-    best_cut            also cut at all of BEST_CUT_THRESHOLDS, for the best silhouette: the server clusters so many
-                        times as often
+    best_cut            also cut at all of BEST_CUT_THRESHOLDS, for the best silhouette
     index               of the server; None: its default
 
     n_trees  trees that the server will make
@@ -114,13 +113,12 @@ class Measuring:
         self._variants = variants
         self._threshold = distance_threshold
         self._grid = BEST_CUT_THRESHOLDS if best_cut else ()
-        self._thresholds = (distance_threshold, *(t for t in self._grid if t != distance_threshold))
         ranges = parse_neurons(*neurons)
         about = client.info()
         self._index = _index(client, index or about.default_index)
         self._version = about.version
         self._neurons = _neurons(ranges, self._index)
-        self.n_trees = len(self._neurons) * len(variants) * len(self._thresholds)
+        self.n_trees = len(self._neurons) * len(variants)
         self.about: dict[str, Any] = {
             "software_version": about.version,
             "device": about.device,
@@ -196,31 +194,22 @@ class Measuring:
 
     def _chunk(self, pool: ThreadPoolExecutor, neurons: Array, progress: Progress) -> Rows:
         asked = _ranges(neurons)
-        jobs = list(product(self._variants, self._thresholds))
-        answers = pool.map(lambda job: self._ask(asked, job[0], job[1], progress), jobs)
-        trees: dict[Variant, Trees] = {}
-        silhouettes: dict[Variant, list[Array]] = {}
-        for (variant, threshold), answer in zip(jobs, answers, strict=True):
-            if threshold == self._threshold:
-                trees[variant] = Trees(answer, threshold)
-            if threshold in self._grid:
-                silhouettes.setdefault(variant, []).append(answer.silhouette)
-        grid = sorted(self._grid, key=self._thresholds.index)
+        answers = pool.map(lambda variant: self._ask(asked, variant, progress), self._variants)
+        trees = {
+            variant: Trees(answer, self._threshold) for variant, answer in zip(self._variants, answers, strict=True)
+        }
         parts = [
             _own(variant, tree) | _agreement(variant, trees) | _matched(variant, trees)
-            | _best(grid, silhouettes.get(variant, []), len(neurons))
+            | _best(self._grid, tree.batch.silhouettes)
             for variant, tree in trees.items()
         ]  # fmt: skip
         return {name: np.stack([part[name] for part in parts], axis=1).reshape(-1) for name in COLUMNS}
 
-    def _ask(
-        self, neurons: Sequence[NeuronRange], variant: Variant, threshold: float, progress: Progress
-    ) -> ClusterBatch:
-        """One clustering of the neurons; without its trees where only its silhouettes count."""
+    def _ask(self, neurons: Sequence[NeuronRange], variant: Variant, progress: Progress) -> ClusterBatch:
         linkage = variant.linkage or "average"
         call = calls.cluster(
-            neurons, variant.algorithm, linkage, variant.embedding, variant.layer_norm, threshold, None, False,
-            self._index.name,
+            neurons, variant.algorithm, linkage, variant.embedding, variant.layer_norm, self._threshold, None, False,
+            self._index.name, self._grid,
         )  # fmt: skip
         batches: list[ClusterBatch] = []
         for answer in self._client._answers(call):
@@ -462,15 +451,14 @@ def _matched(variant: Variant, trees: dict[Variant, Trees]) -> dict[str, Array]:
     }
 
 
-def _best(thresholds: Sequence[float], silhouettes: Sequence[Array], n: int) -> dict[str, Array]:
-    """The highest silhouette over the thresholds, and the lowest threshold that has it."""
-    if not silhouettes:
-        return {"best_silhouette": np.full(n, np.nan), "best_threshold": np.full(n, np.nan)}
-    order = np.argsort(thresholds)
-    values = np.stack(silhouettes)[order]  # (thresholds, B)
-    best = np.where(np.isnan(values), -np.inf, values).argmax(axis=0)
-    highest = values[best, np.arange(n)]
+def _best(thresholds: Sequence[float], silhouettes: Array) -> dict[str, Array]:
+    """The highest of the silhouettes (B, C) over ascending thresholds, and the lowest threshold that has it."""
+    if not thresholds:
+        nothing = np.full(len(silhouettes), np.nan)
+        return {"best_silhouette": nothing, "best_threshold": nothing}
+    best = np.where(np.isnan(silhouettes), -np.inf, silhouettes).argmax(axis=1)
+    highest = silhouettes[np.arange(len(best)), best]
     return {
         "best_silhouette": highest,
-        "best_threshold": np.where(np.isnan(highest), np.nan, np.array(thresholds)[order][best]),
+        "best_threshold": np.where(np.isnan(highest), np.nan, np.array(thresholds)[best]),
     }

@@ -86,7 +86,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
     "--best-cut/--no-best-cut",
     default=True,
     show_default=True,
-    help="Also find each tree's best silhouette, over 20 cuts: 20 times the work.",
+    help="Also find each tree's best silhouette, over 20 cuts; it takes some time.",
 )
 @asks_either
 def measure(

@@ -9,6 +9,7 @@ from typing import get_args
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.types import (
     MAX_DISTANCE,
+    MAX_SILHOUETTE_THRESHOLDS,
     MAX_THRESHOLDS,
     Algorithm,
     Clustering,
@@ -35,6 +36,13 @@ def check_clustering(clustering: Clustering) -> None:
         _one_of(clustering.thresholds, get_args(ThresholdSchedule), "thresholds")
     else:
         _check_thresholds(clustering.thresholds)
+    if len(clustering.silhouette_thresholds) > MAX_SILHOUETTE_THRESHOLDS:
+        n = len(clustering.silhouette_thresholds)
+        raise InvalidArgument(
+            f"silhouette_thresholds has {n} values; give at most {MAX_SILHOUETTE_THRESHOLDS}", "silhouette_thresholds"
+        )
+    for value in clustering.silhouette_thresholds:
+        _in_range(value, "silhouette_thresholds")
 
 
 def check_distance_threshold(value: float) -> None:

@@ -87,6 +87,7 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
         thresholds=() if isinstance(thresholds, str) else thresholds,
         threshold_schedule=_SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
         until_stable=clustering.until_stable,
+        silhouette_thresholds=clustering.silhouette_thresholds,
         **_encode_choice(query.choice),
     )
 
@@ -105,6 +106,7 @@ def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
         ),
         thresholds=(tuple(request.thresholds) or schedule) if algorithm == "scc" else default.thresholds,
         until_stable=request.until_stable and algorithm == "scc",
+        silhouette_thresholds=tuple(request.silhouette_thresholds),
     )
     checks.check_clustering(clustering)
     return ClusterQuery(_decode_ranges(request.neurons), request.index, _decode_choice(request), clustering)

@@ -32,6 +32,7 @@ AXES: dict[type, dict[str, str]] = {
         "silhouette": "neuron",
         "largest_share": "neuron",
         "methods": "neuron",
+        "silhouettes": "neuron",
     },
     EmbeddingBatch: {"neurons": "neuron", "n_examples": "neuron", "embeddings": "example"},
     ExampleBatch: {

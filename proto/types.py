@@ -27,6 +27,7 @@ DoubleArray: TypeAlias = npt.NDArray[np.float64]
 DEFAULT_DISTANCE_THRESHOLD = 0.5
 MAX_DISTANCE = 2.0
 MAX_THRESHOLDS = 1024
+MAX_SILHOUETTE_THRESHOLDS = 64
 MAX_MESSAGE_BYTES = 1 << 20
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -46,6 +47,7 @@ class Clustering:
     """An algorithm with its parameters; those of other algorithms stand at their defaults.
 
     thresholds: of SCC's rounds, on distance, strictly increasing; a schedule's name stands for its numbers.
+    silhouette_thresholds: further cuts of which only the silhouette is wanted.
     """
 
     algorithm: Algorithm = "hac"
@@ -53,6 +55,7 @@ class Clustering:
     distance_threshold: float = DEFAULT_DISTANCE_THRESHOLD
     thresholds: tuple[float, ...] | ThresholdSchedule = "linear"
     until_stable: bool = False
+    silhouette_thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,7 @@ class ClusterBatch:
     n_clusters           (B,) int32
     max_distance … largest_share  (B,) float64, NaN where undefined
     methods              (B,) int32: how the tree was made, a place in METHODS plus 1
+    silhouettes          (B, C) float64: of the cuts at the C silhouette_thresholds asked for
     """
 
     neurons: IntArray
@@ -212,6 +216,7 @@ class ClusterBatch:
     silhouette: DoubleArray
     largest_share: DoubleArray
     methods: IntArray
+    silhouettes: DoubleArray
 
 
 @dataclass(frozen=True, eq=False)

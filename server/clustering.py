@@ -46,6 +46,7 @@ class Clustered(NamedTuple):
     trees: Tensor
     labels: Tensor
     metrics: TreeMetrics
+    silhouettes: Tensor  # (B, C) of the further cuts
 
 
 @dataclass(frozen=True, eq=True)
@@ -64,7 +65,7 @@ class ClusterWork:
     def run(self, items: IntArray) -> ClusterBatch:
         """Raises FailedPrecondition for a neuron that is too large for what was asked, or for the device."""
         n_examples = self.index.n_examples[items[:, 0], items[:, 1]]
-        out = _empty_cluster_batch(items, n_examples)
+        out = _empty_cluster_batch(items, n_examples, len(self.clustering.silhouette_thresholds))
         offsets = columns.offsets(out)
         small = np.flatnonzero(n_examples <= MAX_IN_MATRIX)
         for chunk, clustered in self._in_lanes(gather.chunks(self.model, self.index, items[small], self.choice)):
@@ -111,7 +112,11 @@ class ClusterWork:
         d = distances.gathered_cosine_distances(chunk.rows, chunk.example_rows, chunk.weights, n, chunk.offsets)
         trees = self._trees(d, n)
         labels = tree.cut(trees, n, self.clustering.distance_threshold)
-        return Clustered(trees, labels, metrics.tree_metrics(d, trees, labels, n))
+        at = [
+            metrics.cluster_metrics(d, tree.cut(trees, n, t), n).silhouette
+            for t in self.clustering.silhouette_thresholds
+        ]
+        return Clustered(trees, labels, metrics.tree_metrics(d, trees, labels, n), _side_by_side(at, n))
 
     def _trees(self, d: Tensor, n: Tensor) -> Tensor:
         """(B, N - 1, 4) float64."""
@@ -132,7 +137,10 @@ class ClusterWork:
         unit = large.unit_embeddings(chunk.rows[chunk.example_rows[0]], chunk.weights[0], offsets)
         method, linkage = self._large_tree(neuron, unit)
         labels = tree.cut(linkage[None], chunk.n_examples, self.clustering.distance_threshold)
-        return method, Clustered(linkage[None], labels, large.tree_metrics(unit, linkage, labels[0]))
+        cuts = (tree.cut(linkage[None], chunk.n_examples, t) for t in self.clustering.silhouette_thresholds)
+        at = [large.tree_metrics(unit, linkage, cut[0]).clusters.silhouette for cut in cuts]
+        measured = large.tree_metrics(unit, linkage, labels[0])
+        return method, Clustered(linkage[None], labels, measured, _side_by_side(at, chunk.n_examples))
 
     def _large_tree(self, neuron: NeuronId, unit: Tensor) -> tuple[Method, Tensor]:
         n, clustering = len(unit), self.clustering
@@ -152,6 +160,13 @@ class ClusterWork:
         )
 
 
+def _side_by_side(of_cuts: list[Tensor], n_examples: Tensor) -> Tensor:
+    """(B, C) of C tensors (B,)."""
+    if not of_cuts:
+        return torch.empty((len(n_examples), 0), dtype=torch.float64, device=n_examples.device)
+    return torch.stack(of_cuts, dim=1)
+
+
 def _lanes(device: torch.device) -> list[AbstractContextManager[object]]:
     if device.type == "cpu":
         return [nullcontext()]
@@ -163,7 +178,7 @@ def _read(chunk: Chunk, clustered: Clustered, lane: AbstractContextManager[objec
     with lane:
         clusters, nodes = clustered.metrics
         measured = TreeMetrics(ClusterMetrics(*map(Tensor.cpu, clusters)), NodeMetrics(*map(Tensor.cpu, nodes)))
-        return chunk, Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured)
+        return chunk, Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured, clustered.silhouettes.cpu())
 
 
 def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], chunk: Chunk, clustered: Clustered) -> None:
@@ -179,6 +194,7 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], chunk: Chunk, c
     out.heights[to_merge] = z[:, 2]
     out.node_centrals[to_merge] = nodes.central.numpy()[merges]
     out.node_mean_distances[to_merge] = nodes.mean_distance.numpy()[merges]
+    out.silhouettes[places] = clustered.silhouettes.numpy()
     for name in ("n_clusters", *_METRICS):
         getattr(out, name)[places] = getattr(clusters, name).numpy()
 
@@ -186,7 +202,7 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], chunk: Chunk, c
 _METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
 
 
-def _empty_cluster_batch(neurons: IntArray, n_examples: IntArray) -> ClusterBatch:
+def _empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int) -> ClusterBatch:
     b, e, m = len(neurons), int(n_examples.sum()), int(np.maximum(n_examples - 1, 0).sum())
     return ClusterBatch(
         neurons=neurons,
@@ -199,4 +215,5 @@ def _empty_cluster_batch(neurons: IntArray, n_examples: IntArray) -> ClusterBatc
         n_clusters=np.empty(b, np.int32),
         **{name: np.empty(b) for name in _METRICS},
         methods=np.full(b, METHODS.index("matrix") + 1, np.int32),
+        silhouettes=np.empty((b, n_cuts)),
     )

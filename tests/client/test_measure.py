@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from scipy.cluster.hierarchy import fcluster
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from polysem.client import Client, measure, measurements, ranking, table1
+from polysem.client import Client, calls, measure, measurements, ranking, table1
 from polysem.client.cli import cli
 from polysem.client.measure import BEST_CUT_THRESHOLDS, Measuring, adjusted_rand_indexes, variants
 from polysem.proto.errors import (
@@ -274,6 +274,16 @@ def test_what_cannot_be_measured_is_told_before_anything_is_done(polysem_client,
 def test_a_server_that_is_not_there_is_told(tmp_path):
     with Client("127.0.0.1:1") as client, pytest.raises(Unavailable):
         Measuring(client)
+
+
+@pytest.mark.parametrize("thresholds", [(float("nan"),), (2.1,), (-0.1,), (0.5,) * 65])
+def test_cuts_that_cannot_be_are_refused_on_both_ends(polysem_client, thresholds):
+    with pytest.raises(InvalidArgument, match="silhouette_thresholds"):
+        calls.cluster(("0.0",), "hac", "average", "neuron", "folded", 0.5, None, False, None, thresholds)
+    call = calls.cluster(("0.0",), "hac", "average", "neuron", "folded", 0.5, None, False, None)
+    call.request.silhouette_thresholds.extend(thresholds)
+    with pytest.raises(InvalidArgument, match="silhouette_thresholds"):
+        list(polysem_client._answers(call))
 
 
 # ---- Table 1 and ranks

@@ -390,6 +390,7 @@ def make_cluster_batch(n_examples, seed=0):
             for name in ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
         },
         methods=whole(b),
+        silhouettes=rng.random((b, 3)),
     )
 
 
