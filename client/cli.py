@@ -9,10 +9,11 @@ from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any, TypeVar, get_args
 
 import click
+import numpy as np
 
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
-from polysem.client.results import Example, Neuron
+from polysem.client.results import Example, Neuron, Statistics
 from polysem.proto.errors import PolysemError
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
 
@@ -76,6 +77,33 @@ def asks_server(command: Command) -> Command:
     return command
 
 
+def clusters_examples(command: Command) -> Command:
+    """Options of every command that clusters dataset examples."""
+    for option in reversed(
+        (
+            click.option("--algorithm", type=click.Choice(get_args(Algorithm)), default="hac", show_default=True),
+            click.option(
+                "--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac."
+            ),
+            click.option("--embedding", type=click.Choice(get_args(Embedding)), default="neuron", show_default=True),
+            click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), default="folded", show_default=True),
+            click.option(
+                "--distance-threshold",
+                type=float,
+                default=0.5,
+                show_default=True,
+                help="Cosine distance at which the tree is cut, 0 to 2.",
+            ),
+            click.option(
+                "--thresholds", help="Of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5."
+            ),
+            click.option("--until-stable", is_flag=True, help="Of scc: repeat each round until nothing merges."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 INDEX = click.option("--index", metavar="NAME", help="One of the server's indexes (see `polysem info`).")
 
 
@@ -95,19 +123,7 @@ def info(server: str, timeout_s: float | None, as_json: bool) -> None:
 
 @cli.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
-@click.option("--algorithm", type=click.Choice(get_args(Algorithm)), default="hac", show_default=True)
-@click.option("--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac.")
-@click.option("--embedding", type=click.Choice(get_args(Embedding)), default="neuron", show_default=True)
-@click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), default="folded", show_default=True)
-@click.option(
-    "--distance-threshold",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Cosine distance at which the tree is cut, 0 to 2.",
-)
-@click.option("--thresholds", help="Of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5.")
-@click.option("--until-stable", is_flag=True, help="Of scc: repeat each round until nothing merges.")
+@clusters_examples
 @INDEX
 @asks_server
 def cluster(
@@ -161,6 +177,99 @@ def examples(
         console = terminal.console()
         for example in found:
             console.print(terminal.ExampleText(example, whole_context))
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@INDEX
+@asks_server
+def statistics(neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, index: str | None) -> None:
+    """Show how strongly NEURONS fire over the corpus.
+
+    Of each context only the highest activation counts. One neuron is shown with its histogram and the band that its
+    dataset examples come from, several as a table. With --json each is an object on a line of its own.
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        found = client.statistics(*neurons, index=index)
+        if as_json:
+            for one in found:
+                _print_json(statistics_json(one))
+            return
+        from polysem.client import terminal
+
+        shown = terminal.statistics_table(found) if len(found) > 1 else terminal.StatisticsPanel(found[0])
+        terminal.console().print(shown)
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1)
+@click.option("--sort", "sort_by", metavar="METRIC", help="Sort by it; -METRIC puts the largest first.")
+@click.option("--min", "least", metavar="METRIC=N", multiple=True, help="Only at least; may be repeated.")
+@click.option("--max", "most", metavar="METRIC=N", multiple=True, help="Only at most; may be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), help="How many; with --json all, else 20.")
+@click.option("--skip", type=click.IntRange(min=0), default=0, help="How many to pass over first.")
+@clusters_examples
+@INDEX
+@asks_server
+def neurons(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    least: Sequence[str],
+    most: Sequence[str],
+    limit: int | None,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """List NEURONS, or all of the index, filtered and sorted by their metrics.
+
+    METRIC is n_examples, n_clusters, max_distance, mean_distance, intra, inter, silhouette, largest_share,
+    second_share, maximum_activation, mean_activation or share_positive. Neurons of which it is undefined come last.
+
+    \b
+    polysem neurons --sort -n_clusters --min n_examples=25
+    polysem neurons '7.*' --sort intra --max largest_share=0.5 --json
+
+    The first question about a clustering clusters the whole index; those that follow are quick.
+    """
+    where: dict[Any, tuple[float | None, float | None]] = {}
+    for name, end in map(_metric_end, least):
+        where[name] = (end, None)
+    for name, end in map(_metric_end, most):
+        where[name] = (where.get(name, (None, None))[0], end)
+    with Client(server, timeout_s=timeout_s) as client:
+        found = client.neurons(
+            *neurons,
+            where=where,
+            limit=limit or (None if as_json else 20),
+            thresholds=_thresholds(thresholds),
+            **options,
+        )
+        if as_json:
+            for neuron in found:
+                _print_json({"neuron": str(neuron.id)} | {k: v for k, v in asdict(neuron).items() if k != "id"})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.listing(found, options["skip"]))
+
+
+def _metric_end(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name.strip(), float(number)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no METRIC=NUMBER such as n_examples=25") from None
+
+
+def statistics_json(statistics: Statistics) -> dict[str, Any]:
+    """Statistics as `polysem statistics --json` prints them."""
+    return {"neuron": str(statistics.id)} | {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(statistics).items()
+        if name != "id"
+    }
 
 
 def neuron_json(neuron: Neuron) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from polysem.proto import checks, columns
 from polysem.proto.neurons import NeuronId
 from polysem.proto.types import (
     METHODS,
+    NEURON_METRICS,
     ClusterBatch,
     DoubleArray,
     EmbeddingBatch,
@@ -22,7 +23,9 @@ from polysem.proto.types import (
     FloatArray,
     IntArray,
     Method,
+    NeuronTable,
     Provenance,
+    StatisticsBatch,
     Timing,
 )
 
@@ -109,6 +112,60 @@ class Embeddings(NamedTuple):
 
     id: NeuronId
     embeddings: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """A neuron's key activations over all contexts of an index: each context's highest, after the activation function.
+
+    maximum_activation, mean_activation  over all contexts
+    share_positive                       0..1: contexts above 0
+    histogram                            (64,) int32: contexts in equal bins from 0 to the maximum; at or below 0: none
+    n_examples                           dataset examples
+    lowest_example, highest_example      the band they come from; None without examples
+    threshold                            what an example had to reach; None for another rule of selection than `first`
+    """
+
+    id: NeuronId
+    maximum_activation: float
+    mean_activation: float
+    share_positive: float
+    histogram: IntArray
+    n_examples: int
+    lowest_example: float | None
+    highest_example: float | None
+    threshold: float | None
+
+    @property
+    def bin_edges(self) -> DoubleArray:
+        """(65,) float64: bin b of the histogram lies between edges b and b + 1."""
+        return np.linspace(0.0, max(self.maximum_activation, 0.0), len(self.histogram) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedNeuron:
+    """A neuron in a listing. None where undefined.
+
+    second_share        0..1: examples in the second largest cluster
+    maximum_activation  and mean_activation: of its key activations over all contexts
+    share_positive      0..1: contexts in which it is positive
+    rare                it has a common and a rare behaviour: one cluster holds at least 0.8 of its examples, not all
+    """
+
+    id: NeuronId
+    n_examples: int
+    n_clusters: int
+    max_distance: float | None
+    mean_distance: float | None
+    intra: float | None
+    inter: float | None
+    silhouette: float | None
+    largest_share: float | None
+    second_share: float | None
+    maximum_activation: float
+    mean_activation: float
+    share_positive: float
+    rare: bool
 
 
 FetchExamples = Callable[[NeuronId], Sequence[Example]]
@@ -225,11 +282,12 @@ def _shown(value: float | None) -> str:
 
 
 class Answer(NamedTuple):
-    """A batch as it came over the wire, put together."""
+    """A batch as it came over the wire, put together. n_matching: of a page of neurons, on all pages."""
 
     batch: Any
     provenance: Provenance
     timing: Timing
+    n_matching: int = 0
 
 
 def neurons_of(answer: Answer, fetch_examples: FetchExamples | None) -> list[Neuron]:
@@ -290,6 +348,44 @@ def examples_of(answer: Answer) -> list[Example]:
         )
         for i in range(len(batch.neurons))
     ]
+
+
+def statistics_of(answer: Answer) -> list[Statistics]:
+    """The views of a batch of statistics."""
+    batch: StatisticsBatch = answer.batch
+    return [
+        Statistics(
+            id=_id(batch.neurons[i]),
+            maximum_activation=float(batch.maximum_activation[i]),
+            mean_activation=float(batch.mean_activation[i]),
+            share_positive=float(batch.share_positive[i]),
+            histogram=batch.histogram[i],
+            n_examples=int(batch.n_examples[i]),
+            lowest_example=_or_none(batch.lowest_example[i]),
+            highest_example=_or_none(batch.highest_example[i]),
+            threshold=_or_none(batch.threshold[i]),
+        )
+        for i in range(len(batch.neurons))
+    ]
+
+
+def listed_of(answer: Answer) -> list[ListedNeuron]:
+    """The rows of a page of neurons."""
+    table: NeuronTable = answer.batch
+    values: dict[str, list[Any]] = {name: getattr(table, name).tolist() for name in NEURON_METRICS}
+    return [
+        ListedNeuron(
+            id=_id(id_),
+            rare=bool(table.rare[i]),
+            **_row(values, i),
+        )
+        for i, id_ in enumerate(table.neurons)
+    ]
+
+
+def _row(values: dict[str, list[Any]], i: int) -> dict[str, Any]:
+    row = {name: column[i] for name, column in values.items()}
+    return {name: None if value != value else value for name, value in row.items()}  # NaN
 
 
 def _id(pair: IntArray) -> NeuronId:

@@ -27,10 +27,16 @@ from polysem.proto.types import (
     ExampleQuery,
     IndexInfo,
     Limits,
+    ListQuery,
+    MetricRange,
     ModelInfo,
+    NeuronPage,
+    NeuronTable,
     Provenance,
     Selection,
     ServerInfo,
+    StatisticsBatch,
+    StatisticsQuery,
     Timing,
 )
 from polysem.v1 import neuron_service_pb2 as pb
@@ -59,6 +65,9 @@ _SCHEDULES: dict[str, Any] = {
     "linear": pb.THRESHOLD_SCHEDULE_LINEAR,
     "geometric": pb.THRESHOLD_SCHEDULE_GEOMETRIC,
 }
+_NEURON_METRICS: dict[str, Any] = {
+    name: pb.NeuronMetric.Value(f"NEURON_METRIC_{name.upper()}") for name in types.NEURON_METRICS
+}
 
 
 def _name(number: int, names: Mapping[str, int], field: str) -> Any:
@@ -77,37 +86,49 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
     """The request; raises InvalidArgument as checks.check_clustering does."""
     checks.check_choice(query.choice)
     checks.check_clustering(query.clustering)
-    clustering, thresholds = query.clustering, query.clustering.thresholds
     return pb.ClusterNeuronsRequest(
         index=query.index,
         neurons=_encode_ranges(query.neurons),
-        algorithm=_ALGORITHMS[clustering.algorithm],
-        linkage=_LINKAGES[clustering.linkage],
-        distance_threshold=clustering.distance_threshold,
-        thresholds=() if isinstance(thresholds, str) else thresholds,
-        threshold_schedule=_SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
-        until_stable=clustering.until_stable,
-        **_encode_choice(query.choice),
+        **_encode_clustering(query.choice, query.clustering),
     )
 
 
 def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
     """The query, checked; an algorithm's parameters that it does not use are set to their defaults."""
-    algorithm = _name(request.algorithm, _ALGORITHMS, "algorithm")
-    linkage = _name(request.linkage, _LINKAGES, "linkage")
-    schedule = _name(request.threshold_schedule, _SCHEDULES, "threshold_schedule")
+    choice, clustering = _decode_clustering(request)
+    return ClusterQuery(_decode_ranges(request.neurons), request.index, choice, clustering)
+
+
+def _encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[str, Any]:
+    thresholds = clustering.thresholds
+    return {
+        "algorithm": _ALGORITHMS[clustering.algorithm],
+        "linkage": _LINKAGES[clustering.linkage],
+        "distance_threshold": clustering.distance_threshold,
+        "thresholds": () if isinstance(thresholds, str) else thresholds,
+        "threshold_schedule": _SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
+        "until_stable": clustering.until_stable,
+        **_encode_choice(choice),
+    }
+
+
+def _decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
+    """Of a ClusterNeuronsRequest or a Clustering, which have the same fields."""
+    algorithm = _name(message.algorithm, _ALGORITHMS, "algorithm")
+    linkage = _name(message.linkage, _LINKAGES, "linkage")
+    schedule = _name(message.threshold_schedule, _SCHEDULES, "threshold_schedule")
     default = Clustering()
     clustering = Clustering(
         algorithm=algorithm,
         linkage={"hac": linkage, "scc": "average", "components": "single"}[algorithm],
         distance_threshold=(
-            request.distance_threshold if request.HasField("distance_threshold") else default.distance_threshold
+            message.distance_threshold if message.HasField("distance_threshold") else default.distance_threshold
         ),
-        thresholds=(tuple(request.thresholds) or schedule) if algorithm == "scc" else default.thresholds,
-        until_stable=request.until_stable and algorithm == "scc",
+        thresholds=(tuple(message.thresholds) or schedule) if algorithm == "scc" else default.thresholds,
+        until_stable=message.until_stable and algorithm == "scc",
     )
     checks.check_clustering(clustering)
-    return ClusterQuery(_decode_ranges(request.neurons), request.index, _decode_choice(request), clustering)
+    return _decode_choice(message), clustering
 
 
 def encode_embed_query(query: EmbedQuery) -> pb.EmbedNeuronsRequest:
@@ -135,6 +156,58 @@ def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
 
 def decode_example_query(request: pb.GetExamplesRequest) -> ExampleQuery:
     return ExampleQuery(_decode_ranges(request.neurons), request.index, tuple(request.examples), request.whole_context)
+
+
+def encode_statistics_query(query: StatisticsQuery) -> pb.GetNeuronStatisticsRequest:
+    return pb.GetNeuronStatisticsRequest(index=query.index, neurons=_encode_ranges(query.neurons))
+
+
+def decode_statistics_query(request: pb.GetNeuronStatisticsRequest) -> StatisticsQuery:
+    return StatisticsQuery(_decode_ranges(request.neurons), request.index)
+
+
+def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
+    """The request; raises InvalidArgument as checks.check_list does."""
+    checks.check_list(query)
+    return pb.ListNeuronsRequest(
+        index=query.index,
+        neurons=_encode_ranges(query.neurons),
+        clustering=pb.Clustering(**_encode_clustering(query.choice, query.clustering)),
+        sort_by=_NEURON_METRICS[query.sort_by] if query.sort_by else None,
+        descending=query.descending,
+        where=[
+            pb.MetricRange(metric=_NEURON_METRICS[range_.metric], least=range_.least, most=range_.most)
+            for range_ in query.where
+        ],
+        page_size=query.page_size,
+        page_token=query.page_token,
+        skip=query.skip,
+    )
+
+
+def decode_list_query(request: pb.ListNeuronsRequest) -> ListQuery:
+    choice, clustering = _decode_clustering(request.clustering)
+    query = ListQuery(
+        neurons=_decode_ranges(request.neurons) if request.neurons else (),
+        index=request.index,
+        choice=choice,
+        clustering=clustering,
+        sort_by=_name(request.sort_by, _NEURON_METRICS, "sort_by") if request.sort_by else None,
+        descending=request.descending,
+        where=tuple(_decode_metric_range(range_) for range_ in request.where),
+        page_size=request.page_size or ListQuery().page_size,
+        page_token=request.page_token,
+        skip=request.skip,
+    )
+    checks.check_list(query)
+    return query
+
+
+def _decode_metric_range(message: pb.MetricRange) -> MetricRange:
+    if not message.metric:
+        raise InvalidArgument("a range names no metric: say which it is of", "where")
+    least, most = (getattr(message, end) if message.HasField(end) else None for end in ("least", "most"))
+    return MetricRange(_name(message.metric, _NEURON_METRICS, "where"), least, most)
 
 
 def _encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
@@ -297,6 +370,8 @@ _MESSAGES: dict[type, Any] = {
     ClusterBatch: pb.ClusterNeuronsResponse,
     EmbeddingBatch: pb.EmbedNeuronsResponse,
     ExampleBatch: pb.GetExamplesResponse,
+    StatisticsBatch: pb.GetNeuronStatisticsResponse,
+    NeuronTable: pb.ListNeuronsResponse,
 }
 
 
@@ -315,10 +390,7 @@ def encode_batch(
 ) -> Iterator[Any]:
     """The batch as messages of at most max_bytes, in order."""
     offsets = columns.offsets(batch)
-    head = {
-        "provenance": encode_provenance(provenance),
-        "timing": pb.Timing(queue_ns=timing.queue_ns, compute_ns=timing.compute_ns, batch_size=timing.batch_size),
-    }
+    head = _head(provenance, timing)
     budget = max_bytes - _OVERHEAD_BYTES
     sizes = _item_bytes(batch, offsets)
     for first, last in _runs(sizes, budget):
@@ -329,6 +401,29 @@ def encode_batch(
                 name: encode_tensor(part) if isinstance(part, np.ndarray) else part for name, part in piece.items()
             }
             yield _MESSAGES[type(batch)](**head, continues=i < len(pieces) - 1, **arrays)
+
+
+def _head(provenance: Provenance, timing: Timing) -> dict[str, Any]:
+    return {
+        "provenance": encode_provenance(provenance),
+        "timing": pb.Timing(queue_ns=timing.queue_ns, compute_ns=timing.compute_ns, batch_size=timing.batch_size),
+    }
+
+
+def encode_neuron_page(page: NeuronPage, provenance: Provenance, timing: Timing) -> pb.ListNeuronsResponse:
+    """One message: a page of MAX_PAGE_SIZE neurons takes a third of what fits."""
+    columns_: dict[str, Any] = {name: encode_tensor(getattr(page.table, name)) for name in columns.AXES[NeuronTable]}
+    return pb.ListNeuronsResponse(
+        **_head(provenance, timing), **columns_, n_matching=page.n_matching, next_page_token=page.next_page_token
+    )
+
+
+def decode_neuron_page(message: pb.ListNeuronsResponse) -> tuple[NeuronPage, Provenance, Timing]:
+    joined = Joiner(NeuronTable).add(message)
+    if joined is None:
+        raise Internal("a page of neurons came in pieces: the server is newer than this client")
+    table, provenance, timing = joined
+    return NeuronPage(table, message.n_matching, message.next_page_token), provenance, timing
 
 
 def _item_bytes(batch: AnyBatch, offsets: dict[str, columns.Offsets]) -> Array:

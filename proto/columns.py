@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto.types import ClusterBatch, EmbeddingBatch, ExampleBatch
+from polysem.proto.types import ClusterBatch, EmbeddingBatch, ExampleBatch, NeuronTable, StatisticsBatch
 
-AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch
-Batch = TypeVar("Batch", bound=ClusterBatch | EmbeddingBatch | ExampleBatch)
+AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch | StatisticsBatch | NeuronTable
+Batch = TypeVar("Batch", bound=AnyBatch)
 Offsets = npt.NDArray[np.int64]
 
 AXES: dict[type, dict[str, str]] = {
@@ -46,6 +46,8 @@ AXES: dict[type, dict[str, str]] = {
         "tokens": "token",
         "token_activations": "token",
     },
+    StatisticsBatch: dict.fromkeys(StatisticsBatch.__dataclass_fields__, "neuron"),
+    NeuronTable: dict.fromkeys(NeuronTable.__dataclass_fields__, "neuron"),
 }
 TEXTS = frozenset({"documents", "tokens"})  # lists of str, all others are arrays
 
@@ -55,6 +57,8 @@ def offsets(batch: AnyBatch) -> dict[str, Offsets]:
     items = np.arange(len(batch.neurons) + 1, dtype=np.int64)
     if isinstance(batch, ExampleBatch):
         return {"example": items, "token": from_counts(batch.n_tokens)}
+    if isinstance(batch, StatisticsBatch | NeuronTable):
+        return {"neuron": items}
     return {
         "neuron": items,
         "example": from_counts(batch.n_examples),

@@ -18,6 +18,20 @@ Linkage = Literal["average", "complete", "single"]
 Embedding = Literal["neuron", "pre_mlp"]
 LayerNorm = Literal["folded", "raw"]
 ThresholdSchedule = Literal["linear", "geometric"]
+NeuronMetric = Literal[
+    "n_examples",
+    "n_clusters",
+    "max_distance",
+    "mean_distance",
+    "intra",
+    "inter",
+    "silhouette",
+    "largest_share",
+    "second_share",
+    "maximum_activation",
+    "mean_activation",
+    "share_positive",
+]
 Method = Literal["matrix", "linear", "neighbours"]
 
 IntArray: TypeAlias = npt.NDArray[np.int32]
@@ -28,7 +42,11 @@ DEFAULT_DISTANCE_THRESHOLD = 0.5
 MAX_DISTANCE = 2.0
 MAX_THRESHOLDS = 1024
 MAX_MESSAGE_BYTES = 1 << 20
+MAX_PAGE_SIZE = 4096
+MAX_METRIC_RANGES = 64
 METHODS: tuple[Method, ...] = get_args(Method)
+NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
+RARE_SHARE = 0.8  # of the examples in one cluster: what is outside it is a rare behaviour
 
 # ---- What is asked
 
@@ -78,6 +96,37 @@ class ExampleQuery:
     index: str = ""
     examples: tuple[int, ...] = ()
     whole_context: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsQuery:
+    neurons: tuple[NeuronRange, ...]
+    index: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRange:
+    """least <= metric <= most; None: open."""
+
+    metric: NeuronMetric
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """neurons: none stands for all. sort_by: None for layer and neuron. page_size: 1..MAX_PAGE_SIZE."""
+
+    neurons: tuple[NeuronRange, ...] = ()
+    index: str = ""
+    choice: EmbeddingChoice = EmbeddingChoice()
+    clustering: Clustering = Clustering()
+    sort_by: NeuronMetric | None = None
+    descending: bool = False
+    where: tuple[MetricRange, ...] = ()
+    page_size: int = 1000
+    page_token: str = ""
+    skip: int = 0
 
 
 def threshold_schedule(name: ThresholdSchedule) -> tuple[float, ...]:
@@ -249,3 +298,62 @@ class ExampleBatch:
     keys: IntArray
     tokens: Sequence[str] = field(repr=False)
     token_activations: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsBatch:
+    """Key activations of B neurons: each context's highest, after the activation function.
+
+    neurons             (B, 2) int32
+    maximum_activation  (B,) float32, and mean_activation: over all contexts of the index
+    share_positive      (B,) float32, 0..1: of the contexts, above 0
+    histogram           (B, 64) int32: contexts in equal bins from 0 to the maximum; at or below 0: in none
+    n_examples          (B,) int32
+    lowest_example      (B,) float32, and highest_example: of the dataset examples; NaN without any
+    threshold           (B,) float32: what an example had to reach; NaN for another rule than `first`
+    """
+
+    neurons: IntArray
+    maximum_activation: FloatArray
+    mean_activation: FloatArray
+    share_positive: FloatArray
+    histogram: IntArray
+    n_examples: IntArray
+    lowest_example: FloatArray
+    highest_example: FloatArray
+    threshold: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronTable:
+    """Metrics of B neurons, in the order asked.
+
+    neurons                        (B, 2) int32
+    n_examples, n_clusters         (B,) int32
+    max_distance … share_positive  (B,) float64, NaN where undefined; second_share: of the second largest cluster
+    rare                           (B,) int32: 1 where one of several clusters holds RARE_SHARE of the examples or more
+    """
+
+    neurons: IntArray
+    n_examples: IntArray
+    n_clusters: IntArray
+    max_distance: DoubleArray
+    mean_distance: DoubleArray
+    intra: DoubleArray
+    inter: DoubleArray
+    silhouette: DoubleArray
+    largest_share: DoubleArray
+    second_share: DoubleArray
+    maximum_activation: DoubleArray
+    mean_activation: DoubleArray
+    share_positive: DoubleArray
+    rare: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronPage:
+    """n_matching: neurons on all pages. next_page_token: empty on the last."""
+
+    table: NeuronTable
+    n_matching: int
+    next_page_token: str

@@ -25,13 +25,17 @@ from polysem.proto.types import (
     ExampleBatch,
     ExampleQuery,
     IntArray,
+    ListQuery,
     Provenance,
+    StatisticsQuery,
 )
+from polysem.server import listing
 from polysem.server.arrays import Array
 from polysem.server.clustering import ClusterWork
 from polysem.server.gather import chunks
 from polysem.server.index import TOKENS_AFTER, TOKENS_BEFORE, Index
 from polysem.server.model import Model
+from polysem.server.statistics import StatisticsWork
 
 MAX_NEURONS_PER_REQUEST = 1 << 20
 CONTEXT_TOKENS = 4096  # read at once where whole contexts are asked for
@@ -52,6 +56,14 @@ class Plan(NamedTuple):
 
     work: Work
     items: IntArray
+    provenance: Provenance
+
+
+class ListPlan(NamedTuple):
+    """work: clusters the whole index. neurons (B, 2): to choose from; None: all."""
+
+    work: ClusterWork
+    neurons: IntArray | None
     provenance: Provenance
 
 
@@ -85,6 +97,18 @@ class Engine:
         work = ExampleWork(self.model, index, query.whole_context)
         neurons = self._neurons(index, query.neurons)
         return Plan(work, work.items(neurons, query.examples), self._provenance(index))
+
+    def plan_statistics(self, query: StatisticsQuery) -> Plan:
+        index = self._index(query.index)
+        return Plan(StatisticsWork(index), self._neurons(index, query.neurons), self._provenance(index))
+
+    def plan_list(self, query: ListQuery) -> ListPlan:
+        """Also raises InvalidArgument for a page token that does not belong to the question."""
+        index = self._index(query.index)
+        listing.first_place(index, query)
+        work = ClusterWork(self.model, index, query.choice, query.clustering)
+        neurons = self._neurons(index, query.neurons) if query.neurons else None
+        return ListPlan(work, neurons, self._provenance(index, query.choice, query.clustering))
 
     def _index(self, name: str) -> Index:
         try:

@@ -1,5 +1,6 @@
 """The gRPC service: decode, delegate, encode. Exceptions become codes in the interceptor."""
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,9 +11,11 @@ from grpc_status import rpc_status
 
 from polysem.proto import codec, status
 from polysem.proto.errors import Internal, PolysemError
-from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, Limits, ServerInfo
+from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, Limits, ServerInfo, Timing
 from polysem.server.batcher import Batcher
 from polysem.server.engine import MAX_NEURONS_PER_REQUEST, Engine, Plan, device_name
+from polysem.server.listing import page_of
+from polysem.server.overview import Overviews
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -26,6 +29,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
 
     def __init__(self, engine: Engine, batcher: Batcher, version: str) -> None:
         self._engine, self._batcher, self._version = engine, batcher, version
+        self._overviews = Overviews(batcher)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         return codec.encode_server_info(server_info(self._engine, self._batcher, self._version))
@@ -50,6 +54,20 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     ) -> AsyncIterator[pb.GetExamplesResponse]:
         async for message in self._answer(self._engine.plan_examples(codec.decode_example_query(request))):
             yield message
+
+    async def GetNeuronStatistics(
+        self, request: pb.GetNeuronStatisticsRequest, context: Context
+    ) -> AsyncIterator[pb.GetNeuronStatisticsResponse]:
+        async for message in self._answer(self._engine.plan_statistics(codec.decode_statistics_query(request))):
+            yield message
+
+    async def ListNeurons(self, request: pb.ListNeuronsRequest, context: Context) -> pb.ListNeuronsResponse:
+        query = codec.decode_list_query(request)
+        work, neurons, provenance = self._engine.plan_list(query)
+        overview = await self._overviews.get(work)
+        page = await asyncio.to_thread(page_of, overview.table, work.index, neurons, query)
+        timing = Timing(0, overview.compute_ns, len(overview.table.neurons))
+        return codec.encode_neuron_page(page, provenance, timing)
 
     async def _answer(self, plan: Plan) -> AsyncIterator[Any]:
         async for batch, timing in self._batcher.stream(plan.work, plan.items):

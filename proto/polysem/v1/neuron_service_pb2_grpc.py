@@ -59,6 +59,16 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetExamplesRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetExamplesResponse.FromString,
                 _registered_method=True)
+        self.GetNeuronStatistics = channel.unary_stream(
+                '/polysem.v1.NeuronService/GetNeuronStatistics',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsResponse.FromString,
+                _registered_method=True)
+        self.ListNeurons = channel.unary_unary(
+                '/polysem.v1.NeuronService/ListNeurons',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.FromString,
+                _registered_method=True)
 
 
 class NeuronServiceServicer(object):
@@ -99,6 +109,21 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetNeuronStatistics(self, request, context):
+        """How strongly each neuron fires over the corpus, and the band of it that its dataset examples come from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNeurons(self, request, context):
+        """Neurons with their metrics, filtered and sorted by any of them, in pages. The first question about a clustering
+        clusters the whole index; the server keeps what came of it for those that follow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuronServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +151,16 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.GetExamples,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetExamplesRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetExamplesResponse.SerializeToString,
+            ),
+            'GetNeuronStatistics': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetNeuronStatistics,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsResponse.SerializeToString,
+            ),
+            'ListNeurons': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNeurons,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +298,60 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/GetExamples',
             polysem_dot_v1_dot_neuron__service__pb2.GetExamplesRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.GetExamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNeuronStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/GetNeuronStatistics',
+            polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNeurons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polysem.v1.NeuronService/ListNeurons',
+            polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.FromString,
             options,
             channel_credentials,
             insecure,
