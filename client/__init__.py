@@ -2,7 +2,16 @@
 
 from polysem.client.aio import AsyncClient
 from polysem.client.client import Client
-from polysem.client.results import Cluster, Embeddings, Example, ListedNeuron, Metrics, Neuron, Statistics
+from polysem.client.results import (
+    Cluster,
+    Embeddings,
+    Example,
+    ListedNeuron,
+    Metrics,
+    Neuron,
+    SimilarCluster,
+    Statistics,
+)
 from polysem.client.streams import Clusters, Listing
 from polysem.proto.neurons import NeuronId
 
@@ -18,5 +27,6 @@ __all__ = [
     "Metrics",
     "Neuron",
     "NeuronId",
+    "SimilarCluster",
     "Statistics",
 ]

@@ -15,18 +15,29 @@ from polysem.client.results import (
     Example,
     ListedNeuron,
     Neuron,
+    SimilarCluster,
     Statistics,
     embeddings_of,
     examples_of,
     listed_of,
     neurons_of,
+    similar_of,
     statistics_of,
 )
 from polysem.client.streams import AsyncStream, Clusters, Listing, Stream
 from polysem.proto import codec, status
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronLike
-from polysem.proto.types import Algorithm, Embedding, IndexInfo, LayerNorm, Linkage, NeuronMetric, ServerInfo
+from polysem.proto.types import (
+    Algorithm,
+    Embedding,
+    IndexInfo,
+    LayerNorm,
+    Linkage,
+    NeuronMetric,
+    ServerInfo,
+    Similarity,
+)
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -128,6 +139,40 @@ class AsyncClient:
             until_stable=until_stable,
         )
         return AsyncStream(self._pages(pages), partial(Listing, view=listed_of), listed_of)
+
+    def similar(
+        self,
+        neuron: NeuronLike,
+        cluster: int | Sequence[int] | None = None,
+        *,
+        similarity: Similarity = "pre_mlp",
+        every_layer: bool = False,
+        limit: int = 20,
+        algorithm: Algorithm = "hac",
+        linkage: Linkage = "average",
+        embedding: Embedding = "neuron",
+        layer_norm: LayerNorm = "folded",
+        distance_threshold: float = 0.5,
+        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        until_stable: bool = False,
+        index: str | None = None,
+    ) -> AsyncStream[SimilarCluster, Stream[SimilarCluster]]:
+        call = calls.similar(
+            neuron,
+            cluster,
+            similarity,
+            every_layer,
+            limit,
+            index,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
+        )
+        return AsyncStream(self._answers(call), partial(Stream, view=similar_of), similar_of)
 
     async def _answers(self, call: StreamCall) -> AsyncIterator[Answer]:
         assembler = calls.Assembler(call)

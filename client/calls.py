@@ -7,7 +7,7 @@ from typing import Any, Literal
 from polysem.client.results import Answer
 from polysem.proto import checks, codec
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.neurons import NeuronLike, parse_neurons
+from polysem.proto.neurons import NeuronLike, parse_neuron, parse_neurons
 from polysem.proto.types import (
     MAX_MESSAGE_BYTES,
     Algorithm,
@@ -24,6 +24,9 @@ from polysem.proto.types import (
     Linkage,
     ListQuery,
     MetricRange,
+    SimilarBatch,
+    Similarity,
+    SimilarQuery,
     StatisticsBatch,
     StatisticsQuery,
 )
@@ -184,3 +187,26 @@ def _metric_range(metric: Any, ends: Any) -> MetricRange:
             f"where {metric}: give its least and its most, as (25, None), not {ends!r}", "where"
         ) from error
     return MetricRange(metric, least, most)
+
+
+def similar(
+    neuron: NeuronLike,
+    clusters: int | Sequence[int] | None,
+    similarity: Similarity,
+    every_layer: bool,
+    limit: int,
+    index: str | None,
+    **clustering: Any,
+) -> StreamCall:
+    choice, how = _clustering(**clustering)
+    query = SimilarQuery(
+        neuron=parse_neuron(neuron),
+        index=index or "",
+        clusters=() if clusters is None else tuple(clusters) if isinstance(clusters, Sequence) else (clusters,),
+        choice=choice,
+        clustering=how,
+        similarity=similarity,
+        every_layer=every_layer,
+        n_similar=limit,
+    )
+    return StreamCall("FindSimilarClusters", codec.encode_similar_query(query), SimilarBatch)

@@ -13,9 +13,10 @@ import numpy as np
 
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
-from polysem.client.results import Example, Neuron, Statistics
+from polysem.client.results import Example, Neuron, SimilarCluster, Statistics
 from polysem.proto.errors import PolysemError
-from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.neurons import NeuronId
+from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Similarity
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -261,6 +262,73 @@ def _metric_end(text: str) -> tuple[str, float]:
         return name.strip(), float(number)
     except ValueError:
         raise click.BadParameter(f"{text!r} is no METRIC=NUMBER such as n_examples=25") from None
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neuron", metavar="NEURON")
+@click.option(
+    "--cluster", "labels", type=click.IntRange(min=0), multiple=True, help="Only of this cluster; may be repeated."
+)
+@click.option(
+    "--similarity",
+    type=click.Choice(get_args(Similarity)),
+    default="pre_mlp",
+    show_default=True,
+    help="Which embedding of the central examples is compared.",
+)
+@click.option("--every-layer", is_flag=True, help="Search the whole model instead of the neuron's own layer.")
+@click.option("--limit", type=click.IntRange(min=1), help="How many for each cluster; else 20 for one, 3 for several.")
+@clusters_examples
+@INDEX
+@asks_server
+def similar(
+    neuron: str,
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    labels: Sequence[int],
+    limit: int | None,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Find the clusters of other neurons that are most similar to NEURON's.
+
+    Clusters are compared by the cosine of their central examples' embeddings: with pre_mlp they fire on like tokens in
+    like contexts, with neuron they also read the same directions of the residual stream.
+
+    \b
+    polysem similar 7.1234                   the nearest of each of its clusters
+    polysem similar 7.1234 --cluster 0 --similarity neuron --every-layer
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        found = client.similar(
+            neuron,
+            labels or None,
+            limit=limit or (20 if len(labels) == 1 else 3),
+            thresholds=_thresholds(thresholds),
+            **options,
+        )
+        if as_json:
+            for one in found:
+                _print_json(one._asdict() | {"neuron": str(one.neuron)})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.SimilarClusters(neuron, found, _centrals(client, found, options["index"])))
+
+
+def _centrals(
+    client: Client, found: Sequence[SimilarCluster], index: str | None
+) -> dict[tuple[NeuronId, int], Example]:
+    """The central examples of clusters, by neuron and place; a call a place."""
+    by_place: dict[int, list[NeuronId]] = {}
+    for one in found:
+        by_place.setdefault(one.central, []).append(one.neuron)
+    return {
+        (example.neuron, place): example
+        for place, of in by_place.items()
+        for example in client.examples(*of, places=[place], index=index)
+    }
 
 
 def statistics_json(statistics: Statistics) -> dict[str, Any]:

@@ -20,18 +20,29 @@ from polysem.client.results import (
     Answer,
     Embeddings,
     Example,
+    SimilarCluster,
     Statistics,
     embeddings_of,
     examples_of,
     listed_of,
     neurons_of,
+    similar_of,
     statistics_of,
 )
 from polysem.client.streams import Clusters, Listing, Stream
 from polysem.proto import codec, status
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronId, NeuronLike
-from polysem.proto.types import Algorithm, Embedding, IndexInfo, LayerNorm, Linkage, NeuronMetric, ServerInfo
+from polysem.proto.types import (
+    Algorithm,
+    Embedding,
+    IndexInfo,
+    LayerNorm,
+    Linkage,
+    NeuronMetric,
+    ServerInfo,
+    Similarity,
+)
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -168,6 +179,52 @@ class Client:
             until_stable=until_stable,
         )
         return Listing(self._pages(pages), listed_of)
+
+    def similar(
+        self,
+        neuron: NeuronLike,
+        cluster: int | Sequence[int] | None = None,
+        *,
+        similarity: Similarity = "pre_mlp",
+        every_layer: bool = False,
+        limit: int = 20,
+        algorithm: Algorithm = "hac",
+        linkage: Linkage = "average",
+        embedding: Embedding = "neuron",
+        layer_norm: LayerNorm = "folded",
+        distance_threshold: float = 0.5,
+        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        until_stable: bool = False,
+        index: str | None = None,
+    ) -> Stream[SimilarCluster]:
+        """Feature clusters of other neurons that are the most similar to this neuron's, by their central examples.
+
+        cluster      its label, or several; None: all of the neuron's, one after the other
+        similarity   cosine of pre_mlp: the embeddings h, as on the paper's site; they fire on like tokens in like
+                     contexts · neuron: h ⊙ w, each with its own neuron's weights; they also read the same of it
+        every_layer  search the whole model; else the neuron's own layer, as embeddings of different layers share no
+                     common meaning
+        limit        how many for each cluster, most similar first
+
+        The others are those of `cluster`; all neurons are clustered so. The first question about a clustering clusters
+        the whole index on the server, which keeps what it needs for those that follow.
+        """
+        call = calls.similar(
+            neuron,
+            cluster,
+            similarity,
+            every_layer,
+            limit,
+            index,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
+        )
+        return Stream(self._answers(call), similar_of)
 
     def _examples_of(self, index: str | None, neuron: NeuronId) -> Sequence[Example]:
         return self.examples(neuron, index=index)

@@ -25,6 +25,7 @@ from polysem.proto.types import (
     Method,
     NeuronTable,
     Provenance,
+    SimilarBatch,
     StatisticsBatch,
     Timing,
 )
@@ -166,6 +167,25 @@ class ListedNeuron:
     mean_activation: float
     share_positive: float
     rare: bool
+
+
+class SimilarCluster(NamedTuple):
+    """A feature cluster of another neuron.
+
+    to          label of the cluster that it is similar to
+    neuron      whose it is
+    label       its number in that neuron's labels, at the same cut
+    central     its central example's place
+    size        its examples
+    similarity  −1..1: cosine of the two central examples' embeddings
+    """
+
+    to: int
+    neuron: NeuronId
+    label: int
+    central: int
+    size: int
+    similarity: float
 
 
 FetchExamples = Callable[[NeuronId], Sequence[Example]]
@@ -380,6 +400,23 @@ def listed_of(answer: Answer) -> list[ListedNeuron]:
             **_row(values, i),
         )
         for i, id_ in enumerate(table.neurons)
+    ]
+
+
+def similar_of(answer: Answer) -> list[SimilarCluster]:
+    """The clusters found, those of each cluster asked for together."""
+    batch: SimilarBatch = answer.batch
+    return [
+        SimilarCluster(to, _id(neuron), *numbers)
+        for to, neuron, *numbers in zip(
+            np.repeat(batch.labels, batch.n_similar).tolist(),
+            batch.similar_neurons,
+            batch.similar_labels.tolist(),
+            batch.similar_centrals.tolist(),
+            batch.similar_sizes.tolist(),
+            batch.similarities.tolist(),
+            strict=True,
+        )
     ]
 
 

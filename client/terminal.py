@@ -6,7 +6,7 @@ Without colour (a pipe, NO_COLOR) the key token stands in «…».
 
 import os
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,9 @@ from rich.text import Text
 
 from polysem.client import dendrogram
 from polysem.client.dendrogram import Layout
-from polysem.client.results import Cluster, Example, ListedNeuron, Metrics, Neuron, Statistics
+from polysem.client.results import Cluster, Example, ListedNeuron, Metrics, Neuron, SimilarCluster, Statistics
 from polysem.client.streams import Listing
+from polysem.proto.neurons import NeuronId
 from polysem.proto.types import DoubleArray, IndexInfo, IntArray, ServerInfo
 
 # ---- A neuron
@@ -516,6 +517,34 @@ class StatisticsPanel:
         least = "" if s.threshold is None else f" (at least {s.threshold:.2f} was asked)"
         examples = _count(s.n_examples, "dataset example")
         return f"{examples} from {s.lowest_example:.2f} to {s.highest_example:.2f}{least}, marked ◂"
+
+
+class SimilarClusters:
+    """Similar clusters, a line each: similarity, neuron and cluster, its size, its central example."""
+
+    def __init__(
+        self,
+        neuron: str,
+        found: Sequence[SimilarCluster],
+        texts: Mapping[tuple[NeuronId, int], Example],
+    ) -> None:
+        self._neuron, self._found, self._texts = neuron, found, texts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not len(self._found):
+            yield Text(f"neuron {self._neuron} has no dataset examples, so no clusters")
+        lines = example_lines(
+            [self._texts[one.neuron, one.central] for one in self._found],
+            max(options.max_width - 36, 20),
+            _coloured(console),
+        )
+        before = None
+        for one, line in zip(self._found, lines, strict=True):
+            if one.to != before:
+                yield Text(f"similar to cluster {one.to} of neuron {self._neuron}", "bold")
+                before = one.to
+            where = f"{one.neuron} cluster {one.label}"
+            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<20} ", (f"{one.size:4} ", "dim"), line)
 
 
 def _right_aligned(*headings: str) -> Table:

@@ -12,6 +12,7 @@ from polysem.proto.types import (
     MAX_DISTANCE,
     MAX_METRIC_RANGES,
     MAX_PAGE_SIZE,
+    MAX_SIMILAR,
     MAX_THRESHOLDS,
     NEURON_METRICS,
     Algorithm,
@@ -22,6 +23,8 @@ from polysem.proto.types import (
     Linkage,
     ListQuery,
     MetricRange,
+    Similarity,
+    SimilarQuery,
     ThresholdSchedule,
 )
 
@@ -55,6 +58,17 @@ def check_list(query: ListQuery) -> None:
         _check_metric_range(range_)
     check_count(query.page_size, "page_size", 1, MAX_PAGE_SIZE)
     check_count(query.skip, "skip", 0)
+
+
+def check_similar(query: SimilarQuery) -> None:
+    """Raise InvalidArgument for what is no cluster's label, an unknown similarity, or too many clusters wanted."""
+    check_choice(query.choice)
+    check_clustering(query.clustering)
+    _one_of(query.similarity, get_args(Similarity), "similarity")
+    for label in query.clusters:
+        if not is_number(label) or not 0 <= label <= MAX_INDEX:
+            raise InvalidArgument(f"{label!r} is not a cluster: their labels are counted from 0", "clusters")
+    check_count(query.n_similar, "n_similar", 1, MAX_SIMILAR)
 
 
 def _check_metric_range(range_: MetricRange) -> None:

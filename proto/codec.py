@@ -15,7 +15,7 @@ import numpy.typing as npt
 from polysem.proto import checks, columns, types
 from polysem.proto.columns import AnyBatch, Batch
 from polysem.proto.errors import Internal, InvalidArgument
-from polysem.proto.neurons import MAX_INDEX, NeuronRange, is_number
+from polysem.proto.neurons import MAX_INDEX, NeuronId, NeuronRange, is_number
 from polysem.proto.types import (
     ClusterBatch,
     Clustering,
@@ -35,6 +35,8 @@ from polysem.proto.types import (
     Provenance,
     Selection,
     ServerInfo,
+    SimilarBatch,
+    SimilarQuery,
     StatisticsBatch,
     StatisticsQuery,
     Timing,
@@ -65,6 +67,7 @@ _SCHEDULES: dict[str, Any] = {
     "linear": pb.THRESHOLD_SCHEDULE_LINEAR,
     "geometric": pb.THRESHOLD_SCHEDULE_GEOMETRIC,
 }
+_SIMILARITIES: dict[str, Any] = {"pre_mlp": pb.SIMILARITY_PRE_MLP, "neuron": pb.SIMILARITY_NEURON}
 _NEURON_METRICS: dict[str, Any] = {
     name: pb.NeuronMetric.Value(f"NEURON_METRIC_{name.upper()}") for name in types.NEURON_METRICS
 }
@@ -208,6 +211,38 @@ def _decode_metric_range(message: pb.MetricRange) -> MetricRange:
         raise InvalidArgument("a range names no metric: say which it is of", "where")
     least, most = (getattr(message, end) if message.HasField(end) else None for end in ("least", "most"))
     return MetricRange(_name(message.metric, _NEURON_METRICS, "where"), least, most)
+
+
+def encode_similar_query(query: SimilarQuery) -> pb.FindSimilarClustersRequest:
+    """The request; raises InvalidArgument as checks.check_similar does."""
+    checks.check_similar(query)
+    return pb.FindSimilarClustersRequest(
+        index=query.index,
+        layer=query.neuron.layer,
+        neuron=query.neuron.neuron,
+        clusters=query.clusters,
+        clustering=pb.Clustering(**_encode_clustering(query.choice, query.clustering)),
+        similarity=_SIMILARITIES[query.similarity],
+        every_layer=query.every_layer,
+        n_similar=query.n_similar,
+    )
+
+
+def decode_similar_query(request: pb.FindSimilarClustersRequest) -> SimilarQuery:
+    choice, clustering = _decode_clustering(request.clustering)
+    neuron = NeuronId(request.layer, request.neuron)
+    query = SimilarQuery(
+        neuron=neuron,
+        index=request.index,
+        clusters=tuple(request.clusters),
+        choice=choice,
+        clustering=clustering,
+        similarity=_name(request.similarity, _SIMILARITIES, "similarity"),
+        every_layer=request.every_layer,
+        n_similar=request.n_similar or SimilarQuery(neuron).n_similar,
+    )
+    checks.check_similar(query)
+    return query
 
 
 def _encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
@@ -372,6 +407,7 @@ _MESSAGES: dict[type, Any] = {
     ExampleBatch: pb.GetExamplesResponse,
     StatisticsBatch: pb.GetNeuronStatisticsResponse,
     NeuronTable: pb.ListNeuronsResponse,
+    SimilarBatch: pb.FindSimilarClustersResponse,
 }
 
 

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto.types import ClusterBatch, EmbeddingBatch, ExampleBatch, NeuronTable, StatisticsBatch
+from polysem.proto.types import ClusterBatch, EmbeddingBatch, ExampleBatch, NeuronTable, SimilarBatch, StatisticsBatch
 
-AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch | StatisticsBatch | NeuronTable
+AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch | StatisticsBatch | NeuronTable | SimilarBatch
 Batch = TypeVar("Batch", bound=AnyBatch)
 Offsets = npt.NDArray[np.int64]
 
@@ -48,6 +48,17 @@ AXES: dict[type, dict[str, str]] = {
     },
     StatisticsBatch: dict.fromkeys(StatisticsBatch.__dataclass_fields__, "neuron"),
     NeuronTable: dict.fromkeys(NeuronTable.__dataclass_fields__, "neuron"),
+    SimilarBatch: {
+        "neurons": "cluster",
+        "labels": "cluster",
+        "centrals": "cluster",
+        "n_similar": "cluster",
+        "similar_neurons": "similar",
+        "similar_labels": "similar",
+        "similar_centrals": "similar",
+        "similar_sizes": "similar",
+        "similarities": "similar",
+    },
 }
 TEXTS = frozenset({"documents", "tokens"})  # lists of str, all others are arrays
 
@@ -59,6 +70,8 @@ def offsets(batch: AnyBatch) -> dict[str, Offsets]:
         return {"example": items, "token": from_counts(batch.n_tokens)}
     if isinstance(batch, StatisticsBatch | NeuronTable):
         return {"neuron": items}
+    if isinstance(batch, SimilarBatch):
+        return {"cluster": items, "similar": from_counts(batch.n_similar)}
     return {
         "neuron": items,
         "example": from_counts(batch.n_examples),

@@ -11,13 +11,14 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto.neurons import NeuronRange
+from polysem.proto.neurons import NeuronId, NeuronRange
 
 Algorithm = Literal["hac", "scc", "components"]
 Linkage = Literal["average", "complete", "single"]
 Embedding = Literal["neuron", "pre_mlp"]
 LayerNorm = Literal["folded", "raw"]
 ThresholdSchedule = Literal["linear", "geometric"]
+Similarity = Literal["pre_mlp", "neuron"]
 NeuronMetric = Literal[
     "n_examples",
     "n_clusters",
@@ -44,6 +45,7 @@ MAX_THRESHOLDS = 1024
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_PAGE_SIZE = 4096
 MAX_METRIC_RANGES = 64
+MAX_SIMILAR = 1000
 METHODS: tuple[Method, ...] = get_args(Method)
 NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
 RARE_SHARE = 0.8  # of the examples in one cluster: what is outside it is a rare behaviour
@@ -127,6 +129,20 @@ class ListQuery:
     page_size: int = 1000
     page_token: str = ""
     skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarQuery:
+    """clusters: labels of the neuron's feature clusters; empty: all. every_layer: else the neuron's own."""
+
+    neuron: NeuronId
+    index: str = ""
+    clusters: tuple[int, ...] = ()
+    choice: EmbeddingChoice = EmbeddingChoice()
+    clustering: Clustering = Clustering()
+    similarity: Similarity = "pre_mlp"
+    every_layer: bool = False
+    n_similar: int = 20
 
 
 def threshold_schedule(name: ThresholdSchedule) -> tuple[float, ...]:
@@ -357,3 +373,25 @@ class NeuronPage:
     table: NeuronTable
     n_matching: int
     next_page_token: str
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarBatch:
+    """B feature clusters of a neuron, each with its most similar clusters of other neurons, K in all.
+
+    neurons, labels, centrals  (B, 2), (B,), (B,) int32: the clusters asked for
+    n_similar                  (B,) int32
+    similar_neurons            (K, 2) int32
+    similar_labels, similar_centrals, similar_sizes  (K,) int32
+    similarities               (K,) float64, −1..1: cosine of the central examples' embeddings, falling within each item
+    """
+
+    neurons: IntArray
+    labels: IntArray
+    centrals: IntArray
+    n_similar: IntArray
+    similar_neurons: IntArray
+    similar_labels: IntArray
+    similar_centrals: IntArray
+    similar_sizes: IntArray
+    similarities: DoubleArray

@@ -27,6 +27,7 @@ from polysem.proto.types import (
     IntArray,
     ListQuery,
     Provenance,
+    SimilarQuery,
     StatisticsQuery,
 )
 from polysem.server import listing
@@ -108,6 +109,13 @@ class Engine:
         listing.first_place(index, query)
         work = ClusterWork(self.model, index, query.choice, query.clustering)
         neurons = self._neurons(index, query.neurons) if query.neurons else None
+        return ListPlan(work, neurons, self._provenance(index, query.choice, query.clustering))
+
+    def plan_similar(self, query: SimilarQuery) -> ListPlan:
+        index = self._index(query.index)
+        neuron = query.neuron
+        neurons = self._neurons(index, [NeuronRange(neuron.layer, neuron.neuron, neuron.neuron)])
+        work = ClusterWork(self.model, index, query.choice, query.clustering)
         return ListPlan(work, neurons, self._provenance(index, query.choice, query.clustering))
 
     def _index(self, name: str) -> Index:

@@ -16,6 +16,7 @@ from polysem.server.batcher import Batcher
 from polysem.server.engine import MAX_NEURONS_PER_REQUEST, Engine, Plan, device_name
 from polysem.server.listing import page_of
 from polysem.server.overview import Overviews
+from polysem.server.similar import SimilarWork
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -68,6 +69,16 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         page = await asyncio.to_thread(page_of, overview.table, work.index, neurons, query)
         timing = Timing(0, overview.compute_ns, len(overview.table.neurons))
         return codec.encode_neuron_page(page, provenance, timing)
+
+    async def FindSimilarClusters(
+        self, request: pb.FindSimilarClustersRequest, context: Context
+    ) -> AsyncIterator[pb.FindSimilarClustersResponse]:
+        query = codec.decode_similar_query(request)
+        clustering, _, provenance = self._engine.plan_similar(query)
+        overview = await self._overviews.get(clustering)
+        work = SimilarWork(clustering, query.similarity, query.every_layer, query.n_similar, overview.clusters)
+        async for message in self._answer(Plan(work, work.items(query.neuron, query.clusters), provenance)):
+            yield message
 
     async def _answer(self, plan: Plan) -> AsyncIterator[Any]:
         async for batch, timing in self._batcher.stream(plan.work, plan.items):

@@ -43,6 +43,8 @@ class StatisticsWork:
         return (activations.min(), activations.max()) if len(activations) else (np.nan, np.nan)
 
     def _thresholds(self, maximum: Array) -> Array:
+        """Unknown where the maxima came from a file: the index does not hold them."""
         selection = self.index.info.selection
-        fraction = selection.min_activation_fraction if selection.rule == "first" else np.nan
+        known = selection.rule == "first" and not self.index.manifest.get("max_activations_sha256")
+        fraction = selection.min_activation_fraction if known else np.nan
         return np.where(maximum > 0, np.float32(fraction) * maximum, np.float32(np.nan))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from polysem.proto import codec
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.neurons import NeuronRange
+from polysem.proto.neurons import NeuronId, NeuronRange
 from polysem.proto.types import (
     MAX_MESSAGE_BYTES,
     MAX_PAGE_SIZE,
@@ -18,6 +18,8 @@ from polysem.proto.types import (
     MetricRange,
     NeuronPage,
     NeuronTable,
+    SimilarBatch,
+    SimilarQuery,
     StatisticsBatch,
     StatisticsQuery,
 )
@@ -105,3 +107,38 @@ def test_a_page_is_one_message_however_large_or_empty(n):
     assert (got.n_matching, got.next_page_token, provenance, timing) == (77_000, "token", LONGEST, TIMING)
     for field in dataclasses.fields(NeuronTable):
         np.testing.assert_array_equal(getattr(got.table, field.name), getattr(page.table, field.name))
+
+
+@given(
+    st.builds(
+        SimilarQuery,
+        neuron=st.builds(NeuronId, st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1)),
+        index=st.text(max_size=20),
+        clusters=st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple),
+        choice=choices,
+        clustering=clusterings,
+        similarity=st.sampled_from(["pre_mlp", "neuron"]),
+        every_layer=st.booleans(),
+        n_similar=st.integers(1, 1000),
+    )
+)
+def test_a_similar_query_arrives_as_it_was_asked(query):
+    assert codec.decode_similar_query(over_the_wire(codec.encode_similar_query(query))) == query
+
+
+def test_a_similar_query_has_its_defaults():
+    assert codec.decode_similar_query(pb.FindSimilarClustersRequest(layer=1, neuron=2)) == SimilarQuery(NeuronId(1, 2))
+
+
+@given(n_similar=st.lists(st.integers(0, 3_000), min_size=1, max_size=20), max_bytes=st.integers(40 << 10, 200_000))
+def test_similar_clusters_of_any_number_arrive_in_messages_of_any_size(n_similar, max_bytes):
+    rng, b, k = np.random.default_rng(0), len(n_similar), sum(n_similar)
+
+    def whole(*shape):
+        return rng.integers(0, 99, shape, np.int32)
+
+    counts = np.array(n_similar, np.int32)
+    batch = SimilarBatch(
+        whole(b, 2), whole(b), whole(b), counts, whole(k, 2), whole(k), whole(k), whole(k), rng.random(k)
+    )
+    assert_same(batch, joined(batch, encoded(batch, max_bytes)))

@@ -62,6 +62,12 @@ class NeuronMetric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NEURON_METRIC_MAXIMUM_ACTIVATION: _ClassVar[NeuronMetric]
     NEURON_METRIC_MEAN_ACTIVATION: _ClassVar[NeuronMetric]
     NEURON_METRIC_SHARE_POSITIVE: _ClassVar[NeuronMetric]
+
+class Similarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIMILARITY_UNSPECIFIED: _ClassVar[Similarity]
+    SIMILARITY_PRE_MLP: _ClassVar[Similarity]
+    SIMILARITY_NEURON: _ClassVar[Similarity]
 ALGORITHM_UNSPECIFIED: Algorithm
 ALGORITHM_HAC: Algorithm
 ALGORITHM_SCC: Algorithm
@@ -96,6 +102,9 @@ NEURON_METRIC_SECOND_SHARE: NeuronMetric
 NEURON_METRIC_MAXIMUM_ACTIVATION: NeuronMetric
 NEURON_METRIC_MEAN_ACTIVATION: NeuronMetric
 NEURON_METRIC_SHARE_POSITIVE: NeuronMetric
+SIMILARITY_UNSPECIFIED: Similarity
+SIMILARITY_PRE_MLP: Similarity
+SIMILARITY_NEURON: Similarity
 
 class NeuronRange(_message.Message):
     __slots__ = ("layer", "first", "last")
@@ -212,6 +221,26 @@ class ListNeuronsRequest(_message.Message):
     page_token: str
     skip: int
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., sort_by: _Optional[_Union[NeuronMetric, str]] = ..., descending: bool = ..., where: _Optional[_Iterable[_Union[MetricRange, _Mapping]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., skip: _Optional[int] = ...) -> None: ...
+
+class FindSimilarClustersRequest(_message.Message):
+    __slots__ = ("index", "layer", "neuron", "clusters", "clustering", "similarity", "every_layer", "n_similar")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERING_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    EVERY_LAYER_FIELD_NUMBER: _ClassVar[int]
+    N_SIMILAR_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    layer: int
+    neuron: int
+    clusters: _containers.RepeatedScalarFieldContainer[int]
+    clustering: Clustering
+    similarity: Similarity
+    every_layer: bool
+    n_similar: int
+    def __init__(self, index: _Optional[str] = ..., layer: _Optional[int] = ..., neuron: _Optional[int] = ..., clusters: _Optional[_Iterable[int]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, str]] = ..., every_layer: bool = ..., n_similar: _Optional[int] = ...) -> None: ...
 
 class MetricRange(_message.Message):
     __slots__ = ("metric", "least", "most")
@@ -520,3 +549,31 @@ class ListNeuronsResponse(_message.Message):
     n_matching: int
     next_page_token: str
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., second_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., rare: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_matching: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class FindSimilarClustersResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "labels", "centrals", "n_similar", "similar_neurons", "similar_labels", "similar_centrals", "similar_sizes", "similarities")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CENTRALS_FIELD_NUMBER: _ClassVar[int]
+    N_SIMILAR_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_NEURONS_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_LABELS_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_CENTRALS_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_SIZES_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITIES_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    labels: _tensor_pb2.Tensor
+    centrals: _tensor_pb2.Tensor
+    n_similar: _tensor_pb2.Tensor
+    similar_neurons: _tensor_pb2.Tensor
+    similar_labels: _tensor_pb2.Tensor
+    similar_centrals: _tensor_pb2.Tensor
+    similar_sizes: _tensor_pb2.Tensor
+    similarities: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_similar: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_sizes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similarities: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

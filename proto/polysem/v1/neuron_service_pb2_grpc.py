@@ -69,6 +69,11 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.FromString,
                 _registered_method=True)
+        self.FindSimilarClusters = channel.unary_stream(
+                '/polysem.v1.NeuronService/FindSimilarClusters',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.FromString,
+                _registered_method=True)
 
 
 class NeuronServiceServicer(object):
@@ -124,6 +129,14 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindSimilarClusters(self, request, context):
+        """Of a neuron's feature clusters, the clusters of other neurons with the most similar central examples. The first
+        question about a clustering clusters the whole index, as with ListNeurons.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuronServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -161,6 +174,11 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.ListNeurons,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.SerializeToString,
+            ),
+            'FindSimilarClusters': grpc.unary_stream_rpc_method_handler(
+                    servicer.FindSimilarClusters,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -352,6 +370,33 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/ListNeurons',
             polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindSimilarClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/FindSimilarClusters',
+            polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.FromString,
             options,
             channel_credentials,
             insecure,
