@@ -22,6 +22,7 @@ __all__ = [
     "Clusters",
     "Embeddings",
     "Example",
+    "Importance",
     "ListedNeuron",
     "Listing",
     "Metrics",

@@ -13,12 +13,14 @@ from polysem.client.results import (
     Answer,
     Embeddings,
     Example,
+    Importance,
     ListedNeuron,
     Neuron,
     SimilarCluster,
     Statistics,
     embeddings_of,
     examples_of,
+    importances_of,
     listed_of,
     neurons_of,
     similar_of,
@@ -173,6 +175,17 @@ class AsyncClient:
             until_stable=until_stable,
         )
         return AsyncStream(self._answers(call), partial(Stream, view=similar_of), similar_of)
+
+    def importance(
+        self,
+        *neurons: NeuronLike,
+        places: Sequence[int] = (),
+        tokens_before: int = 20,
+        mask_token: int | None = None,
+        index: str | None = None,
+    ) -> AsyncStream[Importance, Stream[Importance]]:
+        call = calls.importance(neurons, places, tokens_before, mask_token, index)
+        return AsyncStream(self._answers(call), partial(Stream, view=importances_of), importances_of)
 
     async def _answers(self, call: StreamCall) -> AsyncIterator[Answer]:
         assembler = calls.Assembler(call)

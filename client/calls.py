@@ -20,6 +20,8 @@ from polysem.proto.types import (
     EmbedQuery,
     ExampleBatch,
     ExampleQuery,
+    ImportanceBatch,
+    ImportanceQuery,
     LayerNorm,
     Linkage,
     ListQuery,
@@ -210,3 +212,14 @@ def similar(
         n_similar=limit,
     )
     return StreamCall("FindSimilarClusters", codec.encode_similar_query(query), SimilarBatch)
+
+
+def importance(
+    neurons: Sequence[NeuronLike],
+    places: Sequence[int],
+    tokens_before: int,
+    mask_token: int | None,
+    index: str | None,
+) -> StreamCall:
+    query = ImportanceQuery(parse_neurons(*neurons), index or "", tuple(places), tokens_before, mask_token)
+    return StreamCall("MeasureImportance", codec.encode_importance_query(query), ImportanceBatch)

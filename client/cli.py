@@ -13,7 +13,7 @@ import numpy as np
 
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
-from polysem.client.results import Example, Neuron, SimilarCluster, Statistics
+from polysem.client.results import Example, Importance, Neuron, SimilarCluster, Statistics
 from polysem.proto.errors import PolysemError
 from polysem.proto.neurons import NeuronId
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Similarity
@@ -328,6 +328,58 @@ def _centrals(
         (example.neuron, place): example
         for place, of in by_place.items()
         for example in client.examples(*of, places=[place], index=index)
+    }
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@click.option(
+    "--place", "places", type=click.IntRange(min=0), multiple=True, help="Only this example; may be repeated."
+)
+@click.option("--tokens-before", type=click.IntRange(min=0), default=20, show_default=True, help="How many are masked.")
+@click.option("--mask-token", type=click.IntRange(min=0), metavar="ID", help="What stands in for them; else the BOS.")
+@INDEX
+@asks_server
+def importance(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    places: Sequence[int],
+    tokens_before: int,
+    mask_token: int | None,
+    index: str | None,
+) -> None:
+    """Show which earlier tokens the key activations of NEURONS' examples depend on.
+
+    Each token before the key token is masked in turn; shown is the share of the key activation that is lost, relative
+    to what is lost when the key token itself is masked. The model reads an example once for each token: name the
+    --place of those that you want to see.
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        found = client.importance(
+            *neurons, places=places, tokens_before=tokens_before, mask_token=mask_token, index=index
+        )
+        if as_json:
+            for one in found:
+                _print_json(importance_json(one))
+            return
+        from polysem.client import terminal
+
+        console = terminal.console()
+        for one in found:
+            console.print(terminal.ImportanceText(one))
+
+
+def importance_json(importance: Importance) -> dict[str, Any]:
+    """An example's importance as `polysem importance --json` prints it."""
+    return {
+        "neuron": str(importance.neuron),
+        "place": importance.place,
+        "activation": importance.activation,
+        "tokens": list(importance.tokens),
+        "importances": [round(float(i), 4) for i in importance.importances],
+        "relative": [round(float(i), 4) for i in importance.relative],
     }
 
 

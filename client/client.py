@@ -20,10 +20,12 @@ from polysem.client.results import (
     Answer,
     Embeddings,
     Example,
+    Importance,
     SimilarCluster,
     Statistics,
     embeddings_of,
     examples_of,
+    importances_of,
     listed_of,
     neurons_of,
     similar_of,
@@ -225,6 +227,25 @@ class Client:
             until_stable=until_stable,
         )
         return Stream(self._answers(call), similar_of)
+
+    def importance(
+        self,
+        *neurons: NeuronLike,
+        places: Sequence[int] = (),
+        tokens_before: int = 20,
+        mask_token: int | None = None,
+        index: str | None = None,
+    ) -> Stream[Importance]:
+        """How much the neurons' key activations lose when a token before the key token is masked, one at a time.
+
+        places         which of each neuron's examples; none: all
+        tokens_before  how many tokens before the key token are masked; it is masked, too
+        mask_token     id of the token that stands in for a masked one; None: the model's BOS
+
+        Runs the model once for each token, so ask for the examples that you look at.
+        """
+        call = calls.importance(neurons, places, tokens_before, mask_token, index)
+        return Stream(self._answers(call), importances_of)
 
     def _examples_of(self, index: str | None, neuron: NeuronId) -> Sequence[Example]:
         return self.examples(neuron, index=index)

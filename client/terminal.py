@@ -21,7 +21,16 @@ from rich.text import Text
 
 from polysem.client import dendrogram
 from polysem.client.dendrogram import Layout
-from polysem.client.results import Cluster, Example, ListedNeuron, Metrics, Neuron, SimilarCluster, Statistics
+from polysem.client.results import (
+    Cluster,
+    Example,
+    Importance,
+    ListedNeuron,
+    Metrics,
+    Neuron,
+    SimilarCluster,
+    Statistics,
+)
 from polysem.client.streams import Listing
 from polysem.proto.neurons import NeuronId
 from polysem.proto.types import DoubleArray, IndexInfo, IntArray, ServerInfo
@@ -545,6 +554,30 @@ class SimilarClusters:
                 before = one.to
             where = f"{one.neuron} cluster {one.label}"
             yield Text.assemble(f"  {one.similarity:5.2f}  {where:<20} ", (f"{one.size:4} ", "dim"), line)
+
+
+class ImportanceText:
+    """An example up to its key token: the text in one line, and each token that matters with a bar below."""
+
+    LEAST = 0.05  # of the key token's own importance
+
+    def __init__(self, importance: Importance) -> None:
+        self._importance = importance
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        one, relative = self._importance, self._importance.relative
+        texts = [dendrogram.visible(token) for token in one.tokens]
+        yield Text.assemble((f"{one.neuron} ", "bold"), f"#{one.place}  {one.activation:.2f}")
+        before = _cropped(Text("".join(texts[:-1])), options.max_width - 24, from_the_left=True)
+        yield before.append_text(_key(texts[-1], _coloured(console)))
+        shown = [i for i in range(len(texts) - 1) if relative[i] >= self.LEAST]
+        for i in shown:
+            bar = "█" * max(round(float(relative[i]) * 20), 1)
+            yield Text.assemble(
+                f"  {relative[i]:4.0%} ", (f"{bar:<20} ", "#2a6fdb"), texts[i].strip(" ") or repr(one.tokens[i])
+            )
+        if not shown:
+            yield Text(f"  no token before it changes the activation by {self.LEAST:.0%} of what it does itself", "dim")
 
 
 def _right_aligned(*headings: str) -> Table:

@@ -81,6 +81,13 @@ def _check_metric_range(range_: MetricRange) -> None:
         raise InvalidArgument(f"no {metric} is at least {least:g} and at most {most:g}; swap the two", "where")
 
 
+def check_examples(places: Sequence[int]) -> None:
+    """Raise InvalidArgument for what is no place in a neuron's labels."""
+    for place in places:
+        if not is_number(place) or not 0 <= place <= MAX_INDEX:
+            raise InvalidArgument(f"{place!r} is not an example: they are counted from 0", "examples")
+
+
 def check_count(value: object, field: str, least: int, most: int = MAX_INDEX) -> None:
     """Raise InvalidArgument unless it is a whole number from least to most."""
     if not is_number(value) or not least <= value <= most:  # type: ignore[operator]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from polysem.proto import checks, columns, types
 from polysem.proto.columns import AnyBatch, Batch
 from polysem.proto.errors import Internal, InvalidArgument
-from polysem.proto.neurons import MAX_INDEX, NeuronId, NeuronRange, is_number
+from polysem.proto.neurons import NeuronId, NeuronRange
 from polysem.proto.types import (
     ClusterBatch,
     Clustering,
@@ -25,6 +25,8 @@ from polysem.proto.types import (
     EmbedQuery,
     ExampleBatch,
     ExampleQuery,
+    ImportanceBatch,
+    ImportanceQuery,
     IndexInfo,
     Limits,
     ListQuery,
@@ -146,9 +148,7 @@ def decode_embed_query(request: pb.EmbedNeuronsRequest) -> EmbedQuery:
 
 
 def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
-    for place in query.examples:
-        if not is_number(place) or not 0 <= place <= MAX_INDEX:
-            raise InvalidArgument(f"{place!r} is not an example: they are counted from 0", "examples")
+    checks.check_examples(query.examples)
     return pb.GetExamplesRequest(
         index=query.index,
         neurons=_encode_ranges(query.neurons),
@@ -243,6 +243,33 @@ def decode_similar_query(request: pb.FindSimilarClustersRequest) -> SimilarQuery
     )
     checks.check_similar(query)
     return query
+
+
+def encode_importance_query(query: ImportanceQuery) -> pb.MeasureImportanceRequest:
+    """The request; raises InvalidArgument for what is no example, no number of tokens or no token."""
+    checks.check_examples(query.examples)
+    checks.check_count(query.tokens_before, "tokens_before", 0)
+    if query.mask_token is not None:
+        checks.check_count(query.mask_token, "mask_token", 0)
+    return pb.MeasureImportanceRequest(
+        index=query.index,
+        neurons=_encode_ranges(query.neurons),
+        examples=query.examples,
+        tokens_before=query.tokens_before,
+        mask_token=query.mask_token,
+    )
+
+
+def decode_importance_query(request: pb.MeasureImportanceRequest) -> ImportanceQuery:
+    neurons = _decode_ranges(request.neurons)
+    default = ImportanceQuery(neurons)
+    return ImportanceQuery(
+        neurons=neurons,
+        index=request.index,
+        examples=tuple(request.examples),
+        tokens_before=request.tokens_before if request.HasField("tokens_before") else default.tokens_before,
+        mask_token=request.mask_token if request.HasField("mask_token") else None,
+    )
 
 
 def _encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
@@ -408,6 +435,7 @@ _MESSAGES: dict[type, Any] = {
     StatisticsBatch: pb.GetNeuronStatisticsResponse,
     NeuronTable: pb.ListNeuronsResponse,
     SimilarBatch: pb.FindSimilarClustersResponse,
+    ImportanceBatch: pb.MeasureImportanceResponse,
 }
 
 

@@ -9,9 +9,17 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto.types import ClusterBatch, EmbeddingBatch, ExampleBatch, NeuronTable, SimilarBatch, StatisticsBatch
+from polysem.proto.types import (
+    ClusterBatch,
+    EmbeddingBatch,
+    ExampleBatch,
+    ImportanceBatch,
+    NeuronTable,
+    SimilarBatch,
+    StatisticsBatch,
+)
 
-AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch | StatisticsBatch | NeuronTable | SimilarBatch
+AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch | StatisticsBatch | NeuronTable | SimilarBatch | ImportanceBatch
 Batch = TypeVar("Batch", bound=AnyBatch)
 Offsets = npt.NDArray[np.int64]
 
@@ -48,6 +56,14 @@ AXES: dict[type, dict[str, str]] = {
     },
     StatisticsBatch: dict.fromkeys(StatisticsBatch.__dataclass_fields__, "neuron"),
     NeuronTable: dict.fromkeys(NeuronTable.__dataclass_fields__, "neuron"),
+    ImportanceBatch: {
+        "neurons": "example",
+        "places": "example",
+        "activations": "example",
+        "n_tokens": "example",
+        "tokens": "token",
+        "importances": "token",
+    },
     SimilarBatch: {
         "neurons": "cluster",
         "labels": "cluster",
@@ -66,7 +82,7 @@ TEXTS = frozenset({"documents", "tokens"})  # lists of str, all others are array
 def offsets(batch: AnyBatch) -> dict[str, Offsets]:
     """Each axis's offsets (items + 1,)."""
     items = np.arange(len(batch.neurons) + 1, dtype=np.int64)
-    if isinstance(batch, ExampleBatch):
+    if isinstance(batch, ExampleBatch | ImportanceBatch):
         return {"example": items, "token": from_counts(batch.n_tokens)}
     if isinstance(batch, StatisticsBatch | NeuronTable):
         return {"neuron": items}

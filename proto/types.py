@@ -145,6 +145,17 @@ class SimilarQuery:
     n_similar: int = 20
 
 
+@dataclass(frozen=True, slots=True)
+class ImportanceQuery:
+    """examples: places in each neuron's labels; empty: all. mask_token: its id; None: the model's BOS."""
+
+    neurons: tuple[NeuronRange, ...]
+    index: str = ""
+    examples: tuple[int, ...] = ()
+    tokens_before: int = 20
+    mask_token: int | None = None
+
+
 def threshold_schedule(name: ThresholdSchedule) -> tuple[float, ...]:
     """The rounds of SCC that a schedule's name stands for: 50 distance thresholds, strictly increasing.
 
@@ -395,3 +406,23 @@ class SimilarBatch:
     similar_centrals: IntArray
     similar_sizes: IntArray
     similarities: DoubleArray
+
+
+@dataclass(frozen=True, eq=False)
+class ImportanceBatch:
+    """E dataset examples up to their key tokens, T tokens in all.
+
+    neurons      (E, 2) int32
+    places       (E,) int32: place in the neuron's labels
+    activations  (E,) float32: at the key token, nothing masked
+    n_tokens     (E,) int32: the last of each example's is its key token
+    tokens       T texts
+    importances  (T,) float32: 1 − a_masked / a, the share of the key activation that is lost without the token
+    """
+
+    neurons: IntArray
+    places: IntArray
+    activations: FloatArray
+    n_tokens: IntArray
+    tokens: Sequence[str] = field(repr=False)
+    importances: FloatArray

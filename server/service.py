@@ -80,6 +80,12 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         async for message in self._answer(Plan(work, work.items(query.neuron, query.clusters), provenance)):
             yield message
 
+    async def MeasureImportance(
+        self, request: pb.MeasureImportanceRequest, context: Context
+    ) -> AsyncIterator[pb.MeasureImportanceResponse]:
+        async for message in self._answer(self._engine.plan_importance(codec.decode_importance_query(request))):
+            yield message
+
     async def _answer(self, plan: Plan) -> AsyncIterator[Any]:
         async for batch, timing in self._batcher.stream(plan.work, plan.items):
             for message in codec.encode_batch(batch, plan.provenance, timing):

@@ -14,6 +14,8 @@ from polysem.proto.types import (
     MAX_MESSAGE_BYTES,
     MAX_PAGE_SIZE,
     NEURON_METRICS,
+    ImportanceBatch,
+    ImportanceQuery,
     ListQuery,
     MetricRange,
     NeuronPage,
@@ -141,4 +143,35 @@ def test_similar_clusters_of_any_number_arrive_in_messages_of_any_size(n_similar
     batch = SimilarBatch(
         whole(b, 2), whole(b), whole(b), counts, whole(k, 2), whole(k), whole(k), whole(k), rng.random(k)
     )
+    assert_same(batch, joined(batch, encoded(batch, max_bytes)))
+
+
+@given(
+    st.builds(
+        ImportanceQuery,
+        **asked,
+        examples=st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple),
+        tokens_before=st.integers(0, 2**31 - 1),
+        mask_token=st.none() | st.integers(0, 2**31 - 1),
+    )
+)
+def test_an_importance_query_arrives_as_it_was_asked(query):
+    assert codec.decode_importance_query(over_the_wire(codec.encode_importance_query(query))) == query
+
+
+def test_an_importance_query_has_its_defaults():
+    request = pb.MeasureImportanceRequest(neurons=[pb.NeuronRange()])
+    assert codec.decode_importance_query(request) == ImportanceQuery(ALL)
+
+
+@given(n_tokens=st.lists(st.integers(0, 3_000), min_size=1, max_size=20), max_bytes=st.integers(40 << 10, 200_000))
+def test_importances_of_any_size_arrive_in_messages_of_any_size(n_tokens, max_bytes):
+    rng, e, t = np.random.default_rng(0), len(n_tokens), sum(n_tokens)
+
+    def whole(*shape):
+        return rng.integers(0, 99, shape, np.int32)
+
+    texts = [("a", "日本", "")[i % 3] for i in range(t)]
+    counts = np.array(n_tokens, np.int32)
+    batch = ImportanceBatch(whole(e, 2), whole(e), rng.random(e, np.float32), counts, texts, rng.random(t, np.float32))
     assert_same(batch, joined(batch, encoded(batch, max_bytes)))

@@ -242,6 +242,20 @@ class FindSimilarClustersRequest(_message.Message):
     n_similar: int
     def __init__(self, index: _Optional[str] = ..., layer: _Optional[int] = ..., neuron: _Optional[int] = ..., clusters: _Optional[_Iterable[int]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, str]] = ..., every_layer: bool = ..., n_similar: _Optional[int] = ...) -> None: ...
 
+class MeasureImportanceRequest(_message.Message):
+    __slots__ = ("index", "neurons", "examples", "tokens_before", "mask_token")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    MASK_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
+    examples: _containers.RepeatedScalarFieldContainer[int]
+    tokens_before: int
+    mask_token: int
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., tokens_before: _Optional[int] = ..., mask_token: _Optional[int] = ...) -> None: ...
+
 class MetricRange(_message.Message):
     __slots__ = ("metric", "least", "most")
     METRIC_FIELD_NUMBER: _ClassVar[int]
@@ -577,3 +591,25 @@ class FindSimilarClustersResponse(_message.Message):
     similar_sizes: _tensor_pb2.Tensor
     similarities: _tensor_pb2.Tensor
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_similar: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_sizes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similarities: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class MeasureImportanceResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "places", "activations", "n_tokens", "tokens", "importances")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    IMPORTANCES_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    places: _tensor_pb2.Tensor
+    activations: _tensor_pb2.Tensor
+    n_tokens: _tensor_pb2.Tensor
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    importances: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., importances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

@@ -74,6 +74,11 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.FromString,
                 _registered_method=True)
+        self.MeasureImportance = channel.unary_stream(
+                '/polysem.v1.NeuronService/MeasureImportance',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.FromString,
+                _registered_method=True)
 
 
 class NeuronServiceServicer(object):
@@ -137,6 +142,13 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MeasureImportance(self, request, context):
+        """How much of each example's key activation is lost when a token before it is masked. Runs the model, once a token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuronServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -179,6 +191,11 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.FindSimilarClusters,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.SerializeToString,
+            ),
+            'MeasureImportance': grpc.unary_stream_rpc_method_handler(
+                    servicer.MeasureImportance,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -397,6 +414,33 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/FindSimilarClusters',
             polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureImportance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/MeasureImportance',
+            polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.FromString,
             options,
             channel_credentials,
             insecure,
