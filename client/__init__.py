@@ -2,8 +2,32 @@
 
 from polysem.client.aio import AsyncClient
 from polysem.client.client import Client
-from polysem.client.results import Cluster, Embeddings, Example, Metrics, Neuron
-from polysem.client.streams import Clusters
+from polysem.client.results import (
+    Cluster,
+    Embeddings,
+    Example,
+    ListedNeuron,
+    Metrics,
+    Neuron,
+    SimilarCluster,
+    Statistics,
+)
+from polysem.client.streams import Clusters, Listing
 from polysem.proto.neurons import NeuronId
 
-__all__ = ["AsyncClient", "Client", "Cluster", "Clusters", "Embeddings", "Example", "Metrics", "Neuron", "NeuronId"]
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Cluster",
+    "Clusters",
+    "Embeddings",
+    "Example",
+    "Importance",
+    "ListedNeuron",
+    "Listing",
+    "Metrics",
+    "Neuron",
+    "NeuronId",
+    "SimilarCluster",
+    "Statistics",
+]

@@ -1,6 +1,6 @@
 """The client for asyncio: the methods of `Client`, to be awaited."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal
@@ -9,12 +9,37 @@ import grpc
 
 from polysem.client import calls
 from polysem.client.calls import StreamCall
-from polysem.client.results import Answer, Embeddings, Example, Neuron, embeddings_of, examples_of, neurons_of
-from polysem.client.streams import AsyncStream, Clusters, Stream
+from polysem.client.results import (
+    Answer,
+    Embeddings,
+    Example,
+    Importance,
+    ListedNeuron,
+    Neuron,
+    SimilarCluster,
+    Statistics,
+    embeddings_of,
+    examples_of,
+    importances_of,
+    listed_of,
+    neurons_of,
+    similar_of,
+    statistics_of,
+)
+from polysem.client.streams import AsyncStream, Clusters, Listing, Stream
 from polysem.proto import codec, status
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronLike
-from polysem.proto.types import Algorithm, Embedding, IndexInfo, LayerNorm, Linkage, ServerInfo
+from polysem.proto.types import (
+    Algorithm,
+    Embedding,
+    IndexInfo,
+    LayerNorm,
+    Linkage,
+    NeuronMetric,
+    ServerInfo,
+    Similarity,
+)
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -80,12 +105,101 @@ class AsyncClient:
         call = calls.examples(neurons, places, whole_context, index)
         return AsyncStream(self._answers(call), partial(Stream, view=examples_of), examples_of)
 
+    def statistics(self, *neurons: NeuronLike, index: str | None = None) -> AsyncStream[Statistics, Stream[Statistics]]:
+        call = calls.statistics(neurons, index)
+        return AsyncStream(self._answers(call), partial(Stream, view=statistics_of), statistics_of)
+
+    def neurons(
+        self,
+        *neurons: NeuronLike,
+        sort_by: str | None = None,
+        where: Mapping[NeuronMetric, tuple[float | None, float | None]] | None = None,
+        limit: int | None = None,
+        skip: int = 0,
+        algorithm: Algorithm = "hac",
+        linkage: Linkage = "average",
+        embedding: Embedding = "neuron",
+        layer_norm: LayerNorm = "folded",
+        distance_threshold: float = 0.5,
+        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        until_stable: bool = False,
+        index: str | None = None,
+    ) -> AsyncStream[ListedNeuron, Listing]:
+        pages = calls.neurons(
+            neurons,
+            sort_by,
+            where or {},
+            limit,
+            skip,
+            index,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
+        )
+        return AsyncStream(self._pages(pages), partial(Listing, view=listed_of), listed_of)
+
+    def similar(
+        self,
+        neuron: NeuronLike,
+        cluster: int | Sequence[int] | None = None,
+        *,
+        similarity: Similarity = "pre_mlp",
+        every_layer: bool = False,
+        limit: int = 20,
+        algorithm: Algorithm = "hac",
+        linkage: Linkage = "average",
+        embedding: Embedding = "neuron",
+        layer_norm: LayerNorm = "folded",
+        distance_threshold: float = 0.5,
+        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        until_stable: bool = False,
+        index: str | None = None,
+    ) -> AsyncStream[SimilarCluster, Stream[SimilarCluster]]:
+        call = calls.similar(
+            neuron,
+            cluster,
+            similarity,
+            every_layer,
+            limit,
+            index,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
+        )
+        return AsyncStream(self._answers(call), partial(Stream, view=similar_of), similar_of)
+
+    def importance(
+        self,
+        *neurons: NeuronLike,
+        places: Sequence[int] = (),
+        tokens_before: int = 20,
+        mask_token: int | None = None,
+        index: str | None = None,
+    ) -> AsyncStream[Importance, Stream[Importance]]:
+        call = calls.importance(neurons, places, tokens_before, mask_token, index)
+        return AsyncStream(self._answers(call), partial(Stream, view=importances_of), importances_of)
+
     async def _answers(self, call: StreamCall) -> AsyncIterator[Answer]:
         assembler = calls.Assembler(call)
         try:
             async for message in getattr(self._stub, call.method)(call.request, timeout=self._timeout_s):
                 if (answer := assembler.add(message)) is not None:
                     yield answer
+        except grpc.aio.AioRpcError as error:
+            raise status.from_rpc_error(error, self.target) from None
+
+    async def _pages(self, pages: calls.Pages) -> AsyncIterator[Answer]:
+        try:
+            while (request := pages.next()) is not None:
+                yield pages.add(await self._stub.ListNeurons(request, timeout=self._timeout_s))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 

@@ -1,13 +1,13 @@
 """The calls both clients make: which RPC, with which message, and how to read its answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from polysem.client.results import Answer
-from polysem.proto import codec
+from polysem.proto import checks, codec
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.neurons import NeuronLike, parse_neurons
+from polysem.proto.neurons import NeuronLike, parse_neuron, parse_neurons
 from polysem.proto.types import (
     MAX_MESSAGE_BYTES,
     Algorithm,
@@ -20,8 +20,17 @@ from polysem.proto.types import (
     EmbedQuery,
     ExampleBatch,
     ExampleQuery,
+    ImportanceBatch,
+    ImportanceQuery,
     LayerNorm,
     Linkage,
+    ListQuery,
+    MetricRange,
+    SimilarBatch,
+    Similarity,
+    SimilarQuery,
+    StatisticsBatch,
+    StatisticsQuery,
 )
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -60,6 +69,34 @@ class Assembler:
         return None if joined is None else Answer(*joined)
 
 
+class Pages:
+    """A listing page by page: what to ask next, until the last page or the limit."""
+
+    def __init__(self, query: ListQuery, limit: int | None) -> None:
+        codec.encode_list_query(query)  # tells what is wrong with it
+        if limit is not None:
+            checks.check_count(limit, "limit", 1)
+        self._query: ListQuery | None = query
+        self._left = limit
+
+    def next(self) -> Any:
+        """The request for the next page; None where there is no more to ask."""
+        if self._query is None:
+            return None
+        if self._left is not None:
+            self._query = replace(self._query, page_size=min(self._left, self._query.page_size))
+        return codec.encode_list_query(self._query)
+
+    def add(self, message: Any) -> Answer:
+        page, provenance, timing = codec.decode_neuron_page(message)
+        if self._left is not None:
+            self._left -= len(page.table.neurons)
+        if self._query is not None:
+            more = page.next_page_token and self._left != 0
+            self._query = replace(self._query, page_token=page.next_page_token, skip=0) if more else None
+        return Answer(page.table, provenance, timing, page.n_matching)
+
+
 def cluster(
     neurons: Sequence[NeuronLike],
     algorithm: Algorithm,
@@ -72,15 +109,27 @@ def cluster(
     index: str | None,
     silhouette_thresholds: Sequence[float] = (),
 ) -> StreamCall:
-    query = ClusterQuery(
-        parse_neurons(*neurons),
-        index or "",
-        EmbeddingChoice(embedding, layer_norm),
-        Clustering(
-            algorithm, linkage, distance_threshold, _thresholds(thresholds), until_stable, tuple(silhouette_thresholds)
-        ),
+    choice, clustering = _clustering(
+        algorithm, linkage, embedding, layer_norm, distance_threshold, thresholds, until_stable
     )
+    clustering = replace(clustering, silhouette_thresholds=tuple(silhouette_thresholds))
+    query = ClusterQuery(parse_neurons(*neurons), index or "", choice, clustering)
     return StreamCall("ClusterNeurons", codec.encode_cluster_query(query), ClusterBatch)
+
+
+def _clustering(
+    algorithm: Algorithm,
+    linkage: Linkage,
+    embedding: Embedding,
+    layer_norm: LayerNorm,
+    distance_threshold: float,
+    thresholds: Sequence[float] | Literal["linear", "geometric"] | None,
+    until_stable: bool,
+) -> tuple[EmbeddingChoice, Clustering]:
+    return (
+        EmbeddingChoice(embedding, layer_norm),
+        Clustering(algorithm, linkage, distance_threshold, _thresholds(thresholds), until_stable),
+    )
 
 
 def _thresholds(thresholds: Any) -> Any:
@@ -104,3 +153,75 @@ def examples(
 ) -> StreamCall:
     query = ExampleQuery(parse_neurons(*neurons), index or "", tuple(places), whole_context)
     return StreamCall("GetExamples", codec.encode_example_query(query), ExampleBatch)
+
+
+def statistics(neurons: Sequence[NeuronLike], index: str | None) -> StreamCall:
+    query = StatisticsQuery(parse_neurons(*neurons), index or "")
+    return StreamCall("GetNeuronStatistics", codec.encode_statistics_query(query), StatisticsBatch)
+
+
+def neurons(
+    neurons: Sequence[NeuronLike],
+    sort_by: str | None,
+    where: Mapping[Any, tuple[float | None, float | None]],
+    limit: int | None,
+    skip: int,
+    index: str | None,
+    **clustering: Any,
+) -> Pages:
+    choice, how = _clustering(**clustering)
+    query = ListQuery(
+        neurons=parse_neurons(*neurons) if neurons else (),
+        index=index or "",
+        choice=choice,
+        clustering=how,
+        sort_by=(sort_by or "").removeprefix("-") or None,  # type: ignore[arg-type]
+        descending=(sort_by or "").startswith("-"),
+        where=tuple(_metric_range(metric, ends) for metric, ends in where.items()),
+        skip=skip,
+    )
+    return Pages(query, limit)
+
+
+def _metric_range(metric: Any, ends: Any) -> MetricRange:
+    try:
+        least, most = ends
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"where {metric}: give its least and its most, as (25, None), not {ends!r}", "where"
+        ) from error
+    return MetricRange(metric, least, most)
+
+
+def similar(
+    neuron: NeuronLike,
+    clusters: int | Sequence[int] | None,
+    similarity: Similarity,
+    every_layer: bool,
+    limit: int,
+    index: str | None,
+    **clustering: Any,
+) -> StreamCall:
+    choice, how = _clustering(**clustering)
+    query = SimilarQuery(
+        neuron=parse_neuron(neuron),
+        index=index or "",
+        clusters=() if clusters is None else tuple(clusters) if isinstance(clusters, Sequence) else (clusters,),
+        choice=choice,
+        clustering=how,
+        similarity=similarity,
+        every_layer=every_layer,
+        n_similar=limit,
+    )
+    return StreamCall("FindSimilarClusters", codec.encode_similar_query(query), SimilarBatch)
+
+
+def importance(
+    neurons: Sequence[NeuronLike],
+    places: Sequence[int],
+    tokens_before: int,
+    mask_token: int | None,
+    index: str | None,
+) -> StreamCall:
+    query = ImportanceQuery(parse_neurons(*neurons), index or "", tuple(places), tokens_before, mask_token)
+    return StreamCall("MeasureImportance", codec.encode_importance_query(query), ImportanceBatch)

@@ -9,12 +9,14 @@ from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any, TypeVar, get_args
 
 import click
+import numpy as np
 
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
-from polysem.client.results import Example, Neuron
+from polysem.client.results import Example, Importance, Neuron, SimilarCluster, Statistics
 from polysem.proto.errors import PolysemError
-from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.neurons import NeuronId
+from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Similarity
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -76,6 +78,33 @@ def asks_server(command: Command) -> Command:
     return command
 
 
+def clusters_examples(command: Command) -> Command:
+    """Options of every command that clusters dataset examples."""
+    for option in reversed(
+        (
+            click.option("--algorithm", type=click.Choice(get_args(Algorithm)), default="hac", show_default=True),
+            click.option(
+                "--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac."
+            ),
+            click.option("--embedding", type=click.Choice(get_args(Embedding)), default="neuron", show_default=True),
+            click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), default="folded", show_default=True),
+            click.option(
+                "--distance-threshold",
+                type=float,
+                default=0.5,
+                show_default=True,
+                help="Cosine distance at which the tree is cut, 0 to 2.",
+            ),
+            click.option(
+                "--thresholds", help="Of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5."
+            ),
+            click.option("--until-stable", is_flag=True, help="Of scc: repeat each round until nothing merges."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 INDEX = click.option("--index", metavar="NAME", help="One of the server's indexes (see `polysem info`).")
 
 
@@ -95,19 +124,7 @@ def info(server: str, timeout_s: float | None, as_json: bool) -> None:
 
 @cli.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
-@click.option("--algorithm", type=click.Choice(get_args(Algorithm)), default="hac", show_default=True)
-@click.option("--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac.")
-@click.option("--embedding", type=click.Choice(get_args(Embedding)), default="neuron", show_default=True)
-@click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), default="folded", show_default=True)
-@click.option(
-    "--distance-threshold",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Cosine distance at which the tree is cut, 0 to 2.",
-)
-@click.option("--thresholds", help="Of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5.")
-@click.option("--until-stable", is_flag=True, help="Of scc: repeat each round until nothing merges.")
+@clusters_examples
 @INDEX
 @asks_server
 def cluster(
@@ -161,6 +178,218 @@ def examples(
         console = terminal.console()
         for example in found:
             console.print(terminal.ExampleText(example, whole_context))
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@INDEX
+@asks_server
+def statistics(neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, index: str | None) -> None:
+    """Show how strongly NEURONS fire over the corpus.
+
+    Of each context only the highest activation counts. One neuron is shown with its histogram and the band that its
+    dataset examples come from, several as a table. With --json each is an object on a line of its own.
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        found = client.statistics(*neurons, index=index)
+        if as_json:
+            for one in found:
+                _print_json(statistics_json(one))
+            return
+        from polysem.client import terminal
+
+        shown = terminal.statistics_table(found) if len(found) > 1 else terminal.StatisticsPanel(found[0])
+        terminal.console().print(shown)
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1)
+@click.option("--sort", "sort_by", metavar="METRIC", help="Sort by it; -METRIC puts the largest first.")
+@click.option("--min", "least", metavar="METRIC=N", multiple=True, help="Only at least; may be repeated.")
+@click.option("--max", "most", metavar="METRIC=N", multiple=True, help="Only at most; may be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), help="How many; with --json all, else 20.")
+@click.option("--skip", type=click.IntRange(min=0), default=0, help="How many to pass over first.")
+@clusters_examples
+@INDEX
+@asks_server
+def neurons(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    least: Sequence[str],
+    most: Sequence[str],
+    limit: int | None,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """List NEURONS, or all of the index, filtered and sorted by their metrics.
+
+    METRIC is n_examples, n_clusters, max_distance, mean_distance, intra, inter, silhouette, largest_share,
+    second_share, maximum_activation, mean_activation or share_positive. Neurons of which it is undefined come last.
+
+    \b
+    polysem neurons --sort -n_clusters --min n_examples=25
+    polysem neurons '7.*' --sort intra --max largest_share=0.5 --json
+
+    The first question about a clustering clusters the whole index; those that follow are quick.
+    """
+    where: dict[Any, tuple[float | None, float | None]] = {}
+    for name, end in map(_metric_end, least):
+        where[name] = (end, None)
+    for name, end in map(_metric_end, most):
+        where[name] = (where.get(name, (None, None))[0], end)
+    with Client(server, timeout_s=timeout_s) as client:
+        found = client.neurons(
+            *neurons,
+            where=where,
+            limit=limit or (None if as_json else 20),
+            thresholds=_thresholds(thresholds),
+            **options,
+        )
+        if as_json:
+            for neuron in found:
+                _print_json({"neuron": str(neuron.id)} | {k: v for k, v in asdict(neuron).items() if k != "id"})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.listing(found, options["skip"]))
+
+
+def _metric_end(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name.strip(), float(number)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no METRIC=NUMBER such as n_examples=25") from None
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neuron", metavar="NEURON")
+@click.option(
+    "--cluster", "labels", type=click.IntRange(min=0), multiple=True, help="Only of this cluster; may be repeated."
+)
+@click.option(
+    "--similarity",
+    type=click.Choice(get_args(Similarity)),
+    default="pre_mlp",
+    show_default=True,
+    help="Which embedding of the central examples is compared.",
+)
+@click.option("--every-layer", is_flag=True, help="Search the whole model instead of the neuron's own layer.")
+@click.option("--limit", type=click.IntRange(min=1), help="How many for each cluster; else 20 for one, 3 for several.")
+@clusters_examples
+@INDEX
+@asks_server
+def similar(
+    neuron: str,
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    labels: Sequence[int],
+    limit: int | None,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Find the clusters of other neurons that are most similar to NEURON's.
+
+    Clusters are compared by the cosine of their central examples' embeddings: with pre_mlp they fire on like tokens in
+    like contexts, with neuron they also read the same directions of the residual stream.
+
+    \b
+    polysem similar 7.1234                   the nearest of each of its clusters
+    polysem similar 7.1234 --cluster 0 --similarity neuron --every-layer
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        found = client.similar(
+            neuron,
+            labels or None,
+            limit=limit or (20 if len(labels) == 1 else 3),
+            thresholds=_thresholds(thresholds),
+            **options,
+        )
+        if as_json:
+            for one in found:
+                _print_json(one._asdict() | {"neuron": str(one.neuron)})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.SimilarClusters(neuron, found, _centrals(client, found, options["index"])))
+
+
+def _centrals(
+    client: Client, found: Sequence[SimilarCluster], index: str | None
+) -> dict[tuple[NeuronId, int], Example]:
+    """The central examples of clusters, by neuron and place; a call a place."""
+    by_place: dict[int, list[NeuronId]] = {}
+    for one in found:
+        by_place.setdefault(one.central, []).append(one.neuron)
+    return {
+        (example.neuron, place): example
+        for place, of in by_place.items()
+        for example in client.examples(*of, places=[place], index=index)
+    }
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@click.option(
+    "--place", "places", type=click.IntRange(min=0), multiple=True, help="Only this example; may be repeated."
+)
+@click.option("--tokens-before", type=click.IntRange(min=0), default=20, show_default=True, help="How many are masked.")
+@click.option("--mask-token", type=click.IntRange(min=0), metavar="ID", help="What stands in for them; else the BOS.")
+@INDEX
+@asks_server
+def importance(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    places: Sequence[int],
+    tokens_before: int,
+    mask_token: int | None,
+    index: str | None,
+) -> None:
+    """Show which earlier tokens the key activations of NEURONS' examples depend on.
+
+    Each token before the key token is masked in turn; shown is the share of the key activation that is lost, relative
+    to what is lost when the key token itself is masked. The model reads an example once for each token: name the
+    --place of those that you want to see.
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        found = client.importance(
+            *neurons, places=places, tokens_before=tokens_before, mask_token=mask_token, index=index
+        )
+        if as_json:
+            for one in found:
+                _print_json(importance_json(one))
+            return
+        from polysem.client import terminal
+
+        console = terminal.console()
+        for one in found:
+            console.print(terminal.ImportanceText(one))
+
+
+def importance_json(importance: Importance) -> dict[str, Any]:
+    """An example's importance as `polysem importance --json` prints it."""
+    return {
+        "neuron": str(importance.neuron),
+        "place": importance.place,
+        "activation": importance.activation,
+        "tokens": list(importance.tokens),
+        "importances": [round(float(i), 4) for i in importance.importances],
+        "relative": [round(float(i), 4) for i in importance.relative],
+    }
+
+
+def statistics_json(statistics: Statistics) -> dict[str, Any]:
+    """Statistics as `polysem statistics --json` prints them."""
+    return {"neuron": str(statistics.id)} | {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(statistics).items()
+        if name != "id"
+    }
 
 
 def neuron_json(neuron: Neuron) -> dict[str, Any]:

@@ -7,7 +7,7 @@ with Client("gpu-box:50051") as polysem:
         print(neuron.id, neuron.labels, neuron.metrics.intra)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal
@@ -16,12 +16,35 @@ import grpc
 
 from polysem.client import calls
 from polysem.client.calls import StreamCall
-from polysem.client.results import Answer, Embeddings, Example, embeddings_of, examples_of, neurons_of
-from polysem.client.streams import Clusters, Stream
+from polysem.client.results import (
+    Answer,
+    Embeddings,
+    Example,
+    Importance,
+    SimilarCluster,
+    Statistics,
+    embeddings_of,
+    examples_of,
+    importances_of,
+    listed_of,
+    neurons_of,
+    similar_of,
+    statistics_of,
+)
+from polysem.client.streams import Clusters, Listing, Stream
 from polysem.proto import codec, status
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronId, NeuronLike
-from polysem.proto.types import Algorithm, Embedding, IndexInfo, LayerNorm, Linkage, ServerInfo
+from polysem.proto.types import (
+    Algorithm,
+    Embedding,
+    IndexInfo,
+    LayerNorm,
+    Linkage,
+    NeuronMetric,
+    ServerInfo,
+    Similarity,
+)
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -111,6 +134,119 @@ class Client:
         """
         return Stream(self._answers(calls.examples(neurons, places, whole_context, index)), examples_of)
 
+    def statistics(self, *neurons: NeuronLike, index: str | None = None) -> Stream[Statistics]:
+        """How strongly the neurons fire over the corpus, and the band of it that their dataset examples come from."""
+        return Stream(self._answers(calls.statistics(neurons, index)), statistics_of)
+
+    def neurons(
+        self,
+        *neurons: NeuronLike,
+        sort_by: str | None = None,
+        where: Mapping[NeuronMetric, tuple[float | None, float | None]] | None = None,
+        limit: int | None = None,
+        skip: int = 0,
+        algorithm: Algorithm = "hac",
+        linkage: Linkage = "average",
+        embedding: Embedding = "neuron",
+        layer_norm: LayerNorm = "folded",
+        distance_threshold: float = 0.5,
+        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        until_stable: bool = False,
+        index: str | None = None,
+    ) -> Listing:
+        """Neurons with their metrics, filtered and sorted, fetched page by page; none named: all of the index.
+
+        sort_by  a metric, with "-" before it the largest first: n_examples, n_clusters, max_distance, mean_distance,
+                 intra, inter, silhouette, largest_share, second_share, maximum_activation, mean_activation or
+                 share_positive; None: by layer and neuron. Where it is undefined, the neuron comes last
+        where    least and most of any of them, None for an open end: {"n_examples": (25, None), "intra": (None, 0.3)}
+        limit    how many; None: all. skip: how many to pass over first
+
+        The others are those of `cluster`. The first question about a clustering clusters the whole index on the server,
+        which keeps the metrics for those that follow.
+        """
+        pages = calls.neurons(
+            neurons,
+            sort_by,
+            where or {},
+            limit,
+            skip,
+            index,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
+        )
+        return Listing(self._pages(pages), listed_of)
+
+    def similar(
+        self,
+        neuron: NeuronLike,
+        cluster: int | Sequence[int] | None = None,
+        *,
+        similarity: Similarity = "pre_mlp",
+        every_layer: bool = False,
+        limit: int = 20,
+        algorithm: Algorithm = "hac",
+        linkage: Linkage = "average",
+        embedding: Embedding = "neuron",
+        layer_norm: LayerNorm = "folded",
+        distance_threshold: float = 0.5,
+        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        until_stable: bool = False,
+        index: str | None = None,
+    ) -> Stream[SimilarCluster]:
+        """Feature clusters of other neurons that are the most similar to this neuron's, by their central examples.
+
+        cluster      its label, or several; None: all of the neuron's, one after the other
+        similarity   cosine of pre_mlp: the embeddings h, as on the paper's site; they fire on like tokens in like
+                     contexts · neuron: h ⊙ w, each with its own neuron's weights; they also read the same of it
+        every_layer  search the whole model; else the neuron's own layer, as embeddings of different layers share no
+                     common meaning
+        limit        how many for each cluster, most similar first
+
+        The others are those of `cluster`; all neurons are clustered so. The first question about a clustering clusters
+        the whole index on the server, which keeps what it needs for those that follow.
+        """
+        call = calls.similar(
+            neuron,
+            cluster,
+            similarity,
+            every_layer,
+            limit,
+            index,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
+        )
+        return Stream(self._answers(call), similar_of)
+
+    def importance(
+        self,
+        *neurons: NeuronLike,
+        places: Sequence[int] = (),
+        tokens_before: int = 20,
+        mask_token: int | None = None,
+        index: str | None = None,
+    ) -> Stream[Importance]:
+        """How much the neurons' key activations lose when a token before the key token is masked, one at a time.
+
+        places         which of each neuron's examples; none: all
+        tokens_before  how many tokens before the key token are masked; it is masked, too
+        mask_token     id of the token that stands in for a masked one; None: the model's BOS
+
+        Runs the model once for each token, so ask for the examples that you look at.
+        """
+        call = calls.importance(neurons, places, tokens_before, mask_token, index)
+        return Stream(self._answers(call), importances_of)
+
     def _examples_of(self, index: str | None, neuron: NeuronId) -> Sequence[Example]:
         return self.examples(neuron, index=index)
 
@@ -120,6 +256,13 @@ class Client:
             for message in getattr(self._stub, call.method)(call.request, timeout=self._timeout_s):
                 if (answer := assembler.add(message)) is not None:
                     yield answer
+        except grpc.RpcError as error:
+            raise status.from_rpc_error(error, self.target) from None
+
+    def _pages(self, pages: calls.Pages) -> Iterator[Answer]:
+        try:
+            while (request := pages.next()) is not None:
+                yield pages.add(self._stub.ListNeurons(request, timeout=self._timeout_s))
         except grpc.RpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 

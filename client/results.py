@@ -15,14 +15,19 @@ from polysem.proto import checks, columns
 from polysem.proto.neurons import NeuronId
 from polysem.proto.types import (
     METHODS,
+    NEURON_METRICS,
     ClusterBatch,
     DoubleArray,
     EmbeddingBatch,
     ExampleBatch,
     FloatArray,
+    ImportanceBatch,
     IntArray,
     Method,
+    NeuronTable,
     Provenance,
+    SimilarBatch,
+    StatisticsBatch,
     Timing,
 )
 
@@ -109,6 +114,109 @@ class Embeddings(NamedTuple):
 
     id: NeuronId
     embeddings: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """A neuron's key activations over all contexts of an index: each context's highest, after the activation function.
+
+    maximum_activation, mean_activation  over all contexts
+    share_positive                       0..1: contexts above 0
+    histogram                            (64,) int32: contexts in equal bins from 0 to the maximum; at or below 0: none
+    n_examples                           dataset examples
+    lowest_example, highest_example      the band they come from; None without examples
+    threshold                            what an example had to reach; None for another rule of selection than `first`
+    """
+
+    id: NeuronId
+    maximum_activation: float
+    mean_activation: float
+    share_positive: float
+    histogram: IntArray
+    n_examples: int
+    lowest_example: float | None
+    highest_example: float | None
+    threshold: float | None
+
+    @property
+    def bin_edges(self) -> DoubleArray:
+        """(65,) float64: bin b of the histogram lies between edges b and b + 1."""
+        return np.linspace(0.0, max(self.maximum_activation, 0.0), len(self.histogram) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedNeuron:
+    """A neuron in a listing. None where undefined.
+
+    second_share        0..1: examples in the second largest cluster
+    maximum_activation  and mean_activation: of its key activations over all contexts
+    share_positive      0..1: contexts in which it is positive
+    rare                it has a common and a rare behaviour: one cluster holds at least 0.8 of its examples, not all
+    """
+
+    id: NeuronId
+    n_examples: int
+    n_clusters: int
+    max_distance: float | None
+    mean_distance: float | None
+    intra: float | None
+    inter: float | None
+    silhouette: float | None
+    largest_share: float | None
+    second_share: float | None
+    maximum_activation: float
+    mean_activation: float
+    share_positive: float
+    rare: bool
+
+
+class SimilarCluster(NamedTuple):
+    """A feature cluster of another neuron.
+
+    to          label of the cluster that it is similar to
+    neuron      whose it is
+    label       its number in that neuron's labels, at the same cut
+    central     its central example's place
+    size        its examples
+    similarity  −1..1: cosine of the two central examples' embeddings
+    """
+
+    to: int
+    neuron: NeuronId
+    label: int
+    central: int
+    size: int
+    similarity: float
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """How much of an example's key activation is lost when a token up to the key token is masked.
+
+    activation   at the key token, nothing masked
+    tokens       the texts before the key token, and it as the last
+    importances  (len(tokens),) float32: 1 − a_masked / a; 1: all is lost, 0: nothing, negative: it grows
+    """
+
+    neuron: NeuronId
+    place: int
+    activation: float
+    tokens: Sequence[str]
+    importances: FloatArray
+
+    @property
+    def relative(self) -> FloatArray:
+        """(len(tokens),) float32 in 0..1: importances as shares of the key token's own, as the paper's site shows them.
+
+        Zero everywhere where the key token's own is not positive.
+        """
+        own = self.importances[-1]
+        return np.clip(self.importances / own, 0, 1) if own > 0 else np.zeros_like(self.importances)
+
+    def __repr__(self) -> str:
+        most = np.argsort(-self.importances[:-1], kind="stable")[:3]
+        named = ", ".join(f"{self.tokens[i]!r} {self.relative[i]:.2f}" for i in most)
+        return f"<Importance {self.neuron} #{self.place} {self.tokens[-1]!r} after {named or 'nothing'}>"
 
 
 FetchExamples = Callable[[NeuronId], Sequence[Example]]
@@ -225,11 +333,12 @@ def _shown(value: float | None) -> str:
 
 
 class Answer(NamedTuple):
-    """A batch as it came over the wire, put together."""
+    """A batch as it came over the wire, put together. n_matching: of a page of neurons, on all pages."""
 
     batch: Any
     provenance: Provenance
     timing: Timing
+    n_matching: int = 0
 
 
 def neurons_of(answer: Answer, fetch_examples: FetchExamples | None) -> list[Neuron]:
@@ -290,6 +399,77 @@ def examples_of(answer: Answer) -> list[Example]:
         )
         for i in range(len(batch.neurons))
     ]
+
+
+def statistics_of(answer: Answer) -> list[Statistics]:
+    """The views of a batch of statistics."""
+    batch: StatisticsBatch = answer.batch
+    return [
+        Statistics(
+            id=_id(batch.neurons[i]),
+            maximum_activation=float(batch.maximum_activation[i]),
+            mean_activation=float(batch.mean_activation[i]),
+            share_positive=float(batch.share_positive[i]),
+            histogram=batch.histogram[i],
+            n_examples=int(batch.n_examples[i]),
+            lowest_example=_or_none(batch.lowest_example[i]),
+            highest_example=_or_none(batch.highest_example[i]),
+            threshold=_or_none(batch.threshold[i]),
+        )
+        for i in range(len(batch.neurons))
+    ]
+
+
+def listed_of(answer: Answer) -> list[ListedNeuron]:
+    """The rows of a page of neurons."""
+    table: NeuronTable = answer.batch
+    values: dict[str, list[Any]] = {name: getattr(table, name).tolist() for name in NEURON_METRICS}
+    return [
+        ListedNeuron(
+            id=_id(id_),
+            rare=bool(table.rare[i]),
+            **_row(values, i),
+        )
+        for i, id_ in enumerate(table.neurons)
+    ]
+
+
+def similar_of(answer: Answer) -> list[SimilarCluster]:
+    """The clusters found, those of each cluster asked for together."""
+    batch: SimilarBatch = answer.batch
+    return [
+        SimilarCluster(to, _id(neuron), *numbers)
+        for to, neuron, *numbers in zip(
+            np.repeat(batch.labels, batch.n_similar).tolist(),
+            batch.similar_neurons,
+            batch.similar_labels.tolist(),
+            batch.similar_centrals.tolist(),
+            batch.similar_sizes.tolist(),
+            batch.similarities.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def importances_of(answer: Answer) -> list[Importance]:
+    """The views of a batch of importances."""
+    batch: ImportanceBatch = answer.batch
+    offsets = columns.offsets(batch)["token"]
+    return [
+        Importance(
+            neuron=_id(batch.neurons[i]),
+            place=int(batch.places[i]),
+            activation=float(batch.activations[i]),
+            tokens=batch.tokens[offsets[i] : offsets[i + 1]],
+            importances=batch.importances[offsets[i] : offsets[i + 1]],
+        )
+        for i in range(len(batch.neurons))
+    ]
+
+
+def _row(values: dict[str, list[Any]], i: int) -> dict[str, Any]:
+    row = {name: column[i] for name, column in values.items()}
+    return {name: None if value != value else value for name, value in row.items()}  # NaN
 
 
 def _id(pair: IntArray) -> NeuronId:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 
-from polysem.client.results import METRICS, Answer, Neuron
+from polysem.client.results import METRICS, Answer, ListedNeuron, Neuron
 from polysem.proto import columns
 from polysem.proto.errors import Cancelled, PolysemError
-from polysem.proto.types import ClusterBatch
+from polysem.proto.types import NEURON_METRICS, ClusterBatch
 
 if TYPE_CHECKING:
     import pandas
@@ -129,6 +129,45 @@ class Clusters(Stream[Neuron]):
         from polysem.client import notebook
 
         return notebook.table_html(self.columns())
+
+
+class Listing(Stream[ListedNeuron]):
+    """Neurons with their metrics, in the order asked, fetched page by page."""
+
+    _noun = "neurons"
+
+    @property
+    def n_matching(self) -> int:
+        """Neurons that the filters let through, however few were asked for."""
+        self._has(0)
+        return self._read[0].n_matching if self._read else 0
+
+    def columns(self) -> dict[str, Any]:
+        """Flat arrays by name, a row a neuron; NaN where undefined."""
+        self._has(-1)
+        tables = [answer.batch for answer in self._read]
+        ids = _joined([table.neurons for table in tables], (0, 2))
+        return {"layer": ids[:, 0], "neuron": ids[:, 1]} | {
+            name: _joined([getattr(table, name) for table in tables]) for name in (*NEURON_METRICS, "rare")
+        }
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """`columns` as a pandas DataFrame; needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.columns())
+
+    def to_polars(self) -> "polars.DataFrame":
+        """`columns` as a polars DataFrame; needs polars."""
+        import polars
+
+        return polars.DataFrame(self.columns())
+
+    def to_arrow(self) -> "pyarrow.Table":
+        """`columns` as an Arrow table; needs pyarrow."""
+        import pyarrow
+
+        return pyarrow.table(self.columns())
 
 
 def _lasting(error: BaseException) -> PolysemError:

@@ -6,7 +6,7 @@ Without colour (a pipe, NO_COLOR) the key token stands in «…».
 
 import os
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,18 @@ from rich.text import Text
 
 from polysem.client import dendrogram
 from polysem.client.dendrogram import Layout
-from polysem.client.results import Cluster, Example, Metrics, Neuron
+from polysem.client.results import (
+    Cluster,
+    Example,
+    Importance,
+    ListedNeuron,
+    Metrics,
+    Neuron,
+    SimilarCluster,
+    Statistics,
+)
+from polysem.client.streams import Listing
+from polysem.proto.neurons import NeuronId
 from polysem.proto.types import DoubleArray, IndexInfo, IntArray, ServerInfo
 
 # ---- A neuron
@@ -429,31 +440,158 @@ def _n_pairs(counts: DoubleArray) -> float:
     return float((counts * (counts - 1) / 2).sum())
 
 
+_COLUMNS = {
+    "n_examples": "examples",
+    "n_clusters": "clusters",
+    "largest_share": "largest",
+    "intra": "intra",
+    "inter": "inter",
+    "silhouette": "silhouette",
+    "mean_distance": "mean",
+    "max_distance": "max",
+}
+_ACTIVATION_COLUMNS = {
+    "maximum_activation": "max act.",
+    "mean_activation": "mean act.",
+    "share_positive": "positive",
+}
+
+
 def metrics_table(neurons: Iterable[Neuron]) -> Table:
     """A row a neuron, in the order given; – where a metric is undefined."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for heading in ("neuron", "examples", "clusters", "largest", "intra", "inter", "silhouette", "mean", "max"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    names = (
-        "n_examples",
-        "n_clusters",
-        "largest_share",
-        "intra",
-        "inter",
-        "silhouette",
-        "mean_distance",
-        "max_distance",
-    )
+    table = _right_aligned("neuron", *_COLUMNS.values())
     for neuron in neurons:
-        table.add_row(str(neuron.id), *(_metric(neuron.metrics, name) for name in names))
+        table.add_row(str(neuron.id), *(_metric(neuron.metrics, name) for name in _COLUMNS))
     return table
 
 
-def _metric(metrics: Metrics, name: str) -> str:
+def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
+    """Neurons as a table, and how many there are; * at those with a common and a rare behaviour."""
+    names = (*_COLUMNS, *_ACTIVATION_COLUMNS)
+    table = _right_aligned("neuron", *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values(), "")
+    for neuron in neurons:
+        table.add_row(str(neuron.id), *(_metric(neuron, name) for name in names), "*" if neuron.rare else "")
+    if not len(neurons):
+        n = neurons.n_matching
+        return Text(f"only {_count(n, 'neuron')} match" if n else "no neuron matches")
+    last = skipped + len(neurons)
+    note = Text(f"{skipped + 1:,} to {last:,} of {neurons.n_matching:,} that match", "dim")
+    if any(neuron.rare for neuron in neurons):
+        note.append("; * one cluster has at least 0.8 of the examples, and others the rest")
+    return Group(table, Text(), note)
+
+
+def statistics_table(found: Iterable[Statistics]) -> Table:
+    """A row a neuron, in the order given."""
+    names = ("n_examples", "lowest_example", "highest_example", "threshold")
+    table = _right_aligned("neuron", *_ACTIVATION_COLUMNS.values(), "examples", "from", "to", "threshold")
+    for one in found:
+        table.add_row(str(one.id), *(_metric(one, name) for name in (*_ACTIVATION_COLUMNS, *names)))
+    return table
+
+
+class StatisticsPanel:
+    """A neuron's histogram of key activations, with the band of its examples."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        s = self._statistics
+        yield Text.assemble(
+            *("neuron ", (str(s.id), "bold"), f": highest activation {s.maximum_activation:.2f}, "),
+            f"mean {s.mean_activation:.2f}, above 0 in {s.share_positive:.1%} of the contexts",
+        )
+        yield Text(self._band())
+        yield Text()
+        if not s.histogram.any():
+            yield Text("it is positive in no context", "dim")
+            return
+        counts, edges = s.histogram.reshape(16, 4).sum(axis=1), s.bin_edges[::4]
+        widths = np.sqrt(counts / counts.max()) * max(options.max_width - 30, 8)
+        yield Text("activation         contexts (a bar is as long as their square root)", "dim")
+        for i, count in enumerate(counts.tolist()):
+            held = s.lowest_example is not None and s.highest_example is not None
+            inside = held and edges[i + 1] >= (s.lowest_example or 0) and edges[i] <= (s.highest_example or 0)
+            yield Text.assemble(
+                f"{edges[i]:6.2f} – {edges[i + 1]:6.2f} {count:9,} ",
+                ("█" * round(widths[i]), "#cd141e" if inside else "dim"),
+                " ◂" if inside else "",
+            )
+
+    def _band(self) -> str:
+        s = self._statistics
+        if not s.n_examples:
+            return "no dataset examples"
+        least = "" if s.threshold is None else f" (at least {s.threshold:.2f} was asked)"
+        examples = _count(s.n_examples, "dataset example")
+        return f"{examples} from {s.lowest_example:.2f} to {s.highest_example:.2f}{least}, marked ◂"
+
+
+class SimilarClusters:
+    """Similar clusters, a line each: similarity, neuron and cluster, its size, its central example."""
+
+    def __init__(
+        self,
+        neuron: str,
+        found: Sequence[SimilarCluster],
+        texts: Mapping[tuple[NeuronId, int], Example],
+    ) -> None:
+        self._neuron, self._found, self._texts = neuron, found, texts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not len(self._found):
+            yield Text(f"neuron {self._neuron} has no dataset examples, so no clusters")
+        lines = example_lines(
+            [self._texts[one.neuron, one.central] for one in self._found],
+            max(options.max_width - 36, 20),
+            _coloured(console),
+        )
+        before = None
+        for one, line in zip(self._found, lines, strict=True):
+            if one.to != before:
+                yield Text(f"similar to cluster {one.to} of neuron {self._neuron}", "bold")
+                before = one.to
+            where = f"{one.neuron} cluster {one.label}"
+            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<20} ", (f"{one.size:4} ", "dim"), line)
+
+
+class ImportanceText:
+    """An example up to its key token: the text in one line, and each token that matters with a bar below."""
+
+    LEAST = 0.05  # of the key token's own importance
+
+    def __init__(self, importance: Importance) -> None:
+        self._importance = importance
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        one, relative = self._importance, self._importance.relative
+        texts = [dendrogram.visible(token) for token in one.tokens]
+        yield Text.assemble((f"{one.neuron} ", "bold"), f"#{one.place}  {one.activation:.2f}")
+        before = _cropped(Text("".join(texts[:-1])), options.max_width - 24, from_the_left=True)
+        yield before.append_text(_key(texts[-1], _coloured(console)))
+        shown = [i for i in range(len(texts) - 1) if relative[i] >= self.LEAST]
+        for i in shown:
+            bar = "█" * max(round(float(relative[i]) * 20), 1)
+            yield Text.assemble(
+                f"  {relative[i]:4.0%} ", (f"{bar:<20} ", "#2a6fdb"), texts[i].strip(" ") or repr(one.tokens[i])
+            )
+        if not shown:
+            yield Text(f"  no token before it changes the activation by {self.LEAST:.0%} of what it does itself", "dim")
+
+
+def _right_aligned(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _metric(metrics: Metrics | ListedNeuron | Statistics, name: str) -> str:
     value = getattr(metrics, name)
     if isinstance(value, int):
         return str(value)
-    return _shown(value, "{:.0%}" if name == "largest_share" else "{:.2f}")
+    return _shown(value, "{:.0%}" if "share" in name else "{:.2f}")
 
 
 def _shown(value: float | None, form: str = "{:.2f}") -> str:

@@ -7,16 +7,25 @@ from numbers import Real
 from typing import get_args
 
 from polysem.proto.errors import InvalidArgument
+from polysem.proto.neurons import MAX_INDEX, is_number
 from polysem.proto.types import (
     MAX_DISTANCE,
+    MAX_METRIC_RANGES,
+    MAX_PAGE_SIZE,
     MAX_SILHOUETTE_THRESHOLDS,
+    MAX_SIMILAR,
     MAX_THRESHOLDS,
+    NEURON_METRICS,
     Algorithm,
     Clustering,
     Embedding,
     EmbeddingChoice,
     LayerNorm,
     Linkage,
+    ListQuery,
+    MetricRange,
+    Similarity,
+    SimilarQuery,
     ThresholdSchedule,
 )
 
@@ -43,6 +52,54 @@ def check_clustering(clustering: Clustering) -> None:
         )
     for value in clustering.silhouette_thresholds:
         _in_range(value, "silhouette_thresholds")
+
+
+def check_list(query: ListQuery) -> None:
+    """Raise InvalidArgument for an unknown metric, a range that holds nothing, or a page of impossible size."""
+    check_choice(query.choice)
+    check_clustering(query.clustering)
+    if query.sort_by is not None:
+        _one_of(query.sort_by, NEURON_METRICS, "sort_by")
+    if len(query.where) > MAX_METRIC_RANGES:
+        raise InvalidArgument(f"where has {len(query.where)} ranges; give at most {MAX_METRIC_RANGES}", "where")
+    for range_ in query.where:
+        _check_metric_range(range_)
+    check_count(query.page_size, "page_size", 1, MAX_PAGE_SIZE)
+    check_count(query.skip, "skip", 0)
+
+
+def check_similar(query: SimilarQuery) -> None:
+    """Raise InvalidArgument for what is no cluster's label, an unknown similarity, or too many clusters wanted."""
+    check_choice(query.choice)
+    check_clustering(query.clustering)
+    _one_of(query.similarity, get_args(Similarity), "similarity")
+    for label in query.clusters:
+        if not is_number(label) or not 0 <= label <= MAX_INDEX:
+            raise InvalidArgument(f"{label!r} is not a cluster: their labels are counted from 0", "clusters")
+    check_count(query.n_similar, "n_similar", 1, MAX_SIMILAR)
+
+
+def _check_metric_range(range_: MetricRange) -> None:
+    metric, least, most = range_.metric, range_.least, range_.most
+    _one_of(metric, NEURON_METRICS, "where")
+    for end in (least, most):
+        if end is not None and math.isnan(_number(end)):
+            raise InvalidArgument(f"an end of {metric} must be a number, not {end!r}", "where")
+    if least is not None and most is not None and most < least:
+        raise InvalidArgument(f"no {metric} is at least {least:g} and at most {most:g}; swap the two", "where")
+
+
+def check_examples(places: Sequence[int]) -> None:
+    """Raise InvalidArgument for what is no place in a neuron's labels."""
+    for place in places:
+        if not is_number(place) or not 0 <= place <= MAX_INDEX:
+            raise InvalidArgument(f"{place!r} is not an example: they are counted from 0", "examples")
+
+
+def check_count(value: object, field: str, least: int, most: int = MAX_INDEX) -> None:
+    """Raise InvalidArgument unless it is a whole number from least to most."""
+    if not is_number(value) or not least <= value <= most:  # type: ignore[operator]
+        raise InvalidArgument(f"{field} is {value!r}; it is a whole number from {least} to {most}", field)
 
 
 def check_distance_threshold(value: float) -> None:

@@ -7,6 +7,7 @@ looks at single elements.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Generic
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from polysem.proto import checks, columns, types
 from polysem.proto.columns import AnyBatch, Batch
 from polysem.proto.errors import Internal, InvalidArgument
-from polysem.proto.neurons import MAX_INDEX, NeuronRange, is_number
+from polysem.proto.neurons import NeuronId, NeuronRange
 from polysem.proto.types import (
     ClusterBatch,
     Clustering,
@@ -25,12 +26,22 @@ from polysem.proto.types import (
     EmbedQuery,
     ExampleBatch,
     ExampleQuery,
+    ImportanceBatch,
+    ImportanceQuery,
     IndexInfo,
     Limits,
+    ListQuery,
+    MetricRange,
     ModelInfo,
+    NeuronPage,
+    NeuronTable,
     Provenance,
     Selection,
     ServerInfo,
+    SimilarBatch,
+    SimilarQuery,
+    StatisticsBatch,
+    StatisticsQuery,
     Timing,
 )
 from polysem.v1 import neuron_service_pb2 as pb
@@ -59,6 +70,10 @@ _SCHEDULES: dict[str, Any] = {
     "linear": pb.THRESHOLD_SCHEDULE_LINEAR,
     "geometric": pb.THRESHOLD_SCHEDULE_GEOMETRIC,
 }
+_SIMILARITIES: dict[str, Any] = {"pre_mlp": pb.SIMILARITY_PRE_MLP, "neuron": pb.SIMILARITY_NEURON}
+_NEURON_METRICS: dict[str, Any] = {
+    name: pb.NeuronMetric.Value(f"NEURON_METRIC_{name.upper()}") for name in types.NEURON_METRICS
+}
 
 
 def _name(number: int, names: Mapping[str, int], field: str) -> Any:
@@ -77,39 +92,52 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
     """The request; raises InvalidArgument as checks.check_clustering does."""
     checks.check_choice(query.choice)
     checks.check_clustering(query.clustering)
-    clustering, thresholds = query.clustering, query.clustering.thresholds
     return pb.ClusterNeuronsRequest(
         index=query.index,
         neurons=_encode_ranges(query.neurons),
-        algorithm=_ALGORITHMS[clustering.algorithm],
-        linkage=_LINKAGES[clustering.linkage],
-        distance_threshold=clustering.distance_threshold,
-        thresholds=() if isinstance(thresholds, str) else thresholds,
-        threshold_schedule=_SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
-        until_stable=clustering.until_stable,
-        silhouette_thresholds=clustering.silhouette_thresholds,
-        **_encode_choice(query.choice),
+        silhouette_thresholds=query.clustering.silhouette_thresholds,
+        **_encode_clustering(query.choice, query.clustering),
     )
 
 
 def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
     """The query, checked; an algorithm's parameters that it does not use are set to their defaults."""
-    algorithm = _name(request.algorithm, _ALGORITHMS, "algorithm")
-    linkage = _name(request.linkage, _LINKAGES, "linkage")
-    schedule = _name(request.threshold_schedule, _SCHEDULES, "threshold_schedule")
+    choice, clustering = _decode_clustering(request)
+    clustering = replace(clustering, silhouette_thresholds=tuple(request.silhouette_thresholds))
+    checks.check_clustering(clustering)
+    return ClusterQuery(_decode_ranges(request.neurons), request.index, choice, clustering)
+
+
+def _encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[str, Any]:
+    thresholds = clustering.thresholds
+    return {
+        "algorithm": _ALGORITHMS[clustering.algorithm],
+        "linkage": _LINKAGES[clustering.linkage],
+        "distance_threshold": clustering.distance_threshold,
+        "thresholds": () if isinstance(thresholds, str) else thresholds,
+        "threshold_schedule": _SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
+        "until_stable": clustering.until_stable,
+        **_encode_choice(choice),
+    }
+
+
+def _decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
+    """Of a ClusterNeuronsRequest or a Clustering, which have the same fields."""
+    algorithm = _name(message.algorithm, _ALGORITHMS, "algorithm")
+    linkage = _name(message.linkage, _LINKAGES, "linkage")
+    schedule = _name(message.threshold_schedule, _SCHEDULES, "threshold_schedule")
     default = Clustering()
     clustering = Clustering(
         algorithm=algorithm,
         linkage={"hac": linkage, "scc": "average", "components": "single"}[algorithm],
         distance_threshold=(
-            request.distance_threshold if request.HasField("distance_threshold") else default.distance_threshold
+            message.distance_threshold if message.HasField("distance_threshold") else default.distance_threshold
         ),
-        thresholds=(tuple(request.thresholds) or schedule) if algorithm == "scc" else default.thresholds,
-        until_stable=request.until_stable and algorithm == "scc",
-        silhouette_thresholds=tuple(request.silhouette_thresholds),
+        thresholds=(tuple(message.thresholds) or schedule) if algorithm == "scc" else default.thresholds,
+        until_stable=message.until_stable and algorithm == "scc",
     )
     checks.check_clustering(clustering)
-    return ClusterQuery(_decode_ranges(request.neurons), request.index, _decode_choice(request), clustering)
+    return _decode_choice(message), clustering
 
 
 def encode_embed_query(query: EmbedQuery) -> pb.EmbedNeuronsRequest:
@@ -124,9 +152,7 @@ def decode_embed_query(request: pb.EmbedNeuronsRequest) -> EmbedQuery:
 
 
 def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
-    for place in query.examples:
-        if not is_number(place) or not 0 <= place <= MAX_INDEX:
-            raise InvalidArgument(f"{place!r} is not an example: they are counted from 0", "examples")
+    checks.check_examples(query.examples)
     return pb.GetExamplesRequest(
         index=query.index,
         neurons=_encode_ranges(query.neurons),
@@ -137,6 +163,117 @@ def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
 
 def decode_example_query(request: pb.GetExamplesRequest) -> ExampleQuery:
     return ExampleQuery(_decode_ranges(request.neurons), request.index, tuple(request.examples), request.whole_context)
+
+
+def encode_statistics_query(query: StatisticsQuery) -> pb.GetNeuronStatisticsRequest:
+    return pb.GetNeuronStatisticsRequest(index=query.index, neurons=_encode_ranges(query.neurons))
+
+
+def decode_statistics_query(request: pb.GetNeuronStatisticsRequest) -> StatisticsQuery:
+    return StatisticsQuery(_decode_ranges(request.neurons), request.index)
+
+
+def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
+    """The request; raises InvalidArgument as checks.check_list does."""
+    checks.check_list(query)
+    return pb.ListNeuronsRequest(
+        index=query.index,
+        neurons=_encode_ranges(query.neurons),
+        clustering=pb.Clustering(**_encode_clustering(query.choice, query.clustering)),
+        sort_by=_NEURON_METRICS[query.sort_by] if query.sort_by else None,
+        descending=query.descending,
+        where=[
+            pb.MetricRange(metric=_NEURON_METRICS[range_.metric], least=range_.least, most=range_.most)
+            for range_ in query.where
+        ],
+        page_size=query.page_size,
+        page_token=query.page_token,
+        skip=query.skip,
+    )
+
+
+def decode_list_query(request: pb.ListNeuronsRequest) -> ListQuery:
+    choice, clustering = _decode_clustering(request.clustering)
+    query = ListQuery(
+        neurons=_decode_ranges(request.neurons) if request.neurons else (),
+        index=request.index,
+        choice=choice,
+        clustering=clustering,
+        sort_by=_name(request.sort_by, _NEURON_METRICS, "sort_by") if request.sort_by else None,
+        descending=request.descending,
+        where=tuple(_decode_metric_range(range_) for range_ in request.where),
+        page_size=request.page_size or ListQuery().page_size,
+        page_token=request.page_token,
+        skip=request.skip,
+    )
+    checks.check_list(query)
+    return query
+
+
+def _decode_metric_range(message: pb.MetricRange) -> MetricRange:
+    if not message.metric:
+        raise InvalidArgument("a range names no metric: say which it is of", "where")
+    least, most = (getattr(message, end) if message.HasField(end) else None for end in ("least", "most"))
+    return MetricRange(_name(message.metric, _NEURON_METRICS, "where"), least, most)
+
+
+def encode_similar_query(query: SimilarQuery) -> pb.FindSimilarClustersRequest:
+    """The request; raises InvalidArgument as checks.check_similar does."""
+    checks.check_similar(query)
+    return pb.FindSimilarClustersRequest(
+        index=query.index,
+        layer=query.neuron.layer,
+        neuron=query.neuron.neuron,
+        clusters=query.clusters,
+        clustering=pb.Clustering(**_encode_clustering(query.choice, query.clustering)),
+        similarity=_SIMILARITIES[query.similarity],
+        every_layer=query.every_layer,
+        n_similar=query.n_similar,
+    )
+
+
+def decode_similar_query(request: pb.FindSimilarClustersRequest) -> SimilarQuery:
+    choice, clustering = _decode_clustering(request.clustering)
+    neuron = NeuronId(request.layer, request.neuron)
+    query = SimilarQuery(
+        neuron=neuron,
+        index=request.index,
+        clusters=tuple(request.clusters),
+        choice=choice,
+        clustering=clustering,
+        similarity=_name(request.similarity, _SIMILARITIES, "similarity"),
+        every_layer=request.every_layer,
+        n_similar=request.n_similar or SimilarQuery(neuron).n_similar,
+    )
+    checks.check_similar(query)
+    return query
+
+
+def encode_importance_query(query: ImportanceQuery) -> pb.MeasureImportanceRequest:
+    """The request; raises InvalidArgument for what is no example, no number of tokens or no token."""
+    checks.check_examples(query.examples)
+    checks.check_count(query.tokens_before, "tokens_before", 0)
+    if query.mask_token is not None:
+        checks.check_count(query.mask_token, "mask_token", 0)
+    return pb.MeasureImportanceRequest(
+        index=query.index,
+        neurons=_encode_ranges(query.neurons),
+        examples=query.examples,
+        tokens_before=query.tokens_before,
+        mask_token=query.mask_token,
+    )
+
+
+def decode_importance_query(request: pb.MeasureImportanceRequest) -> ImportanceQuery:
+    neurons = _decode_ranges(request.neurons)
+    default = ImportanceQuery(neurons)
+    return ImportanceQuery(
+        neurons=neurons,
+        index=request.index,
+        examples=tuple(request.examples),
+        tokens_before=request.tokens_before if request.HasField("tokens_before") else default.tokens_before,
+        mask_token=request.mask_token if request.HasField("mask_token") else None,
+    )
 
 
 def _encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
@@ -299,6 +436,10 @@ _MESSAGES: dict[type, Any] = {
     ClusterBatch: pb.ClusterNeuronsResponse,
     EmbeddingBatch: pb.EmbedNeuronsResponse,
     ExampleBatch: pb.GetExamplesResponse,
+    StatisticsBatch: pb.GetNeuronStatisticsResponse,
+    NeuronTable: pb.ListNeuronsResponse,
+    SimilarBatch: pb.FindSimilarClustersResponse,
+    ImportanceBatch: pb.MeasureImportanceResponse,
 }
 
 
@@ -317,10 +458,7 @@ def encode_batch(
 ) -> Iterator[Any]:
     """The batch as messages of at most max_bytes, in order."""
     offsets = columns.offsets(batch)
-    head = {
-        "provenance": encode_provenance(provenance),
-        "timing": pb.Timing(queue_ns=timing.queue_ns, compute_ns=timing.compute_ns, batch_size=timing.batch_size),
-    }
+    head = _head(provenance, timing)
     budget = max_bytes - _OVERHEAD_BYTES
     sizes = _item_bytes(batch, offsets)
     for first, last in _runs(sizes, budget):
@@ -331,6 +469,29 @@ def encode_batch(
                 name: encode_tensor(part) if isinstance(part, np.ndarray) else part for name, part in piece.items()
             }
             yield _MESSAGES[type(batch)](**head, continues=i < len(pieces) - 1, **arrays)
+
+
+def _head(provenance: Provenance, timing: Timing) -> dict[str, Any]:
+    return {
+        "provenance": encode_provenance(provenance),
+        "timing": pb.Timing(queue_ns=timing.queue_ns, compute_ns=timing.compute_ns, batch_size=timing.batch_size),
+    }
+
+
+def encode_neuron_page(page: NeuronPage, provenance: Provenance, timing: Timing) -> pb.ListNeuronsResponse:
+    """One message: a page of MAX_PAGE_SIZE neurons takes a third of what fits."""
+    columns_: dict[str, Any] = {name: encode_tensor(getattr(page.table, name)) for name in columns.AXES[NeuronTable]}
+    return pb.ListNeuronsResponse(
+        **_head(provenance, timing), **columns_, n_matching=page.n_matching, next_page_token=page.next_page_token
+    )
+
+
+def decode_neuron_page(message: pb.ListNeuronsResponse) -> tuple[NeuronPage, Provenance, Timing]:
+    joined = Joiner(NeuronTable).add(message)
+    if joined is None:
+        raise Internal("a page of neurons came in pieces: the server is newer than this client")
+    table, provenance, timing = joined
+    return NeuronPage(table, message.n_matching, message.next_page_token), provenance, timing
 
 
 def _item_bytes(batch: AnyBatch, offsets: dict[str, columns.Offsets]) -> Array:

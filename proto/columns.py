@@ -9,10 +9,18 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto.types import ClusterBatch, EmbeddingBatch, ExampleBatch
+from polysem.proto.types import (
+    ClusterBatch,
+    EmbeddingBatch,
+    ExampleBatch,
+    ImportanceBatch,
+    NeuronTable,
+    SimilarBatch,
+    StatisticsBatch,
+)
 
-AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch
-Batch = TypeVar("Batch", bound=ClusterBatch | EmbeddingBatch | ExampleBatch)
+AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch | StatisticsBatch | NeuronTable | SimilarBatch | ImportanceBatch
+Batch = TypeVar("Batch", bound=AnyBatch)
 Offsets = npt.NDArray[np.int64]
 
 AXES: dict[type, dict[str, str]] = {
@@ -47,6 +55,27 @@ AXES: dict[type, dict[str, str]] = {
         "tokens": "token",
         "token_activations": "token",
     },
+    StatisticsBatch: dict.fromkeys(StatisticsBatch.__dataclass_fields__, "neuron"),
+    NeuronTable: dict.fromkeys(NeuronTable.__dataclass_fields__, "neuron"),
+    ImportanceBatch: {
+        "neurons": "example",
+        "places": "example",
+        "activations": "example",
+        "n_tokens": "example",
+        "tokens": "token",
+        "importances": "token",
+    },
+    SimilarBatch: {
+        "neurons": "cluster",
+        "labels": "cluster",
+        "centrals": "cluster",
+        "n_similar": "cluster",
+        "similar_neurons": "similar",
+        "similar_labels": "similar",
+        "similar_centrals": "similar",
+        "similar_sizes": "similar",
+        "similarities": "similar",
+    },
 }
 TEXTS = frozenset({"documents", "tokens"})  # lists of str, all others are arrays
 
@@ -54,8 +83,12 @@ TEXTS = frozenset({"documents", "tokens"})  # lists of str, all others are array
 def offsets(batch: AnyBatch) -> dict[str, Offsets]:
     """Each axis's offsets (items + 1,)."""
     items = np.arange(len(batch.neurons) + 1, dtype=np.int64)
-    if isinstance(batch, ExampleBatch):
+    if isinstance(batch, ExampleBatch | ImportanceBatch):
         return {"example": items, "token": from_counts(batch.n_tokens)}
+    if isinstance(batch, StatisticsBatch | NeuronTable):
+        return {"neuron": items}
+    if isinstance(batch, SimilarBatch):
+        return {"cluster": items, "similar": from_counts(batch.n_similar)}
     return {
         "neuron": items,
         "example": from_counts(batch.n_examples),

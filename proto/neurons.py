@@ -61,6 +61,14 @@ def parse_neurons(*neurons: NeuronLike) -> tuple[NeuronRange, ...]:
     return ranges
 
 
+def parse_neuron(neuron: NeuronLike) -> NeuronId:
+    """The one neuron that the spelling names; raises InvalidArgument for several."""
+    (first, *more) = parse_neurons(neuron)
+    if more or first.layer is None or first.first is None or first.first != first.last:
+        raise InvalidArgument(f"{_shown(neuron)} is not one neuron: write 7.1234, L7N1234 or (7, 1234)", "neuron")
+    return NeuronId(first.layer, first.first)
+
+
 def _ranges(neurons: Iterable[NeuronLike]) -> Iterator[NeuronRange]:
     for neuron in neurons:
         if isinstance(neuron, NeuronRange):

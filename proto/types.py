@@ -11,13 +11,28 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto.neurons import NeuronRange
+from polysem.proto.neurons import NeuronId, NeuronRange
 
 Algorithm = Literal["hac", "scc", "components"]
 Linkage = Literal["average", "complete", "single"]
 Embedding = Literal["neuron", "pre_mlp"]
 LayerNorm = Literal["folded", "raw"]
 ThresholdSchedule = Literal["linear", "geometric"]
+Similarity = Literal["pre_mlp", "neuron"]
+NeuronMetric = Literal[
+    "n_examples",
+    "n_clusters",
+    "max_distance",
+    "mean_distance",
+    "intra",
+    "inter",
+    "silhouette",
+    "largest_share",
+    "second_share",
+    "maximum_activation",
+    "mean_activation",
+    "share_positive",
+]
 Method = Literal["matrix", "linear", "neighbours"]
 
 IntArray: TypeAlias = npt.NDArray[np.int32]
@@ -29,7 +44,12 @@ MAX_DISTANCE = 2.0
 MAX_THRESHOLDS = 1024
 MAX_SILHOUETTE_THRESHOLDS = 64
 MAX_MESSAGE_BYTES = 1 << 20
+MAX_PAGE_SIZE = 4096
+MAX_METRIC_RANGES = 64
+MAX_SIMILAR = 1000
 METHODS: tuple[Method, ...] = get_args(Method)
+NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
+RARE_SHARE = 0.8  # of the examples in one cluster: what is outside it is a rare behaviour
 
 # ---- What is asked
 
@@ -81,6 +101,62 @@ class ExampleQuery:
     index: str = ""
     examples: tuple[int, ...] = ()
     whole_context: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsQuery:
+    neurons: tuple[NeuronRange, ...]
+    index: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRange:
+    """least <= metric <= most; None: open."""
+
+    metric: NeuronMetric
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """neurons: none stands for all. sort_by: None for layer and neuron. page_size: 1..MAX_PAGE_SIZE."""
+
+    neurons: tuple[NeuronRange, ...] = ()
+    index: str = ""
+    choice: EmbeddingChoice = EmbeddingChoice()
+    clustering: Clustering = Clustering()
+    sort_by: NeuronMetric | None = None
+    descending: bool = False
+    where: tuple[MetricRange, ...] = ()
+    page_size: int = 1000
+    page_token: str = ""
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarQuery:
+    """clusters: labels of the neuron's feature clusters; empty: all. every_layer: else the neuron's own."""
+
+    neuron: NeuronId
+    index: str = ""
+    clusters: tuple[int, ...] = ()
+    choice: EmbeddingChoice = EmbeddingChoice()
+    clustering: Clustering = Clustering()
+    similarity: Similarity = "pre_mlp"
+    every_layer: bool = False
+    n_similar: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ImportanceQuery:
+    """examples: places in each neuron's labels; empty: all. mask_token: its id; None: the model's BOS."""
+
+    neurons: tuple[NeuronRange, ...]
+    index: str = ""
+    examples: tuple[int, ...] = ()
+    tokens_before: int = 20
+    mask_token: int | None = None
 
 
 def threshold_schedule(name: ThresholdSchedule) -> tuple[float, ...]:
@@ -254,3 +330,104 @@ class ExampleBatch:
     keys: IntArray
     tokens: Sequence[str] = field(repr=False)
     token_activations: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class StatisticsBatch:
+    """Key activations of B neurons: each context's highest, after the activation function.
+
+    neurons             (B, 2) int32
+    maximum_activation  (B,) float32, and mean_activation: over all contexts of the index
+    share_positive      (B,) float32, 0..1: of the contexts, above 0
+    histogram           (B, 64) int32: contexts in equal bins from 0 to the maximum; at or below 0: in none
+    n_examples          (B,) int32
+    lowest_example      (B,) float32, and highest_example: of the dataset examples; NaN without any
+    threshold           (B,) float32: what an example had to reach; NaN for another rule than `first`
+    """
+
+    neurons: IntArray
+    maximum_activation: FloatArray
+    mean_activation: FloatArray
+    share_positive: FloatArray
+    histogram: IntArray
+    n_examples: IntArray
+    lowest_example: FloatArray
+    highest_example: FloatArray
+    threshold: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronTable:
+    """Metrics of B neurons, in the order asked.
+
+    neurons                        (B, 2) int32
+    n_examples, n_clusters         (B,) int32
+    max_distance … share_positive  (B,) float64, NaN where undefined; second_share: of the second largest cluster
+    rare                           (B,) int32: 1 where one of several clusters holds RARE_SHARE of the examples or more
+    """
+
+    neurons: IntArray
+    n_examples: IntArray
+    n_clusters: IntArray
+    max_distance: DoubleArray
+    mean_distance: DoubleArray
+    intra: DoubleArray
+    inter: DoubleArray
+    silhouette: DoubleArray
+    largest_share: DoubleArray
+    second_share: DoubleArray
+    maximum_activation: DoubleArray
+    mean_activation: DoubleArray
+    share_positive: DoubleArray
+    rare: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronPage:
+    """n_matching: neurons on all pages. next_page_token: empty on the last."""
+
+    table: NeuronTable
+    n_matching: int
+    next_page_token: str
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarBatch:
+    """B feature clusters of a neuron, each with its most similar clusters of other neurons, K in all.
+
+    neurons, labels, centrals  (B, 2), (B,), (B,) int32: the clusters asked for
+    n_similar                  (B,) int32
+    similar_neurons            (K, 2) int32
+    similar_labels, similar_centrals, similar_sizes  (K,) int32
+    similarities               (K,) float64, −1..1: cosine of the central examples' embeddings, falling within each item
+    """
+
+    neurons: IntArray
+    labels: IntArray
+    centrals: IntArray
+    n_similar: IntArray
+    similar_neurons: IntArray
+    similar_labels: IntArray
+    similar_centrals: IntArray
+    similar_sizes: IntArray
+    similarities: DoubleArray
+
+
+@dataclass(frozen=True, eq=False)
+class ImportanceBatch:
+    """E dataset examples up to their key tokens, T tokens in all.
+
+    neurons      (E, 2) int32
+    places       (E,) int32: place in the neuron's labels
+    activations  (E,) float32: at the key token, nothing masked
+    n_tokens     (E,) int32: the last of each example's is its key token
+    tokens       T texts
+    importances  (T,) float32: 1 − a_masked / a, the share of the key activation that is lost without the token
+    """
+
+    neurons: IntArray
+    places: IntArray
+    activations: FloatArray
+    n_tokens: IntArray
+    tokens: Sequence[str] = field(repr=False)
+    importances: FloatArray

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polysem.proto import columns
 from polysem.proto.columns import AnyBatch
-from polysem.proto.errors import InvalidArgument, UnknownIndex
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.types import (
     Clustering,
@@ -24,14 +24,21 @@ from polysem.proto.types import (
     EmbedQuery,
     ExampleBatch,
     ExampleQuery,
+    ImportanceQuery,
     IntArray,
+    ListQuery,
     Provenance,
+    SimilarQuery,
+    StatisticsQuery,
 )
+from polysem.server import listing
 from polysem.server.arrays import Array
 from polysem.server.clustering import ClusterWork
 from polysem.server.gather import chunks
+from polysem.server.importance import ImportanceWork
 from polysem.server.index import TOKENS_AFTER, TOKENS_BEFORE, Index
 from polysem.server.model import Model
+from polysem.server.statistics import StatisticsWork
 
 MAX_NEURONS_PER_REQUEST = 1 << 20
 CONTEXT_TOKENS = 4096  # read at once where whole contexts are asked for
@@ -52,6 +59,14 @@ class Plan(NamedTuple):
 
     work: Work
     items: IntArray
+    provenance: Provenance
+
+
+class ListPlan(NamedTuple):
+    """work: clusters the whole index. neurons (B, 2): to choose from; None: all."""
+
+    work: ClusterWork
+    neurons: IntArray | None
     provenance: Provenance
 
 
@@ -85,6 +100,45 @@ class Engine:
         work = ExampleWork(self.model, index, query.whole_context)
         neurons = self._neurons(index, query.neurons)
         return Plan(work, work.items(neurons, query.examples), self._provenance(index))
+
+    def plan_statistics(self, query: StatisticsQuery) -> Plan:
+        index = self._index(query.index)
+        return Plan(StatisticsWork(index), self._neurons(index, query.neurons), self._provenance(index))
+
+    def plan_list(self, query: ListQuery) -> ListPlan:
+        """Also raises InvalidArgument for a page token that does not belong to the question."""
+        index = self._index(query.index)
+        listing.first_place(index, query)
+        work = ClusterWork(self.model, index, query.choice, query.clustering)
+        neurons = self._neurons(index, query.neurons) if query.neurons else None
+        return ListPlan(work, neurons, self._provenance(index, query.choice, query.clustering))
+
+    def plan_importance(self, query: ImportanceQuery) -> Plan:
+        """Also raises FailedPrecondition where the model has no token to mask with."""
+        index = self._index(query.index)
+        neurons = self._neurons(index, query.neurons)
+        work = ImportanceWork(self.model, index, query.tokens_before, self._mask_token(query.mask_token))
+        items = ExampleWork(self.model, index, False).items(neurons, query.examples)
+        return Plan(work, items, self._provenance(index))
+
+    def _mask_token(self, asked: int | None) -> int:
+        tokenizer = self.model.tokenizer
+        if asked is None:
+            if tokenizer.bos_id is None:
+                raise FailedPrecondition(f"{self.model.info.id!r} has no BOS token to mask with; name a mask_token")
+            return tokenizer.bos_id
+        if asked >= tokenizer.n_tokens:
+            raise InvalidArgument(
+                f"mask_token is {asked}; the model's tokens have the ids 0 to {tokenizer.n_tokens - 1}", "mask_token"
+            )
+        return asked
+
+    def plan_similar(self, query: SimilarQuery) -> ListPlan:
+        index = self._index(query.index)
+        neuron = query.neuron
+        neurons = self._neurons(index, [NeuronRange(neuron.layer, neuron.neuron, neuron.neuron)])
+        work = ClusterWork(self.model, index, query.choice, query.clustering)
+        return ListPlan(work, neurons, self._provenance(index, query.choice, query.clustering))
 
     def _index(self, name: str) -> Index:
         try:

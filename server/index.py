@@ -49,6 +49,16 @@ class Layer(NamedTuple):
     around: Array
 
 
+class Statistics(NamedTuple):
+    """Of every neuron's key activations over all contexts: maximum, mean, share_positive (L, N) float32 and histogram
+    (L, N, 64) int32."""
+
+    maximum: Array
+    mean: Array
+    share_positive: Array
+    histogram: Array
+
+
 class Index:
     """An open index. `open_index` checks it first."""
 
@@ -65,6 +75,12 @@ class Index:
             folder = self.folder / layer_folder(layer)
             self._layers[layer] = Layer(*(arrays.load(folder / f"{name}.npy") for name in Layer._fields))
         return self._layers[layer]
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        shape = self.info.n_layers, self.info.n_neurons_per_layer
+        stored = [arrays.load(self.folder / "statistics" / f"{name}.npy") for name in Statistics._fields]
+        return Statistics(*(array.reshape(*shape, *array.shape[1:]) for array in stored))
 
     @cached_property
     def n_examples(self) -> Array:

@@ -1,5 +1,6 @@
 """The gRPC service: decode, delegate, encode. Exceptions become codes in the interceptor."""
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,9 +11,12 @@ from grpc_status import rpc_status
 
 from polysem.proto import codec, status
 from polysem.proto.errors import Internal, PolysemError
-from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, Limits, ServerInfo
+from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, Limits, ServerInfo, Timing
 from polysem.server.batcher import Batcher
 from polysem.server.engine import MAX_NEURONS_PER_REQUEST, Engine, Plan, device_name
+from polysem.server.listing import page_of
+from polysem.server.overview import Overviews
+from polysem.server.similar import SimilarWork
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -26,6 +30,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
 
     def __init__(self, engine: Engine, batcher: Batcher, version: str) -> None:
         self._engine, self._batcher, self._version = engine, batcher, version
+        self._overviews = Overviews(batcher)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         return codec.encode_server_info(server_info(self._engine, self._batcher, self._version))
@@ -49,6 +54,36 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         self, request: pb.GetExamplesRequest, context: Context
     ) -> AsyncIterator[pb.GetExamplesResponse]:
         async for message in self._answer(self._engine.plan_examples(codec.decode_example_query(request))):
+            yield message
+
+    async def GetNeuronStatistics(
+        self, request: pb.GetNeuronStatisticsRequest, context: Context
+    ) -> AsyncIterator[pb.GetNeuronStatisticsResponse]:
+        async for message in self._answer(self._engine.plan_statistics(codec.decode_statistics_query(request))):
+            yield message
+
+    async def ListNeurons(self, request: pb.ListNeuronsRequest, context: Context) -> pb.ListNeuronsResponse:
+        query = codec.decode_list_query(request)
+        work, neurons, provenance = self._engine.plan_list(query)
+        overview = await self._overviews.get(work)
+        page = await asyncio.to_thread(page_of, overview.table, work.index, neurons, query)
+        timing = Timing(0, overview.compute_ns, len(overview.table.neurons))
+        return codec.encode_neuron_page(page, provenance, timing)
+
+    async def FindSimilarClusters(
+        self, request: pb.FindSimilarClustersRequest, context: Context
+    ) -> AsyncIterator[pb.FindSimilarClustersResponse]:
+        query = codec.decode_similar_query(request)
+        clustering, _, provenance = self._engine.plan_similar(query)
+        overview = await self._overviews.get(clustering)
+        work = SimilarWork(clustering, query.similarity, query.every_layer, query.n_similar, overview.clusters)
+        async for message in self._answer(Plan(work, work.items(query.neuron, query.clusters), provenance)):
+            yield message
+
+    async def MeasureImportance(
+        self, request: pb.MeasureImportanceRequest, context: Context
+    ) -> AsyncIterator[pb.MeasureImportanceResponse]:
+        async for message in self._answer(self._engine.plan_importance(codec.decode_importance_query(request))):
             yield message
 
     async def _answer(self, plan: Plan) -> AsyncIterator[Any]:

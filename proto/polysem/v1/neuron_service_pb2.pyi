@@ -46,6 +46,28 @@ class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METHOD_MATRIX: _ClassVar[Method]
     METHOD_LINEAR: _ClassVar[Method]
     METHOD_NEIGHBOURS: _ClassVar[Method]
+
+class NeuronMetric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NEURON_METRIC_UNSPECIFIED: _ClassVar[NeuronMetric]
+    NEURON_METRIC_N_EXAMPLES: _ClassVar[NeuronMetric]
+    NEURON_METRIC_N_CLUSTERS: _ClassVar[NeuronMetric]
+    NEURON_METRIC_MAX_DISTANCE: _ClassVar[NeuronMetric]
+    NEURON_METRIC_MEAN_DISTANCE: _ClassVar[NeuronMetric]
+    NEURON_METRIC_INTRA: _ClassVar[NeuronMetric]
+    NEURON_METRIC_INTER: _ClassVar[NeuronMetric]
+    NEURON_METRIC_SILHOUETTE: _ClassVar[NeuronMetric]
+    NEURON_METRIC_LARGEST_SHARE: _ClassVar[NeuronMetric]
+    NEURON_METRIC_SECOND_SHARE: _ClassVar[NeuronMetric]
+    NEURON_METRIC_MAXIMUM_ACTIVATION: _ClassVar[NeuronMetric]
+    NEURON_METRIC_MEAN_ACTIVATION: _ClassVar[NeuronMetric]
+    NEURON_METRIC_SHARE_POSITIVE: _ClassVar[NeuronMetric]
+
+class Similarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIMILARITY_UNSPECIFIED: _ClassVar[Similarity]
+    SIMILARITY_PRE_MLP: _ClassVar[Similarity]
+    SIMILARITY_NEURON: _ClassVar[Similarity]
 ALGORITHM_UNSPECIFIED: Algorithm
 ALGORITHM_HAC: Algorithm
 ALGORITHM_SCC: Algorithm
@@ -67,6 +89,22 @@ METHOD_UNSPECIFIED: Method
 METHOD_MATRIX: Method
 METHOD_LINEAR: Method
 METHOD_NEIGHBOURS: Method
+NEURON_METRIC_UNSPECIFIED: NeuronMetric
+NEURON_METRIC_N_EXAMPLES: NeuronMetric
+NEURON_METRIC_N_CLUSTERS: NeuronMetric
+NEURON_METRIC_MAX_DISTANCE: NeuronMetric
+NEURON_METRIC_MEAN_DISTANCE: NeuronMetric
+NEURON_METRIC_INTRA: NeuronMetric
+NEURON_METRIC_INTER: NeuronMetric
+NEURON_METRIC_SILHOUETTE: NeuronMetric
+NEURON_METRIC_LARGEST_SHARE: NeuronMetric
+NEURON_METRIC_SECOND_SHARE: NeuronMetric
+NEURON_METRIC_MAXIMUM_ACTIVATION: NeuronMetric
+NEURON_METRIC_MEAN_ACTIVATION: NeuronMetric
+NEURON_METRIC_SHARE_POSITIVE: NeuronMetric
+SIMILARITY_UNSPECIFIED: Similarity
+SIMILARITY_PRE_MLP: Similarity
+SIMILARITY_NEURON: Similarity
 
 class NeuronRange(_message.Message):
     __slots__ = ("layer", "first", "last")
@@ -77,6 +115,26 @@ class NeuronRange(_message.Message):
     first: int
     last: int
     def __init__(self, layer: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+
+class Clustering(_message.Message):
+    __slots__ = ("algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable")
+    ALGORITHM_FIELD_NUMBER: _ClassVar[int]
+    LINKAGE_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDING_FIELD_NUMBER: _ClassVar[int]
+    LAYER_NORM_FIELD_NUMBER: _ClassVar[int]
+    DISTANCE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_SCHEDULE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_STABLE_FIELD_NUMBER: _ClassVar[int]
+    algorithm: Algorithm
+    linkage: Linkage
+    embedding: Embedding
+    layer_norm: LayerNorm
+    distance_threshold: float
+    thresholds: _containers.RepeatedScalarFieldContainer[float]
+    threshold_schedule: ThresholdSchedule
+    until_stable: bool
+    def __init__(self, algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
@@ -135,6 +193,80 @@ class GetExamplesRequest(_message.Message):
     examples: _containers.RepeatedScalarFieldContainer[int]
     whole_context: bool
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., whole_context: bool = ...) -> None: ...
+
+class GetNeuronStatisticsRequest(_message.Message):
+    __slots__ = ("index", "neurons")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ...) -> None: ...
+
+class ListNeuronsRequest(_message.Message):
+    __slots__ = ("index", "neurons", "clustering", "sort_by", "descending", "where", "page_size", "page_token", "skip")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERING_FIELD_NUMBER: _ClassVar[int]
+    SORT_BY_FIELD_NUMBER: _ClassVar[int]
+    DESCENDING_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SKIP_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
+    clustering: Clustering
+    sort_by: NeuronMetric
+    descending: bool
+    where: _containers.RepeatedCompositeFieldContainer[MetricRange]
+    page_size: int
+    page_token: str
+    skip: int
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., sort_by: _Optional[_Union[NeuronMetric, str]] = ..., descending: bool = ..., where: _Optional[_Iterable[_Union[MetricRange, _Mapping]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., skip: _Optional[int] = ...) -> None: ...
+
+class FindSimilarClustersRequest(_message.Message):
+    __slots__ = ("index", "layer", "neuron", "clusters", "clustering", "similarity", "every_layer", "n_similar")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERING_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    EVERY_LAYER_FIELD_NUMBER: _ClassVar[int]
+    N_SIMILAR_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    layer: int
+    neuron: int
+    clusters: _containers.RepeatedScalarFieldContainer[int]
+    clustering: Clustering
+    similarity: Similarity
+    every_layer: bool
+    n_similar: int
+    def __init__(self, index: _Optional[str] = ..., layer: _Optional[int] = ..., neuron: _Optional[int] = ..., clusters: _Optional[_Iterable[int]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, str]] = ..., every_layer: bool = ..., n_similar: _Optional[int] = ...) -> None: ...
+
+class MeasureImportanceRequest(_message.Message):
+    __slots__ = ("index", "neurons", "examples", "tokens_before", "mask_token")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    MASK_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
+    examples: _containers.RepeatedScalarFieldContainer[int]
+    tokens_before: int
+    mask_token: int
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., tokens_before: _Optional[int] = ..., mask_token: _Optional[int] = ...) -> None: ...
+
+class MetricRange(_message.Message):
+    __slots__ = ("metric", "least", "most")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    LEAST_FIELD_NUMBER: _ClassVar[int]
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    metric: NeuronMetric
+    least: float
+    most: float
+    def __init__(self, metric: _Optional[_Union[NeuronMetric, str]] = ..., least: _Optional[float] = ..., most: _Optional[float] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "model", "device", "dtype", "default_index", "limits")
@@ -365,3 +497,123 @@ class GetExamplesResponse(_message.Message):
     tokens: _containers.RepeatedScalarFieldContainer[str]
     token_activations: _tensor_pb2.Tensor
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., documents: _Optional[_Iterable[str]] = ..., contexts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., token_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class GetNeuronStatisticsResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "maximum_activation", "mean_activation", "share_positive", "histogram", "n_examples", "lowest_example", "highest_example", "threshold")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    MEAN_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_POSITIVE_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
+    N_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    LOWEST_EXAMPLE_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_EXAMPLE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    maximum_activation: _tensor_pb2.Tensor
+    mean_activation: _tensor_pb2.Tensor
+    share_positive: _tensor_pb2.Tensor
+    histogram: _tensor_pb2.Tensor
+    n_examples: _tensor_pb2.Tensor
+    lowest_example: _tensor_pb2.Tensor
+    highest_example: _tensor_pb2.Tensor
+    threshold: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., histogram: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., lowest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., highest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threshold: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class ListNeuronsResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "second_share", "maximum_activation", "mean_activation", "share_positive", "rare", "n_matching", "next_page_token")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    N_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    N_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    MEAN_DISTANCE_FIELD_NUMBER: _ClassVar[int]
+    INTRA_FIELD_NUMBER: _ClassVar[int]
+    INTER_FIELD_NUMBER: _ClassVar[int]
+    SILHOUETTE_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_SHARE_FIELD_NUMBER: _ClassVar[int]
+    SECOND_SHARE_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    MEAN_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
+    SHARE_POSITIVE_FIELD_NUMBER: _ClassVar[int]
+    RARE_FIELD_NUMBER: _ClassVar[int]
+    N_MATCHING_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    n_examples: _tensor_pb2.Tensor
+    n_clusters: _tensor_pb2.Tensor
+    max_distance: _tensor_pb2.Tensor
+    mean_distance: _tensor_pb2.Tensor
+    intra: _tensor_pb2.Tensor
+    inter: _tensor_pb2.Tensor
+    silhouette: _tensor_pb2.Tensor
+    largest_share: _tensor_pb2.Tensor
+    second_share: _tensor_pb2.Tensor
+    maximum_activation: _tensor_pb2.Tensor
+    mean_activation: _tensor_pb2.Tensor
+    share_positive: _tensor_pb2.Tensor
+    rare: _tensor_pb2.Tensor
+    n_matching: int
+    next_page_token: str
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., second_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., rare: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_matching: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class FindSimilarClustersResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "labels", "centrals", "n_similar", "similar_neurons", "similar_labels", "similar_centrals", "similar_sizes", "similarities")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CENTRALS_FIELD_NUMBER: _ClassVar[int]
+    N_SIMILAR_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_NEURONS_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_LABELS_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_CENTRALS_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_SIZES_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITIES_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    labels: _tensor_pb2.Tensor
+    centrals: _tensor_pb2.Tensor
+    n_similar: _tensor_pb2.Tensor
+    similar_neurons: _tensor_pb2.Tensor
+    similar_labels: _tensor_pb2.Tensor
+    similar_centrals: _tensor_pb2.Tensor
+    similar_sizes: _tensor_pb2.Tensor
+    similarities: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_similar: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_sizes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similarities: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class MeasureImportanceResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "places", "activations", "n_tokens", "tokens", "importances")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    IMPORTANCES_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    places: _tensor_pb2.Tensor
+    activations: _tensor_pb2.Tensor
+    n_tokens: _tensor_pb2.Tensor
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    importances: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., importances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

@@ -59,6 +59,26 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetExamplesRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetExamplesResponse.FromString,
                 _registered_method=True)
+        self.GetNeuronStatistics = channel.unary_stream(
+                '/polysem.v1.NeuronService/GetNeuronStatistics',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsResponse.FromString,
+                _registered_method=True)
+        self.ListNeurons = channel.unary_unary(
+                '/polysem.v1.NeuronService/ListNeurons',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.FromString,
+                _registered_method=True)
+        self.FindSimilarClusters = channel.unary_stream(
+                '/polysem.v1.NeuronService/FindSimilarClusters',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.FromString,
+                _registered_method=True)
+        self.MeasureImportance = channel.unary_stream(
+                '/polysem.v1.NeuronService/MeasureImportance',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.FromString,
+                _registered_method=True)
 
 
 class NeuronServiceServicer(object):
@@ -99,6 +119,36 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetNeuronStatistics(self, request, context):
+        """How strongly each neuron fires over the corpus, and the band of it that its dataset examples come from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNeurons(self, request, context):
+        """Neurons with their metrics, filtered and sorted by any of them, in pages. The first question about a clustering
+        clusters the whole index; the server keeps what came of it for those that follow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindSimilarClusters(self, request, context):
+        """Of a neuron's feature clusters, the clusters of other neurons with the most similar central examples. The first
+        question about a clustering clusters the whole index, as with ListNeurons.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MeasureImportance(self, request, context):
+        """How much of each example's key activation is lost when a token before it is masked. Runs the model, once a token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuronServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -126,6 +176,26 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.GetExamples,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetExamplesRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetExamplesResponse.SerializeToString,
+            ),
+            'GetNeuronStatistics': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetNeuronStatistics,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsResponse.SerializeToString,
+            ),
+            'ListNeurons': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNeurons,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.SerializeToString,
+            ),
+            'FindSimilarClusters': grpc.unary_stream_rpc_method_handler(
+                    servicer.FindSimilarClusters,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.SerializeToString,
+            ),
+            'MeasureImportance': grpc.unary_stream_rpc_method_handler(
+                    servicer.MeasureImportance,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -263,6 +333,114 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/GetExamples',
             polysem_dot_v1_dot_neuron__service__pb2.GetExamplesRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.GetExamplesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNeuronStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/GetNeuronStatistics',
+            polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.GetNeuronStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNeurons(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polysem.v1.NeuronService/ListNeurons',
+            polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.ListNeuronsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindSimilarClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/FindSimilarClusters',
+            polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MeasureImportance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/MeasureImportance',
+            polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

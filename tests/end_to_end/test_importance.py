@@ -1,0 +1,111 @@
+"""Token importance against plain NumPy that masks each token itself; and what is refused."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import polysem.server
+from polysem.client import AsyncClient
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
+from polysem.proto.types import Selection
+from polysem.server import indexing, model
+from polysem.server.corpus import Corpus
+
+from . import plain_rules
+from .plain_rules import BOS
+
+NEURONS = ["0.0-5", "1.20-25"]
+
+
+def want_of(truth, example, tokens_before, mask):
+    """1 − a_masked / a of the tokens up to the example's key token."""
+    ids = truth.contexts[example.context].ids[: example.position + 1]
+    layer, neuron = example.neuron
+    a = truth.read(ids)[layer][1][-1, neuron]
+    lost = []
+    for i in range(max(example.position - tokens_before, 1), len(ids)):
+        masked = [*ids[:i], mask, *ids[i + 1 :]]
+        lost.append(1 - truth.read(masked)[layer][1][-1, neuron] / a)
+    return a, lost
+
+
+@pytest.mark.parametrize(("how", "mask"), [({}, BOS), ({"tokens_before": 3}, BOS), ({"mask_token": 7}, 7)], ids=str)
+def test_importance_is_what_the_key_activation_loses(polysem_client, small_truth, how, mask):
+    examples = polysem_client.examples(*NEURONS, places=[0, 9])
+    found = polysem_client.importance(*NEURONS, places=[0, 9], **how)
+    assert [(one.neuron, one.place) for one in found] == [(e.neuron, e.place) for e in examples]
+    for one, example in zip(found, examples, strict=True):
+        a, lost = want_of(small_truth, example, how.get("tokens_before", 20), mask)
+        assert_allclose(one.activation, a, rtol=1e-4)
+        assert_allclose(one.importances, lost, atol=2e-4 / min(a, 1))  # float32 activations over a
+        texts = plain_rules.texts(small_truth.contexts[example.context].ids[: example.position + 3])
+        assert list(one.tokens) == texts[: example.position + 1][-len(lost) :]
+
+
+def test_relative_importance_is_of_the_key_tokens_own(polysem_client):
+    for one in polysem_client.importance("0.*", places=[0]):
+        assert len(one.relative) == len(one.tokens) == len(one.importances)
+        own = one.importances[-1]
+        if own > 0:
+            assert one.relative[-1] == 1
+            assert_allclose(one.relative, np.clip(one.importances / own, 0, 1))
+        else:
+            assert not one.relative.any()
+
+
+def test_nothing_before_the_key_token_is_masked_where_none_is_asked_for(polysem_client):
+    (one,) = polysem_client.importance("1.5", places=[0], tokens_before=0)
+    (longer,) = polysem_client.importance("1.5", places=[0])
+    assert len(one.tokens) == 1 < len(longer.tokens)
+    assert_allclose(one.importances[0], longer.importances[-1], atol=1e-5)
+
+
+def test_company_changes_no_bit(polysem_client):
+    together = {(one.neuron, one.place): one for one in polysem_client.importance("0.0-9", "1.5")}
+    for place in (0, 3, 29):
+        (alone,) = polysem_client.importance("1.5", places=[place])
+        np.testing.assert_array_equal(alone.importances, together[alone.neuron, place].importances)
+
+
+def test_places_that_a_neuron_lacks_are_passed_over(polysem_client):
+    assert list(polysem_client.importance("1.5", places=[500])) == []
+    assert list(polysem_client.importance("1.3")) == []  # it never fires
+
+
+@pytest.mark.parametrize(
+    ("neurons", "how", "error", "words"),
+    [
+        (["2.0"], {}, UnknownNeuron, "there is no neuron 2.0"),
+        ([], {}, InvalidArgument, "no neuron was named"),
+        (["1.5"], {"places": [-1]}, InvalidArgument, "-1 is not an example: they are counted from 0"),
+        (["1.5"], {"tokens_before": -1}, InvalidArgument, "tokens_before is -1; it is a whole number from 0"),
+        (["1.5"], {"mask_token": 0.5}, InvalidArgument, "mask_token is 0.5"),
+        (["1.5"], {"mask_token": 257}, InvalidArgument, "mask_token is 257; the model's tokens have the ids 0 to 256"),
+        (["1.5"], {"index": "none"}, UnknownIndex, "there is no index 'none'"),
+    ],
+)
+def test_wrong_questions_get_a_sentence(polysem_client, neurons, how, error, words):
+    with pytest.raises(error, match=words):
+        list(polysem_client.importance(*neurons, **how))
+
+
+def test_a_model_without_bos_needs_a_mask_token(make_checkpoint, corpus_file, tmp_path):
+    folder = make_checkpoint("no-bos", bos=False)
+    recipe = indexing.Recipe(Selection("top", 0.75, 3), bos=False)
+    indexing.build(model.load(str(folder), "cpu"), Corpus(str(corpus_file)), tmp_path / "index", recipe)
+    with polysem.server.local(tmp_path / "index", device="cpu") as client:
+        with pytest.raises(FailedPrecondition, match="has no BOS token to mask with; name a mask_token"):
+            list(client.importance("0.1"))
+        found = client.importance("0.1", mask_token=0)
+        assert [len(one.tokens) for one in found] == [min(e.position, 20) + 1 for e in client.examples("0.1")]
+
+
+def test_the_asynchronous_client_says_the_same(polysem_client):
+    async def asked():
+        async with AsyncClient(polysem_client.target) as client:
+            return await client.importance("1.5", places=[1])
+
+    (got,), (want,) = asyncio.run(asked()), polysem_client.importance("1.5", places=[1])
+    np.testing.assert_array_equal(got.importances, want.importances)

@@ -1,0 +1,177 @@
+"""The questions about statistics, listings and what came after them, over the wire."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polysem.proto import codec
+from polysem.proto.errors import InvalidArgument
+from polysem.proto.neurons import NeuronId, NeuronRange
+from polysem.proto.types import (
+    MAX_MESSAGE_BYTES,
+    MAX_PAGE_SIZE,
+    NEURON_METRICS,
+    ImportanceBatch,
+    ImportanceQuery,
+    ListQuery,
+    MetricRange,
+    NeuronPage,
+    NeuronTable,
+    SimilarBatch,
+    SimilarQuery,
+    StatisticsBatch,
+    StatisticsQuery,
+)
+from polysem.v1 import neuron_service_pb2 as pb
+
+from .test_codec import (
+    LONGEST,
+    TIMING,
+    asked,
+    assert_same,
+    choices,
+    clusterings,
+    encoded,
+    joined,
+    over_the_wire,
+    ranges,
+)
+
+ALL = (NeuronRange(),)
+ends = st.none() | st.floats(allow_nan=False)
+metric_ranges = st.tuples(st.sampled_from(NEURON_METRICS), ends, ends).map(
+    lambda t: MetricRange(t[0], *(t[1:] if None in t[1:] else sorted(t[1:])))
+)
+
+
+@given(st.builds(StatisticsQuery, **asked))
+def test_a_statistics_query_arrives_as_it_was_asked(query):
+    assert codec.decode_statistics_query(over_the_wire(codec.encode_statistics_query(query))) == query
+
+
+@given(
+    st.builds(
+        ListQuery,
+        neurons=st.lists(ranges, max_size=5).map(tuple),
+        index=st.text(max_size=20),
+        choice=choices,
+        clustering=clusterings,
+        sort_by=st.none() | st.sampled_from(NEURON_METRICS),
+        descending=st.booleans(),
+        where=st.lists(metric_ranges, max_size=5).map(tuple),
+        page_size=st.integers(1, MAX_PAGE_SIZE),
+        page_token=st.text(max_size=20),
+        skip=st.integers(0, 2**31 - 1),
+    )
+)
+def test_a_list_query_arrives_as_it_was_asked(query):
+    assert codec.decode_list_query(over_the_wire(codec.encode_list_query(query))) == query
+
+
+def test_what_is_not_said_means_the_default():
+    assert codec.decode_list_query(pb.ListNeuronsRequest()) == ListQuery()
+    assert codec.decode_statistics_query(pb.GetNeuronStatisticsRequest(neurons=[pb.NeuronRange()])) == StatisticsQuery(
+        ALL
+    )
+
+
+def test_statistics_name_their_neurons():
+    with pytest.raises(InvalidArgument, match="no neuron was named"):
+        codec.decode_statistics_query(pb.GetNeuronStatisticsRequest())
+
+
+def make(type_, n, seed=0):
+    """A batch of n rows, all columns on the neurons' axis."""
+    rng = np.random.default_rng(seed)
+    columns = {}
+    for field in dataclasses.fields(type_):
+        shape = {"neurons": (n, 2), "histogram": (n, 64)}.get(field.name, (n,))
+        whole = "Int" in str(field.type) or "int32" in str(field.type)
+        columns[field.name] = rng.integers(0, 99, shape, np.int32) if whole else rng.random(shape)
+    return type_(**columns)
+
+
+@pytest.mark.parametrize("n", [1, 3, 5_000])
+def test_statistics_of_any_number_arrive(n):
+    batch = make(StatisticsBatch, n)
+    assert_same(batch, joined(batch, encoded(batch)))
+
+
+@pytest.mark.parametrize("n", [0, 1, MAX_PAGE_SIZE])
+def test_a_page_is_one_message_however_large_or_empty(n):
+    page = NeuronPage(make(NeuronTable, n), 77_000, "token")
+    message = codec.encode_neuron_page(page, LONGEST, TIMING)
+    assert message.ByteSize() < MAX_MESSAGE_BYTES / 2
+    got, provenance, timing = codec.decode_neuron_page(over_the_wire(message))
+    assert (got.n_matching, got.next_page_token, provenance, timing) == (77_000, "token", LONGEST, TIMING)
+    for field in dataclasses.fields(NeuronTable):
+        np.testing.assert_array_equal(getattr(got.table, field.name), getattr(page.table, field.name))
+
+
+@given(
+    st.builds(
+        SimilarQuery,
+        neuron=st.builds(NeuronId, st.integers(0, 2**31 - 1), st.integers(0, 2**31 - 1)),
+        index=st.text(max_size=20),
+        clusters=st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple),
+        choice=choices,
+        clustering=clusterings,
+        similarity=st.sampled_from(["pre_mlp", "neuron"]),
+        every_layer=st.booleans(),
+        n_similar=st.integers(1, 1000),
+    )
+)
+def test_a_similar_query_arrives_as_it_was_asked(query):
+    assert codec.decode_similar_query(over_the_wire(codec.encode_similar_query(query))) == query
+
+
+def test_a_similar_query_has_its_defaults():
+    assert codec.decode_similar_query(pb.FindSimilarClustersRequest(layer=1, neuron=2)) == SimilarQuery(NeuronId(1, 2))
+
+
+@given(n_similar=st.lists(st.integers(0, 3_000), min_size=1, max_size=20), max_bytes=st.integers(40 << 10, 200_000))
+def test_similar_clusters_of_any_number_arrive_in_messages_of_any_size(n_similar, max_bytes):
+    rng, b, k = np.random.default_rng(0), len(n_similar), sum(n_similar)
+
+    def whole(*shape):
+        return rng.integers(0, 99, shape, np.int32)
+
+    counts = np.array(n_similar, np.int32)
+    batch = SimilarBatch(
+        whole(b, 2), whole(b), whole(b), counts, whole(k, 2), whole(k), whole(k), whole(k), rng.random(k)
+    )
+    assert_same(batch, joined(batch, encoded(batch, max_bytes)))
+
+
+@given(
+    st.builds(
+        ImportanceQuery,
+        **asked,
+        examples=st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple),
+        tokens_before=st.integers(0, 2**31 - 1),
+        mask_token=st.none() | st.integers(0, 2**31 - 1),
+    )
+)
+def test_an_importance_query_arrives_as_it_was_asked(query):
+    assert codec.decode_importance_query(over_the_wire(codec.encode_importance_query(query))) == query
+
+
+def test_an_importance_query_has_its_defaults():
+    request = pb.MeasureImportanceRequest(neurons=[pb.NeuronRange()])
+    assert codec.decode_importance_query(request) == ImportanceQuery(ALL)
+
+
+@given(n_tokens=st.lists(st.integers(0, 3_000), min_size=1, max_size=20), max_bytes=st.integers(40 << 10, 200_000))
+def test_importances_of_any_size_arrive_in_messages_of_any_size(n_tokens, max_bytes):
+    rng, e, t = np.random.default_rng(0), len(n_tokens), sum(n_tokens)
+
+    def whole(*shape):
+        return rng.integers(0, 99, shape, np.int32)
+
+    texts = [("a", "日本", "")[i % 3] for i in range(t)]
+    counts = np.array(n_tokens, np.int32)
+    batch = ImportanceBatch(whole(e, 2), whole(e), rng.random(e, np.float32), counts, texts, rng.random(t, np.float32))
+    assert_same(batch, joined(batch, encoded(batch, max_bytes)))
