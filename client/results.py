@@ -256,6 +256,11 @@ class Neuron:
         self._tree = tree
         self._fetch_examples = fetch_examples
 
+    @property
+    def tree(self) -> cutting.Tree:
+        """The merges as they came: nodes, heights, and of each merge's node the central example and mean distance."""
+        return self._tree
+
     @cached_property
     def linkage(self) -> DoubleArray:
         return cutting.linkage(self._tree)
