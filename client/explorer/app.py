@@ -25,8 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polysem.client import drawing
 from polysem.client.client import Client
 from polysem.client.explorer.questions import CHOICES, View, neuron_id
+from polysem.client.results import Example
 from polysem.proto import errors
-from polysem.proto.neurons import NeuronId
+from polysem.proto.neurons import MAX_INDEX, NeuronId
 from polysem.proto.types import IndexInfo
 
 FOLDER = Path(__file__).parent
@@ -161,9 +162,14 @@ class _Pages:
     def example_json(self, request: Request) -> Response:
         """An example in its whole context."""
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
-        place = request.path_params["place"]
-        example = self._client.examples(id_, places=[place], whole_context=True, index=view.index)[0]
-        return JSONResponse(drawing.example_data(example))
+        return JSONResponse(drawing.example_data(self._example(id_, request.path_params["place"], view, whole=True)))
+
+    def _example(self, id_: NeuronId, place: int, view: View, whole: bool) -> Example:
+        asked = [place] if place <= MAX_INDEX else []
+        found = self._client.examples(id_, places=asked, whole_context=whole, index=view.index) if asked else ()
+        if not len(found):
+            raise errors.NotFound(f"neuron {id_} has no example {place}")
+        return found[0]
 
     def _data(self, id_: NeuronId, view: View) -> dict[str, Any]:
         neuron = self._client.cluster(id_, **view.clustering())[0]

@@ -20,10 +20,16 @@ from polysem.proto.types import Selection
 from polysem.server import indexing
 from polysem.server.corpus import Corpus
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
@@ -64,6 +70,20 @@ def stop(process: "subprocess.Popen[str]") -> str:
     """What it complained of."""
     process.terminate()
     return process.communicate(timeout=30)[1]
+
+
+@pytest.fixture
+def another_explorer() -> Iterator[Any]:
+    """A function that starts an explorer of a server: its process and address."""
+    started: list[Any] = []
+
+    def start(target: str) -> Any:
+        started.append(explore(target))
+        return started[-1]
+
+    yield start
+    for process, _ in started:
+        assert "Traceback" not in stop(process)
 
 
 @pytest.fixture(scope="session")

@@ -47,4 +47,4 @@ def test_a_notebooks_display_is_drawn_and_can_be_cut(page, server, tmp_path):
     assert page.locator(".ps-card").count() == neuron.metrics.n_clusters
     page.get_by_role("spinbutton").fill("2")
     page.get_by_role("spinbutton").press("Enter")
-    page.wait_for_function("document.querySelectorAll('.ps-card').length === 1")
+    page.wait_for_function("() => document.querySelectorAll('.ps-card').length === 1")

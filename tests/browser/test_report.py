@@ -30,7 +30,7 @@ def test_its_tree_is_cut_anew_with_the_keyboard(page, written, server):
     slider.focus()
     for _ in range(3):
         page.keyboard.press("PageDown")
-    page.wait_for_function("document.querySelector('[role=slider]').getAttribute('aria-valuenow') === '0.2'")
+    page.wait_for_function("() => document.querySelector('[role=slider]').getAttribute('aria-valuenow') === '0.2'")
     wanted = neuron.cut(0.2).metrics
     assert (
         page.locator(".ps-summary")
