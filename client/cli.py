@@ -391,6 +391,10 @@ def statistics_json(statistics: Statistics) -> dict[str, Any]:
         for name, value in vars(statistics).items()
         if name != "id"
     }
+
+
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
 @click.option("--out", type=click.Path(dir_okay=False, writable=True), default="report.html", show_default=True)
 @clusters_examples
 @INDEX
@@ -422,6 +426,62 @@ def report(
         return
     rest = "" if made.n_drawn == made.n_asked else f", {made.n_drawn} of them with their texts"
     click.echo(f"{out}: {made.n_asked:,} neuron{'' if made.n_asked == 1 else 's'}{rest}")
+
+
+@cli.command()
+@click.argument("neuron")
+@click.option("--kind", type=click.Choice(["dendrogram", "behaviours", "comparison"]), default="dendrogram")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False),
+    default="figure.svg",
+    show_default=True,
+    help="Its name ends in svg, png, pdf or html.",
+)
+@clusters_examples
+@INDEX
+@asks_server
+def figure(
+    neuron: str,
+    kind: str,
+    out: str,
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Draw a figure of a NEURON such as 7.1234 for a paper.
+
+    \b
+    dendrogram  the tree with its clusters in colour and a text at each leaf (Foote 2024, Figure 2)
+    behaviours  a few texts of both sides of the tree's last merge: a common and a rare behaviour (Figure 3)
+    comparison  the trees by pre-MLP and by neuron embeddings side by side, over their projections (Figure 4)
+    """
+    from polysem.client import figures
+
+    try:
+        with Client(server, timeout_s=timeout_s) as client:
+            found = client.cluster(neuron, thresholds=_thresholds(thresholds), **options)
+            if len(found) != 1:
+                raise click.UsageError(f"{neuron} names {len(found):,} neurons; a figure shows one, like 7.1234")
+            if kind == "dendrogram":
+                drawn = found[0].plot_dendrogram()
+            elif kind == "behaviours":
+                drawn = figures.plot_behaviours(found[0], found[0].examples)
+            else:
+                drawn = found[0].plot_compare()
+        figures.save(drawn, Path(out), f"neuron {found[0].id}")
+    except ModuleNotFoundError as error:
+        raise click.ClickException(error.msg) from None
+    except PolysemError:
+        raise
+    except OSError as error:
+        raise click.ClickException(f"cannot write {out}: {error.strerror}; name another file with --out") from None
+    if as_json:
+        _print_json({"out": out, "neuron": str(found[0].id), "kind": kind})
+    else:
+        click.echo(f"{out}: neuron {found[0].id}, {kind}")
 
 
 @cli.command()

@@ -215,18 +215,22 @@
 
     // Keys as on any slider; the line lies mirrored (0 on the right), so left and up mean higher.
     const steps = { ArrowLeft: 0.01, ArrowUp: 0.01, ArrowRight: -0.01, ArrowDown: -0.01, PageUp: 0.1, PageDown: -0.1 };
-    let current = 0;
+    let current = 0; // ahead of what is painted: keys may come faster than frames
+    const move = (distance) => {
+      current = Math.min(Math.max(distance, 0), most);
+      onCut(current);
+    };
     handle.addEventListener("keydown", (event) => {
-      if (event.key in steps) onCut(current + steps[event.key]);
-      else if (event.key === "Home") onCut(0);
-      else if (event.key === "End") onCut(most);
+      if (event.key in steps) move(current + steps[event.key]);
+      else if (event.key === "Home") move(0);
+      else if (event.key === "End") move(most);
       else return;
       event.preventDefault();
     });
     const dragTo = (event) => {
       const box = svg.getBoundingClientRect();
       const place = (event.clientX - box.left) * WIDTH / box.width;
-      onCut(most * (1 - (place - PAD) / inner));
+      move(most * (1 - (place - PAD) / inner));
     };
     handle.addEventListener("pointerdown", (event) => {
       handle.setPointerCapture(event.pointerId);
@@ -345,7 +349,7 @@
       if (!data.examples) return "";
       const counts = new Map();
       for (const place of places) {
-        const token = data.examples[place].tokens[data.examples[place].key].trim() || "␠";
+        const token = data.examples[place].tokens[data.examples[place].key].trim() || "a space";
         counts.set(token, (counts.get(token) || 0) + 1);
       }
       const common = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 5);
@@ -387,7 +391,7 @@
         "no dataset examples: on this corpus the neuron does not fire")));
       return { cut: () => {}, found: () => null, svg: null };
     }
-    const drawing = tree(data, most, (threshold) => go(Math.min(threshold, most)));
+    const drawing = tree(data, most, go);
     const label = element("label", { class: "ps-cut" }, "cut at ", number);
     const reset = element("button", { type: "button", class: "ps-small", onclick: () => go(data.distance_threshold) },
       `back to ${data.distance_threshold}`);

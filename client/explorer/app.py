@@ -6,6 +6,7 @@
 """
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polysem.client import drawing
 from polysem.client.client import Client
-from polysem.client.explorer.questions import CHOICES, View, neuron_id
+from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
 from polysem.client.results import Example
 from polysem.proto import errors
 from polysem.proto.neurons import MAX_INDEX, NeuronId
 from polysem.proto.types import IndexInfo
 
 FOLDER = Path(__file__).parent
+N_SIMILAR = 20  # clusters, as on the paper's site
 TRIES = 20  # at a random neuron with examples
 HEADERS = {
     "content-security-policy": (
@@ -61,6 +63,21 @@ STATIC = {
 }
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
+PAGE = 100  # rows of the table
+COLUMNS: tuple[tuple[str, str, str], ...] = (  # metric, its heading, how it is written
+    ("n_examples", "examples", "{:.0f}"),
+    ("n_clusters", "clusters", "{:.0f}"),
+    ("largest_share", "largest", "{:.0%}"),
+    ("second_share", "second", "{:.0%}"),
+    ("intra", "intra", "{:.2f}"),
+    ("inter", "inter", "{:.2f}"),
+    ("silhouette", "silhouette", "{:.2f}"),
+    ("mean_distance", "mean distance", "{:.2f}"),
+    ("maximum_activation", "max activation", "{:.2f}"),
+    ("share_positive", "positive", "{:.1%}"),
+)
+FILTERS = ("n_examples", "n_clusters", "largest_share", "second_share", "intra", "inter", "silhouette")
+
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -77,6 +94,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
         Route("/neuron/{neuron}", pages.neuron),
         Route("/api/neuron/{neuron}", pages.neuron_json),
         Route("/api/neuron/{neuron}/example/{place:int}", pages.example_json),
+        Route("/api/neuron/{neuron}/similar/{cluster:int}", pages.similar_json),
         Route("/static/{name}", _static),
     ]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Headers)]
@@ -124,8 +142,31 @@ class _Pages:
         self._templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
 
     def home(self, request: Request) -> Response:
-        view = View.of(request.query_params)
-        return self._page("home.html", view, title="Neurons")
+        view, table = View.of(request.query_params), Table.of(request.query_params)
+        named = [name for name in re.split(r"[\s,]+", table.neurons) if name]
+        found = self._client.neurons(
+            *named,
+            sort_by=table.sort_by if table.sort_by != "-" else None,
+            where=dict(table.where),
+            limit=PAGE,
+            skip=PAGE * (table.page - 1),
+            **view.clustering(),
+        )
+        rows, n_matching = list(found), found.n_matching
+        self._index(view)
+        return self._page(
+            "home.html",
+            view,
+            title="Neurons",
+            table=table,
+            rows=rows,
+            n_matching=n_matching,
+            n_pages=max(1, -(-n_matching // PAGE)),
+            first=PAGE * (table.page - 1) + 1,
+            columns=COLUMNS,
+            filters=FILTERS,
+            where=dict(table.where),
+        )
 
     def go(self, request: Request) -> Response:
         """From the box in the head of every page."""
@@ -153,6 +194,7 @@ class _Pages:
             before=None if id_.neuron == 0 else f"{id_.layer}.{id_.neuron - 1}",
             after=None if id_.neuron + 1 >= index.n_neurons_per_layer else f"{id_.layer}.{id_.neuron + 1}",
             data=self._data(id_, view),
+            statistics=self._client.statistics(id_, index=view.index)[0],
         )
 
     def neuron_json(self, request: Request) -> Response:
@@ -165,11 +207,30 @@ class _Pages:
         return JSONResponse(drawing.example_data(self._example(id_, request.path_params["place"], view, whole=True)))
 
     def _example(self, id_: NeuronId, place: int, view: View, whole: bool) -> Example:
-        asked = [place] if place <= MAX_INDEX else []
-        found = self._client.examples(id_, places=asked, whole_context=whole, index=view.index) if asked else ()
-        if not len(found):
-            raise errors.NotFound(f"neuron {id_} has no example {place}")
-        return found[0]
+        if place <= MAX_INDEX:
+            for example in self._client.examples(id_, places=[place], whole_context=whole, index=view.index):
+                return example
+        raise errors.NotFound(f"neuron {id_} has no example {place}")
+
+    def similar_json(self, request: Request) -> Response:
+        """Clusters of other neurons like this one's, each with its central example."""
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        label = min(request.path_params["cluster"], MAX_INDEX)
+        everywhere = request.query_params.get("every_layer") == "1"
+        found = self._client.similar(id_, label, every_layer=everywhere, limit=N_SIMILAR, **view.clustering())
+        return JSONResponse(
+            [
+                {
+                    "neuron": str(other.neuron),
+                    "label": other.label,
+                    "size": other.size,
+                    "similarity": round(other.similarity, 4),
+                    "address": f"/neuron/{other.neuron}{view.query()}",
+                    "example": drawing.example_data(self._example(other.neuron, other.central, view, whole=False)),
+                }
+                for other in found
+            ]
+        )
 
     def _data(self, id_: NeuronId, view: View) -> dict[str, Any]:
         neuron = self._client.cluster(id_, **view.clustering())[0]

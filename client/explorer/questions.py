@@ -11,8 +11,17 @@ from urllib.parse import urlencode
 from polysem.proto import checks
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.neurons import NeuronId, parse_neurons
-from polysem.proto.types import DEFAULT_DISTANCE_THRESHOLD, Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.types import (
+    DEFAULT_DISTANCE_THRESHOLD,
+    NEURON_METRICS,
+    Algorithm,
+    Embedding,
+    LayerNorm,
+    Linkage,
+    NeuronMetric,
+)
 
+MAX_PAGE = 100_000
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm": get_args(Algorithm),
     "linkage": get_args(Linkage),
@@ -57,6 +66,51 @@ class View:
         }
         changed |= {name: value for name, value in more.items() if value not in (None, "")}
         return f"?{urlencode(changed)}" if changed else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Which neurons the table shows: sorted, filtered, and which page of them.
+
+    sort_by  a metric, with - before it for the largest first; empty: by layer and neuron
+    where    least and most of a metric, as `Client.neurons` takes them
+    page     from 1
+    """
+
+    neurons: str = ""
+    sort_by: str = "-n_clusters"
+    where: tuple[tuple[NeuronMetric, tuple[float | None, float | None]], ...] = ()
+    page: int = 1
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str]) -> "Table":
+        sort_by = parameters.get("sort_by", "-n_clusters")
+        if sort_by.removeprefix("-") not in ("", *NEURON_METRICS):
+            raise InvalidArgument(f"neurons are sorted by one of {', '.join(NEURON_METRICS)}, not {sort_by[:40]!r}")
+        where = []
+        for metric in NEURON_METRICS:
+            least, most = (parameters.get(f"{end}_{metric}") for end in ("least", "most"))
+            if least or most:
+                ends = tuple(
+                    number(f"{end} of {metric}", text) if text else None
+                    for end, text in (("least", least), ("most", most))
+                )
+                where.append((metric, ends))
+        page = number("page", parameters.get("page") or "1")
+        if not (1 <= page <= MAX_PAGE and page == int(page)):
+            raise InvalidArgument(f"pages are counted from 1 to {MAX_PAGE:,}, not {parameters['page'][:40]!r}", "page")
+        return cls(parameters.get("neurons", "").strip(), sort_by, tuple(where), int(page))  # type: ignore[arg-type]
+
+    def parameters(self, **changed: Any) -> dict[str, Any]:
+        """For `View.query`; `changed` come in place of its own."""
+        found: dict[str, Any] = {"neurons": self.neurons}
+        if self.sort_by != "-n_clusters":
+            found["sort_by"] = self.sort_by or "-"
+        for metric, (least, most) in self.where:
+            found |= {f"least_{metric}": least, f"most_{metric}": most}
+        if self.page > 1:
+            found["page"] = self.page
+        return found | changed
 
 
 def neuron_id(text: str) -> NeuronId:

@@ -60,8 +60,33 @@
         heading: 2,
         threshold,
         changed,
+        ofCluster: (cluster) => similar(cluster.label),
         whole: (place) => ask(withIndex(`/api/neuron/${id}/example/${place}`)),
       });
+    }
+
+    // A button that opens the clusters of other neurons that are like this one, at the cut that is seen.
+    function similar(label) {
+      const box = element("div", { class: "similar" });
+      const note = element("span", { role: "status" });
+      const find = async (everywhere) => {
+        note.textContent = " asking the server; a cut that is new to it clusters every neuron first …";
+        const query = chosen();
+        query.set("distance_threshold", view.found().threshold);
+        if (everywhere) query.set("every_layer", "1");
+        try {
+          const others = await ask(`/api/neuron/${id}/similar/${label}?${query}`);
+          note.textContent = others.length ? "" : " there is none";
+          box.replaceChildren(element("ol", { class: "others" }, ...others.map((other) => element("li", {},
+            element("a", { href: other.address }, `${other.neuron} cluster ${other.label}`),
+            ` similarity ${other.similarity.toFixed(2)}, ${other.size} examples: `, Polysem.exampleText(other.example)))));
+        } catch (error) {
+          note.textContent = ` ${error.message}`;
+        }
+      };
+      const button = (text, everywhere) =>
+        element("button", { type: "button", class: "ps-small", onclick: () => find(everywhere) }, text);
+      return element("div", {}, button("similar clusters", false), " ", button("in every layer", true), note, box);
     }
 
     async function again() {
@@ -167,6 +192,17 @@
       });
     }
   }
+
+  // Empty fields are left out of the address, and the wait is told: a clustering that is new takes a while.
+  for (const form of document.querySelectorAll("form:not(#choices)")) {
+    form.addEventListener("submit", () => {
+      for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
+      if (byId("status")) say("asking the server …");
+    });
+  }
+  addEventListener("pageshow", () => {
+    for (const field of document.querySelectorAll("form:not(#choices) :disabled")) field.disabled = false;
+  });
 
   if (byId("neuron")) startNeuron();
 })();
