@@ -6,6 +6,7 @@ comparison  Figure 4: the trees by pre-MLP and by neuron embeddings side by side
 """
 
 import io
+import warnings
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -214,7 +215,8 @@ def save(figure: "Figure", out: Path, title: str) -> None:
         raise InvalidArgument(
             f"a figure is written as {', '.join(FORMATS)}, not as {out.name!r}; end its name so", "out"
         )
-    with _matplotlib().rc_context(STYLE):
+    with _matplotlib().rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # a box in png and pdf; svg keeps the text
         if kind != "html":
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
             figure.savefig(out, format=kind, dpi=300, bbox_inches="tight", metadata=metadata)

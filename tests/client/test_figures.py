@@ -97,7 +97,7 @@ def test_the_command_writes_every_kind_in_every_format(client, neuron, tmp_path,
         assert not re.search(r'(src|href)="https?:', out.read_text())
 
 
-def test_texts_of_the_corpus_are_neither_mathematics_nor_markup(client):
+def test_texts_of_the_corpus_are_neither_mathematics_nor_markup(client, tmp_path):
     from polysem.client.results import Example
 
     neuron = client.cluster("0.1", distance_threshold=2.0)[0]
@@ -107,11 +107,12 @@ def test_texts_of_the_corpus_are_neither_mathematics_nor_markup(client):
         Example(e.neuron, i, "d", 0, 1, 1.0, ["a ", hostile[i % 4]], np.array([0, 1.0], np.float32), 1)
         for i in range(len(neuron.labels))
     ]
-    import io
-
-    text = io.StringIO()
-    figures.plot_dendrogram(neuron, examples).savefig(text, format="svg")
-    assert "<script" not in text.getvalue()
+    out = tmp_path / "figure.svg"
+    figures.save(figures.plot_dendrogram(neuron, examples), out, "title")
+    text = out.read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert "$x^" in text
 
 
 def test_what_cannot_be_drawn_is_told(client, tmp_path):
