@@ -94,6 +94,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
         Route("/neuron/{neuron}", pages.neuron),
         Route("/api/neuron/{neuron}", pages.neuron_json),
         Route("/api/neuron/{neuron}/example/{place:int}", pages.example_json),
+        Route("/api/neuron/{neuron}/importance/{place:int}", pages.importance_json),
         Route("/api/neuron/{neuron}/similar/{cluster:int}", pages.similar_json),
         Route("/static/{name}", _static),
     ]
@@ -211,6 +212,14 @@ class _Pages:
             for example in self._client.examples(id_, places=[place], whole_context=whole, index=view.index):
                 return example
         raise errors.NotFound(f"neuron {id_} has no example {place}")
+
+    def importance_json(self, request: Request) -> Response:
+        """Of each token of an example, up to its key token: how much the activation needs it, 0..1."""
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        place = request.path_params["place"]
+        example = self._example(id_, place, view, whole=False)
+        found = self._client.importance(id_, places=[place], tokens_before=example.key, index=view.index)[0]
+        return JSONResponse({"importances": [round(float(share), 3) for share in found.relative]})
 
     def similar_json(self, request: Request) -> Response:
         """Clusters of other neurons like this one's, each with its central example."""

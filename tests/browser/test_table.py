@@ -70,3 +70,16 @@ def test_the_histogram_has_the_band_of_the_examples(page, explorer, server):
         for low, high in zip(known.bin_edges[:-1], known.bin_edges[1:], strict=True)
     )
     assert page.locator(".histogram rect[fill='#d55e00']").count() == inside > 0
+
+
+def test_the_importance_of_tokens_is_shown_on_demand(page, explorer, server):
+    page.goto(f"{explorer}/neuron/0.3")
+    row = page.locator(".ps-example").first
+    place = int(row.get_attribute("data-place"))
+    row.get_by_role("button", name="importance").click()
+    row.get_by_role("button", name="activation").wait_for()
+    found = server.importance("0.3", places=[place])[0]
+    key = row.locator("mark")
+    assert key.get_attribute("title") == f"importance {found.relative[-1]:.2f}"
+    row.get_by_role("button", name="activation").click()
+    assert key.get_attribute("title").startswith("activation")

@@ -61,6 +61,12 @@
         threshold,
         changed,
         ofCluster: (cluster) => similar(cluster.label),
+        importance: async (place) => {
+          const { importances } = await ask(withIndex(`/api/neuron/${id}/importance/${place}`));
+          const example = data.examples[place];
+          const first = example.key + 1 - importances.length;
+          return { ...example, importances: example.tokens.map((_, i) => importances[i - first] ?? null) };
+        },
         whole: (place) => ask(withIndex(`/api/neuron/${id}/example/${place}`)),
       });
     }
