@@ -17,7 +17,7 @@ help: ## list the targets
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Polysem needs Python 3.11 or newer, this is " + sys.version'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[server,dev]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[server,explorer,figures,dev]'
 	touch $@
 
 setup: $(INSTALLED) ## make .venv with server and tests

@@ -21,6 +21,7 @@ from polysem.client.results import (
     Embeddings,
     Example,
     Importance,
+    Neuron,
     SimilarCluster,
     Statistics,
     embeddings_of,
@@ -37,7 +38,9 @@ from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronId, NeuronLike
 from polysem.proto.types import (
     Algorithm,
+    Clustering,
     Embedding,
+    FloatArray,
     IndexInfo,
     LayerNorm,
     Linkage,
@@ -108,7 +111,12 @@ class Client:
         call = calls.cluster(
             neurons, algorithm, linkage, embedding, layer_norm, distance_threshold, thresholds, until_stable, index
         )
-        return Clusters(self._answers(call), partial(neurons_of, fetch_examples=partial(self._examples_of, index)))
+        view = partial(
+            neurons_of,
+            fetch_examples=partial(self._examples_of, index),
+            embed_again=partial(self._embed_again, index),
+        )
+        return Clusters(self._answers(call), view)
 
     def embed(
         self,
@@ -249,6 +257,25 @@ class Client:
 
     def _examples_of(self, index: str | None, neuron: NeuronId) -> Sequence[Example]:
         return self.examples(neuron, index=index)
+
+    def _embed_again(self, index: str | None, neuron: Neuron, embedding: Embedding) -> tuple[Neuron, FloatArray]:
+        """The neuron clustered by an embedding, otherwise as it is and at its cut, and those embeddings."""
+        choice, clustering = neuron.provenance.choice, neuron.provenance.clustering or Clustering()
+        other = neuron
+        if choice.embedding != embedding:
+            other = self.cluster(
+                neuron.id,
+                algorithm=clustering.algorithm,
+                linkage=clustering.linkage,
+                embedding=embedding,
+                layer_norm=choice.layer_norm,
+                distance_threshold=neuron.distance_threshold,
+                thresholds=clustering.thresholds if clustering.algorithm == "scc" else None,
+                until_stable=clustering.until_stable,
+                index=index,
+            )[0]
+        embedded = self.embed(neuron.id, embedding=embedding, layer_norm=choice.layer_norm, index=index)[0]
+        return other, embedded.embeddings
 
     def _answers(self, call: StreamCall) -> Iterator[Answer]:
         assembler = calls.Assembler(call)

@@ -1,12 +1,17 @@
-"""Neurons in a notebook: plain HTML, no scripts, nothing fetched from elsewhere; every text is escaped."""
+"""Neurons in a notebook: HTML that needs nothing from elsewhere; every text is escaped.
 
-from collections.abc import Mapping
+Where scripts run (a trusted notebook) the drawing of polysem.client.drawing takes the place of the plain HTML, with a
+cut that is dragged; where they do not (a viewer, an untrusted notebook) the plain HTML stays.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
 
-from polysem.client import dendrogram
+from polysem.client import dendrogram, drawing
 from polysem.client.results import Cluster, Example, Neuron
 from polysem.proto.errors import PolysemError
 
@@ -18,6 +23,22 @@ WIDTH, LEAF = 360, 14  # of the tree in pixels; height of a leaf
 
 def neuron_html(neuron: Neuron) -> str:
     """A neuron: its metrics, its dendrogram, its clusters with highlighted examples, largest first."""
+    try:
+        examples: Any = neuron.examples
+        len(examples)
+        note = ""
+    except (RuntimeError, PolysemError) as error:  # of an AsyncClient, whose texts must be awaited; the server is gone
+        examples, note = None, f"<div><i>{escape(str(error))}</i></div>"
+    name = f"polysem-{uuid.uuid4().hex}"
+    return (
+        f'{note}<div id="{name}">{plain_html(neuron, examples)}</div><style>{drawing.style()}</style>'
+        f"<script>{drawing.script()}Polysem.show(document.getElementById('{name}'), "
+        f"{drawing.json_in_html(drawing.data(neuron, examples))});</script>"
+    )
+
+
+def plain_html(neuron: Neuron, examples: Sequence[Example] | None) -> str:
+    """The same without scripts: the cut stands still, and only some examples of a cluster are shown."""
     m = neuron.metrics
     head = (
         f"<b>neuron {neuron.id}</b> &nbsp; {m.n_examples} examples, {m.n_clusters} clusters at cosine distance "
@@ -26,16 +47,11 @@ def neuron_html(neuron: Neuron) -> str:
     )
     if not m.n_examples:
         return f"<div>{head}</div>"
-    try:
-        examples: Any = neuron.examples
-        note = ""
-    except (RuntimeError, PolysemError) as error:  # of an AsyncClient, whose texts must be awaited; the server is gone
-        examples, note = None, f"<div><i>{escape(str(error))}</i></div>"
     colours = dendrogram.layout(neuron).colours()
     cards = "".join(_card(cluster, examples, colours[cluster.label]) for cluster in neuron.clusters[:MAX_CLUSTERS])
     more = len(neuron.clusters) - MAX_CLUSTERS
     rest = f"<div>… {more} more clusters</div>" if more > 0 else ""
-    return f"<div>{head}</div>{note}{tree_svg(neuron)}{cards}{rest}"
+    return f"<div>{head}</div>{tree_svg(neuron)}{cards}{rest}"
 
 
 def tree_svg(neuron: Neuron) -> str:

@@ -6,7 +6,7 @@ Answers arrive as flat batches and stay so; a `Neuron` is a view into its batch.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from polysem.proto.types import (
     NEURON_METRICS,
     ClusterBatch,
     DoubleArray,
+    Embedding,
     EmbeddingBatch,
     ExampleBatch,
     FloatArray,
@@ -30,6 +31,9 @@ from polysem.proto.types import (
     StatisticsBatch,
     Timing,
 )
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +224,7 @@ class Importance:
 
 
 FetchExamples = Callable[[NeuronId], Sequence[Example]]
+EmbedAgain = Callable[["Neuron", Embedding], tuple["Neuron", FloatArray]]  # clustered by that embedding, and those
 
 
 class Neuron:
@@ -245,6 +250,7 @@ class Neuron:
         provenance: Provenance,
         timing: Timing,
         fetch_examples: FetchExamples | None,
+        embed_again: EmbedAgain | None = None,
     ) -> None:
         self.id = id_
         self.labels = labels
@@ -255,6 +261,12 @@ class Neuron:
         self.timing = timing
         self._tree = tree
         self._fetch_examples = fetch_examples
+        self._embed_again = embed_again
+
+    @property
+    def tree(self) -> cutting.Tree:
+        """The merges as they came: nodes, heights, and of each merge's node the central example and mean distance."""
+        return self._tree
 
     @cached_property
     def linkage(self) -> DoubleArray:
@@ -303,6 +315,7 @@ class Neuron:
             self.provenance,
             self.timing,
             self._fetch_examples,
+            self._embed_again,
         )
 
     @cached_property
@@ -311,6 +324,25 @@ class Neuron:
         if self._fetch_examples is None:
             raise RuntimeError(f"await client.examples({str(self.id)!r}) for the texts of a neuron from AsyncClient")
         return self._fetch_examples(self.id)
+
+    def plot_dendrogram(self, *, texts: bool = True, max_per_cluster: int = 6) -> "matplotlib.figure.Figure":
+        """The tree with a text at each leaf, as the paper's Figure 2; needs matplotlib (`polysem[figures]`)."""
+        from polysem.client import figures
+
+        return figures.plot_dendrogram(self, self.examples if texts else None, max_per_cluster=max_per_cluster)
+
+    def plot_compare(self) -> "matplotlib.figure.Figure":
+        """This neuron by pre-MLP and by neuron embeddings side by side, as the paper's Figure 4.
+
+        Asks the server for the clustering by the other embedding, at the same cut, and for both embeddings; needs
+        matplotlib (`polysem[figures]`).
+        """
+        from polysem.client import figures
+
+        if self._embed_again is None:
+            raise RuntimeError(f"ask a Client for neuron {self.id} to compare its embeddings, not an AsyncClient")
+        pre_mlp, neuron = (figures.Side(*self._embed_again(self, name)) for name in get_args(Embedding)[::-1])
+        return figures.plot_comparison(pre_mlp, neuron)
 
     def __repr__(self) -> str:
         m = self.metrics
@@ -341,7 +373,9 @@ class Answer(NamedTuple):
     n_matching: int = 0
 
 
-def neurons_of(answer: Answer, fetch_examples: FetchExamples | None) -> list[Neuron]:
+def neurons_of(
+    answer: Answer, fetch_examples: FetchExamples | None, embed_again: EmbedAgain | None = None
+) -> list[Neuron]:
     """The views of a batch of clusterings."""
     batch: ClusterBatch = answer.batch
     offsets = columns.offsets(batch)
@@ -367,6 +401,7 @@ def neurons_of(answer: Answer, fetch_examples: FetchExamples | None) -> list[Neu
                 answer.provenance,
                 answer.timing,
                 fetch_examples,
+                embed_again,
             )
         )
     return found

@@ -1,0 +1,307 @@
+"""The web application: addresses, and what each asks the server.
+
+/                      the table of neurons                /neuron/2.185        a neuron
+/go?neuron=2.185       to its page                         /random              to some neuron with examples
+/api/…                 JSON for the page's script          /static/…            scripts and styles
+"""
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from polysem.client import drawing
+from polysem.client.client import Client
+from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
+from polysem.client.results import Example
+from polysem.proto import errors
+from polysem.proto.neurons import MAX_INDEX, NeuronId
+from polysem.proto.types import IndexInfo
+
+FOLDER = Path(__file__).parent
+N_SIMILAR = 20  # clusters, as on the paper's site
+TRIES = 20  # at a random neuron with examples
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
+STATUS = (
+    (errors.InvalidArgument, 400),
+    (errors.NotFound, 404),
+    (errors.FailedPrecondition, 409),
+    (errors.Overloaded, 503),
+    (errors.DeadlineExceeded, 504),
+    (errors.Unavailable, 502),
+    (errors.Unauthenticated, 502),
+    (errors.PermissionDenied, 502),
+    (errors.Unsupported, 501),
+)
+STATIC = {
+    "neuron.js": drawing.FOLDER / "neuron.js",
+    "neuron.css": drawing.FOLDER / "neuron.css",
+    "explorer.js": FOLDER / "static" / "explorer.js",
+    "explorer.css": FOLDER / "static" / "explorer.css",
+    "icon.svg": FOLDER / "static" / "icon.svg",
+}
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+PAGE = 100  # rows of the table
+COLUMNS: tuple[tuple[str, str, str], ...] = (  # metric, its heading, how it is written
+    ("n_examples", "examples", "{:.0f}"),
+    ("n_clusters", "clusters", "{:.0f}"),
+    ("largest_share", "largest", "{:.0%}"),
+    ("second_share", "second", "{:.0%}"),
+    ("intra", "intra", "{:.2f}"),
+    ("inter", "inter", "{:.2f}"),
+    ("silhouette", "silhouette", "{:.2f}"),
+    ("mean_distance", "mean distance", "{:.2f}"),
+    ("maximum_activation", "max activation", "{:.2f}"),
+    ("share_positive", "positive", "{:.1%}"),
+)
+FILTERS = ("n_examples", "n_clusters", "largest_share", "second_share", "intra", "inter", "silhouette")
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
+    """The application over a client, which stays the caller's to close.
+
+    hosts  names under which browsers may address it: a page elsewhere that points its own name here is refused
+    """
+    pages = _Pages(client)
+    routes = [
+        Route("/", pages.home),
+        Route("/go", pages.go),
+        Route("/random", pages.random),
+        Route("/neuron/{neuron}", pages.neuron),
+        Route("/api/neuron/{neuron}", pages.neuron_json),
+        Route("/api/neuron/{neuron}/example/{place:int}", pages.example_json),
+        Route("/api/neuron/{neuron}/importance/{place:int}", pages.importance_json),
+        Route("/api/neuron/{neuron}/similar/{cluster:int}", pages.similar_json),
+        Route("/static/{name}", _static),
+    ]
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Headers)]
+    handlers: dict[Any, Any] = {
+        errors.PolysemError: pages.told,
+        HTTPException: pages.missing,
+        Exception: pages.broken,
+    }
+    return Starlette(
+        routes=routes,
+        middleware=[*middleware, Middleware(GZipMiddleware, compresslevel=4)],
+        exception_handlers=handlers,
+    )
+
+
+class _Headers:
+    """What every answer carries, also that of an error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name for name, _ in message["headers"]}
+                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *(pair for pair in extra if pair[0] not in present)]
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def _static(request: Request) -> Response:
+    path = STATIC.get(request.path_params["name"])
+    if path is None:
+        raise HTTPException(404)
+    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers={"cache-control": "no-cache"})
+
+
+class _Pages:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._indexes: list[IndexInfo] = []
+        loader = jinja2.FileSystemLoader(FOLDER / "pages")
+        self._templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+
+    def home(self, request: Request) -> Response:
+        view, table = View.of(request.query_params), Table.of(request.query_params)
+        named = [name for name in re.split(r"[\s,]+", table.neurons) if name]
+        found = self._client.neurons(
+            *named,
+            sort_by=table.sort_by if table.sort_by != "-" else None,
+            where=dict(table.where),
+            limit=PAGE,
+            skip=PAGE * (table.page - 1),
+            **view.clustering(),
+        )
+        rows, n_matching = list(found), found.n_matching
+        self._index(view)
+        return self._page(
+            "home.html",
+            view,
+            title="Neurons",
+            table=table,
+            rows=rows,
+            n_matching=n_matching,
+            n_pages=max(1, -(-n_matching // PAGE)),
+            first=PAGE * (table.page - 1) + 1,
+            columns=COLUMNS,
+            filters=FILTERS,
+            where=dict(table.where),
+        )
+
+    def go(self, request: Request) -> Response:
+        """From the box in the head of every page."""
+        view = View.of(request.query_params)
+        return RedirectResponse(f"/neuron/{neuron_id(request.query_params.get('neuron', ''))}{view.query()}", 303)
+
+    def random(self, request: Request) -> Response:
+        """To a neuron with examples; to any where none is found soon."""
+        view = View.of(request.query_params)
+        index = self._index(view)
+        for _ in range(TRIES):
+            id_ = NeuronId(random.randrange(index.n_layers), random.randrange(index.n_neurons_per_layer))
+            if len(self._client.examples(id_, places=(), index=view.index)):
+                break
+        return RedirectResponse(f"/neuron/{id_}{view.query()}", 303)
+
+    def neuron(self, request: Request) -> Response:
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        index = self._index(view)
+        return self._page(
+            "neuron.html",
+            view,
+            title=f"Neuron {id_}",
+            id=str(id_),
+            before=None if id_.neuron == 0 else f"{id_.layer}.{id_.neuron - 1}",
+            after=None if id_.neuron + 1 >= index.n_neurons_per_layer else f"{id_.layer}.{id_.neuron + 1}",
+            data=self._data(id_, view),
+            statistics=self._client.statistics(id_, index=view.index)[0],
+        )
+
+    def neuron_json(self, request: Request) -> Response:
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        return JSONResponse(self._data(id_, view))
+
+    def example_json(self, request: Request) -> Response:
+        """An example in its whole context."""
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        return JSONResponse(drawing.example_data(self._example(id_, request.path_params["place"], view, whole=True)))
+
+    def _example(self, id_: NeuronId, place: int, view: View, whole: bool) -> Example:
+        if place <= MAX_INDEX:
+            for example in self._client.examples(id_, places=[place], whole_context=whole, index=view.index):
+                return example
+        raise errors.NotFound(f"neuron {id_} has no example {place}")
+
+    def importance_json(self, request: Request) -> Response:
+        """Of each token of an example, up to its key token: how much the activation needs it, 0..1."""
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        place = request.path_params["place"]
+        example = self._example(id_, place, view, whole=False)
+        found = self._client.importance(id_, places=[place], tokens_before=example.key, index=view.index)[0]
+        return JSONResponse({"importances": [round(float(share), 3) for share in found.relative]})
+
+    def similar_json(self, request: Request) -> Response:
+        """Clusters of other neurons like this one's, each with its central example."""
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        label = min(request.path_params["cluster"], MAX_INDEX)
+        everywhere = request.query_params.get("every_layer") == "1"
+        found = self._client.similar(id_, label, every_layer=everywhere, limit=N_SIMILAR, **view.clustering())
+        return JSONResponse(
+            [
+                {
+                    "neuron": str(other.neuron),
+                    "label": other.label,
+                    "size": other.size,
+                    "similarity": round(other.similarity, 4),
+                    "address": f"/neuron/{other.neuron}{view.query()}",
+                    "example": drawing.example_data(self._example(other.neuron, other.central, view, whole=False)),
+                }
+                for other in found
+            ]
+        )
+
+    def _data(self, id_: NeuronId, view: View) -> dict[str, Any]:
+        neuron = self._client.cluster(id_, **view.clustering())[0]
+        return drawing.data(neuron, self._client.examples(id_, index=view.index) if len(neuron.labels) else [])
+
+    def _index(self, view: View) -> IndexInfo:
+        """The index that a view is of. Indexes do not change while a server runs; an unknown name is asked anew."""
+        for _ in range(2):
+            for info in self._indexes:
+                if view.index in (None, info.name):
+                    return info
+            self._indexes = self._client.indexes()
+        names = ", ".join(info.name for info in self._indexes)
+        raise errors.UnknownIndex(f"there is no index {str(view.index)[:80]!r}; the server has {names}")
+
+    def _page(self, template: str, view: View, status: int = 200, **values: Any) -> HTMLResponse:
+        html = self._templates.get_template(template).render(
+            view=view,
+            kept=parse_qsl(view.query()[1:]),
+            choices=CHOICES,
+            server=self._client.target,
+            indexes=[info.name for info in self._indexes],
+            json=drawing.json_in_html,
+            **values,
+        )
+        return HTMLResponse(html, status)
+
+    # ---- Errors, in words: as a page, or as JSON for the page's script
+
+    async def told(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.PolysemError)
+        status = next((code for type_, code in STATUS if isinstance(error, type_)), 500)
+        return await self._error(request, status, error.message)
+
+    async def missing(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = f"there is no page {request.url.path[:80]}" if error.status_code == 404 else str(error.detail)
+        return await self._error(request, error.status_code, message)
+
+    async def broken(self, request: Request, error: Exception) -> Response:
+        return await self._error(
+            request, 500, f"the explorer failed at this: {type(error).__name__}; its log says more"
+        )
+
+    async def _error(self, request: Request, status: int, message: str) -> Response:
+        if request.url.path.startswith("/api/"):
+            return JSONResponse({"error": message}, status)
+        return self._page("error.html", View(), status, title="That did not work", message=message)
+
+
+def serve(client: Client, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Run until Ctrl-C; `ready` is told the address once it is listened at. Raises OSError where it cannot be."""
+    import asyncio
+    import socket
+
+    import uvicorn
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family)
+    loopback = host in ("127.0.0.1", "::1", "localhost")
+    app = make_app(client, LOOPBACK if loopback else ("*",))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off"))
+    shown = f"[{host}]" if ":" in host else host
+    ready(f"http://{shown}:{listening.getsockname()[1]}/")
+    asyncio.run(server.serve([listening]))

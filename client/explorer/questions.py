@@ -1,0 +1,129 @@
+"""What an address of the explorer asks: a permanent link is a question, and a question is written as one.
+
+Everything comes from an address bar, so everything is checked, and told in words where it is wrong.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+from urllib.parse import urlencode
+
+from polysem.proto import checks
+from polysem.proto.errors import InvalidArgument
+from polysem.proto.neurons import NeuronId, parse_neurons
+from polysem.proto.types import (
+    DEFAULT_DISTANCE_THRESHOLD,
+    NEURON_METRICS,
+    Algorithm,
+    Embedding,
+    LayerNorm,
+    Linkage,
+    NeuronMetric,
+)
+
+MAX_PAGE = 100_000
+CHOICES: dict[str, tuple[str, ...]] = {
+    "algorithm": get_args(Algorithm),
+    "linkage": get_args(Linkage),
+    "embedding": get_args(Embedding),
+    "layer_norm": get_args(LayerNorm),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """How neurons are clustered: the part of an address after `?`, with its defaults left out."""
+
+    algorithm: Any = "hac"
+    linkage: Any = "average"
+    embedding: Any = "neuron"
+    layer_norm: Any = "folded"
+    distance_threshold: float = DEFAULT_DISTANCE_THRESHOLD
+    index: str | None = None
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str]) -> "View":
+        found: dict[str, Any] = {}
+        for name, values in CHOICES.items():
+            if value := parameters.get(name):
+                if value not in values:
+                    raise InvalidArgument(f"{name} is one of {', '.join(values)}, not {value[:40]!r}", name)
+                found[name] = value
+        if text := parameters.get("distance_threshold"):
+            found["distance_threshold"] = number("distance_threshold", text)
+            checks.check_distance_threshold(found["distance_threshold"])
+        return cls(**found, index=parameters.get("index") or None)
+
+    def clustering(self) -> dict[str, Any]:
+        """As arguments of `Client.cluster`."""
+        return {name: getattr(self, name) for name in (*CHOICES, "distance_threshold", "index")}
+
+    def query(self, **more: Any) -> str:
+        """The address's part from `?` on, or nothing."""
+        default = View()
+        changed = {
+            name: value for name, value in vars(self).items() if value is not None and value != getattr(default, name)
+        }
+        changed |= {name: value for name, value in more.items() if value not in (None, "")}
+        return f"?{urlencode(changed)}" if changed else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Which neurons the table shows: sorted, filtered, and which page of them.
+
+    sort_by  a metric, with - before it for the largest first; empty: by layer and neuron
+    where    least and most of a metric, as `Client.neurons` takes them
+    page     from 1
+    """
+
+    neurons: str = ""
+    sort_by: str = "-n_clusters"
+    where: tuple[tuple[NeuronMetric, tuple[float | None, float | None]], ...] = ()
+    page: int = 1
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, str]) -> "Table":
+        sort_by = parameters.get("sort_by", "-n_clusters")
+        if sort_by.removeprefix("-") not in ("", *NEURON_METRICS):
+            raise InvalidArgument(f"neurons are sorted by one of {', '.join(NEURON_METRICS)}, not {sort_by[:40]!r}")
+        where = []
+        for metric in NEURON_METRICS:
+            least, most = (parameters.get(f"{end}_{metric}") for end in ("least", "most"))
+            if least or most:
+                ends = tuple(
+                    number(f"{end} of {metric}", text) if text else None
+                    for end, text in (("least", least), ("most", most))
+                )
+                where.append((metric, ends))
+        page = number("page", parameters.get("page") or "1")
+        if not (1 <= page <= MAX_PAGE and page == int(page)):
+            raise InvalidArgument(f"pages are counted from 1 to {MAX_PAGE:,}, not {parameters['page'][:40]!r}", "page")
+        return cls(parameters.get("neurons", "").strip(), sort_by, tuple(where), int(page))  # type: ignore[arg-type]
+
+    def parameters(self, **changed: Any) -> dict[str, Any]:
+        """For `View.query`; `changed` come in place of its own."""
+        found: dict[str, Any] = {"neurons": self.neurons}
+        if self.sort_by != "-n_clusters":
+            found["sort_by"] = self.sort_by or "-"
+        for metric, (least, most) in self.where:
+            found |= {f"least_{metric}": least, f"most_{metric}": most}
+        if self.page > 1:
+            found["page"] = self.page
+        return found | changed
+
+
+def neuron_id(text: str) -> NeuronId:
+    """The one neuron that a text names."""
+    ranges = parse_neurons(text)
+    layer, first, last = ranges[0]
+    if layer is None or first is None or first != last:
+        raise InvalidArgument(f"{text[:40]!r} names many neurons; a page shows one, like 2.185", "neurons")
+    return NeuronId(layer, first)
+
+
+def number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidArgument(f"{name} must be a number, not {text[:40]!r}", name) from None

@@ -1,0 +1,214 @@
+// The explorer's pages: asks the explorer's own server for JSON, and keeps the address that of what is seen.
+(function () {
+  "use strict";
+  const { element } = Polysem;
+  const byId = (id) => document.getElementById(id);
+
+  // JSON, or an Error with a sentence: the server's own, or that it is gone.
+  async function ask(address) {
+    let response;
+    try {
+      response = await fetch(address);
+    } catch {
+      throw new Error("the explorer does not answer; is `polysem explore` still running?");
+    }
+    const answer = await response.json().catch(() => ({ error: `the explorer answered ${response.status}` }));
+    if (!response.ok) throw new Error(answer.error);
+    return answer;
+  }
+
+  function say(text, wrong) {
+    byId("status").textContent = text;
+    byId("status").className = wrong ? "error" : "";
+  }
+
+  // ---- A neuron's page
+
+  function startNeuron() {
+    const host = byId("neuron"), form = byId("choices"), id = host.dataset.neuron;
+    let data = JSON.parse(byId("data").textContent);
+    let view = null;
+
+    function chosen() { // the form's choices, defaults left out
+      const query = new URLSearchParams();
+      for (const [name, value] of new FormData(form)) {
+        const field = form.elements[name];
+        const usual = field.tagName === "SELECT" ? field.options[0].value : "0.5";
+        if (value !== usual) query.set(name, value);
+      }
+      return query;
+    }
+
+    const withIndex = (address) => {
+      const index = new URLSearchParams(location.search).get("index");
+      return index ? `${address}?${new URLSearchParams({ index })}` : address;
+    };
+
+    let later = 0;
+    function changed(found) {
+      form.elements.distance_threshold.value = Number(found.threshold.toFixed(3));
+      clearTimeout(later); // browsers refuse a hundred address changes in a row
+      later = setTimeout(() => {
+        const query = chosen().toString();
+        history.replaceState(null, "", query ? `?${query}` : location.pathname);
+      }, 200);
+    }
+
+    function draw(threshold) {
+      view = Polysem.show(host, data, {
+        title: false,
+        heading: 2,
+        threshold,
+        changed,
+        ofCluster: (cluster) => similar(cluster.label),
+        importance: async (place) => {
+          const { importances } = await ask(withIndex(`/api/neuron/${id}/importance/${place}`));
+          const example = data.examples[place];
+          const first = example.key + 1 - importances.length;
+          return { ...example, importances: example.tokens.map((_, i) => importances[i - first] ?? null) };
+        },
+        whole: (place) => ask(withIndex(`/api/neuron/${id}/example/${place}`)),
+      });
+    }
+
+    // A button that opens the clusters of other neurons that are like this one, at the cut that is seen.
+    function similar(label) {
+      const box = element("div", { class: "similar" });
+      const note = element("span", { role: "status" });
+      const find = async (everywhere) => {
+        note.textContent = " asking the server; a cut that is new to it clusters every neuron first …";
+        const query = chosen();
+        query.set("distance_threshold", view.found().threshold);
+        if (everywhere) query.set("every_layer", "1");
+        try {
+          const others = await ask(`/api/neuron/${id}/similar/${label}?${query}`);
+          note.textContent = others.length ? "" : " there is none";
+          box.replaceChildren(element("ol", { class: "others" }, ...others.map((other) => element("li", {},
+            element("a", { href: other.address }, `${other.neuron} cluster ${other.label}`),
+            ` similarity ${other.similarity.toFixed(2)}, ${other.size} examples: `, Polysem.exampleText(other.example)))));
+        } catch (error) {
+          note.textContent = ` ${error.message}`;
+        }
+      };
+      const button = (text, everywhere) =>
+        element("button", { type: "button", class: "ps-small", onclick: () => find(everywhere) }, text);
+      return element("div", {}, button("similar clusters", false), " ", button("in every layer", true), note, box);
+    }
+
+    async function again() {
+      const query = chosen().toString();
+      say("clustering …");
+      form.querySelector("button").disabled = true;
+      try {
+        data = await ask(`/api/neuron/${id}${query ? "?" + query : ""}`);
+        draw();
+        say("");
+      } catch (error) {
+        say(error.message, true);
+      } finally {
+        form.querySelector("button").disabled = false;
+      }
+    }
+
+    form.addEventListener("submit", (event) => { event.preventDefault(); again(); });
+    form.addEventListener("change", (event) => {
+      if (event.target.tagName === "SELECT") again();
+    });
+    if (data.n) draw();
+    else Polysem.show(host, data, { title: false });
+
+    // ---- Downloads
+
+    const seen = () => {
+      const found = view.found();
+      return {
+        neuron: id, distance_threshold: found.threshold, n_examples: data.n, n_clusters: found.clusters.length,
+        intra: found.intra, inter: found.inter, silhouette: found.silhouette, largest_share: found.largestShare,
+        how: data.note, link: location.href,
+        clusters: found.clusters.map((c) => ({ label: c.label, size: c.size, central: c.central, rare: c.rare,
+          mean_distance: c.meanDistance, members: [...c.members].sort((a, b) => a - b) })),
+        labels: found.labels,
+        linkage: data.merges.map(([a, b], i) => [a, b, data.heights[i]]),
+        examples: data.examples,
+      };
+    };
+
+    function csv() {
+      const rows = [["neuron", "example", "cluster", "central", "document", "position", "activation", "key_token", "text"]];
+      const { labels, clusters } = view.found();
+      const centrals = new Set(clusters.map((cluster) => cluster.central));
+      data.examples.forEach((e, place) => rows.push([id, place, labels[place], centrals.has(place) ? 1 : 0, e.document,
+        e.position, e.activation, e.tokens[e.key], e.tokens.join("")]));
+      return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+    }
+
+    // Quoted where need be; a text that a spreadsheet would take for a formula begins with an apostrophe.
+    function cell(value) {
+      const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    }
+
+    async function png() {
+      const svg = view.svg.cloneNode(true);
+      const ink = getComputedStyle(document.body).color, ground = getComputedStyle(document.body).backgroundColor;
+      svg.setAttribute("color", ink);
+      svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+      const image = new Image();
+      image.src = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(svg))}`;
+      await image.decode();
+      const scale = 3, found = view.found(), head = 40;
+      const canvas = document.createElement("canvas");
+      canvas.width = Number(svg.getAttribute("width")) * scale;
+      canvas.height = (Number(svg.getAttribute("height")) + head) * scale;
+      const context = canvas.getContext("2d");
+      context.scale(scale, scale);
+      context.fillStyle = ground;
+      context.fillRect(0, 0, canvas.width, canvas.height);
+      context.fillStyle = ink;
+      context.font = "bold 13px sans-serif";
+      context.fillText(`neuron ${id}: ${found.clusters.length} clusters of ${data.n} examples at ${found.threshold}`, 8, 16);
+      context.font = "10px sans-serif";
+      context.fillText(data.note, 8, 31);
+      context.drawImage(image, 0, head, Number(svg.getAttribute("width")), Number(svg.getAttribute("height")));
+      return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+    }
+
+    const makers = {
+      json: async () => new Blob([JSON.stringify(seen(), null, 1)], { type: "application/json" }),
+      csv: async () => new Blob([csv()], { type: "text/csv" }),
+      png,
+    };
+    for (const button of document.querySelectorAll("[data-download]")) {
+      button.addEventListener("click", async () => {
+        const kind = button.dataset.download;
+        const address = URL.createObjectURL(await makers[kind]());
+        element("a", { href: address, download: `polysem-${id}.${kind}` }).click();
+        setTimeout(() => URL.revokeObjectURL(address), 10000);
+      });
+    }
+    const copy = document.querySelector("[data-copy]");
+    if (copy) {
+      copy.addEventListener("click", async () => {
+        try {
+          await navigator.clipboard.writeText(location.href);
+          say("the link to this view is copied");
+        } catch {
+          say(`the link to this view: ${location.href}`);
+        }
+      });
+    }
+  }
+
+  // Empty fields are left out of the address, and the wait is told: a clustering that is new takes a while.
+  for (const form of document.querySelectorAll("form:not(#choices)")) {
+    form.addEventListener("submit", () => {
+      for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
+      if (byId("status")) say("asking the server …");
+    });
+  }
+  addEventListener("pageshow", () => {
+    for (const field of document.querySelectorAll("form:not(#choices) :disabled")) field.disabled = false;
+  });
+
+  if (byId("neuron")) startNeuron();
+})();

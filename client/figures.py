@@ -1,0 +1,275 @@
+"""The paper's figures of a neuron, with matplotlib (extra `figures`), fit for a paper.
+
+dendrogram  Figure 2: the tree with its clusters in colour, a text at each leaf, shaded by activation
+behaviours  Figure 3: the same of a few examples of each of the two widest branches: a common and a rare behaviour
+comparison  Figure 4: the trees by pre-MLP and by neuron embeddings side by side, above the embeddings in two dimensions
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+
+from polysem.client import dendrogram
+from polysem.client.dendrogram import ABOVE_THE_CUT, Layout
+from polysem.client.results import Cluster, Example, Neuron
+from polysem.proto.errors import InvalidArgument
+from polysem.proto.types import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KINDS = ("dendrogram", "behaviours", "comparison")
+FORMATS = ("svg", "png", "html", "pdf")
+MAX_LEAVES = 60  # with a text each
+TEXT_BEFORE, TEXT_AFTER = 34, 22  # characters around the key token
+INK, CUT = "#222222", "#555555"
+STYLE = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "polysem", "font.family": "DejaVu Sans"}
+
+
+class Side(NamedTuple):
+    """One way to embed a neuron: its clustering, and its embeddings (n, D) in the order of the labels."""
+
+    neuron: Neuron
+    embeddings: FloatArray
+
+
+def figure(draw: Any, *arguments: Any, **options: Any) -> "Figure":
+    """A figure drawn in this module's style, without touching the caller's."""
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context(STYLE):
+        return draw(*arguments, **options)  # type: ignore[no-any-return]
+
+
+def plot_dendrogram(
+    neuron: Neuron, examples: Sequence[Example] | None = None, *, max_per_cluster: int = 6, ax: "Axes | None" = None
+) -> "Figure":
+    """Figure 2 of the paper: the root on the left, distances along the width, the cut as a dashed line.
+
+    examples         a text for each leaf; None: the tree alone
+    max_per_cluster  of a larger cluster only so many are leaves, the central one always
+    ax               where to draw; None: a figure of its own
+    """
+    return figure(_dendrogram, neuron, examples, _shown_leaves(neuron, examples, max_per_cluster), ax)
+
+
+def plot_behaviours(neuron: Neuron, examples: Sequence[Example], *, max_per_cluster: int = 4) -> "Figure":
+    """Figure 3 of the paper: the two sides of the tree's last merge, a common and a rare behaviour."""
+    if len(neuron.labels) < 2:
+        raise InvalidArgument(f"neuron {neuron.id} has {len(neuron.labels)} examples; two behaviours need two or more")
+    top = float(neuron.tree.heights[-1])
+    below = neuron.tree.heights[neuron.tree.heights < top]
+    two = neuron.cut(float((below[-1] + top) / 2) if len(below) else 0.0)
+    leaves = [i for c in two.clusters[:2] for i in _representatives(two, c, examples, max_per_cluster)]
+    title = (
+        f"neuron {neuron.id}: {two.clusters[0].size} examples of one behaviour, "
+        f"{sum(c.size for c in two.clusters[1:])} of another, {top:.2f} apart"
+    )
+    return figure(_dendrogram, two, examples, leaves, None, title)
+
+
+def plot_comparison(pre_mlp: Side, neuron: Side) -> "Figure":
+    """Figure 4 of the paper: the same neuron by both embeddings; below, their unit vectors' first two components."""
+    return figure(_comparison, pre_mlp, neuron)
+
+
+def _dendrogram(
+    neuron: Neuron,
+    examples: Sequence[Example] | None,
+    leaves: Sequence[int],
+    ax: "Axes | None" = None,
+    title: str | None = None,
+) -> "Figure":
+    layout = dendrogram.layout(neuron).pruned(leaves)
+    if ax is None:
+        height = max(0.19 * len(layout.leaves), 0.8) + 0.9
+        width = 7.2 if examples is not None else 4.0
+        ax = _axes(width, height)
+        if examples is not None:
+            ax.figure.subplots_adjust(left=0.04, right=0.34)
+    colours = dendrogram.layout(neuron).colours()
+    _tree(ax, layout, neuron.distance_threshold, colours)
+    if examples is not None:
+        for place, i in enumerate(layout.leaves.tolist()):
+            _text(ax, place, examples[i], colours[int(neuron.labels[i])])
+    ax.set_title(title or _title(neuron, len(layout.leaves)), loc="left", fontsize=8)
+    return cast("Figure", ax.get_figure(root=True))
+
+
+def _tree(ax: "Axes", layout: Layout, threshold: float, colours: dict[int, str]) -> None:
+    n, y = len(layout.leaves), layout.places()
+    for i, (a, b) in enumerate(layout.merges.tolist()):
+        at, label = layout.heights[n + i], int(layout.labels[n + i])
+        colour = INK if label == ABOVE_THE_CUT else colours[label]
+        ax.plot([layout.heights[a], at, at, layout.heights[b]], [y[a], y[a], y[b], y[b]], color=colour, lw=1.2)
+    ax.axvline(threshold, color=CUT, ls=(0, (4, 3)), lw=0.9)
+    ax.scatter(
+        np.zeros(n), y[:n], s=10, marker="s", color=[colours[int(label)] for label in layout.labels[:n]], zorder=3
+    )
+    ax.set_xlim(max(float(layout.heights.max(initial=0)) * 1.05, threshold * 1.1, 0.1), -0.01)
+    ax.set_ylim(n - 0.5, -0.5)
+    ax.set_yticks([])
+    ax.set_xlabel("cosine distance")
+    for side in ("top", "right", "left"):
+        ax.spines[side].set_visible(False)
+
+
+def _text(ax: "Axes", place: int, example: Example, colour: str) -> None:
+    """The text at a leaf in a frame of its cluster's colour; each token shaded by its share of the strongest."""
+    from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
+
+    shades = dendrogram.shades(example).tolist()
+    parts: list[Any] = []
+    for i in _around_key(example):
+        token = dendrogram.visible(example.tokens[i])
+        look: dict[str, Any] = {"family": "DejaVu Sans Mono", "size": 6.2, "parse_math": False}
+        if i == example.key:
+            look["weight"] = "bold"
+        if shades[i] > 0.02 or i == example.key:
+            look["backgroundcolor"] = (*_mixed(shades[i] * 0.6), 1.0)
+            look["bbox"] = {"pad": 0.6, "lw": 0, "fc": _mixed(shades[i] * 0.6)}
+        parts.append(TextArea(token, textprops={k: v for k, v in look.items() if k != "backgroundcolor"}))
+    box = HPacker(children=parts, pad=0, sep=0, align="baseline")
+    frame = {"edgecolor": colour, "lw": 1.0, "boxstyle": "square,pad=0.15", "facecolor": "none"}
+    ax.add_artist(
+        AnnotationBbox(
+            box, (0, place), xycoords="data", xybox=(6, 0), boxcoords="offset points", box_alignment=(0, 0.5),
+            bboxprops=frame, annotation_clip=False, pad=0.15,
+        )
+    )  # fmt: skip
+
+
+def _mixed(share: float) -> tuple[float, float, float]:
+    """White towards red."""
+    return tuple(1 - share * (1 - c) for c in (205 / 255, 20 / 255, 30 / 255))  # type: ignore[return-value]
+
+
+def _around_key(example: Example) -> range:
+    """The places of the tokens that fit beside the key token."""
+    first, room = example.key, TEXT_BEFORE
+    while first > 0 and (room := room - len(example.tokens[first - 1])) >= 0:
+        first -= 1
+    last, room = example.key, TEXT_AFTER
+    while last + 1 < len(example.tokens) and (room := room - len(example.tokens[last + 1])) >= 0:
+        last += 1
+    return range(first, last + 1)
+
+
+def _comparison(pre_mlp: Side, neuron: Side) -> "Figure":
+    import matplotlib.figure
+
+    drawn = matplotlib.figure.Figure(figsize=(7.2, 5.6), layout="constrained")
+    axes = drawn.subplots(2, 2, height_ratios=[3, 2])
+    names = ("pre-MLP embeddings", "neuron embeddings")
+    for column, (side, name) in enumerate(zip((pre_mlp, neuron), names, strict=True)):
+        layout = dendrogram.layout(side.neuron)
+        colours = layout.colours()
+        _tree(axes[0, column], layout, side.neuron.distance_threshold, colours)
+        m = side.neuron.metrics
+        axes[0, column].set_title(
+            f"{name}: {m.n_clusters} clusters, intra {_shown(m.intra)}, inter {_shown(m.inter)}", loc="left", fontsize=8
+        )
+        points, shares = projection(side.embeddings)
+        ax = axes[1, column]
+        ax.scatter(
+            points[:, 0], points[:, 1], s=12, color=[colours[int(label)] for label in side.neuron.labels],
+            edgecolors=INK, linewidths=0.3,
+        )  # fmt: skip
+        ax.set_xlabel(f"first component ({shares[0]:.0%} of variance)")
+        ax.set_ylabel(f"second ({shares[1]:.0%})")
+    drawn.suptitle(
+        f"neuron {neuron.neuron.id}, cut at cosine distance {neuron.neuron.distance_threshold:g}", fontsize=9
+    )
+    return drawn
+
+
+def projection(embeddings: FloatArray) -> tuple[FloatArray, tuple[float, float]]:
+    """Unit vectors of the embeddings (n, D) on their two first principal components (n, 2), and each one's variance.
+
+    Signs are chosen so that each component's largest entry is positive.
+    """
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = np.divide(embeddings, lengths, out=np.zeros_like(embeddings), where=lengths > 0)
+    centred = unit - unit.mean(0) if len(unit) else unit
+    if len(centred) < 2:
+        return np.zeros((len(centred), 2), np.float32), (0.0, 0.0)
+    u, s, vt = np.linalg.svd(centred, full_matrices=False)
+    rank = min(2, len(s))
+    signs = np.sign(vt[np.arange(rank), np.abs(vt[:rank]).argmax(1)])
+    points = np.zeros((len(centred), 2), np.float32)
+    points[:, :rank] = u[:, :rank] * s[:rank] * np.where(signs == 0, 1, signs)
+    total = float((s**2).sum()) or 1.0
+    shares = [*(s[:rank] ** 2 / total), 0.0, 0.0][:2]
+    return points, (float(shares[0]), float(shares[1]))
+
+
+def save(figure: "Figure", out: Path, title: str) -> None:
+    """Write a figure as its file's name ends: svg, png, pdf, or html, a page with the SVG in it."""
+    kind = out.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise InvalidArgument(
+            f"a figure is written as {', '.join(FORMATS)}, not as {out.name!r}; end its name so", "out"
+        )
+    with _matplotlib().rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # a box in png and pdf; svg keeps the text
+        if kind != "html":
+            metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+            figure.savefig(out, format=kind, dpi=300, bbox_inches="tight", metadata=metadata)
+            return
+        text = io.StringIO()
+        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = text.getvalue()
+    out.write_text(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>body{{margin:1rem}}svg{{max-width:100%;height:auto}}</style></head>"
+        f"<body><h1>{escape(title)}</h1>{svg[svg.index('<svg') :]}</body></html>",
+        encoding="utf-8",
+    )
+
+
+def _shown_leaves(neuron: Neuron, examples: Sequence[Example] | None, limit: int) -> list[int]:
+    """The examples that are leaves: some of each cluster, MAX_LEAVES in all where texts stand beside them."""
+    if examples is None:
+        return list(range(len(neuron.labels)))
+    found: list[int] = []
+    for cluster in neuron.clusters:
+        found += _representatives(neuron, cluster, examples, limit)
+    return found[:MAX_LEAVES]
+
+
+def _representatives(neuron: Neuron, cluster: Cluster, examples: Sequence[Example], limit: int) -> list[int]:
+    return dendrogram.representatives(cluster, dendrogram.layout(neuron), examples, limit)
+
+
+def _title(neuron: Neuron, n_leaves: int) -> str:
+    m = neuron.metrics
+    some = "" if n_leaves == m.n_examples else f", {n_leaves} drawn"
+    return (
+        f"neuron {neuron.id}: {m.n_examples} examples{some}, {m.n_clusters} clusters at {neuron.distance_threshold:g}"
+    )
+
+
+def _axes(width: float, height: float) -> "Axes":
+    import matplotlib.figure
+
+    return matplotlib.figure.Figure(figsize=(width, height)).add_subplot()
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "figures need matplotlib, which is not installed here: pip install 'polysem[figures]'", name=error.name
+        ) from None
+    return matplotlib
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

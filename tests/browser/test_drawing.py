@@ -1,0 +1,50 @@
+"""The drawing in the browser: its cut is everyone's cut."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from polysem.client import drawing
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "cuts.json").read_text())
+
+
+def test_the_browser_cuts_as_scipy(page):
+    page.goto("about:blank")
+    page.add_script_tag(content=drawing.script())
+    for vector in VECTORS:
+        for cut in vector["cuts"]:
+            found = page.evaluate(
+                """([v, t]) => {
+                  const { labels, tops } = Polysem.cut(v.n, v.merges, v.heights, t);
+                  const sizes = Polysem.nodeSizes(v.n, v.merges);
+                  return { labels, ...Polysem.intraAndInter(v.n, sizes, v.mean_distances, tops) };
+                }""",
+                [vector, cut["distance_threshold"]],
+            )
+            assert found["labels"] == cut["labels"], (vector["name"], cut["distance_threshold"])
+            assert found["intra"] == pytest.approx(cut["intra"])
+            assert found["inter"] == pytest.approx(cut["inter"])
+
+
+def test_the_browser_cuts_a_servers_tree_as_the_client(page, server):
+    page.goto("about:blank")
+    page.add_script_tag(content=drawing.script())
+    for options in ({}, {"algorithm": "scc"}, {"algorithm": "components"}, {"linkage": "complete"}):
+        for neuron in server.cluster("0.0-20", **options):
+            data = drawing.data(neuron, None)
+            for threshold in (0.0, 0.2, 0.5, 1.0, 2.0):
+                found = page.evaluate("([d, t]) => Polysem.cut(d.n, d.merges, d.heights, t).labels", [data, threshold])
+                assert found == neuron.cut(threshold).labels.tolist()
+
+
+def test_a_notebooks_display_is_drawn_and_can_be_cut(page, server, tmp_path):
+    neuron = next(n for n in server.cluster("0.*") if 3 <= n.metrics.n_clusters <= 15)
+    path = tmp_path / "cell.html"
+    path.write_text(f"<!doctype html><meta charset='utf-8'><title>cell</title><body>{neuron._repr_html_()}")
+    page.goto(path.as_uri())
+    assert page.locator(".ps-card").count() == neuron.metrics.n_clusters
+    page.get_by_role("spinbutton").fill("2")
+    page.get_by_role("spinbutton").press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('.ps-card').length === 1")

@@ -1,0 +1,67 @@
+"""A report in a browser: from the disk, with nothing fetched."""
+
+import pytest
+
+from polysem.client import report
+
+
+@pytest.fixture
+def written(server, tmp_path):
+    def write(*neurons, **options):
+        path = tmp_path / "report.html"
+        path.write_text(report.make(server, *neurons, **options).html, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_it_is_whole_by_itself(page, watched, written, server):
+    path = written("0.0-4", "1.2")
+    page.goto(path.as_uri())
+    assert page.locator("article").count() == 6
+    assert page.locator("article").first.locator(".ps-card").count() > 0
+    assert watched.requests == [path.as_uri()]
+
+
+def test_its_tree_is_cut_anew_with_the_keyboard(page, written, server):
+    neuron = max(server.cluster("0.*"), key=lambda n: n.metrics.n_examples)
+    page.goto(written(str(neuron.id)).as_uri())
+    slider = page.get_by_role("slider")
+    slider.focus()
+    for _ in range(3):
+        page.keyboard.press("PageDown")
+    page.wait_for_function("() => document.querySelector('[role=slider]').getAttribute('aria-valuenow') === '0.2'")
+    wanted = neuron.cut(0.2).metrics
+    assert (
+        page.locator(".ps-summary")
+        .text_content()
+        .startswith(f"{wanted.n_examples} examples in {wanted.n_clusters} clusters at cosine distance 0.2")
+    )
+    assert f"intra {wanted.intra:.2f} · inter {wanted.inter:.2f}" in page.locator(".ps-facts").text_content()
+
+
+def test_it_fits_a_phone(page, written):
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.goto(written("0.0-9").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_on_paper_there_are_no_buttons(page, written):
+    page.goto(written("0.0-3").as_uri())
+    assert page.locator("button:visible").count() > 0
+    page.emulate_media(media="print")
+    assert page.locator("button:visible").count() == 0
+    assert page.locator(".ps-card:visible").count() > 0
+
+
+def test_texts_of_the_corpus_stay_texts(page, written):
+    page.goto(written("*").as_uri())
+    assert "<script>alert(1)</script>" in page.locator("body").inner_text()
+
+
+def test_many_neurons_are_a_table_and_say_so(page, written, monkeypatch):
+    monkeypatch.setattr(report, "MAX_NEURONS", 5)
+    page.goto(written("*").as_uri())
+    assert page.locator("article").count() == 5
+    assert page.locator("tbody tr").count() == 192
+    assert "192 neurons are too many for one page" in page.locator("main > p").inner_text()

@@ -1,0 +1,85 @@
+"""The table of neurons, and clusters that are like one, in a browser."""
+
+import re
+
+
+def first_rows(page, n=5):
+    return [row.locator("th").inner_text() for row in page.locator("tbody tr").all()[:n]]
+
+
+def test_it_is_sorted_filtered_and_turned_page_by_page(page, explorer, server, monkeypatch):
+    page.goto(explorer)
+    wanted = [str(n.id) for n in server.neurons(sort_by="-n_clusters", limit=5)]
+    assert first_rows(page) == wanted
+    page.get_by_role("link", name="intra", exact=True).click()
+    page.wait_for_url("**sort_by=-intra**")
+    page.get_by_role("link", name=re.compile("^intra ↓")).click()
+    page.wait_for_url("**sort_by=intra**")
+    assert first_rows(page) == [str(n.id) for n in server.neurons(sort_by="intra", limit=5)]
+    assert page.locator("th[aria-sort=ascending]").inner_text().startswith("intra")
+    page.get_by_role("link", name="next →").click()
+    page.wait_for_url("**page=2**")
+    assert first_rows(page) == [str(n.id) for n in server.neurons(sort_by="intra", limit=5, skip=100)]
+
+
+def test_filters_stand_in_the_address(page, explorer, server):
+    page.goto(explorer)
+    page.get_by_role("textbox", name="neurons").fill("1.*")
+    page.get_by_text("filter by metrics").click()
+    page.get_by_role("group", name="examples").get_by_label("least").fill("20")
+    page.get_by_role("button", name="show").click()
+    page.wait_for_url("**least_n_examples=20**")
+    assert "least_intra" not in page.url
+    found = list(server.neurons("1.*", where={"n_examples": (20, None)}))
+    assert f"of {len(found)} neurons" in page.locator("main").inner_text()
+    page.locator("tbody a").first.click()
+    page.wait_for_url("**/neuron/1.*")
+    page.go_back()
+    assert page.get_by_role("textbox", name="neurons").input_value() == "1.*"
+
+
+def test_nothing_found_is_told(page, explorer):
+    page.goto(f"{explorer}/?least_n_examples=100000")
+    assert "No neuron is so" in page.locator("main").inner_text()
+    page.get_by_role("link", name="Show all").click()
+    assert page.locator("tbody tr").count() == 100
+
+
+def test_similar_clusters_are_found_and_visited(page, explorer, server):
+    neuron = max(server.cluster("0.*"), key=lambda n: n.metrics.n_examples)
+    page.goto(f"{explorer}/neuron/{neuron.id}")
+    label = neuron.clusters[0].label
+    card = page.locator(f"[data-cluster='{label}']")
+    card.get_by_role("button", name="similar clusters").click()
+    card.locator(".others li").first.wait_for()
+    wanted = server.similar(neuron.id, label)
+    assert card.locator(".others li").count() == len(wanted)
+    assert card.locator(".others a").first.inner_text() == f"{wanted[0].neuron} cluster {wanted[0].label}"
+    card.locator(".others a").first.click()
+    page.wait_for_url(f"**/neuron/{wanted[0].neuron}")
+
+
+def test_the_histogram_has_the_band_of_the_examples(page, explorer, server):
+    neuron = max(server.cluster("0.*"), key=lambda n: n.metrics.n_examples)
+    known = server.statistics(neuron.id)[0]
+    page.goto(f"{explorer}/neuron/{neuron.id}")
+    bars = page.locator(".histogram rect")
+    assert bars.count() == 64
+    inside = sum(
+        bool(high >= known.lowest_example and low <= known.highest_example)
+        for low, high in zip(known.bin_edges[:-1], known.bin_edges[1:], strict=True)
+    )
+    assert page.locator(".histogram rect[fill='#d55e00']").count() == inside > 0
+
+
+def test_the_importance_of_tokens_is_shown_on_demand(page, explorer, server):
+    page.goto(f"{explorer}/neuron/0.3")
+    row = page.locator(".ps-example").first
+    place = int(row.get_attribute("data-place"))
+    row.get_by_role("button", name="importance").click()
+    row.get_by_role("button", name="activation").wait_for()
+    found = server.importance("0.3", places=[place])[0]
+    key = row.locator("mark")
+    assert key.get_attribute("title") == f"importance {found.relative[-1]:.2f}"
+    row.get_by_role("button", name="activation").click()
+    assert key.get_attribute("title").startswith("activation")

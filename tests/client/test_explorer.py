@@ -1,0 +1,123 @@
+"""What the explorer sends, without a browser: headers, statuses, and whom it answers."""
+
+import http.client
+import json
+from urllib.parse import urlsplit
+
+import pytest
+from click.testing import CliRunner
+
+from polysem.client import drawing
+from polysem.client.cli import cli
+from polysem.client.explorer import app
+from polysem.client.explorer.questions import View, neuron_id
+from polysem.proto.errors import InvalidArgument
+
+
+@pytest.fixture(scope="module")
+def get(client):
+    """A function that asks a running explorer: (path, host) to (status, headers, body)."""
+    import threading
+
+    import uvicorn
+
+    config = uvicorn.Config(app.make_app(client), port=0, log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+
+    def ask(path, host=None):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{port}"})
+        answer = connection.getresponse()
+        found = answer.status, dict(answer.getheaders()), answer.read().decode()
+        connection.close()
+        return found
+
+    yield ask
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/neuron/0.1", "/neuron/99.1", "/api/neuron/0.1", "/static/neuron.js", "/nothing"]
+)
+def test_every_answer_forbids_scripts_from_elsewhere(get, path):
+    _, headers, _ = get(path)
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_no_page_has_a_script_or_a_style_in_it(get):
+    for path in ("/", "/neuron/0.1", "/neuron/99.1"):
+        _, _, body = get(path)
+        assert " style=" not in body
+        assert "<style" not in body
+        assert body.count("<script") == body.count("<script src=") + body.count('<script type="application/json"')
+
+
+def test_the_api_answers_what_the_client_would(get, client):
+    status, _, body = get("/api/neuron/0.1?algorithm=scc&distance_threshold=0.4")
+    wanted = client.cluster("0.1", algorithm="scc", distance_threshold=0.4)[0]
+    assert status == 200
+    assert json.loads(body) == json.loads(json.dumps(drawing.data(wanted, wanted.examples)))
+
+
+def test_errors_have_a_status_and_words(get):
+    for path, status, words in (
+        ("/api/neuron/99.1", 404, "there is no neuron 99.1"),
+        ("/api/neuron/x", 400, "'x' is not a neuron"),
+        ("/api/neuron/0.1/example/100000", 404, "neuron 0.1 has no example 100000"),
+        ("/api/neuron/0.1/example/99999999999999999999", 404, "has no example 99999999999999999999"),
+    ):
+        found, _, body = get(path)
+        assert (found, words in json.loads(body)["error"]) == (status, True), body
+
+
+def test_a_page_elsewhere_that_points_its_own_name_here_is_refused(get):
+    assert get("/api/neuron/0.1", host="evil.example")[0] == 400
+    assert get("/api/neuron/0.1", host="localhost")[0] == 200
+
+
+def test_files_outside_the_list_are_not_given(get):
+    for path in ("/static/app.py", "/static/../app.py", "/static/%2e%2e/app.py", "/static/"):
+        assert get(path)[0] == 404
+
+
+def test_beyond_loopback_it_wants_to_be_told():
+    result = CliRunner().invoke(cli, ["explore", "--host", "0.0.0.0"])
+    assert result.exit_code == 2
+    assert "--insecure" in result.output
+
+
+def test_a_port_in_use_is_told(client):
+    port = str(urlsplit(f"//{client.target}").port)
+    result = CliRunner().invoke(cli, ["explore", "--server", client.target, "--port", port])
+    assert result.exit_code == 1
+    assert f"cannot listen at 127.0.0.1:{port}" in result.output
+
+
+def test_an_address_has_only_what_differs_from_the_usual():
+    assert View().query() == ""
+    view = View.of({"algorithm": "scc", "linkage": "average", "distance_threshold": "0.25", "more": "1"})
+    assert view.query() == "?algorithm=scc&distance_threshold=0.25"
+    assert View.of({}) == View()
+
+
+def test_a_page_shows_one_neuron():
+    assert str(neuron_id("L2N17")) == "2.17"
+    assert str(neuron_id("2.17-17")) == "2.17"
+    for text in ("2.*", "*", "2.1-5"):
+        with pytest.raises(InvalidArgument, match="names many neurons"):
+            neuron_id(text)
+
+
+def test_json_in_a_page_cannot_end_its_script():
+    text = drawing.json_in_html({"a": "</script><!-- \u2028 &"})
+    assert not set(text) & set("<>&\u2028")
+    assert json.loads(text) == {"a": "</script><!-- \u2028 &"}
