@@ -1,4 +1,4 @@
-"""Between Python (types) and the wire (messages): the only file that knows both.
+"""Between Python (types) and the wire (messages). This file and job_codec are the only ones that know both.
 
 Answers are columnar (see columns). `encode_batch` cuts a batch into messages of at most 1 MiB between neurons; one
 neuron larger than that goes out in pieces that `Joiner` puts together again. Encoding copies each array once and never
@@ -43,25 +43,25 @@ _OVERHEAD_BYTES = 32 << 10
 
 # ---- Names on the wire. The first of each is what UNSPECIFIED means.
 
-_ALGORITHMS: dict[str, Any] = {
+ALGORITHMS: dict[str, Any] = {
     "hac": pb.ALGORITHM_HAC,
     "scc": pb.ALGORITHM_SCC,
     "components": pb.ALGORITHM_COMPONENTS,
 }
-_LINKAGES: dict[str, Any] = {
+LINKAGES: dict[str, Any] = {
     "average": pb.LINKAGE_AVERAGE,
     "complete": pb.LINKAGE_COMPLETE,
     "single": pb.LINKAGE_SINGLE,
 }
-_EMBEDDINGS: dict[str, Any] = {"neuron": pb.EMBEDDING_NEURON, "pre_mlp": pb.EMBEDDING_PRE_MLP}
-_LAYER_NORMS: dict[str, Any] = {"folded": pb.LAYER_NORM_FOLDED, "raw": pb.LAYER_NORM_RAW}
+EMBEDDINGS: dict[str, Any] = {"neuron": pb.EMBEDDING_NEURON, "pre_mlp": pb.EMBEDDING_PRE_MLP}
+LAYER_NORMS: dict[str, Any] = {"folded": pb.LAYER_NORM_FOLDED, "raw": pb.LAYER_NORM_RAW}
 _SCHEDULES: dict[str, Any] = {
     "linear": pb.THRESHOLD_SCHEDULE_LINEAR,
     "geometric": pb.THRESHOLD_SCHEDULE_GEOMETRIC,
 }
 
 
-def _name(number: int, names: Mapping[str, int], field: str) -> Any:
+def name_of(number: int, names: Mapping[str, int], field: str) -> Any:
     if number == 0:
         return next(iter(names))
     for name, known in names.items():
@@ -80,9 +80,9 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
     clustering, thresholds = query.clustering, query.clustering.thresholds
     return pb.ClusterNeuronsRequest(
         index=query.index,
-        neurons=_encode_ranges(query.neurons),
-        algorithm=_ALGORITHMS[clustering.algorithm],
-        linkage=_LINKAGES[clustering.linkage],
+        neurons=encode_ranges(query.neurons),
+        algorithm=ALGORITHMS[clustering.algorithm],
+        linkage=LINKAGES[clustering.linkage],
         distance_threshold=clustering.distance_threshold,
         thresholds=() if isinstance(thresholds, str) else thresholds,
         threshold_schedule=_SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
@@ -94,9 +94,9 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
 
 def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
     """The query, checked; an algorithm's parameters that it does not use are set to their defaults."""
-    algorithm = _name(request.algorithm, _ALGORITHMS, "algorithm")
-    linkage = _name(request.linkage, _LINKAGES, "linkage")
-    schedule = _name(request.threshold_schedule, _SCHEDULES, "threshold_schedule")
+    algorithm = name_of(request.algorithm, ALGORITHMS, "algorithm")
+    linkage = name_of(request.linkage, LINKAGES, "linkage")
+    schedule = name_of(request.threshold_schedule, _SCHEDULES, "threshold_schedule")
     default = Clustering()
     clustering = Clustering(
         algorithm=algorithm,
@@ -109,18 +109,18 @@ def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
         silhouette_thresholds=tuple(request.silhouette_thresholds),
     )
     checks.check_clustering(clustering)
-    return ClusterQuery(_decode_ranges(request.neurons), request.index, _decode_choice(request), clustering)
+    return ClusterQuery(decode_ranges(request.neurons), request.index, _decode_choice(request), clustering)
 
 
 def encode_embed_query(query: EmbedQuery) -> pb.EmbedNeuronsRequest:
     checks.check_choice(query.choice)
     return pb.EmbedNeuronsRequest(
-        index=query.index, neurons=_encode_ranges(query.neurons), **_encode_choice(query.choice)
+        index=query.index, neurons=encode_ranges(query.neurons), **_encode_choice(query.choice)
     )
 
 
 def decode_embed_query(request: pb.EmbedNeuronsRequest) -> EmbedQuery:
-    return EmbedQuery(_decode_ranges(request.neurons), request.index, _decode_choice(request))
+    return EmbedQuery(decode_ranges(request.neurons), request.index, _decode_choice(request))
 
 
 def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
@@ -129,32 +129,32 @@ def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
             raise InvalidArgument(f"{place!r} is not an example: they are counted from 0", "examples")
     return pb.GetExamplesRequest(
         index=query.index,
-        neurons=_encode_ranges(query.neurons),
+        neurons=encode_ranges(query.neurons),
         examples=query.examples,
         whole_context=query.whole_context,
     )
 
 
 def decode_example_query(request: pb.GetExamplesRequest) -> ExampleQuery:
-    return ExampleQuery(_decode_ranges(request.neurons), request.index, tuple(request.examples), request.whole_context)
+    return ExampleQuery(decode_ranges(request.neurons), request.index, tuple(request.examples), request.whole_context)
 
 
 def _encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
-    return {"embedding": _EMBEDDINGS[choice.embedding], "layer_norm": _LAYER_NORMS[choice.layer_norm]}
+    return {"embedding": EMBEDDINGS[choice.embedding], "layer_norm": LAYER_NORMS[choice.layer_norm]}
 
 
 def _decode_choice(message: Any) -> EmbeddingChoice:
     return EmbeddingChoice(
-        _name(message.embedding, _EMBEDDINGS, "embedding"),
-        _name(message.layer_norm, _LAYER_NORMS, "layer_norm"),
+        name_of(message.embedding, EMBEDDINGS, "embedding"),
+        name_of(message.layer_norm, LAYER_NORMS, "layer_norm"),
     )
 
 
-def _encode_ranges(ranges: Sequence[NeuronRange]) -> list[pb.NeuronRange]:
+def encode_ranges(ranges: Sequence[NeuronRange]) -> list[pb.NeuronRange]:
     return [pb.NeuronRange(layer=r.layer, first=r.first, last=r.last) for r in ranges]
 
 
-def _decode_ranges(messages: Sequence[pb.NeuronRange]) -> tuple[NeuronRange, ...]:
+def decode_ranges(messages: Sequence[pb.NeuronRange]) -> tuple[NeuronRange, ...]:
     if not messages:
         raise InvalidArgument("no neuron was named: give at least one range", "neurons")
     return tuple(_decode_range(message) for message in messages)
@@ -229,8 +229,8 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
         **_encode_choice(provenance.choice),
     )
     if (clustering := provenance.clustering) is not None:
-        message.algorithm = _ALGORITHMS[clustering.algorithm]
-        message.linkage = _LINKAGES[clustering.linkage]
+        message.algorithm = ALGORITHMS[clustering.algorithm]
+        message.linkage = LINKAGES[clustering.linkage]
         message.distance_threshold = clustering.distance_threshold
         if clustering.algorithm == "scc":
             thresholds = clustering.thresholds
@@ -245,8 +245,8 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
     clustering = None
     if message.algorithm:
         clustering = Clustering(
-            algorithm=_name(message.algorithm, _ALGORITHMS, "algorithm"),
-            linkage=_name(message.linkage, _LINKAGES, "linkage"),
+            algorithm=name_of(message.algorithm, ALGORITHMS, "algorithm"),
+            linkage=name_of(message.linkage, LINKAGES, "linkage"),
             distance_threshold=message.distance_threshold,
             thresholds=tuple(message.thresholds) or "linear",
             until_stable=message.until_stable,
