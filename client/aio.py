@@ -9,12 +9,14 @@ import grpc
 
 from polysem.client import calls
 from polysem.client.calls import StreamCall
+from polysem.client.jobs import AsyncJobs
 from polysem.client.results import Answer, Embeddings, Example, Neuron, embeddings_of, examples_of, neurons_of
 from polysem.client.streams import AsyncStream, Clusters, Stream
 from polysem.proto import codec, status
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronLike
 from polysem.proto.types import Algorithm, Embedding, IndexInfo, LayerNorm, Linkage, ServerInfo
+from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -27,6 +29,7 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(target, calls.CHANNEL_OPTIONS)
         self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._jobs = AsyncJobs(job_pb_grpc.JobServiceStub(self._channel), target, timeout_s)  # type: ignore[no-untyped-call]
 
     async def info(self) -> ServerInfo:
         try:
@@ -41,6 +44,11 @@ class AsyncClient:
             return codec.decode_indexes(await self._stub.ListIndexes(pb.ListIndexesRequest(), timeout=self._timeout_s))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        _ = self._stub  # not closed
+        return self._jobs
 
     def cluster(
         self,

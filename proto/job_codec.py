@@ -153,7 +153,9 @@ def encode_job(job: Job) -> pb.Job:
 
 def decode_job(message: pb.Job) -> Job:
     if not 0 < message.state <= len(JOB_STATES):
-        raise Internal(f"job {message.id} is in the unknown state {message.state}: the server is newer than this client")
+        raise Internal(
+            f"job {message.id} is in the unknown state {message.state}: the server is newer than this client"
+        )
     return Job(
         id=message.id,
         spec=decode_spec(message),

@@ -7,9 +7,12 @@ from polysem.proto.errors import FailedPrecondition
 
 MOUNTS = Path("/proc/self/mounts")
 NETWORK = frozenset(
-    "nfs nfs4 cifs smb2 smb3 smbfs ncpfs afs ceph lustre gpfs beegfs panfs glusterfs orangefs pvfs2 ocfs2 gfs2 davfs "
-    "fuse.sshfs fuse.ceph fuse.ceph-fuse fuse.glusterfs fuse.s3fs fuse.rclone fuse.gcsfuse fuse.goofys fuse.juicefs "
-    "fuse.mount-s3 fuse.davfs fuse.smbnetfs fuse.curlftpfs fuse.beegfs".split()
+    {
+        *("nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "panfs"),
+        *("glusterfs", "orangefs", "pvfs2", "ocfs2", "gfs2", "davfs", "fuse.sshfs", "fuse.ceph", "fuse.ceph-fuse"),
+        *("fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.goofys", "fuse.juicefs", "fuse.mount-s3"),
+        *("fuse.davfs", "fuse.smbnetfs", "fuse.curlftpfs", "fuse.beegfs"),
+    }
 )
 
 
@@ -23,8 +26,8 @@ def check_local(folder: Path, mounts: str | None = None) -> None:
     kind, where = _mounted(folder.resolve(), mounts)
     if kind in NETWORK:
         raise FailedPrecondition(
-            f"the state folder {str(folder)!r} lies on a network file system ({kind} at {where}), where SQLite can lose "
-            "jobs; give a folder on a local disk with --state"
+            f"the state folder {str(folder)!r} lies on a network file system ({kind} at {where}), where SQLite can "
+            "lose jobs; give a folder on a local disk with --state"
         )
 
 

@@ -32,7 +32,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     request_id TEXT UNIQUE,
-    spec BLOB NOT NULL,
+    asked BLOB NOT NULL,
+    spec BLOB NOT NULL,  -- with the server's defaults filled in
     index_name TEXT,  -- of an index job
     corpus TEXT,
     batch_tokens INTEGER NOT NULL,  -- stored floats depend on it, so a job keeps its own
@@ -45,8 +46,10 @@ CREATE TABLE IF NOT EXISTS jobs (
     finished REAL,
     expires REAL,
     error TEXT NOT NULL DEFAULT '',
+    result TEXT NOT NULL DEFAULT '',  -- its path in the job's folder
     result_bytes INTEGER NOT NULL DEFAULT 0,
-    result_sha256 TEXT NOT NULL DEFAULT ''
+    result_sha256 TEXT NOT NULL DEFAULT '',
+    disk_bytes INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
 CREATE UNIQUE INDEX IF NOT EXISTS index_names ON jobs (index_name) WHERE state IN ('queued', 'running', 'done');
@@ -136,36 +139,50 @@ class JobStore:
 
     # ---- Jobs, as callers see them
 
-    def create(self, spec: JobSpec, request_id: str, batch_tokens: int) -> Job:
-        """Queue a job, or find the one that this request made before.
-
-        Raises Overloaded where there is no room, InvalidArgument where the request id or the index's name is taken.
-        """
+    def made(self, request_id: str, asked: JobSpec) -> Job | None:
+        """The job that this request made before. Raises InvalidArgument where it made another."""
         if len(request_id) > MAX_NAME_CHARACTERS:
             raise InvalidArgument(
                 f"request_id has {len(request_id)} characters; give at most {MAX_NAME_CHARACTERS}", "request_id"
             )
-        data = job_codec.spec_bytes(spec)
-        index_name, corpus = (spec.name, spec.corpus) if isinstance(spec, IndexSpec) else (None, None)
+        rows = self._rows("SELECT id, asked FROM jobs WHERE request_id = ?", request_id)
+        if not rows:
+            return None
+        if rows[0]["asked"] != job_codec.spec_bytes(asked):
+            raise InvalidArgument(
+                f"the request id {request_id!r} made another job, {rows[0]['id']}; take a new one", "request_id"
+            )
+        return self.get(rows[0]["id"])
+
+    def create(self, asked: JobSpec, spec: JobSpec, request_id: str, batch_tokens: int) -> Job:
+        """Queue a job, or find the one that this request made before.
+
+        Raises Overloaded where there is no room, InvalidArgument where the request id or the index's name is taken.
+        """
         with self._change() as db:
-            made = db.execute("SELECT id, spec FROM jobs WHERE request_id = ?", [request_id]).fetchone()
-            if made is not None:
-                if made["spec"] != data:
-                    raise InvalidArgument(
-                        f"the request id {request_id!r} made another job, {made['id']}; take a new one", "request_id"
-                    )
-                return self.get(made["id"])
+            if (job := self.made(request_id, asked)) is not None:
+                return job
             self._check_room(db)
             id_ = secrets.token_hex(8)
+            values = {
+                "id": id_,
+                "request_id": request_id or None,
+                "asked": job_codec.spec_bytes(asked),
+                "spec": job_codec.spec_bytes(spec),
+                "index_name": spec.name if isinstance(spec, IndexSpec) else None,
+                "corpus": spec.corpus if isinstance(spec, IndexSpec) else None,
+                "batch_tokens": batch_tokens,
+                "state": "queued",
+                "created": time.time(),
+            }
             try:
                 db.execute(
-                    "INSERT INTO jobs (id, request_id, spec, index_name, corpus, batch_tokens, state, created) "
-                    "VALUES (?, ?, ?, ?, ?, ?, 'queued', ?)",
-                    [id_, request_id or None, data, index_name, corpus, batch_tokens, time.time()],
+                    f"INSERT INTO jobs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
+                    [*values.values()],
                 )
             except sqlite3.IntegrityError as error:
                 raise InvalidArgument(
-                    f"the index {index_name!r} is there already, or a job is making it; take another name", "name"
+                    f"a job has made the index {values['index_name']!r}, or is making it; take another name", "name"
                 ) from error
             return self.get(id_)
 
@@ -177,7 +194,9 @@ class JobStore:
 
     def check_result_room(self) -> None:
         """Raise Overloaded where results leave no room for another."""
-        row = self._rows("SELECT coalesce(sum(result_bytes), 0) AS n, min(expires) AS next FROM jobs WHERE state = 'done'")[0]
+        row = self._rows(
+            "SELECT coalesce(sum(disk_bytes), 0) AS n, min(expires) AS next FROM jobs WHERE state = 'done'"
+        )[0]
         if row["n"] >= self.limits.result_bytes:
             raise Overloaded(
                 f"the results of earlier jobs take {row['n'] / 1e6:,.0f} MB of {self.limits.result_bytes / 1e6:,.0f}; "
@@ -193,10 +212,12 @@ class JobStore:
         return self._job(rows[0])
 
     def page(self, size: int, token: str) -> tuple[list[Job], str]:
-        """Jobs, latest first, and the token of the next page, "" on the last. Raises InvalidArgument for a bad token."""
+        """Jobs, latest first, and the next page's token, "" on the last. Raises InvalidArgument for a bad token."""
         size = min(size or 100, MAX_JOBS_PER_PAGE)
         if token and not (token.isdecimal() and token.isascii() and len(token) < 19):
-            raise InvalidArgument(f"{token!r} is not a page token: give the one that the page before came with", "page_token")
+            raise InvalidArgument(
+                f"{token!r} is not a page token: give the one that the page before came with", "page_token"
+            )
         before = int(token) if token else 1 << 62
         rows = self._rows("SELECT * FROM jobs WHERE seq < ? AND NOT forget ORDER BY seq DESC LIMIT ?", before, size + 1)
         return [self._job(row) for row in rows[:size]], str(rows[size - 1]["seq"]) if len(rows) > size else ""
@@ -239,6 +260,20 @@ class JobStore:
             result_sha256=row["result_sha256"],
         )
 
+    def result(self, id_: str) -> Path:
+        """The file of a finished job. Raises NotFound, and FailedPrecondition where it has no result (yet)."""
+        job = self.get(id_)
+        if job.state == "expired":
+            raise NotFound(
+                f"the result of job {id_} was kept until {job.expires_at:%Y-%m-%d %H:%M} UTC; submit it again"
+            )
+        if job.state != "done":
+            raise FailedPrecondition(
+                f"job {id_} has no result: it is {job.state}{f' ({job.error})' if job.error else ''}"
+            )
+        row = self._rows("SELECT result FROM jobs WHERE id = ?", id_)[0]
+        return self.job_folder(id_) / str(row["result"])
+
     # ---- Jobs, as their runner sees them
 
     def next(self) -> Task | None:
@@ -257,20 +292,34 @@ class JobStore:
     def is_cancelled(self, id_: str) -> bool:
         return bool(self._rows("SELECT cancel FROM jobs WHERE id = ?", id_)[0]["cancel"])
 
-    def finish(self, id_: str, state: JobState, error: str = "", n_bytes: int = 0, sha256: str = "") -> None:
-        """The job has ended so."""
-        now = time.time()
-        expires = now + self.limits.lifetime_s if state == "done" else None
+    def finish(self, id_: str, state: JobState, error: str = "") -> None:
+        """The job has ended without a result."""
         with self._change() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, finished = ?, expires = ?, error = ?, result_bytes = ?, result_sha256 = ? "
-                "WHERE id = ?",
-                [state, now, expires, error, n_bytes, sha256, id_],
+                "UPDATE jobs SET state = ?, finished = ?, error = ? WHERE id = ?", [state, time.time(), error, id_]
             )
+
+    def finish_done(self, id_: str, result: Path, sha256: str) -> None:
+        """The job's result is there, a file in its folder."""
+        now, folder = time.time(), self.job_folder(id_)
+        values = {
+            "state": "done",
+            "finished": now,
+            "expires": now + self.limits.lifetime_s,
+            "result": result.relative_to(folder).as_posix(),
+            "result_bytes": result.stat().st_size,
+            "result_sha256": sha256,
+            "disk_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        }
+        with self._change() as db:
+            sets = ", ".join(f"{name} = ?" for name in values)
+            db.execute(f"UPDATE jobs SET {sets} WHERE id = ?", [*values.values(), id_])
 
     def indexes(self) -> list[Path]:
         """Folders of the indexes that jobs have made."""
-        rows = self._rows("SELECT id, index_name FROM jobs WHERE state = 'done' AND index_name IS NOT NULL ORDER BY seq")
+        rows = self._rows(
+            "SELECT id, index_name FROM jobs WHERE state = 'done' AND index_name IS NOT NULL ORDER BY seq"
+        )
         return [self.job_folder(row["id"]) / row["index_name"] for row in rows]
 
     def job_folder(self, id_: str) -> Path:
@@ -316,7 +365,9 @@ class JobStore:
         """Raise FailedPrecondition where an unfinished job needs it."""
         rows = self._rows("SELECT id FROM jobs WHERE corpus = ? AND state IN ('queued', 'running')", name)
         if rows:
-            raise FailedPrecondition(f"job {rows[0]['id']} needs the corpus {name!r}; cancel it first, or let it finish")
+            raise FailedPrecondition(
+                f"job {rows[0]['id']} needs the corpus {name!r}; cancel it first, or let it finish"
+            )
 
     def forget_corpus(self, name: str) -> None:
         with self._change() as db:

@@ -26,7 +26,7 @@ class Corpora:
     def __init__(self, store: JobStore, allowed: Sequence[Path]) -> None:
         self._store = store
         self._folder = store.folder / "corpora"
-        self._allowed = {path.name: path for path in allowed}
+        self._allowed = _by_name(allowed)
         self._under_way: dict[str, int] = {}  # bytes promised, by name
         for path in self._folder.iterdir():
             if store.corpus(path.name) is None:
@@ -81,7 +81,8 @@ class Corpora:
         quota = self._store.limits.upload_bytes
         if n_bytes > quota:
             raise InvalidArgument(
-                f"the corpus {name!r} has {n_bytes:,} bytes; this server keeps at most {quota:,} of all uploads", "bytes"
+                f"the corpus {name!r} has {n_bytes:,} bytes; this server keeps at most {quota:,} of all uploads",
+                "bytes",
             )
         if name in self._under_way:
             raise FailedPrecondition(f"another upload of {name!r} is under way; wait for it, or take another name")
@@ -91,8 +92,8 @@ class Corpora:
         taken = sum(corpus.bytes for corpus in kept) + sum(self._under_way.values())
         if taken + n_bytes > quota or len(kept) >= MAX_UPLOADS:
             raise Overloaded(
-                f"the {len(kept)} corpora kept here take {taken:,} bytes of {quota:,}, so {name!r} with {n_bytes:,} has "
-                "no room; remove one with `polysem corpus delete`",
+                f"the {len(kept)} corpora kept here take {taken:,} bytes of {quota:,}, so {name!r} with {n_bytes:,} "
+                "has no room; remove one with `polysem corpus delete`",
                 60.0,
             )
 
@@ -103,7 +104,9 @@ class Corpora:
                 while (chunk := await _next(chunks, name)) is not None:
                     n += len(chunk)
                     if n > n_bytes:
-                        raise InvalidArgument(f"{name!r} goes on after the {n_bytes:,} bytes that were announced", "bytes")
+                        raise InvalidArgument(
+                            f"{name!r} goes on after the {n_bytes:,} bytes that were announced", "bytes"
+                        )
                     digest.update(chunk)
                     await asyncio.to_thread(file.write, chunk)
                 file.flush()
@@ -141,6 +144,19 @@ class Corpora:
     def _remove(self, name: str) -> None:
         self._store.forget_corpus(name)
         (self._folder / name).unlink(missing_ok=True)
+
+
+def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise NotFound(f"there is no corpus {str(path)!r} for jobs to index")
+        if path.name in found or path.name == PYDOCS:
+            raise InvalidArgument(
+                f"two corpora are called {path.name!r}: jobs name them by their file's name", "corpora"
+            )
+        found[path.name] = path
+    return found
 
 
 async def _next(chunks: AsyncIterator[bytes], name: str) -> bytes | None:
