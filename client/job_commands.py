@@ -65,7 +65,7 @@ def submit() -> None:
 @click.option("--distance-threshold", type=float, default=0.5, show_default=True, help="Of the cut, 0 to 2.")
 @click.option(
     "--best-cut/--no-best-cut", default=True, show_default=True,
-    help="Also look for the cut with the best silhouette: some 20 times the work.",
+    help="Also look for the cut with the best silhouette.",
 )  # fmt: skip
 @INDEX
 @REQUEST_ID

@@ -173,7 +173,7 @@ class Jobs:
     ) -> Job:
         """Measure the neurons (none named: all) by each algorithm on each embedding in each mode.
 
-        best_cut    also look for the cut with the best silhouette: some 20 times the work
+        best_cut    also look for the cut with the best silhouette
         request_id  of your own, the same when you ask again: then the first job is given back
 
         The result is the Parquet file of `polysem measure`.

@@ -17,7 +17,7 @@ from polysem.proto.codec import (
     name_of,
 )
 from polysem.proto.errors import Internal, InvalidArgument
-from polysem.proto.jobs import JOB_STATES, CorpusInfo, IndexSpec, Job, JobSpec, MeasureSpec
+from polysem.proto.jobs import JOB_STATES, MAX_NAME_CHARACTERS, CorpusInfo, IndexSpec, Job, JobSpec, MeasureSpec
 from polysem.proto.types import Clustering, EmbeddingChoice, Selection
 from polysem.v1 import job_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2 as neuron_pb
@@ -49,6 +49,10 @@ def check(spec: JobSpec) -> None:
         jobs.check_index_name(spec.name)
         if not spec.corpus:
             raise InvalidArgument("no corpus was named; `polysem corpus list` shows those there are", "corpus")
+        if len(spec.text_field) > MAX_NAME_CHARACTERS:
+            raise InvalidArgument(
+                f"text_field has {len(spec.text_field)} characters; give at most {MAX_NAME_CHARACTERS}", "text_field"
+            )
         for field, value in (("context_length", spec.context_length), ("max_documents", spec.max_documents)):
             if value < 0:
                 raise InvalidArgument(f"{field} is {value}; give at least 1, or 0 for no limit", field)

@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--index", type=Path, help="an index to serve and measure; default: the demo's")
     parser.add_argument("--corpus", type=Path, help="a corpus to index; default: 400 documents of pydocs")
-    parser.add_argument("--no-best-cut", action="store_true", help="a measure job of a twentieth of the work")
+    parser.add_argument("--no-best-cut", action="store_true", help="a measure job of less work")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     draw = random.Random(options.seed)
