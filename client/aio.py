@@ -9,6 +9,7 @@ import grpc
 
 from polysem.client import calls
 from polysem.client.calls import StreamCall
+from polysem.client.jobs import AsyncJobs
 from polysem.client.results import (
     Answer,
     Embeddings,
@@ -40,6 +41,7 @@ from polysem.proto.types import (
     ServerInfo,
     Similarity,
 )
+from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -52,6 +54,7 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(target, calls.CHANNEL_OPTIONS)
         self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._jobs = AsyncJobs(job_pb_grpc.JobServiceStub(self._channel), target, timeout_s)  # type: ignore[no-untyped-call]
 
     async def info(self) -> ServerInfo:
         try:
@@ -66,6 +69,11 @@ class AsyncClient:
             return codec.decode_indexes(await self._stub.ListIndexes(pb.ListIndexesRequest(), timeout=self._timeout_s))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
+
+    @property
+    def jobs(self) -> AsyncJobs:
+        _ = self._stub  # not closed
+        return self._jobs
 
     def cluster(
         self,

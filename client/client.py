@@ -16,6 +16,7 @@ import grpc
 
 from polysem.client import calls
 from polysem.client.calls import StreamCall
+from polysem.client.jobs import Jobs
 from polysem.client.results import (
     Answer,
     Embeddings,
@@ -48,6 +49,7 @@ from polysem.proto.types import (
     ServerInfo,
     Similarity,
 )
+from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -67,6 +69,7 @@ class Client:
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(target, calls.CHANNEL_OPTIONS)
         self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._jobs = Jobs(job_pb_grpc.JobServiceStub(self._channel), target, timeout_s)  # type: ignore[no-untyped-call]
 
     def info(self) -> ServerInfo:
         """The server's model, device, limits and version."""
@@ -83,6 +86,12 @@ class Client:
             return codec.decode_indexes(self._stub.ListIndexes(pb.ListIndexesRequest(), timeout=self._timeout_s))
         except grpc.RpcError as error:
             raise status.from_rpc_error(error, self.target) from None
+
+    @property
+    def jobs(self) -> Jobs:
+        """Work that outlasts a call: measuring the whole model, indexing a corpus."""
+        _ = self._stub  # not closed
+        return self._jobs
 
     def cluster(
         self,

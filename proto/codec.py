@@ -1,4 +1,4 @@
-"""Between Python (types) and the wire (messages): the only file that knows both.
+"""Between Python (types) and the wire (messages). This file and job_codec are the only ones that know both.
 
 Answers are columnar (see columns). `encode_batch` cuts a batch into messages of at most 1 MiB between neurons; one
 neuron larger than that goes out in pieces that `Joiner` puts together again. Encoding copies each array once and never
@@ -54,18 +54,18 @@ _OVERHEAD_BYTES = 32 << 10
 
 # ---- Names on the wire. The first of each is what UNSPECIFIED means.
 
-_ALGORITHMS: dict[str, Any] = {
+ALGORITHMS: dict[str, Any] = {
     "hac": pb.ALGORITHM_HAC,
     "scc": pb.ALGORITHM_SCC,
     "components": pb.ALGORITHM_COMPONENTS,
 }
-_LINKAGES: dict[str, Any] = {
+LINKAGES: dict[str, Any] = {
     "average": pb.LINKAGE_AVERAGE,
     "complete": pb.LINKAGE_COMPLETE,
     "single": pb.LINKAGE_SINGLE,
 }
-_EMBEDDINGS: dict[str, Any] = {"neuron": pb.EMBEDDING_NEURON, "pre_mlp": pb.EMBEDDING_PRE_MLP}
-_LAYER_NORMS: dict[str, Any] = {"folded": pb.LAYER_NORM_FOLDED, "raw": pb.LAYER_NORM_RAW}
+EMBEDDINGS: dict[str, Any] = {"neuron": pb.EMBEDDING_NEURON, "pre_mlp": pb.EMBEDDING_PRE_MLP}
+LAYER_NORMS: dict[str, Any] = {"folded": pb.LAYER_NORM_FOLDED, "raw": pb.LAYER_NORM_RAW}
 _SCHEDULES: dict[str, Any] = {
     "linear": pb.THRESHOLD_SCHEDULE_LINEAR,
     "geometric": pb.THRESHOLD_SCHEDULE_GEOMETRIC,
@@ -76,7 +76,7 @@ _NEURON_METRICS: dict[str, Any] = {
 }
 
 
-def _name(number: int, names: Mapping[str, int], field: str) -> Any:
+def name_of(number: int, names: Mapping[str, int], field: str) -> Any:
     if number == 0:
         return next(iter(names))
     for name, known in names.items():
@@ -94,7 +94,7 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
     checks.check_clustering(query.clustering)
     return pb.ClusterNeuronsRequest(
         index=query.index,
-        neurons=_encode_ranges(query.neurons),
+        neurons=encode_ranges(query.neurons),
         silhouette_thresholds=query.clustering.silhouette_thresholds,
         **_encode_clustering(query.choice, query.clustering),
     )
@@ -105,14 +105,14 @@ def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
     choice, clustering = _decode_clustering(request)
     clustering = replace(clustering, silhouette_thresholds=tuple(request.silhouette_thresholds))
     checks.check_clustering(clustering)
-    return ClusterQuery(_decode_ranges(request.neurons), request.index, choice, clustering)
+    return ClusterQuery(decode_ranges(request.neurons), request.index, choice, clustering)
 
 
 def _encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[str, Any]:
     thresholds = clustering.thresholds
     return {
-        "algorithm": _ALGORITHMS[clustering.algorithm],
-        "linkage": _LINKAGES[clustering.linkage],
+        "algorithm": ALGORITHMS[clustering.algorithm],
+        "linkage": LINKAGES[clustering.linkage],
         "distance_threshold": clustering.distance_threshold,
         "thresholds": () if isinstance(thresholds, str) else thresholds,
         "threshold_schedule": _SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
@@ -123,9 +123,9 @@ def _encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[
 
 def _decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
     """Of a ClusterNeuronsRequest or a Clustering, which have the same fields."""
-    algorithm = _name(message.algorithm, _ALGORITHMS, "algorithm")
-    linkage = _name(message.linkage, _LINKAGES, "linkage")
-    schedule = _name(message.threshold_schedule, _SCHEDULES, "threshold_schedule")
+    algorithm = name_of(message.algorithm, ALGORITHMS, "algorithm")
+    linkage = name_of(message.linkage, LINKAGES, "linkage")
+    schedule = name_of(message.threshold_schedule, _SCHEDULES, "threshold_schedule")
     default = Clustering()
     clustering = Clustering(
         algorithm=algorithm,
@@ -143,34 +143,34 @@ def _decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
 def encode_embed_query(query: EmbedQuery) -> pb.EmbedNeuronsRequest:
     checks.check_choice(query.choice)
     return pb.EmbedNeuronsRequest(
-        index=query.index, neurons=_encode_ranges(query.neurons), **_encode_choice(query.choice)
+        index=query.index, neurons=encode_ranges(query.neurons), **_encode_choice(query.choice)
     )
 
 
 def decode_embed_query(request: pb.EmbedNeuronsRequest) -> EmbedQuery:
-    return EmbedQuery(_decode_ranges(request.neurons), request.index, _decode_choice(request))
+    return EmbedQuery(decode_ranges(request.neurons), request.index, _decode_choice(request))
 
 
 def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
     checks.check_examples(query.examples)
     return pb.GetExamplesRequest(
         index=query.index,
-        neurons=_encode_ranges(query.neurons),
+        neurons=encode_ranges(query.neurons),
         examples=query.examples,
         whole_context=query.whole_context,
     )
 
 
 def decode_example_query(request: pb.GetExamplesRequest) -> ExampleQuery:
-    return ExampleQuery(_decode_ranges(request.neurons), request.index, tuple(request.examples), request.whole_context)
+    return ExampleQuery(decode_ranges(request.neurons), request.index, tuple(request.examples), request.whole_context)
 
 
 def encode_statistics_query(query: StatisticsQuery) -> pb.GetNeuronStatisticsRequest:
-    return pb.GetNeuronStatisticsRequest(index=query.index, neurons=_encode_ranges(query.neurons))
+    return pb.GetNeuronStatisticsRequest(index=query.index, neurons=encode_ranges(query.neurons))
 
 
 def decode_statistics_query(request: pb.GetNeuronStatisticsRequest) -> StatisticsQuery:
-    return StatisticsQuery(_decode_ranges(request.neurons), request.index)
+    return StatisticsQuery(decode_ranges(request.neurons), request.index)
 
 
 def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
@@ -178,7 +178,7 @@ def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
     checks.check_list(query)
     return pb.ListNeuronsRequest(
         index=query.index,
-        neurons=_encode_ranges(query.neurons),
+        neurons=encode_ranges(query.neurons),
         clustering=pb.Clustering(**_encode_clustering(query.choice, query.clustering)),
         sort_by=_NEURON_METRICS[query.sort_by] if query.sort_by else None,
         descending=query.descending,
@@ -195,11 +195,11 @@ def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
 def decode_list_query(request: pb.ListNeuronsRequest) -> ListQuery:
     choice, clustering = _decode_clustering(request.clustering)
     query = ListQuery(
-        neurons=_decode_ranges(request.neurons) if request.neurons else (),
+        neurons=decode_ranges(request.neurons) if request.neurons else (),
         index=request.index,
         choice=choice,
         clustering=clustering,
-        sort_by=_name(request.sort_by, _NEURON_METRICS, "sort_by") if request.sort_by else None,
+        sort_by=name_of(request.sort_by, _NEURON_METRICS, "sort_by") if request.sort_by else None,
         descending=request.descending,
         where=tuple(_decode_metric_range(range_) for range_ in request.where),
         page_size=request.page_size or ListQuery().page_size,
@@ -214,7 +214,7 @@ def _decode_metric_range(message: pb.MetricRange) -> MetricRange:
     if not message.metric:
         raise InvalidArgument("a range names no metric: say which it is of", "where")
     least, most = (getattr(message, end) if message.HasField(end) else None for end in ("least", "most"))
-    return MetricRange(_name(message.metric, _NEURON_METRICS, "where"), least, most)
+    return MetricRange(name_of(message.metric, _NEURON_METRICS, "where"), least, most)
 
 
 def encode_similar_query(query: SimilarQuery) -> pb.FindSimilarClustersRequest:
@@ -241,7 +241,7 @@ def decode_similar_query(request: pb.FindSimilarClustersRequest) -> SimilarQuery
         clusters=tuple(request.clusters),
         choice=choice,
         clustering=clustering,
-        similarity=_name(request.similarity, _SIMILARITIES, "similarity"),
+        similarity=name_of(request.similarity, _SIMILARITIES, "similarity"),
         every_layer=request.every_layer,
         n_similar=request.n_similar or SimilarQuery(neuron).n_similar,
     )
@@ -257,7 +257,7 @@ def encode_importance_query(query: ImportanceQuery) -> pb.MeasureImportanceReque
         checks.check_count(query.mask_token, "mask_token", 0)
     return pb.MeasureImportanceRequest(
         index=query.index,
-        neurons=_encode_ranges(query.neurons),
+        neurons=encode_ranges(query.neurons),
         examples=query.examples,
         tokens_before=query.tokens_before,
         mask_token=query.mask_token,
@@ -265,7 +265,7 @@ def encode_importance_query(query: ImportanceQuery) -> pb.MeasureImportanceReque
 
 
 def decode_importance_query(request: pb.MeasureImportanceRequest) -> ImportanceQuery:
-    neurons = _decode_ranges(request.neurons)
+    neurons = decode_ranges(request.neurons)
     default = ImportanceQuery(neurons)
     return ImportanceQuery(
         neurons=neurons,
@@ -277,21 +277,21 @@ def decode_importance_query(request: pb.MeasureImportanceRequest) -> ImportanceQ
 
 
 def _encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
-    return {"embedding": _EMBEDDINGS[choice.embedding], "layer_norm": _LAYER_NORMS[choice.layer_norm]}
+    return {"embedding": EMBEDDINGS[choice.embedding], "layer_norm": LAYER_NORMS[choice.layer_norm]}
 
 
 def _decode_choice(message: Any) -> EmbeddingChoice:
     return EmbeddingChoice(
-        _name(message.embedding, _EMBEDDINGS, "embedding"),
-        _name(message.layer_norm, _LAYER_NORMS, "layer_norm"),
+        name_of(message.embedding, EMBEDDINGS, "embedding"),
+        name_of(message.layer_norm, LAYER_NORMS, "layer_norm"),
     )
 
 
-def _encode_ranges(ranges: Sequence[NeuronRange]) -> list[pb.NeuronRange]:
+def encode_ranges(ranges: Sequence[NeuronRange]) -> list[pb.NeuronRange]:
     return [pb.NeuronRange(layer=r.layer, first=r.first, last=r.last) for r in ranges]
 
 
-def _decode_ranges(messages: Sequence[pb.NeuronRange]) -> tuple[NeuronRange, ...]:
+def decode_ranges(messages: Sequence[pb.NeuronRange]) -> tuple[NeuronRange, ...]:
     if not messages:
         raise InvalidArgument("no neuron was named: give at least one range", "neurons")
     return tuple(_decode_range(message) for message in messages)
@@ -366,8 +366,8 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
         **_encode_choice(provenance.choice),
     )
     if (clustering := provenance.clustering) is not None:
-        message.algorithm = _ALGORITHMS[clustering.algorithm]
-        message.linkage = _LINKAGES[clustering.linkage]
+        message.algorithm = ALGORITHMS[clustering.algorithm]
+        message.linkage = LINKAGES[clustering.linkage]
         message.distance_threshold = clustering.distance_threshold
         if clustering.algorithm == "scc":
             thresholds = clustering.thresholds
@@ -382,8 +382,8 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
     clustering = None
     if message.algorithm:
         clustering = Clustering(
-            algorithm=_name(message.algorithm, _ALGORITHMS, "algorithm"),
-            linkage=_name(message.linkage, _LINKAGES, "linkage"),
+            algorithm=name_of(message.algorithm, ALGORITHMS, "algorithm"),
+            linkage=name_of(message.linkage, LINKAGES, "linkage"),
             distance_threshold=message.distance_threshold,
             thresholds=tuple(message.thresholds) or "linear",
             until_stable=message.until_stable,

@@ -5,4 +5,4 @@ set -eu
 cd "$(dirname "$0")/.." # not here: `types.py` would stand before Python's own
 out="${1:-proto}"
 "${PYTHON:-python}" -m grpc_tools.protoc -Iproto --python_out="$out" --pyi_out="$out" proto/polysem/v1/*.proto
-"${PYTHON:-python}" -m grpc_tools.protoc -Iproto --grpc_python_out="$out" proto/polysem/v1/neuron_service.proto
+"${PYTHON:-python}" -m grpc_tools.protoc -Iproto --grpc_python_out="$out" proto/polysem/v1/*_service.proto

@@ -8,7 +8,7 @@ until it does.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -74,6 +74,10 @@ class Batcher:
         self._dispatcher.cancel()
         await asyncio.gather(self._dispatcher, return_exceptions=True)
         self._worker.shutdown()
+
+    def between_batches(self, run: Callable[[], None]) -> None:
+        """Run something else on the worker thread once the batch at work is done; waits, so never in the event loop."""
+        self._worker.submit(run).result()
 
     async def stream(self, work: Work, items: IntArray) -> AsyncIterator[Answer]:
         """The answers to all items, in their order, as they are ready; raises Overloaded where too many wait."""

@@ -176,8 +176,19 @@ def _progress() -> Iterator["Progress"]:
 @click.option("--max-batch-cost", type=float, help="n_examples² · d_model of one batch on the device.")
 @click.option("--max-requests-in-flight", type=int, help="Further ones are refused.")
 @click.option("--drain-s", type=float, help="Seconds that requests in flight get when the server stops; default 30.")
+@click.option("--state", type=click.Path(path_type=Path), help="Folder of jobs and their results, on a local disk.")
+@click.option(
+    "--corpora",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A corpus that jobs may index, by its file name: a .jsonl, .jsonl.gz or .txt file, or a folder.",
+)
+@click.option("--max-jobs", type=int, help="Unfinished jobs; further ones are refused; default 100.")
+@click.option("--max-result-bytes", type=int, help="Of all kept results, indexes too; default 50 GiB.")
+@click.option("--max-upload-bytes", type=int, help="Of all uploaded corpora together; default 10 GiB.")
+@click.option("--result-days", type=float, help="How long results and uploads are kept; default 30.")
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these settings.")
-def serve(index: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
+def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
     """Serve indexes over gRPC until Ctrl-C or SIGTERM.
 
     Every setting is also read from the environment (POLYSEM_PORT=…) and from a TOML file (--config); flags win.
@@ -185,7 +196,7 @@ def serve(index: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
     from polysem.server import gather
     from polysem.server import settings as reading
 
-    settings = reading.read(config, index=list(index) or None, **flags)
+    settings = reading.read(config, index=list(index) or None, corpora=list(corpora) or None, **flags)
     from polysem.server.engine import Engine
     from polysem.server.opening import open_engine
     from polysem.server.serve import until_stopped

@@ -44,6 +44,7 @@ class Corpus:
     text_field    of JSON lines
     skip_bad      leave out what cannot be read as text, and count it in `n_skipped`; else BadCorpus names the place
     max_documents of those with text
+    path          where it lies, if `id` is only its name
     """
 
     id: str
@@ -51,6 +52,7 @@ class Corpus:
     skip_bad: bool = False
     max_documents: int | None = None
     n_skipped: int = 0
+    path: Path | None = None
 
     def documents(self) -> Iterator[Document]:
         """Read the corpus from its start."""
@@ -74,13 +76,13 @@ class Corpus:
             )
 
     def _read(self) -> Iterator[Document]:
-        if self.id == PYDOCS:
+        if self.id == PYDOCS and self.path is None:
             from polysem.server.demo import pydocs
 
             return (Document(name, text) for name, text in pydocs.documents())
-        if self.id.startswith(HUGGING_FACE):
+        if self.id.startswith(HUGGING_FACE) and self.path is None:
             return self._from_records(_hugging_face(self.id), "row")
-        path = Path(os.path.expanduser(self.id))  # "~nobody" stays as it is
+        path = self.path or Path(os.path.expanduser(self.id))  # "~nobody" stays as it is
         if path.is_dir():
             return self._read_folder(path)
         if not path.is_file():

@@ -84,6 +84,15 @@ class Engine:
         self.default_index = indexes[0].info.name
         self._version = version
 
+    def add(self, index: Index) -> None:
+        """Let requests name it, in the place of one that has its name. Raises ForeignIndex."""
+        index.check_model(self.model.info)
+        self.indexes = {**self.indexes, index.info.name: index}  # anew, for another thread may be reading them
+
+    def remove(self, name: str) -> None:
+        """Requests under way keep it."""
+        self.indexes = {other: index for other, index in self.indexes.items() if other != name}
+
     def plan_cluster(self, query: ClusterQuery) -> Plan:
         """Raises UnknownIndex, UnknownNeuron, InvalidArgument; so do the others."""
         index = self._index(query.index)

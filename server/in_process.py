@@ -4,8 +4,9 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from polysem.client import Client
 from polysem.server import serve
@@ -15,7 +16,11 @@ from polysem.server.settings import Settings
 
 @contextmanager
 def local(
-    *index: str | Path, model: str | None = None, device: str = "auto", dtype: str = "float32"
+    *index: str | Path,
+    model: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    state: str | Path | None = None,
 ) -> Iterator[Client]:
     """A client of a server that runs in this process on a free loopback port, and stops on leaving.
 
@@ -23,10 +28,25 @@ def local(
     model   the indexes' model, where it is no longer at its place
     device  cpu, cuda, cuda:N, or auto
     dtype   float32 or bfloat16, of the model's arithmetic
+    state   folder of jobs, uploads and results; None: they go with the server
 
     Raises what `polysem serve` would tell: NotFound, DamagedIndex, ForeignIndex, UnknownModel, InvalidArgument.
     """
-    settings = Settings(index=[Path(folder) for folder in index], model=model, port=0, device=device, dtype=dtype)  # type: ignore[arg-type]
+    with TemporaryDirectory(prefix="polysem-jobs-") if state is None else nullcontext(state) as folder:
+        settings = Settings(
+            index=[Path(one) for one in index],
+            model=model,
+            port=0,
+            device=device,
+            dtype=dtype,  # type: ignore[arg-type]
+            state=Path(folder),
+        )
+        with _running(settings) as client:
+            yield client
+
+
+@contextmanager
+def _running(settings: Settings) -> Iterator[Client]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="polysem-server", daemon=True)
     thread.start()

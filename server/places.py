@@ -1,4 +1,4 @@
-"""Where the server keeps what it can make again: the demo index, compiled kernels."""
+"""Where the server keeps what it can make again (the demo index, compiled kernels), and what it cannot (jobs)."""
 
 import os
 import tempfile
@@ -17,6 +17,11 @@ def cache_folder() -> Path:
         if os.access(folder, os.W_OK):
             return folder
     raise PermissionError("no folder can be written for the cache; set POLYSEM_CACHE_DIR")
+
+
+def state_folder() -> Path:
+    """Of jobs, uploads and results, where no other is set."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "polysem"
 
 
 def keep_compiled_kernels() -> None:

@@ -18,12 +18,16 @@ from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.types import MAX_MESSAGE_BYTES
 from polysem.server.batcher import Batcher
 from polysem.server.engine import Engine
+from polysem.server.job_service import Jobs, JobService, open_jobs
 from polysem.server.service import ErrorInterceptor, NeuronService
 from polysem.server.settings import Settings
+from polysem.v1 import job_service_pb2 as job_pb
+from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["NeuronService"].full_name
+JOB_SERVICE = job_pb.DESCRIPTOR.services_by_name["JobService"].full_name
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -44,28 +48,34 @@ async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterat
     port = _bind(server, settings)
     try:
         engine = await _loaded(load)
+        batcher = Batcher(
+            settings.max_batch_cost or MAX_BATCH_COST[engine.model.device.type], settings.max_requests_in_flight
+        )
+        jobs = open_jobs(settings, engine, batcher)
     except BaseException:
         await server.start()  # gRPC gives a port back only after this
         await server.stop(None)
         raise
-    batcher = Batcher(
-        settings.max_batch_cost or MAX_BATCH_COST[engine.model.device.type], settings.max_requests_in_flight
-    )
     pb_grpc.add_NeuronServiceServicer_to_server(NeuronService(engine, batcher, version("polysem")), server)  # type: ignore[no-untyped-call]
+    job_pb_grpc.add_JobServiceServicer_to_server(JobService(jobs), server)  # type: ignore[no-untyped-call]
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    names = (SERVICE, JOB_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     batcher.start()
     await server.start()
-    for name in ("", SERVICE):
+    for name in ("", SERVICE, JOB_SERVICE):
         await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     try:
         yield port
     finally:
         await servicer.enter_graceful_shutdown()
+        if isinstance(jobs, Jobs):
+            await jobs.drain()
         await server.stop(settings.drain_s)
         await batcher.close()
+        if isinstance(jobs, Jobs):
+            jobs.close()
 
 
 async def _loaded(load: Callable[[], Engine]) -> Engine:

@@ -115,6 +115,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return None
         if handler.unary_unary:
             return handler._replace(unary_unary=_guarded(handler.unary_unary))
+        if handler.stream_unary:
+            return handler._replace(stream_unary=_guarded(handler.stream_unary))
         if handler.unary_stream:
             return handler._replace(unary_stream=_guarded_stream(handler.unary_stream))
         return handler

@@ -37,7 +37,19 @@ class Settings(BaseSettings):
     max_requests_in_flight: int = Field(default=1024, ge=1, description="further ones are refused")
     drain_s: float = Field(default=30.0, ge=0, description="seconds that requests in flight get when the server stops")
 
-    @field_validator("index", mode="before")
+    state: Path | None = Field(
+        default=None,
+        description="folder of jobs, uploads and results, on a local disk; default: the user's state folder",
+    )
+    corpora: Annotated[list[Path], NoDecode] = Field(
+        default=[], description="corpora that jobs may index, by file name; in the environment separated by ':'"
+    )
+    max_jobs: int = Field(default=100, ge=1, description="unfinished jobs; further ones are refused")
+    max_result_bytes: int = Field(default=50 << 30, ge=1, description="of all kept results, indexes too")
+    max_upload_bytes: int = Field(default=10 << 30, ge=0, description="of all uploaded corpora together")
+    result_days: float = Field(default=30.0, gt=0, description="how long results and uploads are kept")
+
+    @field_validator("index", "corpora", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return value.split(os.pathsep) if isinstance(value, str) else value

@@ -166,7 +166,12 @@ def test_reflection_knows_the_services_and_their_messages(channel):
     ]
     services, *files = reflection.ServerReflectionInfo(iter(asked))
     names = {service.name for service in services.list_services_response.service}
-    assert names == {"polysem.v1.NeuronService", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert names == {
+        "polysem.v1.NeuronService",
+        "polysem.v1.JobService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
     assert all(file.file_descriptor_response.file_descriptor_proto for file in files)
 
 

@@ -1,0 +1,339 @@
+"""The commands `polysem jobs …` and `polysem corpus …`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from polysem.client.cli import INDEX, NEURONS_HELP, asks_server
+from polysem.client.client import Client
+from polysem.client.jobs import HEARTBEAT_S
+from polysem.proto.jobs import Job, MeasureSpec
+from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Selection
+
+ID = click.argument("id_", metavar="ID")
+REQUEST_ID = click.option(
+    "--request-id",
+    metavar="TEXT",
+    help="Of your own: submitting it again gives the job that it made, not a second one.",
+)
+
+
+@click.group()
+def jobs() -> None:
+    """Let a server do work that takes long: measure the whole model, index a corpus.
+
+    A job lives on the server: close the laptop, and find it again by its id from another machine. It goes on by itself
+    when the server is restarted. Results are kept for as long as `polysem jobs list` says.
+
+    \b
+    polysem jobs submit measure '*'                      prints the job's id
+    polysem jobs watch 5f0c2b9de1a37c44                  until it has finished
+    polysem jobs fetch 5f0c2b9de1a37c44 --out all.parquet
+    polysem corpus upload texts.jsonl
+    polysem jobs submit index texts --corpus texts.jsonl
+    polysem cluster 7.1234 --index texts                 once it is done
+    """
+
+
+@jobs.group()
+def submit() -> None:
+    """Queue a job; its id is printed. Jobs run one after another."""
+
+
+@submit.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1)
+@click.option(
+    "--algorithm", "algorithms", type=click.Choice(get_args(Algorithm)), multiple=True, default=("hac", "scc"),
+    show_default=True, help="May be repeated, as may the next two.",
+)  # fmt: skip
+@click.option(
+    "--embedding", "embeddings", type=click.Choice(get_args(Embedding)), multiple=True, default=get_args(Embedding),
+    show_default=True,
+)  # fmt: skip
+@click.option(
+    "--layer-norm", "layer_norms", type=click.Choice(get_args(LayerNorm)), multiple=True, default=("folded",),
+    show_default=True,
+)  # fmt: skip
+@click.option("--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac.")
+@click.option("--distance-threshold", type=float, default=0.5, show_default=True, help="Of the cut, 0 to 2.")
+@click.option(
+    "--best-cut/--no-best-cut", default=True, show_default=True,
+    help="Also look for the cut with the best silhouette.",
+)  # fmt: skip
+@INDEX
+@REQUEST_ID
+@asks_server
+def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, **options: Any) -> None:
+    """Measure NEURONS, or all, by each algorithm on each embedding in each LayerNorm mode.
+
+    The result is the Parquet file that `polysem measure` writes.
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        _show(client.jobs.measure(*neurons, **options), as_json)
+
+
+@submit.command()
+@click.argument("name")
+@click.option("--corpus", required=True, metavar="NAME", help="One of `polysem corpus list`.")
+@click.option(
+    "--selection", type=click.Choice(["first", "top", "quantile"]), default="first", show_default=True,
+    help="Which contexts become dataset examples.",
+)  # fmt: skip
+@click.option(
+    "--min-activation-fraction", type=float, default=0.75, show_default=True, help="Of the maximum, for first."
+)
+@click.option("--max-examples", type=int, default=100, show_default=True, help="Of each neuron.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of quantile's order.")
+@click.option("--context-length", type=click.IntRange(min=1), help="Tokens read at once; default: all that it can.")
+@click.option(
+    "--windows", type=click.Choice(["first", "all"]), default="first", show_default=True, help="Of a document."
+)
+@click.option("--bos/--no-bos", default=True, show_default=True, help="Begin each window with BOS.")
+@click.option("--max-documents", type=click.IntRange(min=1), help="Only the first so many with text in them.")
+@click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
+@click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of failing.")
+@REQUEST_ID
+@asks_server
+def index(
+    name: str,
+    corpus: str,
+    selection: Any,
+    min_activation_fraction: float,
+    max_examples: int,
+    seed: int,
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Make the index NAME of a corpus with the server's model.
+
+    When the job is done, every request can say --index NAME. The result to fetch is the index's manifest.
+    """
+    rule = Selection(selection, min_activation_fraction, max_examples, seed)
+    with Client(server, timeout_s=timeout_s) as client:
+        _show(client.jobs.index(name, corpus, selection=rule, **options), as_json)
+
+
+@jobs.command("list")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the latest so many.")
+@asks_server
+def list_jobs(server: str, timeout_s: float | None, as_json: bool, limit: int | None) -> None:
+    """List jobs, latest first."""
+    with Client(server, timeout_s=timeout_s) as client:
+        found = [job for _, job in zip(range(limit or 1 << 30), client.jobs.list(), strict=False)]
+    if as_json:
+        for job in found:
+            _print_json(job_json(job))
+        return
+    if not found:
+        click.echo("no jobs yet; `polysem jobs submit --help` says how to begin")
+        return
+    from rich.table import Table
+
+    from polysem.client import terminal
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "job", "state", "submitted (UTC)", "result until (UTC)"):
+        table.add_column(heading)
+    for job in found:
+        table.add_row(job.id, _what(job), _state(job), _when(job.created_at), _when(job.expires_at))
+    terminal.console().print(table)
+
+
+@jobs.command()
+@ID
+@asks_server
+def show(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
+    """Show a job as it is now."""
+    with Client(server, timeout_s=timeout_s) as client:
+        _show(client.jobs.get(id_), as_json)
+
+
+@jobs.command()
+@ID
+@click.option(
+    "--heartbeat", "heartbeat_s", type=click.FloatRange(0.1, 60), default=HEARTBEAT_S, show_default=True,
+    help="Seconds of silence after which the server says that it is still there.",
+)  # fmt: skip
+@asks_server
+def watch(id_: str, server: str, timeout_s: float | None, as_json: bool, heartbeat_s: float) -> None:
+    """Follow a job until it has finished. Exit status 1 where it did not end well.
+
+    Leaving with Ctrl-C does the job no harm. With --json every change is an object on a line of its own.
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        job = None
+        for job in client.jobs.watch(id_, heartbeat_s=heartbeat_s):
+            if as_json:
+                _print_json(job_json(job))
+            elif sys.stderr.isatty():
+                click.echo(f"\r\x1b[K{job.id}  {_state(job)}", err=True, nl=job.finished)
+            elif job.finished:
+                click.echo(f"{job.id}  {_state(job)}")
+    if job is None or job.state != "done":
+        sys.exit(1)
+    if not as_json:
+        _hint(job)
+
+
+@jobs.command()
+@ID
+@asks_server
+def cancel(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
+    """Stop a job; what it made is removed. A finished job is left as it is."""
+    with Client(server, timeout_s=timeout_s) as client:
+        _show(client.jobs.cancel(id_), as_json)
+
+
+@jobs.command()
+@ID
+@asks_server
+def delete(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
+    """Forget a finished job and remove its result from the server, an index too."""
+    with Client(server, timeout_s=timeout_s) as client:
+        client.jobs.delete(id_)
+    _print_json({"deleted": id_}) if as_json else click.echo(f"{id_} is deleted")
+
+
+@jobs.command()
+@ID
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@asks_server
+def fetch(id_: str, server: str, timeout_s: float | None, as_json: bool, out: Path, force: bool) -> None:
+    """Write the result of a done job to a file, and check its sha256.
+
+    Broken off, it goes on where it was when the same command is given again.
+    """
+    with Client(server, timeout_s=timeout_s) as client:
+        job = client.jobs.get(id_)
+        with _bar("fetch", job.result_bytes) as progress:
+            client.jobs.fetch(id_, out, force=force, progress=progress)
+    if as_json:
+        _print_json({"out": str(out), "bytes": job.result_bytes, "sha256": job.result_sha256})
+    else:
+        click.echo(f"{out}: {job.result_bytes:,} bytes, sha256 {job.result_sha256}")
+
+
+@click.group()
+def corpus() -> None:
+    """Texts on the server, for `polysem jobs submit index`."""
+
+
+@corpus.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--name", help="On the server; default: the file's.")
+@asks_server
+def upload(file: Path, name: str | None, server: str, timeout_s: float | None, as_json: bool) -> None:
+    """Send FILE (.jsonl, .jsonl.gz or .txt) to the server, whole or not at all.
+
+    Broken off it leaves nothing there. The same file again is found to be there already.
+    """
+    with Client(server, timeout_s=timeout_s) as client, _bar("upload", None) as progress:
+        kept = client.jobs.upload(file, name, sent=progress)
+    if as_json:
+        _print_json(asdict(kept) | {"expires_at": _iso(kept.expires_at)})
+    else:
+        click.echo(f"{kept.name}: {kept.bytes:,} bytes, kept until {_when(kept.expires_at)} UTC")
+        click.echo(f"next: polysem jobs submit index NAME --corpus {kept.name}")
+
+
+@corpus.command("list")
+@asks_server
+def list_corpora(server: str, timeout_s: float | None, as_json: bool) -> None:
+    """List the corpora that jobs can name: the server's own and those uploaded."""
+    with Client(server, timeout_s=timeout_s) as client:
+        for one in client.jobs.corpora():
+            if as_json:
+                _print_json(asdict(one) | {"expires_at": _iso(one.expires_at)})
+            elif one.expires_at is None:
+                click.echo(f"{one.name}  (the server's)")
+            else:
+                click.echo(f"{one.name}  {one.bytes:,} bytes, until {_when(one.expires_at)} UTC")
+
+
+@corpus.command("delete")
+@click.argument("name")
+@asks_server
+def delete_corpus(name: str, server: str, timeout_s: float | None, as_json: bool) -> None:
+    """Remove an uploaded corpus from the server."""
+    with Client(server, timeout_s=timeout_s) as client:
+        client.jobs.delete_corpus(name)
+    _print_json({"deleted": name}) if as_json else click.echo(f"{name} is deleted")
+
+
+def job_json(job: Job) -> dict[str, Any]:
+    """A job as `polysem jobs … --json` prints it."""
+    values = asdict(job)
+    spec = values.pop("spec")
+    if isinstance(job.spec, MeasureSpec):
+        spec["neurons"] = [str(neurons) for neurons in job.spec.neurons]
+    for name in ("created_at", "started_at", "finished_at", "expires_at"):
+        values[name] = _iso(values[name])
+    return {"id": values.pop("id"), "kind": job.kind, "spec": spec, **values}
+
+
+def _show(job: Job, as_json: bool) -> None:
+    if as_json:
+        _print_json(job_json(job))
+        return
+    click.echo(f"{job.id}  {_what(job)}  {_state(job)}")
+    if not job.finished:
+        click.echo(f"next: polysem jobs watch {job.id}")
+    _hint(job)
+
+
+def _hint(job: Job) -> None:
+    if job.state == "done" and job.kind == "index":
+        click.echo(f"next: polysem cluster 1.0 --index {job.spec.name}")  # type: ignore[union-attr]
+    elif job.state == "done":
+        click.echo(f"next: polysem jobs fetch {job.id} --out FILE.parquet  (until {_when(job.expires_at)} UTC)")
+
+
+def _what(job: Job) -> str:
+    if isinstance(job.spec, MeasureSpec):
+        neurons = " ".join(str(neurons) for neurons in job.spec.neurons)
+        return f"measure {neurons if len(neurons) < 30 else neurons[:27] + '…'} of {job.spec.index}"
+    return f"index {job.spec.name} of {job.spec.corpus}"
+
+
+def _state(job: Job) -> str:
+    if job.state == "queued":
+        return f"queued, {job.n_ahead} ahead"
+    if job.state == "running" and job.stage:
+        share = f" {job.done / job.total:.0%}" if job.total else f" {job.done:,}"
+        return f"running: {job.stage}{share}"
+    return f"failed: {job.error}" if job.state == "failed" else job.state
+
+
+def _when(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M}"
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+@contextmanager
+def _bar(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """A bar on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task(title, total=total)
+        yield lambda n_bytes: bars.advance(task, n_bytes)

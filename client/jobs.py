@@ -1,0 +1,411 @@
+"""Jobs on a server, from either client: `client.jobs`.
+
+job = polysem.jobs.measure("*")          # an id that works from anywhere, also after the server was restarted
+for job in polysem.jobs.watch(job.id):
+    print(job.state, job.stage, job.done, job.total)
+polysem.jobs.fetch(job.id, "all.parquet")
+"""
+
+import asyncio
+import gzip
+import hashlib
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import grpc
+
+from polysem.proto import job_codec, jobs, status
+from polysem.proto.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Unavailable
+from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo, IndexSpec, Job, JobSpec, MeasureSpec
+from polysem.proto.neurons import NeuronLike, parse_neurons
+from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Selection
+from polysem.v1 import job_service_pb2 as pb
+
+RECONNECT_S = 120.0  # that a watcher waits for a server to come back
+HEARTBEAT_S = 10.0
+
+
+def measure_spec(
+    neurons: Sequence[NeuronLike],
+    algorithms: Sequence[Algorithm],
+    embeddings: Sequence[Embedding],
+    layer_norms: Sequence[LayerNorm],
+    linkage: Linkage,
+    distance_threshold: float,
+    best_cut: bool,
+    index: str | None,
+) -> MeasureSpec:
+    if not (algorithms and embeddings and layer_norms):
+        raise InvalidArgument("nothing is to be measured: name an algorithm, an embedding and a LayerNorm mode")
+    return MeasureSpec(
+        parse_neurons(*(neurons or ("*",))),
+        index or "",
+        tuple(algorithms),
+        tuple(embeddings),
+        tuple(layer_norms),
+        linkage,
+        distance_threshold,
+        best_cut,
+    )
+
+
+def create_request(spec: JobSpec, request_id: str | None) -> pb.CreateJobRequest:
+    """An id of its own makes the call safe to repeat."""
+    return pb.CreateJobRequest(request_id=request_id or uuid.uuid4().hex, **job_codec.encode_spec(spec))
+
+
+class Upload:
+    """A corpus file made ready to be sent: checked, unpacked where it is .gz, measured and hashed."""
+
+    def __init__(self, path: Path, name: str | None) -> None:
+        if path.is_dir():
+            raise InvalidArgument(f"{str(path)!r} is a folder; upload one .jsonl, .jsonl.gz or .txt file")
+        if not path.is_file():
+            raise NotFound(f"there is no corpus {str(path)!r}")
+        self._path = path
+        self.name = name or path.name.removesuffix(".gz")
+        jobs.check_corpus_name(self.name)
+        digest, self.bytes = hashlib.sha256(), 0
+        for chunk in self._chunks():
+            digest.update(chunk)
+            self.bytes += len(chunk)
+        self.sha256 = digest.hexdigest()
+
+    def requests(self, sent: Callable[[int], object]) -> Iterator[pb.UploadCorpusRequest]:
+        """The messages; `sent` is told of the bytes of each."""
+        yield pb.UploadCorpusRequest(header=pb.CorpusHeader(name=self.name, bytes=self.bytes, sha256=self.sha256))
+        for chunk in self._chunks():
+            yield pb.UploadCorpusRequest(chunk=chunk)
+            sent(len(chunk))
+
+    def _chunks(self) -> Iterator[bytes]:
+        try:
+            with self._open() as file:
+                while chunk := file.read(CHUNK_BYTES):
+                    yield chunk
+        except (OSError, EOFError) as error:
+            raise FailedPrecondition(f"cannot read {str(self._path)!r}: {error}") from error
+
+    def _open(self) -> IO[bytes]:
+        if self._path.suffix == ".gz":
+            return cast("IO[bytes]", gzip.open(self._path, "rb"))
+        return self._path.open("rb")
+
+
+class Download:
+    """A job's result on its way to `out`: in `out`.ID.partial until it is whole, and going on from what is there.
+
+    Raises FailedPrecondition where `out` exists (unless `force`), or the job has no result.
+    """
+
+    def __init__(self, job: Job, out: Path, force: bool) -> None:
+        if job.state != "done":
+            raise FailedPrecondition(
+                f"job {job.id} has no result: it is {job.state}" + (f" ({job.error})" if job.error else "")
+            )
+        if out.is_dir() or (out.exists() and not force):
+            raise FailedPrecondition(f"{str(out)!r} exists already; choose another name, or --force to replace it")
+        self._job, self._out = job, out
+        self._partial = out.with_name(f"{out.name}.{job.id}.partial")
+
+    @contextmanager
+    def receiving(self) -> Iterator["Download"]:
+        """Keep what comes; on leaving, the whole result is checked and put in its place."""
+        try:
+            with self._partial.open("ab") as self._file:
+                if self._file.tell() > self._job.result_bytes:
+                    self._file.truncate(0)
+                yield self
+            self._finish()
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot write {str(self._out)!r}: {error.strerror}; what has come is kept in {str(self._partial)!r}"
+            ) from error
+
+    @property
+    def request(self) -> pb.ReadJobResultRequest:
+        """For what is missing."""
+        self._file.flush()
+        return pb.ReadJobResultRequest(id=self._job.id, offset=self._file.tell())
+
+    def add(self, message: pb.ReadJobResultResponse) -> int:
+        """The bytes that came."""
+        if message.offset != self._file.tell():
+            raise Internal(f"the server sent byte {message.offset} of the result where {self._file.tell()} was due")
+        return self._file.write(message.chunk)
+
+    def _finish(self) -> None:
+        with self._partial.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 != self._job.result_sha256:
+            self._partial.unlink()
+            raise Internal(
+                f"the result of job {self._job.id} came with the sha256 {sha256}, not {self._job.result_sha256}; "
+                "nothing was kept: fetch it again"
+            )
+        with self._partial.open("rb") as file:
+            os.fsync(file.fileno())
+        self._partial.replace(self._out)
+
+
+class Jobs:
+    """The jobs of a client's server. Raises as the client does."""
+
+    def __init__(self, stub: Any, target: str, timeout_s: float | None) -> None:
+        self._stub, self._target, self._timeout_s = stub, target, timeout_s
+
+    def measure(
+        self,
+        *neurons: NeuronLike,
+        algorithms: Sequence[Algorithm] = ("hac", "scc"),
+        embeddings: Sequence[Embedding] = ("neuron", "pre_mlp"),
+        layer_norms: Sequence[LayerNorm] = ("folded",),
+        linkage: Linkage = "average",
+        distance_threshold: float = 0.5,
+        best_cut: bool = True,
+        index: str | None = None,
+        request_id: str | None = None,
+    ) -> Job:
+        """Measure the neurons (none named: all) by each algorithm on each embedding in each mode.
+
+        best_cut    also look for the cut with the best silhouette
+        request_id  of your own, the same when you ask again: then the first job is given back
+
+        The result is the Parquet file of `polysem measure`.
+        """
+        spec = measure_spec(neurons, algorithms, embeddings, layer_norms, linkage, distance_threshold, best_cut, index)
+        return self._create(spec, request_id)
+
+    def index(
+        self,
+        name: str,
+        corpus: str,
+        *,
+        selection: Selection = Selection(),
+        context_length: int | None = None,
+        windows: Literal["first", "all"] = "first",
+        bos: bool = True,
+        max_documents: int | None = None,
+        text_field: str = "text",
+        skip_bad_documents: bool = False,
+        request_id: str | None = None,
+    ) -> Job:
+        """Make an index of a corpus that the server has (see `corpora`), with the server's model.
+
+        Once the job is done, every request may say `index=name`. Its result is the index's manifest.
+        """
+        spec = IndexSpec(
+            name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
+            skip_bad_documents,
+        )  # fmt: skip
+        return self._create(spec, request_id)
+
+    def _create(self, spec: JobSpec, request_id: str | None) -> Job:
+        return job_codec.decode_job(self._call("CreateJob", create_request(spec, request_id)).job)
+
+    def get(self, id: str) -> Job:  # noqa: A002
+        """The job as it is now."""
+        return job_codec.decode_job(self._call("GetJob", pb.GetJobRequest(id=id)).job)
+
+    def list(self) -> Iterator[Job]:
+        """All jobs, latest first, asked for as they are read."""
+        token = ""
+        while True:
+            page = self._call("ListJobs", pb.ListJobsRequest(page_token=token))
+            yield from map(job_codec.decode_job, page.jobs)
+            if not (token := page.next_page_token):
+                return
+
+    def cancel(self, id: str) -> Job:  # noqa: A002
+        """Stop the job, unless it has finished; what it made is removed."""
+        return job_codec.decode_job(self._call("CancelJob", pb.CancelJobRequest(id=id)).job)
+
+    def delete(self, id: str) -> None:  # noqa: A002
+        """Forget a finished job and remove its result, an index too."""
+        self._call("DeleteJob", pb.DeleteJobRequest(id=id))
+
+    def watch(self, id: str, *, heartbeat_s: float = HEARTBEAT_S) -> Iterator[Job]:  # noqa: A002
+        """The job now and at every change, and unchanged every `heartbeat_s` seconds; ends with the job.
+
+        Goes on watching where the server is restarted and back within two minutes.
+        """
+        request = pb.WatchJobRequest(id=id, heartbeat_s=heartbeat_s)
+        lost = None
+        while True:
+            try:
+                for message in self._stub.WatchJob(request, timeout=self._timeout_s):
+                    lost = None
+                    job = job_codec.decode_job(message.job)
+                    yield job
+                    if job.finished:
+                        return
+            except grpc.RpcError as rpc_error:
+                error = status.from_rpc_error(rpc_error, self._target)
+                lost = lost or time.monotonic()
+                if not isinstance(error, Unavailable) or time.monotonic() - lost > RECONNECT_S:
+                    raise error from None
+            time.sleep(0.5)
+
+    def fetch(
+        self,
+        id: str,  # noqa: A002
+        out: str | Path,
+        *,
+        force: bool = False,
+        progress: Callable[[int], object] = lambda n_bytes: None,
+    ) -> Path:
+        """Write the result of a done job to `out`, and check its sha256; goes on where a fetch was broken off."""
+        download = Download(self.get(id), Path(out), force)
+        with download.receiving(), self._told():
+            for message in self._stub.ReadJobResult(download.request, timeout=self._timeout_s):
+                progress(download.add(message))
+        return Path(out)
+
+    def upload(
+        self, path: str | Path, name: str | None = None, *, sent: Callable[[int], object] = lambda n_bytes: None
+    ) -> CorpusInfo:
+        """Keep a corpus (.jsonl, .jsonl.gz or .txt) on the server under its file's name, for jobs to index."""
+        upload = Upload(Path(path), name)
+        return job_codec.decode_corpus(self._call("UploadCorpus", upload.requests(sent)).corpus)
+
+    def corpora(self) -> Sequence[CorpusInfo]:
+        """The corpora that `index` can name, by name."""
+        return [*map(job_codec.decode_corpus, self._call("ListCorpora", pb.ListCorporaRequest()).corpora)]
+
+    def delete_corpus(self, name: str) -> None:
+        """Remove an uploaded corpus."""
+        self._call("DeleteCorpus", pb.DeleteCorpusRequest(name=name))
+
+    def _call(self, method: str, request: Any) -> Any:
+        with self._told():
+            return getattr(self._stub, method)(request, timeout=self._timeout_s)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise status.from_rpc_error(error, self._target) from None
+
+
+class AsyncJobs:
+    """As `Jobs`, whose docstrings hold here, to be awaited."""
+
+    def __init__(self, stub: Any, target: str, timeout_s: float | None) -> None:
+        self._stub, self._target, self._timeout_s = stub, target, timeout_s
+
+    async def measure(
+        self,
+        *neurons: NeuronLike,
+        algorithms: Sequence[Algorithm] = ("hac", "scc"),
+        embeddings: Sequence[Embedding] = ("neuron", "pre_mlp"),
+        layer_norms: Sequence[LayerNorm] = ("folded",),
+        linkage: Linkage = "average",
+        distance_threshold: float = 0.5,
+        best_cut: bool = True,
+        index: str | None = None,
+        request_id: str | None = None,
+    ) -> Job:
+        spec = measure_spec(neurons, algorithms, embeddings, layer_norms, linkage, distance_threshold, best_cut, index)
+        return await self._create(spec, request_id)
+
+    async def index(
+        self,
+        name: str,
+        corpus: str,
+        *,
+        selection: Selection = Selection(),
+        context_length: int | None = None,
+        windows: Literal["first", "all"] = "first",
+        bos: bool = True,
+        max_documents: int | None = None,
+        text_field: str = "text",
+        skip_bad_documents: bool = False,
+        request_id: str | None = None,
+    ) -> Job:
+        spec = IndexSpec(
+            name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
+            skip_bad_documents,
+        )  # fmt: skip
+        return await self._create(spec, request_id)
+
+    async def _create(self, spec: JobSpec, request_id: str | None) -> Job:
+        return job_codec.decode_job((await self._call("CreateJob", create_request(spec, request_id))).job)
+
+    async def get(self, id: str) -> Job:  # noqa: A002
+        return job_codec.decode_job((await self._call("GetJob", pb.GetJobRequest(id=id))).job)
+
+    async def list(self) -> AsyncIterator[Job]:
+        token = ""
+        while True:
+            page = await self._call("ListJobs", pb.ListJobsRequest(page_token=token))
+            for message in page.jobs:
+                yield job_codec.decode_job(message)
+            if not (token := page.next_page_token):
+                return
+
+    async def cancel(self, id: str) -> Job:  # noqa: A002
+        return job_codec.decode_job((await self._call("CancelJob", pb.CancelJobRequest(id=id))).job)
+
+    async def delete(self, id: str) -> None:  # noqa: A002
+        await self._call("DeleteJob", pb.DeleteJobRequest(id=id))
+
+    async def watch(self, id: str, *, heartbeat_s: float = HEARTBEAT_S) -> AsyncIterator[Job]:  # noqa: A002
+        request = pb.WatchJobRequest(id=id, heartbeat_s=heartbeat_s)
+        lost = None
+        while True:
+            try:
+                async for message in self._stub.WatchJob(request, timeout=self._timeout_s):
+                    lost = None
+                    job = job_codec.decode_job(message.job)
+                    yield job
+                    if job.finished:
+                        return
+            except grpc.aio.AioRpcError as rpc_error:
+                error = status.from_rpc_error(rpc_error, self._target)
+                lost = lost or time.monotonic()
+                if not isinstance(error, Unavailable) or time.monotonic() - lost > RECONNECT_S:
+                    raise error from None
+            await asyncio.sleep(0.5)
+
+    async def fetch(
+        self,
+        id: str,  # noqa: A002
+        out: str | Path,
+        *,
+        force: bool = False,
+        progress: Callable[[int], object] = lambda n_bytes: None,
+    ) -> Path:
+        download = Download(await self.get(id), Path(out), force)
+        with download.receiving(), self._told():
+            async for message in self._stub.ReadJobResult(download.request, timeout=self._timeout_s):
+                progress(download.add(message))
+        return Path(out)
+
+    async def upload(
+        self, path: str | Path, name: str | None = None, *, sent: Callable[[int], object] = lambda n_bytes: None
+    ) -> CorpusInfo:
+        upload = await asyncio.to_thread(Upload, Path(path), name)
+        return job_codec.decode_corpus((await self._call("UploadCorpus", upload.requests(sent))).corpus)
+
+    async def corpora(self) -> Sequence[CorpusInfo]:
+        return [*map(job_codec.decode_corpus, (await self._call("ListCorpora", pb.ListCorporaRequest())).corpora)]
+
+    async def delete_corpus(self, name: str) -> None:
+        await self._call("DeleteCorpus", pb.DeleteCorpusRequest(name=name))
+
+    async def _call(self, method: str, request: Any) -> Any:
+        with self._told():
+            return await getattr(self._stub, method)(request, timeout=self._timeout_s)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise status.from_rpc_error(error, self._target) from None

@@ -1,0 +1,250 @@
+"""Runs the jobs of a store, one after another, in a thread of its own.
+
+A job makes all that it makes in state/jobs/ID, shard by shard, and the store learns of its end only when the result is
+there. So a server killed at any moment finds the job still running, calls the same function again, and that goes on
+with the finished shards.
+
+The model is read by one thread at a time, the batcher's. Clusterings of a measure job are requests like any other. The
+forwards of an index job are handed to that same thread one batch of few tokens at a time, so a caller waits at most for
+one of them; all else that a build does (tokenising, choosing, writing) stays in this thread.
+"""
+
+import asyncio
+import hashlib
+import logging
+import shutil
+import threading
+import uuid
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from polysem.client.measure import Measuring, variants
+from polysem.proto.errors import InvalidArgument, PolysemError
+from polysem.proto.jobs import IndexSpec, Job, JobSpec, MeasureSpec
+from polysem.server import indexing
+from polysem.server.batcher import Batcher
+from polysem.server.corpus import Corpus
+from polysem.server.engine import Engine
+from polysem.server.index import MANIFEST, open_index
+from polysem.server.indexing import Recipe
+from polysem.server.job_store import JobStore, Task
+from polysem.server.model import Model, Visit
+from polysem.server.own_client import OwnClient
+from polysem.server.uploads import Corpora
+
+log = logging.getLogger(__name__)
+
+BATCH_TOKENS = {"cpu": 256, "cuda": 4096}  # of an index job's forwards: what a caller may have to wait for
+TIDY_S = 60.0
+MEASUREMENTS = "measurements.parquet"
+
+
+class Progress(NamedTuple):
+    """How far the running job is."""
+
+    id: str
+    stage: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class _StoppingError(Exception):
+    """The server stops; the job goes on when it starts again."""
+
+
+class _CancelledError(Exception):
+    pass
+
+
+class JobRunner:
+    """Lives from `start` to `stop`, beside the event loop."""
+
+    def __init__(self, store: JobStore, corpora: Corpora, engine: Engine, batcher: Batcher) -> None:
+        self._store, self._corpora, self._engine, self._batcher = store, corpora, engine, batcher
+        self.progress = Progress("")
+        self._telling = threading.Lock()
+        self._wake = threading.Event()
+        self._cancelled: set[str] = set()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="polysem-jobs", daemon=True)
+
+    def start(self) -> None:
+        """Let requests name the indexes that jobs made, and go on with what was interrupted."""
+        self._client = OwnClient(self._engine, self._batcher, asyncio.get_running_loop())
+        for folder in self._store.indexes():
+            try:
+                self._serve(folder)
+            except PolysemError as error:
+                log.warning("an index that a job made is not served: %s", error)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Returns once nothing of a job runs any more; the event loop and the batcher must go on meanwhile."""
+        self._stopping = True
+        self._wake.set()
+        self._client.close()
+        await asyncio.to_thread(self._thread.join)
+
+    def wake(self) -> None:
+        """There is something to do: a job, or files to remove."""
+        self._wake.set()
+
+    def cancel(self, id_: str) -> None:
+        """Let go of the job, where it is the running one."""
+        self._cancelled.add(id_)
+        self._wake.set()
+
+    def seen(self, job: Job) -> Job:
+        """The job with its progress, where it is the running one."""
+        now = self.progress
+        if now.id != job.id or job.state != "running":
+            return job
+        return replace(job, stage=now.stage, done=now.done, total=now.total)
+
+    # ---- What can be run
+
+    def check(self, spec: JobSpec) -> JobSpec:
+        """The spec with defaults filled in. Raises what would make the job fail, as far as it is known beforehand."""
+        if isinstance(spec, MeasureSpec):
+            self._measuring(spec)
+            return replace(spec, index=spec.index or self._engine.default_index)
+        _recipe(spec).check(self._engine.model)
+        self._check_name(spec.name)
+        self._corpus(spec)
+        return spec
+
+    @property
+    def batch_tokens(self) -> int:
+        """Of a new job."""
+        return BATCH_TOKENS[self._engine.model.device.type]
+
+    def _check_name(self, name: str) -> None:
+        """Raise InvalidArgument where the operator's own index has it."""
+        index = self._engine.indexes.get(name)
+        if index is not None and not index.folder.is_relative_to(self._store.folder):
+            raise InvalidArgument(f"the server has an index {name!r} already; take another name", "name")
+
+    def _corpus(self, spec: IndexSpec) -> Corpus:
+        return self._corpora.open(spec.corpus, spec.text_field, spec.skip_bad_documents, spec.max_documents or None)
+
+    def _measuring(self, spec: MeasureSpec) -> Measuring:
+        return Measuring(
+            self._client,
+            [str(neurons) for neurons in spec.neurons],
+            variants(spec.algorithms, spec.embeddings, spec.layer_norms, spec.linkage),
+            distance_threshold=spec.distance_threshold,
+            best_cut=spec.best_cut,
+            index=spec.index or None,
+        )
+
+    # ---- The thread
+
+    def _work(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                self._tidy()
+                task = self._store.next()
+                if task is not None:
+                    self._run(task)
+                    continue
+            except Exception:
+                log.exception("jobs are held up; trying again in %g s", TIDY_S)
+            self._wake.wait(TIDY_S)
+
+    def _tidy(self) -> None:
+        """Remove what ended jobs and expired uploads left."""
+        for id_ in self._store.uncleared():
+            folder = self._store.job_folder(id_)
+            for name, index in self._engine.indexes.items():
+                if index.folder.parent == folder:
+                    self._engine.remove(name)
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                self._store.clear(id_)
+            self._cancelled.discard(id_)
+        self._corpora.tidy()
+
+    def _run(self, task: Task) -> None:
+        try:
+            self._store.finish_done(task.id, *self._result(task))
+        except _StoppingError:
+            pass
+        except _CancelledError:
+            self._store.finish(task.id, "cancelled")
+        except PolysemError as error:
+            if not self._stopping:
+                self._store.finish(task.id, "failed", error.message)
+        except Exception as error:
+            number = uuid.uuid4().hex[:12]
+            log.exception("internal error %s in job %s", number, task.id, exc_info=error)
+            self._store.finish(
+                task.id, "failed", f"something went wrong in the server; its log has the details under {number}"
+            )
+        finally:
+            self.progress = Progress("")
+
+    def _result(self, task: Task) -> tuple[Path, str]:
+        """The finished job's result, and its sha256."""
+        if self._store.is_cancelled(task.id):
+            raise _CancelledError
+        self._store.check_result_room()
+        folder = self._store.job_folder(task.id)
+        folder.mkdir(exist_ok=True)
+        if isinstance(task.spec, IndexSpec):
+            result = self._index(task, task.spec, folder)
+        else:
+            result = self._measure(task, task.spec, folder)
+        with result.open("rb") as file:
+            return result, hashlib.file_digest(file, "sha256").hexdigest()
+
+    def _measure(self, task: Task, spec: MeasureSpec, folder: Path) -> Path:
+        out = folder / MEASUREMENTS
+        if not out.exists():  # else the server was killed before it could say so
+            measuring = self._measuring(spec)
+            measuring.run(out, partial(self._tell, task.id, "cluster", total=measuring.n_trees))
+        shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
+        return out
+
+    def _index(self, task: Task, spec: IndexSpec, folder: Path) -> Path:
+        out = folder / spec.name
+        if not out.exists():
+            model = _BetweenBatches(self._engine.model, self._batcher)
+            tell = partial(self._tell, task.id)
+            indexing.build(model, self._corpus(spec), out, _recipe(spec), tell, task.batch_tokens)
+        shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
+        self._serve(out)
+        return out / MANIFEST
+
+    def _serve(self, folder: Path) -> None:
+        """Let requests name the index."""
+        self._check_name(folder.name)
+        self._engine.add(open_index(folder))
+
+    def _tell(self, id_: str, stage: str, n: int, total: int | None) -> None:
+        if self._stopping:
+            raise _StoppingError
+        if id_ in self._cancelled:
+            raise _CancelledError
+        with self._telling:
+            before = self.progress.done if self.progress.stage == stage else 0
+            self.progress = Progress(id_, stage, before + n, total or 0)
+
+
+class _BetweenBatches(Model):
+    """The resident model, whose forwards run in the batcher's thread."""
+
+    def __init__(self, model: Model, batcher: Batcher) -> None:
+        self.__dict__.update(vars(model))
+        self._resident, self._batcher = model, batcher
+
+    def read(self, tokens: Tensor, visit: Visit | None) -> None:
+        self._batcher.between_batches(lambda: self._resident.read(tokens, visit))
+
+
+def _recipe(spec: IndexSpec) -> Recipe:
+    return Recipe(spec.selection, spec.context_length or None, spec.windows, spec.bos)

@@ -1,0 +1,89 @@
+"""The server as a client of itself: what `polysem measure` asks of a `Client`, without a wire in between.
+
+Jobs ask here. A gRPC client of the own port would need the port's certificate and a key of its own, and would encode
+and decode every answer for nothing; the batcher sees the same requests either way.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
+
+from polysem.client.calls import StreamCall
+from polysem.client.client import Client
+from polysem.client.results import Answer
+from polysem.proto import codec
+from polysem.proto.errors import Cancelled, Overloaded
+from polysem.proto.types import IndexInfo, ServerInfo
+from polysem.server.batcher import Batcher
+from polysem.server.engine import Engine, Plan
+from polysem.server.service import server_info
+
+
+class OwnClient(Client):
+    """A `Client` whose calls to NeuronService.ClusterNeurons, `info` and `indexes` stay in this process.
+
+    For threads beside the event loop, never inside it. Where the queue is full it waits and asks again.
+    """
+
+    def __init__(self, engine: Engine, batcher: Batcher, loop: asyncio.AbstractEventLoop) -> None:
+        self.target = "this server"
+        self._engine, self._batcher, self._loop = engine, batcher, loop
+        self._changing = threading.Lock()
+        self._waiting: set[Future[Any]] = set()
+        self._closed = False
+
+    def info(self) -> ServerInfo:
+        return server_info(self._engine, self._batcher, version("polysem"))
+
+    def indexes(self) -> list[IndexInfo]:
+        return [index.info for index in self._engine.indexes.values()]
+
+    def _answers(self, call: StreamCall) -> Iterator[Answer]:
+        plan = self._engine.plan_cluster(codec.decode_cluster_query(call.request))
+        while True:
+            try:
+                yield from self._stream(plan)
+                return
+            except Overloaded as error:  # comes before the first answer
+                time.sleep(error.retry_after_s)
+
+    def _stream(self, plan: Plan) -> Iterator[Answer]:
+        stream: Any = self._batcher.stream(plan.work, plan.items)
+        try:
+            while (answer := self._await(anext, stream, None)) is not None:
+                yield Answer(answer.batch, plan.provenance, answer.timing)
+        finally:
+            with suppress(Cancelled):
+                self._await(stream.aclose)
+
+    def _await(self, function: Any, *arguments: Any) -> Any:
+        """What the event loop makes of it; raises Cancelled once this client is closed."""
+
+        async def wait() -> Any:
+            return await function(*arguments)
+
+        with self._changing:
+            if self._closed:
+                raise Cancelled("the server stops")
+            waiting = asyncio.run_coroutine_threadsafe(wait(), self._loop)
+            self._waiting.add(waiting)
+        try:
+            return waiting.result()
+        except CancelledError as error:
+            raise Cancelled("the server stops") from error
+        finally:
+            with self._changing:
+                self._waiting.discard(waiting)
+
+    def close(self) -> None:
+        """Let go of all that waits."""
+        with self._changing:
+            self._closed = True
+            waiting = list(self._waiting)
+        for future in waiting:
+            future.cancel()
