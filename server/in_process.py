@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from polysem.client import Client
-from polysem.server import serve
+from polysem.server import address, serve
 from polysem.server.opening import open_engine
 from polysem.server.settings import Settings
 
@@ -45,7 +45,7 @@ def local(
 
     task = asyncio.run_coroutine_threadsafe(run(), loop)
     try:
-        with Client(f"127.0.0.1:{port.result()}") as client:
+        with Client(address.target(settings, port.result()), token="") as client:
             yield client
     finally:
         loop.call_soon_threadsafe(stopped.set)

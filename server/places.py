@@ -1,4 +1,4 @@
-"""Where the server keeps what it can make again: the demo index, compiled kernels."""
+"""Where the server keeps what it can make again (the demo index, compiled kernels), and what it cannot (keys)."""
 
 import os
 import tempfile
@@ -17,6 +17,13 @@ def cache_folder() -> Path:
         if os.access(folder, os.W_OK):
             return folder
     raise PermissionError("no folder can be written for the cache; set POLYSEM_CACHE_DIR")
+
+
+def state_folder(named: Path | None = None) -> Path:
+    """Where the server keeps what it cannot make again, as named, else $XDG_STATE_HOME/polysem; not made here."""
+    if named is not None:
+        return named.expanduser()
+    return Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "polysem"
 
 
 def keep_compiled_kernels() -> None:
