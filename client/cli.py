@@ -64,8 +64,8 @@ def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
     context.meta[f"polysem.{option.name}"] = value
 
 
-def connect(server: str, timeout_s: float | None) -> Client:
-    """A client with what the options of `asks_server` say."""
+def connect(server: str, timeout_s: float | None = None) -> Client:
+    """A client with what the options of `connects` say."""
     given = {name: click.get_current_context().meta.get(f"polysem.{name}") for name in ("token", "tls", "ca", "bulk")}
     return Client(
         server,
@@ -81,11 +81,9 @@ BULK = click.option(
 )
 
 
-def asks_server(command: Command) -> Command:
-    """Options of every command that asks a server."""
+def connects(command: Command) -> Command:
+    """Options of who asks, and over what; `connect` reads them."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of pictures."),
-        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait."),
         click.option(
             "--token",
             envvar="POLYSEM_TOKEN",
@@ -104,6 +102,17 @@ def asks_server(command: Command) -> Command:
             metavar="FILE",
             help="Speak TLS; the certificate of the server or its CA.",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def asks_server(command: Command) -> Command:
+    """Options of every command that asks a server."""
+    command = connects(command)
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of pictures."),
+        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait."),
         click.option(
             "--server",
             default=DEFAULT_TARGET,
@@ -436,7 +445,13 @@ def statistics_json(statistics: Statistics) -> dict[str, Any]:
 
 @cli.command()
 @asks_server
-@click.option("--server-name", metavar="NAME", help="The name in the server's certificate, where it is not the host's.")
+@click.option(
+    "--server-name",
+    envvar="POLYSEM_SERVER_NAME",
+    show_envvar=True,
+    metavar="NAME",
+    help="The name in the server's certificate, where it is not the host's.",
+)
 def health(server: str, timeout_s: float | None, as_json: bool, server_name: str | None) -> None:
     """Say whether a server answers requests: exit status 0 if it does, else 1. Needs no key.
 

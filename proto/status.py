@@ -131,7 +131,7 @@ def _unreachable(target: str, message: str) -> str:
         return f"at {target} the server does not speak TLS: leave --tls and --ca (tls=…) away"
     if "CERTIFICATE_VERIFY_FAILED" in said or "PEER NAME" in said or "HOSTNAME VERIFICATION" in said:
         return (
-            f"the certificate of {target} is not one that this client trusts for that name: pass the CA's file, --ca FILE, "
-            f"in Python tls='FILE' ({message})"
+            f"the certificate of {target} is not one that this client trusts for that name: pass the CA's file, "
+            f"--ca FILE, in Python tls='FILE' ({message})"
         )
     return f"no Polysem server answers at {target}: start one with `polysem serve`, or check host and port ({message})"

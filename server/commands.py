@@ -200,7 +200,9 @@ def serve(index: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
     from polysem.server import settings as reading
 
     settings = reading.read(config, index=list(index) or None, **flags)
-    from polysem.server import address, logs
+    from polysem.server import address, logs, places
+
+    places.keep_compiled_kernels()
     from polysem.server.engine import Engine
     from polysem.server.opening import open_engine
     from polysem.server.serve import until_stopped
