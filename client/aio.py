@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import grpc
 
-from polysem.client import calls
+from polysem.client import calls, connection
 from polysem.client.calls import StreamCall
 from polysem.client.jobs import AsyncJobs
 from polysem.client.results import (
@@ -49,10 +50,18 @@ from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 class AsyncClient:
     """As `Client`, whose docstrings hold here; use it in `async with`. Make it inside a running event loop."""
 
-    def __init__(self, target: str = calls.DEFAULT_TARGET, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        target: str = calls.DEFAULT_TARGET,
+        *,
+        timeout_s: float | None = None,
+        token: str | None = None,
+        tls: bool | str | Path = False,
+        bulk: bool = False,
+    ) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(target, calls.CHANNEL_OPTIONS)
+        self._channel = connection.aio_channel(target, token, tls, bulk)
         self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._jobs = AsyncJobs(job_pb_grpc.JobServiceStub(self._channel), target, timeout_s)  # type: ignore[no-untyped-call]
 
@@ -198,7 +207,12 @@ class AsyncClient:
     async def _answers(self, call: StreamCall) -> AsyncIterator[Answer]:
         assembler = calls.Assembler(call)
         try:
-            async for message in getattr(self._stub, call.method)(call.request, timeout=self._timeout_s):
+            messages = getattr(self._stub, call.method)(call.request, timeout=self._timeout_s)
+            noted = False
+            async for message in messages:
+                if not noted:
+                    connection.note_attempts(self.target, await messages.initial_metadata())
+                    noted = True
                 if (answer := assembler.add(message)) is not None:
                     yield answer
         except grpc.aio.AioRpcError as error:

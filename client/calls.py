@@ -34,10 +34,6 @@ from polysem.proto.types import (
 )
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-CHANNEL_OPTIONS = (
-    ("grpc.keepalive_time_ms", 60_000),  # the server allows a ping every 30 s
-    ("grpc.keepalive_timeout_ms", 20_000),
-)
 CLOSED = "this client is closed; read all that you want of its answers before, inside `with`"
 
 

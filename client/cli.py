@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 import click
 import numpy as np
 
+from polysem.client import connection
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
 from polysem.client.results import Example, Importance, Neuron, SimilarCluster, Statistics
@@ -60,8 +61,56 @@ def cli() -> None:
     """
 
 
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    context.meta[f"polysem.{option.name}"] = value
+
+
+def connect(server: str, timeout_s: float | None = None) -> Client:
+    """A client with what the options of `connects` say."""
+    given = {name: click.get_current_context().meta.get(f"polysem.{name}") for name in ("token", "tls", "ca", "bulk")}
+    return Client(
+        server,
+        timeout_s=timeout_s,
+        token=given["token"],
+        tls=given["ca"] or bool(given["tls"]),
+        bulk=bool(given["bulk"]),
+    )
+
+
+BULK = click.option(
+    "--bulk", is_flag=True, expose_value=False, callback=_keep, help="It may wait behind interactive requests."
+)
+
+
+def connects(command: Command) -> Command:
+    """Options of who asks, and over what; `connect` reads them."""
+    for option in (
+        click.option(
+            "--token",
+            envvar="POLYSEM_TOKEN",
+            show_envvar=True,
+            expose_value=False,
+            callback=_keep,
+            help="The key that the server's owner gave you.",
+        ),
+        click.option("--tls", is_flag=True, expose_value=False, callback=_keep, help="Speak TLS with the server."),
+        click.option(
+            "--ca",
+            envvar="POLYSEM_CA",
+            show_envvar=True,
+            expose_value=False,
+            callback=_keep,
+            metavar="FILE",
+            help="Speak TLS; the certificate of the server or its CA.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def asks_server(command: Command) -> Command:
     """Options of every command that asks a server."""
+    command = connects(command)
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of pictures."),
         click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait."),
@@ -72,7 +121,7 @@ def asks_server(command: Command) -> Command:
             show_default=True,
             show_envvar=True,
             metavar="HOST:PORT",
-            help="The server to ask.",
+            help="The server to ask, or unix:/path of its socket.",
         ),
     ):
         command = option(command)
@@ -113,7 +162,7 @@ INDEX = click.option("--index", metavar="NAME", help="One of the server's indexe
 @asks_server
 def info(server: str, timeout_s: float | None, as_json: bool) -> None:
     """Show a server's model, device, limits and indexes."""
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         about, indexes = client.info(), client.indexes()
     if as_json:
         _print_json(asdict(about) | {"indexes": [asdict(index) for index in indexes]})
@@ -127,6 +176,7 @@ def info(server: str, timeout_s: float | None, as_json: bool) -> None:
 @click.argument("neurons", nargs=-1, required=True)
 @clusters_examples
 @INDEX
+@BULK
 @asks_server
 def cluster(
     neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, thresholds: str | None, **options: Any
@@ -136,7 +186,7 @@ def cluster(
     One neuron is shown with its tree and texts, several as a table of metrics. With --json each is an object on a line
     of its own, printed as it arrives.
     """
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         clusters = client.cluster(*neurons, thresholds=_thresholds(thresholds), **options)
         if as_json:
             for neuron in clusters:
@@ -157,6 +207,7 @@ def cluster(
 )
 @click.option("--whole-context", is_flag=True, help="All that the model read, not only the text around the key token.")
 @INDEX
+@BULK
 @asks_server
 def examples(
     neurons: Sequence[str],
@@ -168,7 +219,7 @@ def examples(
     index: str | None,
 ) -> None:
     """Show the texts on which NEURONS fire, highlighted by activation."""
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         found = client.examples(*neurons, places=places, whole_context=whole_context, index=index)
         if as_json:
             for example in found:
@@ -191,7 +242,7 @@ def statistics(neurons: Sequence[str], server: str, timeout_s: float | None, as_
     Of each context only the highest activation counts. One neuron is shown with its histogram and the band that its
     dataset examples come from, several as a table. With --json each is an object on a line of its own.
     """
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         found = client.statistics(*neurons, index=index)
         if as_json:
             for one in found:
@@ -240,7 +291,7 @@ def neurons(
         where[name] = (end, None)
     for name, end in map(_metric_end, most):
         where[name] = (where.get(name, (None, None))[0], end)
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         found = client.neurons(
             *neurons,
             where=where,
@@ -301,7 +352,7 @@ def similar(
     polysem similar 7.1234                   the nearest of each of its clusters
     polysem similar 7.1234 --cluster 0 --similarity neuron --every-layer
     """
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         found = client.similar(
             neuron,
             labels or None,
@@ -357,7 +408,7 @@ def importance(
     to what is lost when the key token itself is masked. The model reads an example once for each token: name the
     --place of those that you want to see.
     """
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         found = client.importance(
             *neurons, places=places, tokens_before=tokens_before, mask_token=mask_token, index=index
         )
@@ -523,6 +574,67 @@ def explore(server: str, timeout_s: float | None, as_json: bool, host: str, port
             ) from None
 
 
+@cli.command()
+@asks_server
+@click.option(
+    "--server-name",
+    envvar="POLYSEM_SERVER_NAME",
+    show_envvar=True,
+    metavar="NAME",
+    help="The name in the server's certificate, where it is not the host's.",
+)
+def health(server: str, timeout_s: float | None, as_json: bool, server_name: str | None) -> None:
+    """Say whether a server answers requests: exit status 0 if it does, else 1. Needs no key.
+
+    For a container's health check, and for scripts that wait for a server:
+
+    \b
+    until polysem health; do sleep 1; done
+    """
+    meta = click.get_current_context().meta
+    serving = connection.serving(server, meta["polysem.ca"] or meta["polysem.tls"], timeout_s or 5.0, server_name)
+    if as_json:
+        _print_json({"serving": serving})
+    else:
+        click.echo("serving" if serving else "not serving: it is warming up, or stopping")
+    if not serving:
+        sys.exit(1)
+
+
+@cli.command()
+@click.option(
+    "--metrics",
+    default="127.0.0.1:9464",
+    envvar="POLYSEM_METRICS",
+    show_default=True,
+    show_envvar=True,
+    metavar="HOST:PORT",
+    help="Where the server's metrics are: its --metrics-port.",
+)
+@click.option("--every", "every_s", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Show one picture and leave.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object each time instead of a picture.")
+def top(metrics: str, every_s: float, once: bool, as_json: bool) -> None:
+    """Watch a server at work: its queue, batches, device, calls, refusals, and who uses it.
+
+    Reads the port of `polysem serve --metrics-port 9464`; from another machine through `ssh -L 9464:localhost:9464`.
+    """
+    from rich.live import Live
+
+    from polysem.client import terminal
+    from polysem.client import top as looking
+
+    figures = looking.summaries(metrics, every_s)
+    if as_json or once:
+        for one in figures:
+            _print_json(one) if as_json else terminal.console().print(looking.picture(metrics, one))
+            if once:
+                return
+    with Live(looking.picture(metrics, next(figures)), console=terminal.console(), screen=True) as live:
+        for one in figures:
+            live.update(looking.picture(metrics, one))
+
+
 def neuron_json(neuron: Neuron) -> dict[str, Any]:
     """A neuron as `polysem cluster --json` prints it; undefined metrics are null."""
     return {
@@ -588,7 +700,8 @@ def main() -> None:
             f"this command needs the server, which is not installed here: pip install 'polysem[server]' ({error})"
         )
     except PolysemError as error:
-        _complain(error.message)
+        shown = error.request_id and error.request_id not in error.message
+        _complain(f"{error.message} (request {error.request_id})" if shown else error.message)
 
 
 def _complain(message: str) -> None:

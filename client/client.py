@@ -9,12 +9,13 @@ with Client("gpu-box:50051") as polysem:
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import grpc
 
-from polysem.client import calls
+from polysem.client import calls, connection
 from polysem.client.calls import StreamCall
 from polysem.client.jobs import Jobs
 from polysem.client.results import (
@@ -57,17 +58,29 @@ from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 class Client:
     """A connection to a Polysem server; close it, or use it in `with`.
 
-    target     host:port
+    target     host:port, or unix:/path of a server's socket
     timeout_s  how long a whole call may take; None: as long as it needs
+    token      the key that `polysem keys create` printed; None: what $POLYSEM_TOKEN holds, if anything
+    tls        True: the server's certificate is of an authority that this machine trusts; a path: of that CA's file
+    bulk       the work may wait: it runs in small batches, behind interactive requests
 
+    A busy server, or one that is away for a moment, is asked up to five times in all; that is logged as a warning.
     Every method raises the exceptions of polysem.proto.errors; what is wrong with the arguments is told before
     anything is sent.
     """
 
-    def __init__(self, target: str = calls.DEFAULT_TARGET, *, timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        target: str = calls.DEFAULT_TARGET,
+        *,
+        timeout_s: float | None = None,
+        token: str | None = None,
+        tls: bool | str | Path = False,
+        bulk: bool = False,
+    ) -> None:
         self.target = target
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(target, calls.CHANNEL_OPTIONS)
+        self._channel = connection.channel(target, token, tls, bulk)
         self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._jobs = Jobs(job_pb_grpc.JobServiceStub(self._channel), target, timeout_s)  # type: ignore[no-untyped-call]
 
@@ -289,7 +302,12 @@ class Client:
     def _answers(self, call: StreamCall) -> Iterator[Answer]:
         assembler = calls.Assembler(call)
         try:
-            for message in getattr(self._stub, call.method)(call.request, timeout=self._timeout_s):
+            messages = getattr(self._stub, call.method)(call.request, timeout=self._timeout_s)
+            noted = False
+            for message in messages:
+                if not noted:
+                    connection.note_attempts(self.target, messages.initial_metadata())
+                    noted = True
                 if (answer := assembler.add(message)) is not None:
                     yield answer
         except grpc.RpcError as error:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 
 from polysem.client import measurements, ranking, table1
-from polysem.client.cli import NEURONS_HELP
+from polysem.client.cli import BULK, NEURONS_HELP, connect, connects
 from polysem.client.client import Client
 from polysem.client.measure import Measuring, variants
 from polysem.client.results import Neuron
@@ -22,6 +22,7 @@ FILE = click.argument("file", type=click.Path(path_type=Path))
 
 def asks_either(command: Any) -> Any:
     """Options of commands that ask a server, or one that they run in their own process."""
+    command = BULK(connects(command))
     for option in (
         click.option("--index", metavar="NAME|FOLDER", help="An index of the server; without --server, its folder."),
         click.option(
@@ -40,7 +41,7 @@ def asks_either(command: Any) -> Any:
 def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str | None]]:
     """A client, and the name of the index to ask."""
     if server is not None:
-        with Client(server) as client:
+        with connect(server) as client:
             yield client, index
         return
     found = entry_points(group="polysem.local")

@@ -33,7 +33,7 @@ from polysem.client.results import (
 )
 from polysem.client.streams import Listing
 from polysem.proto.neurons import NeuronId
-from polysem.proto.types import DoubleArray, IndexInfo, IntArray, ServerInfo
+from polysem.proto.types import DoubleArray, IndexInfo, IntArray, Limits, ServerInfo
 
 # ---- A neuron
 
@@ -613,6 +613,16 @@ def console(record: bool = False) -> Console:
     return Console(record=record, highlight=False, width=120)
 
 
+def _own(limits: Limits) -> str:
+    """The limits of the key that asks, where it has some."""
+    own = []
+    if limits.max_requests_in_flight_of_key:
+        own.append(f"{limits.max_requests_in_flight_of_key:,} requests in flight")
+    if limits.daily_cost_quota:
+        own.append(f"cost {limits.daily_cost_quota:.3g} a day")
+    return f"; your key: {', '.join(own)}" if own else ""
+
+
 def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) -> RenderableType:
     """What a server is and has."""
     model = about.model
@@ -628,7 +638,7 @@ def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) ->
         (
             "limits",
             f"{about.limits.max_neurons_per_request:,} neurons a request, {about.limits.max_requests_in_flight:,} "
-            f"requests in flight, {about.limits.max_message_bytes:,} bytes a message",
+            f"requests in flight, {about.limits.max_message_bytes:,} bytes a message{_own(about.limits)}",
         ),
     ):
         facts.add_row(Text(name, "dim"), Text(value))

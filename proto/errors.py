@@ -11,6 +11,7 @@ PolysemError
 │   ├── ForeignIndex                   made with another model's weights
 │   └── BadCorpus                      a corpus that cannot be read as text
 ├── Overloaded                         queue full; `retry_after_s` says when to come back
+│   └── QuotaExceeded                  the key has used what it may in a day
 ├── DeadlineExceeded (TimeoutError)
 ├── Cancelled
 ├── Unauthenticated
@@ -22,7 +23,12 @@ PolysemError
 
 
 class PolysemError(Exception):
-    """One clear sentence: what was wrong, with the value, and what to do."""
+    """One clear sentence: what was wrong, with the value, and what to do.
+
+    `request_id` is what the server logged the request under; empty where the error did not come from a server.
+    """
+
+    request_id = ""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -75,6 +81,10 @@ class Overloaded(PolysemError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(Overloaded):
+    pass
 
 
 class DeadlineExceeded(PolysemError, TimeoutError):

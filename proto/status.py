@@ -27,6 +27,7 @@ _TABLE: tuple[tuple[type[PolysemError], grpc.StatusCode, str], ...] = (
     (errors.ForeignIndex, grpc.StatusCode.FAILED_PRECONDITION, "FOREIGN_INDEX"),
     (errors.BadCorpus, grpc.StatusCode.FAILED_PRECONDITION, "BAD_CORPUS"),
     (errors.FailedPrecondition, grpc.StatusCode.FAILED_PRECONDITION, "FAILED_PRECONDITION"),
+    (errors.QuotaExceeded, grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"),
     (errors.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED"),
     (errors.DeadlineExceeded, grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
     (errors.Cancelled, grpc.StatusCode.CANCELLED, "CANCELLED"),
@@ -40,11 +41,15 @@ _BY_REASON = {reason: type_ for type_, _, reason in _TABLE}
 _BY_CODE = {code: type_ for type_, code, _ in _TABLE}  # the last of a code is its most general class
 
 
-def to_status(error: PolysemError) -> status_pb2.Status:
-    """The status that carries the error."""
+def to_status(error: PolysemError, request_id: str = "") -> status_pb2.Status:
+    """The status that carries the error, and the id under which the server logs the request."""
     code, reason = next((code, reason) for type_, code, reason in _TABLE if isinstance(error, type_))
     message = _cut(error.message)
-    details: list[Message] = [error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)]
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(
+            reason=reason, domain=DOMAIN, metadata={"request_id": request_id} if request_id else {}
+        )
+    ]
     if isinstance(error, InvalidArgument) and error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message)
         details.append(error_details_pb2.BadRequest(field_violations=[violation]))
@@ -88,7 +93,7 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> PolysemError:
 
 def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> PolysemError:
     type_ = _BY_CODE.get(code, errors.Internal)
-    field, retry_after_s = "", 1.0
+    field, retry_after_s, request_id = "", 1.0, ""
     for detail in status.details:
         info, bad, retry = (
             error_details_pb2.ErrorInfo(),
@@ -97,18 +102,36 @@ def _from_status(status: status_pb2.Status, code: grpc.StatusCode) -> PolysemErr
         )
         if detail.Unpack(info):
             type_ = _BY_REASON.get(info.reason, type_) if info.domain == DOMAIN else type_
+            request_id = info.metadata.get("request_id", "")
         elif detail.Unpack(bad) and bad.field_violations:
             field = bad.field_violations[0].field
         elif detail.Unpack(retry):
             retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
+    error: PolysemError
     if type_ is InvalidArgument:
-        return InvalidArgument(status.message, field)
-    if type_ is Overloaded:
-        return Overloaded(status.message, retry_after_s)
-    return type_(status.message)
+        error = InvalidArgument(status.message, field)
+    elif issubclass(type_, Overloaded):
+        error = type_(status.message, retry_after_s)
+    else:
+        error = type_(status.message)
+    error.request_id = request_id
+    if request_id and request_id not in status.message:
+        error.add_note(f"request {request_id} in the server's log")
+    return error
 
 
 def _unreachable(target: str, message: str) -> str:
-    if "Socket closed" in message or "WRONG_VERSION_NUMBER" in message.upper():
-        return f"{target} closed the connection ({message}): one side may speak TLS and the other not"
+    said = message.upper()
+    if "SOCKET CLOSED" in said or "CONNECTION RESET" in said:
+        return (
+            f"{target} closed the connection ({message}): the server may want TLS: pass --ca FILE or --tls, in Python "
+            "tls=…; or it was killed"
+        )
+    if "WRONG_VERSION_NUMBER" in said:
+        return f"at {target} the server does not speak TLS: leave --tls and --ca (tls=…) away"
+    if "CERTIFICATE_VERIFY_FAILED" in said or "PEER NAME" in said or "HOSTNAME VERIFICATION" in said:
+        return (
+            f"the certificate of {target} is not one that this client trusts for that name: pass the CA's file, "
+            f"--ca FILE, in Python tls='FILE' ({message})"
+        )
     return f"no Polysem server answers at {target}: start one with `polysem serve`, or check host and port ({message})"

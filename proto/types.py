@@ -175,13 +175,18 @@ def threshold_schedule(name: ThresholdSchedule) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server accepts; max_batch_cost is in n_examples² · d_model."""
+    """What the server accepts; costs are in n_examples² · d_model. The last two are the key's own; 0: no limit."""
 
     max_message_bytes: int
     max_neurons_per_request: int
     max_thresholds: int
     max_requests_in_flight: int
     max_batch_cost: float
+    max_queued_cost: float = 0.0
+    max_wait_ms: float = 0.0
+    bulk_batch_ms: float = 0.0
+    max_requests_in_flight_of_key: int = 0
+    daily_cost_quota: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""Commands that the server adds to `polysem`: demo, index, serve. Heavy modules are imported when a command runs."""
+"""Commands that the server adds to `polysem`: demo, index, keys, serve. Heavy modules are imported late."""
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,15 +169,27 @@ def _progress() -> Iterator["Progress"]:
     help="An index's folder; the first is the default. None: the demo's.",
 )
 @click.option("--model", help="The indexes' model, where it is no longer at its place.")
-@click.option("--host", help="Address to listen on; default 127.0.0.1.")
+@click.option("--host", help="Address to listen on, or unix:/path of a socket; default 127.0.0.1.")
 @click.option("--port", type=int, help="Port to listen on; default 50051; 0: any free one.")
 @click.option("--insecure", is_flag=True, default=None, help="Listen on other addresses, without TLS or keys.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM certificate; read anew when it changes.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="PEM private key of the certificate.")
+@click.option(
+    "--require-keys/--no-keys", default=None, help="Only `polysem keys` come in; default: where others reach it."
+)
+@click.option("--state", type=click.Path(path_type=Path), help="Folder of keys, audit log and jobs, on a local disk.")
+@click.option("--audit-log", type=click.Path(path_type=Path), help="JSON lines, one a call; default: in the state.")
+@click.option("--metrics-port", type=int, help="Prometheus and `polysem top` read it, 9464 by custom; default: none.")
+@click.option("--metrics-host", help="Address of the metrics; default 127.0.0.1.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Of what goes to stderr; default text.")
 @click.option("--device", help="cpu, cuda, cuda:N, or auto (default).")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's arithmetic; default float32.")
 @click.option("--max-batch-cost", type=float, help="n_examples² · d_model of one batch on the device.")
-@click.option("--max-requests-in-flight", type=int, help="Further ones are refused.")
+@click.option("--max-wait-ms", type=float, help="How long a batch that is not full waits for more; default 0.")
+@click.option("--bulk-batch-ms", type=float, help="What a batch of bulk work should take; default 20.")
+@click.option("--max-requests-in-flight", type=int, help="Further ones are refused; default 1024.")
+@click.option("--max-queued-cost", type=float, help="Of all work not yet begun; default 10,000 batches.")
 @click.option("--drain-s", type=float, help="Seconds that requests in flight get when the server stops; default 30.")
-@click.option("--state", type=click.Path(path_type=Path), help="Folder of jobs and their results, on a local disk.")
 @click.option(
     "--corpora",
     type=click.Path(path_type=Path),
@@ -197,11 +210,16 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     from polysem.server import settings as reading
 
     settings = reading.read(config, index=list(index) or None, corpora=list(corpora) or None, **flags)
+    from polysem.server import address, logs, places
+
+    places.keep_compiled_kernels()
     from polysem.server.engine import Engine
     from polysem.server.opening import open_engine
     from polysem.server.serve import until_stopped
 
     served: list[Engine] = []
+    address.check(settings)
+    logs.configure(settings)
 
     def load() -> Engine:
         with _progress() as progress:
@@ -215,11 +233,115 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
         for one in engine.indexes.values():
             rows = gather.resident(engine.model.device).keep(one)
             click.echo(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
-        click.echo(f"listening on {settings.host}:{port}; Ctrl-C stops")
-        click.echo(f"try:  polysem cluster 1.0 --server {settings.host}:{port}")
+        target = address.target(settings, port)
+        click.echo(f"listening on {target}; Ctrl-C stops")
+        click.echo(f"try:  polysem cluster 1.0 --server {target}{' --tls' if settings.tls_cert else ''}")
 
     asyncio.run(until_stopped(settings, load, ready))
     click.echo("stopped")
+
+
+@click.group()
+def keys() -> None:
+    """Say who may ask a server that other machines reach.
+
+    \b
+    polysem keys create --owner ada                        prints the key, once
+    polysem keys create --owner nightly --class bulk --max-in-flight 4 --daily-quota 1e13
+    polysem keys revoke 1a2b3c4d                           at once, also for a running server
+    """
+
+
+STATE = click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    envvar="POLYSEM_STATE",
+    show_envvar=True,
+    help="The server's state folder; default ~/.local/state/polysem.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@keys.command()
+@click.option("--owner", required=True, help="Whose it is: a name, a script.")
+@click.option(
+    "--class",
+    "class_",
+    type=click.Choice(["interactive", "bulk"]),
+    default="interactive",
+    show_default=True,
+    help="bulk: all its requests wait behind interactive ones.",
+)
+@click.option("--max-in-flight", type=click.IntRange(min=1), help="Requests it may have at once; default: no cap.")
+@click.option(
+    "--daily-quota",
+    type=click.FloatRange(min=0, min_open=True),
+    help="n_examples² · d_model served in a day (UTC): 100 examples of GPT2-small cost 7.7e6. Default: no quota.",
+)
+@STATE
+@AS_JSON
+def create(
+    owner: str,
+    class_: Any,
+    max_in_flight: int | None,
+    daily_quota: float | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a key. It is printed once and kept nowhere: give it to its owner now."""
+    from polysem.server import keys as store
+    from polysem.server.places import state_folder
+
+    key, token = store.create(state_folder(state), owner, class_, max_in_flight, daily_quota)
+    if as_json:
+        click.echo(json.dumps(_key_json(key) | {"token": token}))
+        return
+    click.echo(f"key {key.id} of {key.owner}, {key.class_}; its holder sets", err=True)
+    click.echo(f"POLYSEM_TOKEN={token}")
+
+
+@keys.command("list")
+@STATE
+@AS_JSON
+def list_keys(state: Path | None, as_json: bool) -> None:
+    """Show all keys: owner, class, caps, last use. Not the keys themselves, which are kept nowhere."""
+    from polysem.server import keys as store
+    from polysem.server.places import state_folder
+
+    found = store.listed(state_folder(state))
+    if as_json:
+        for key in found:
+            click.echo(json.dumps(_key_json(key)))
+        return
+    from rich.table import Table
+
+    from polysem.client import terminal
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("key", "owner", "class", "in flight", "quota a day", "created", "last used", "revoked"):
+        table.add_column(heading)
+    for key in found:
+        quota = "–" if key.daily_quota is None else f"{key.daily_quota:.3g}"
+        cells = (key.id, key.owner, key.class_, str(key.max_in_flight or "–"), quota)
+        table.add_row(*cells, key.created[:10], (key.last_used or "never")[:16], (key.revoked or "")[:16])
+    terminal.console().print(table if found else "no keys yet: polysem keys create --owner NAME")
+
+
+@keys.command()
+@click.argument("key")
+@STATE
+def revoke(key: str, state: Path | None) -> None:
+    """Let KEY (its id in `polysem keys list`) in no more; calls at work are ended too."""
+    from polysem.server import keys as store
+    from polysem.server.places import state_folder
+
+    revoked = store.revoke(state_folder(state), key)
+    click.echo(f"key {revoked.id} of {revoked.owner} is revoked")
+
+
+def _key_json(key: Any) -> dict[str, Any]:
+    fields = asdict(key)
+    return {"class": fields.pop("class_")} | {name: fields[name] for name in fields if name != "sha256"}
 
 
 @click.command()

@@ -308,6 +308,14 @@ class _Example(NamedTuple):
     around: Array
 
 
+def device_memory(device: torch.device) -> dict[str, float]:
+    """Bytes of a GPU's memory: held by this process, free, and in all; none of a CPU's."""
+    if device.type == "cpu":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {"held": torch.cuda.memory_reserved(device), "free": free, "total": total}
+
+
 def device_name(device: torch.device) -> str:
     """The device as people know it: cpu, or the GPU's number and name."""
     return "cpu" if device.type == "cpu" else f"{device} {torch.cuda.get_device_name(device)}"

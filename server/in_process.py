@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from polysem.client import Client
-from polysem.server import serve
+from polysem.server import address, serve
 from polysem.server.opening import open_engine
 from polysem.server.settings import Settings
 
@@ -65,7 +65,7 @@ def _running(settings: Settings) -> Iterator[Client]:
 
     task = asyncio.run_coroutine_threadsafe(run(), loop)
     try:
-        with Client(f"127.0.0.1:{port.result()}") as client:
+        with Client(address.target(settings, port.result()), token="") as client:
             yield client
     finally:
         loop.call_soon_threadsafe(stopped.set)

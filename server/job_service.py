@@ -10,10 +10,9 @@ from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemErr
 from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo
 from polysem.server.batcher import Batcher
 from polysem.server.engine import Engine
+from polysem.server.interceptor import Context
 from polysem.server.job_runner import JobRunner
 from polysem.server.job_store import JobStore, Limits
-from polysem.server.places import state_folder
-from polysem.server.service import Context
 from polysem.server.settings import Settings
 from polysem.server.uploads import Corpora
 from polysem.v1 import job_service_pb2 as pb
@@ -46,13 +45,13 @@ class Jobs:
         self.store.close()
 
 
-def open_jobs(settings: Settings, engine: Engine, batcher: Batcher) -> Jobs | str:
+def open_jobs(settings: Settings, folder: Path, engine: Engine, batcher: Batcher) -> Jobs | str:
     """The jobs of this server, begun; or why it has none, where no state folder was set and the usual one cannot be.
 
     Raises FailedPrecondition for a state folder that was set.
     """
     try:
-        return Jobs(settings, (settings.state or state_folder()).expanduser(), engine, batcher)
+        return Jobs(settings, folder, engine, batcher)
     except PolysemError as error:
         if settings.state is not None:
             raise

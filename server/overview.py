@@ -14,6 +14,7 @@ import numpy as np
 
 from polysem.proto.columns import from_counts
 from polysem.proto.types import RARE_SHARE, ClusterBatch, IntArray, NeuronTable
+from polysem.server import callers
 from polysem.server.arrays import Array
 from polysem.server.batcher import Batcher
 from polysem.server.clustering import ClusterWork
@@ -129,7 +130,7 @@ class Overviews:
         started_ns = time.monotonic_ns()
         metrics: list[dict[str, Array]] = []
         clusters: list[Clusters] = []
-        async for answer in self._batcher.stream(work, every_neuron(work.index)):
+        async for answer in self._batcher.stream(work, every_neuron(work.index), callers.current.get()):
             batch = answer.batch
             assert isinstance(batch, ClusterBatch)
             metrics.append({name: getattr(batch, name) for name in METRICS})

@@ -20,8 +20,11 @@ from polysem.proto import codec
 from polysem.proto.errors import Cancelled, Overloaded
 from polysem.proto.types import IndexInfo, ServerInfo
 from polysem.server.batcher import Batcher
+from polysem.server.callers import Caller
 from polysem.server.engine import Engine, Plan
 from polysem.server.service import server_info
+
+JOBS = Caller(share="jobs", class_="bulk")
 
 
 class OwnClient(Client):
@@ -38,7 +41,7 @@ class OwnClient(Client):
         self._closed = False
 
     def info(self) -> ServerInfo:
-        return server_info(self._engine, self._batcher, version("polysem"))
+        return server_info(self._engine, self._batcher, version("polysem"), JOBS)
 
     def indexes(self) -> list[IndexInfo]:
         return [index.info for index in self._engine.indexes.values()]
@@ -53,7 +56,7 @@ class OwnClient(Client):
                 time.sleep(error.retry_after_s)
 
     def _stream(self, plan: Plan) -> Iterator[Answer]:
-        stream: Any = self._batcher.stream(plan.work, plan.items)
+        stream: Any = self._batcher.stream(plan.work, plan.items, JOBS)
         try:
             while (answer := self._await(anext, stream, None)) is not None:
                 yield Answer(answer.batch, plan.provenance, answer.timing)

@@ -1,4 +1,4 @@
-"""Where the server keeps what it can make again (the demo index, compiled kernels), and what it cannot (jobs)."""
+"""Where the server keeps what it can make again (the demo index, compiled kernels), and what it cannot (keys, jobs)."""
 
 import os
 import tempfile
@@ -19,8 +19,10 @@ def cache_folder() -> Path:
     raise PermissionError("no folder can be written for the cache; set POLYSEM_CACHE_DIR")
 
 
-def state_folder() -> Path:
-    """Of jobs, uploads and results, where no other is set."""
+def state_folder(named: Path | None = None) -> Path:
+    """Where the server keeps what it cannot make again, as named, else $XDG_STATE_HOME/polysem; not made here."""
+    if named is not None:
+        return named.expanduser()
     return Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "polysem"
 
 

@@ -1,25 +1,28 @@
-"""A running server: bind, load, warm up, answer, drain."""
+"""A running server: bind, answer health, load, warm up, answer, drain."""
 
 import asyncio
 import contextlib
-import ipaddress
 import signal
-import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.metadata import version
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
-from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.types import MAX_MESSAGE_BYTES
+from polysem.server import address
 from polysem.server.batcher import Batcher
-from polysem.server.engine import Engine
+from polysem.server.engine import Engine, device_memory
+from polysem.server.interceptor import Interceptor
 from polysem.server.job_service import Jobs, JobService, open_jobs
-from polysem.server.service import ErrorInterceptor, NeuronService
+from polysem.server.keys import Keys
+from polysem.server.metrics import Metrics, Port
+from polysem.server.places import state_folder
+from polysem.server.service import NeuronService
 from polysem.server.settings import Settings
 from polysem.v1 import job_service_pb2 as job_pb
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
@@ -35,47 +38,90 @@ OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),  # clients ping every 60 s
 )
 MAX_BATCH_COST = {"cpu": 3e8, "cuda": 3e10}  # some 20 ms on a CPU; what a GPU needs to be busy
+QUEUED_BATCHES = 10_000  # that may wait, where the settings do not say
+
+
+class LateServices(grpc.GenericRpcHandler):
+    """Services that join a gRPC server after it has started; the generated `add_…_to_server` take it for a server."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        pass  # the generated code then gives the same handlers by name
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        self._handlers |= {f"/{service}/{method}": handler for method, handler in handlers.items()}
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(details.method)
 
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterator[int]:
     """Serve what `load` loads; the port. Leaving stops new requests and gives those in flight `drain_s` seconds.
 
-    The port is bound before anything is loaded, so a taken one is told at once. Raises InvalidArgument or
-    FailedPrecondition for an address that cannot be listened on, and what `load` raises.
+    The port is bound before anything is loaded, so a taken one is told at once, and answers health from then on: not
+    serving until all is loaded and warmed up, nor while it drains. Raises InvalidArgument or FailedPrecondition for an
+    address that cannot be listened on, and what `load` raises.
     """
-    server = grpc.aio.server(interceptors=(ErrorInterceptor(),), options=OPTIONS)
-    port = _bind(server, settings)
-    try:
-        engine = await _loaded(load)
-        batcher = Batcher(
-            settings.max_batch_cost or MAX_BATCH_COST[engine.model.device.type], settings.max_requests_in_flight
-        )
-        jobs = open_jobs(settings, engine, batcher)
-    except BaseException:
-        await server.start()  # gRPC gives a port back only after this
-        await server.stop(None)
-        raise
-    pb_grpc.add_NeuronServiceServicer_to_server(NeuronService(engine, batcher, version("polysem")), server)  # type: ignore[no-untyped-call]
-    job_pb_grpc.add_JobServiceServicer_to_server(JobService(jobs), server)  # type: ignore[no-untyped-call]
+    address.check(settings)
+    state = state_folder(settings.state)
+    keys = Keys(state) if address.wants_keys(settings) else None
+    metrics = Metrics()
+    interceptor = Interceptor(metrics, keys)
+    server = grpc.aio.server(interceptors=(interceptor,), options=OPTIONS)
+    services = LateServices()
+    server.add_generic_rpc_handlers((services,))
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (SERVICE, JOB_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    batcher.start()
-    await server.start()
+    await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+    port = address.bind(server, settings)
+    async with contextlib.AsyncExitStack() as leaving:
+        await server.start()
+        leaving.push_async_callback(server.stop, None)  # gRPC gives a port back only after this
+        if settings.metrics_port is not None:
+            leaving.callback(Port(metrics, settings.metrics_host, settings.metrics_port).close)
+        engine = await _loaded(load)
+        batcher = _batcher(settings, engine, metrics)
+        pb_grpc.add_NeuronServiceServicer_to_server(NeuronService(engine, batcher, version("polysem")), services)  # type: ignore[no-untyped-call]
+        metrics.gauge("device_memory_bytes", "Of the GPU's memory", "kind", lambda: device_memory(engine.model.device))
+        batcher.start()
+        leaving.push_async_callback(batcher.close)
+        jobs = open_jobs(settings, state, engine, batcher)
+        job_pb_grpc.add_JobServiceServicer_to_server(JobService(jobs), services)  # type: ignore[no-untyped-call]
+        if isinstance(jobs, Jobs):
+            leaving.callback(jobs.close)
+        if keys is not None:
+            leaving.callback(keys.keep)
+        interceptor.ready = True
+        await _set_health(servicer, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            yield port
+        finally:
+            await servicer.enter_graceful_shutdown()
+            if isinstance(jobs, Jobs):
+                await jobs.drain()
+            await server.stop(settings.drain_s)
+
+
+async def _set_health(servicer: health.HealthServicer, status: Any) -> None:
     for name in ("", SERVICE, JOB_SERVICE):
-        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    try:
-        yield port
-    finally:
-        await servicer.enter_graceful_shutdown()
-        if isinstance(jobs, Jobs):
-            await jobs.drain()
-        await server.stop(settings.drain_s)
-        await batcher.close()
-        if isinstance(jobs, Jobs):
-            jobs.close()
+        await servicer.set(name, status)
+
+
+def _batcher(settings: Settings, engine: Engine, metrics: Metrics) -> Batcher:
+    max_batch_cost = settings.max_batch_cost or MAX_BATCH_COST[engine.model.device.type]
+    return Batcher(
+        max_batch_cost,
+        settings.max_requests_in_flight,
+        settings.max_queued_cost or QUEUED_BATCHES * max(max_batch_cost, MAX_BATCH_COST["cpu"]),
+        settings.max_wait_ms,
+        settings.bulk_batch_ms,
+        metrics,
+    )
 
 
 async def _loaded(load: Callable[[], Engine]) -> Engine:
@@ -102,34 +148,6 @@ async def _loaded(load: Callable[[], Engine]) -> Engine:
 
     threading.Thread(target=run, name="polysem-load", daemon=True).start()
     return await engine
-
-
-def _bind(server: grpc.aio.Server, settings: Settings) -> int:
-    host, port = settings.host, settings.port
-    if not (settings.insecure or _is_loopback(host)):
-        raise InvalidArgument(
-            f"{host} can be reached from other machines, and this server has neither TLS nor keys; "
-            "keep to 127.0.0.1 behind an SSH tunnel, or pass --insecure on a network that you trust",
-            "host",
-        )
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass  # gRPC would log a taken port in its own words before it says so
-        return server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    except (OSError, RuntimeError) as error:
-        raise FailedPrecondition(
-            f"cannot listen on {host}:{port}: the port is taken, or the address is not this machine's; "
-            "choose another --port"
-        ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def until_stopped(settings: Settings, load: Callable[[], Engine], ready: Callable[[int], None]) -> None:

@@ -1,18 +1,17 @@
 """The gRPC service: decode, delegate, encode. Exceptions become codes in the interceptor."""
 
 import asyncio
-import logging
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
-from grpc_status import rpc_status
 
-from polysem.proto import codec, status
-from polysem.proto.errors import Internal, PolysemError
+from polysem.proto import codec
 from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, Limits, ServerInfo, Timing
+from polysem.server import callers, interceptor
 from polysem.server.batcher import Batcher
+from polysem.server.callers import Caller
 from polysem.server.engine import MAX_NEURONS_PER_REQUEST, Engine, Plan, device_name
 from polysem.server.listing import page_of
 from polysem.server.overview import Overviews
@@ -21,8 +20,6 @@ from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-log = logging.getLogger(__name__)
 
 
 class NeuronService(pb_grpc.NeuronServiceServicer):
@@ -33,7 +30,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         self._overviews = Overviews(batcher)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
-        return codec.encode_server_info(server_info(self._engine, self._batcher, self._version))
+        return codec.encode_server_info(server_info(self._engine, self._batcher, self._version, callers.current.get()))
 
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context) -> pb.ListIndexesResponse:
         return codec.encode_indexes([index.info for index in self._engine.indexes.values()])
@@ -87,12 +84,17 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
             yield message
 
     async def _answer(self, plan: Plan) -> AsyncIterator[Any]:
-        async for batch, timing in self._batcher.stream(plan.work, plan.items):
-            for message in codec.encode_batch(batch, plan.provenance, timing):
+        interceptor.about(len(plan.items), float(plan.work.costs(plan.items).sum()))
+        encoding = self._batcher.metrics.stage_seconds.labels("encode")
+        async for batch, timing in self._batcher.stream(plan.work, plan.items, callers.current.get()):
+            started = time.perf_counter()
+            messages = list(codec.encode_batch(batch, plan.provenance, timing))
+            encoding.observe(time.perf_counter() - started)
+            for message in messages:
                 yield message
 
 
-def server_info(engine: Engine, batcher: Batcher, version: str) -> ServerInfo:
+def server_info(engine: Engine, batcher: Batcher, version: str, caller: Caller) -> ServerInfo:
     model = engine.model
     limits = Limits(
         max_message_bytes=MAX_MESSAGE_BYTES,
@@ -100,54 +102,10 @@ def server_info(engine: Engine, batcher: Batcher, version: str) -> ServerInfo:
         max_thresholds=MAX_THRESHOLDS,
         max_requests_in_flight=batcher.max_requests,
         max_batch_cost=batcher.max_batch_cost,
+        max_queued_cost=batcher.max_queued_cost,
+        max_wait_ms=batcher.max_wait_ms,
+        bulk_batch_ms=batcher.bulk_batch_ms,
+        max_requests_in_flight_of_key=caller.max_in_flight or 0,
+        daily_cost_quota=caller.account.daily_quota or 0.0,
     )
     return ServerInfo(version, model.info, device_name(model.device), model.dtype, engine.default_index, limits)
-
-
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Send what a handler raises as its status; what nobody foresaw is logged under a number that the caller sees."""
-
-    async def intercept_service(
-        self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
-    ) -> Any:
-        handler = await continuation(details)
-        if handler is None:
-            return None
-        if handler.unary_unary:
-            return handler._replace(unary_unary=_guarded(handler.unary_unary))
-        if handler.stream_unary:
-            return handler._replace(stream_unary=_guarded(handler.stream_unary))
-        if handler.unary_stream:
-            return handler._replace(unary_stream=_guarded_stream(handler.unary_stream))
-        return handler
-
-
-def _guarded(handle: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
-    async def guarded(request: Any, context: Context) -> Any:
-        try:
-            return await handle(request, context)
-        except Exception as error:
-            await _abort(context, error)
-
-    return guarded
-
-
-def _guarded_stream(handle: Callable[[Any, Context], AsyncIterator[Any]]) -> Callable[[Any, Context], Any]:
-    async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            async for message in handle(request, context):
-                yield message
-        except Exception as error:
-            await _abort(context, error)
-
-    return guarded
-
-
-async def _abort(context: Context, error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    if not isinstance(error, PolysemError):
-        number = uuid.uuid4().hex[:12]
-        log.exception("internal error %s", number, exc_info=error)
-        error = Internal(f"something went wrong in the server; its log has the details under {number}")
-    await context.abort_with_status(rpc_status.to_status(status.to_status(error)))

@@ -26,21 +26,34 @@ class Settings(BaseSettings):
         default=[], description="index folders, the first is the default; in the environment separated by ':'"
     )
     model: str | None = Field(default=None, description="the indexes' model, where it is no longer at its place")
-    host: str = Field(default="127.0.0.1", description="address to listen on")
+    host: str = Field(default="127.0.0.1", description="address to listen on, or unix:/path of a socket")
     port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0: any free one")
     insecure: bool = Field(default=False, description="listen on other addresses than loopback, without TLS or keys")
+    require_keys: bool | None = Field(default=None, description="default: where other machines reach the address")
+    tls_cert: Path | None = Field(default=None, description="PEM certificate and chain; read anew when it changes")
+    tls_key: Path | None = Field(default=None, description="PEM private key of the certificate")
+    state: Path | None = Field(
+        default=None,
+        description="folder of keys, audit log, jobs, uploads and results, on a local disk; default: the user's state",
+    )
+    audit_log: Path | None = Field(default=None, description="JSON lines, one a call; default with keys: in the state")
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Prometheus reads it; default: no metrics"
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="address of the metrics")
+    log_format: Literal["text", "json"] = Field(default="text", description="of what goes to stderr")
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto")
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the model's arithmetic")
     max_batch_cost: float | None = Field(
         default=None, gt=0, description="n_examples² · d_model of one batch on the device; default: 3e8, 3e10 on a GPU"
     )
+    max_wait_ms: float = Field(default=0.0, ge=0, le=1000, description="that a batch which is not full waits")
+    bulk_batch_ms: float = Field(default=20.0, gt=0, le=10_000, description="what a batch of bulk work should take")
     max_requests_in_flight: int = Field(default=1024, ge=1, description="further ones are refused")
-    drain_s: float = Field(default=30.0, ge=0, description="seconds that requests in flight get when the server stops")
-
-    state: Path | None = Field(
-        default=None,
-        description="folder of jobs, uploads and results, on a local disk; default: the user's state folder",
+    max_queued_cost: float | None = Field(
+        default=None, gt=0, description="n_examples² · d_model of work not yet begun; default: 10,000 batches"
     )
+    drain_s: float = Field(default=30.0, ge=0, description="seconds that requests in flight get when the server stops")
     corpora: Annotated[list[Path], NoDecode] = Field(
         default=[], description="corpora that jobs may index, by file name; in the environment separated by ':'"
     )

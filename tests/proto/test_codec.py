@@ -259,7 +259,7 @@ large = st.integers(0, 2**63)
         device=names,
         dtype=names,
         default_index=names,
-        limits=st.builds(Limits, large, large, counts, counts, st.floats(0, 1e300)),
+        limits=st.builds(Limits, large, large, counts, counts, *[st.floats(0, 1e300)] * 4, counts, st.floats(0, 1e300)),
     )
 )
 def test_server_info_arrives_whole(info):

@@ -123,11 +123,30 @@ def test_a_server_that_is_not_there_is_told_with_its_address():
     assert "no Polysem server answers at gpu-box:50051: start one with `polysem serve`" in str(error)
 
 
-@pytest.mark.parametrize("details", ["Socket closed", "SSL_ERROR_SSL: WRONG_VERSION_NUMBER"])
-def test_a_closed_connection_hints_at_tls(details):
+@pytest.mark.parametrize(
+    ("details", "words"),
+    [
+        ("Socket closed", "gpu-box:50051 closed the connection (Socket closed): the server may want TLS: pass --ca"),
+        ("SSL_ERROR_SSL: WRONG_VERSION_NUMBER", "at gpu-box:50051 the server does not speak TLS: leave --tls"),
+        ("CERTIFICATE_VERIFY_FAILED", "the certificate of gpu-box:50051 is not one that this client trusts"),
+    ],
+)
+def test_a_connection_that_fails_hints_at_tls(details, words):
     error = status.from_rpc_error(FailedCall(grpc.StatusCode.UNAVAILABLE, details), "gpu-box:50051")
-    assert "gpu-box:50051 closed the connection" in str(error)
-    assert "TLS" in str(error)
+    assert words in str(error)
+
+
+def test_the_id_of_a_request_comes_along():
+    sent = status.to_status(errors.NotFound("there is none"), "1a2b3c")
+    got = status._from_status(sent, grpc.StatusCode.NOT_FOUND)
+    assert (got.request_id, str(got)) == ("1a2b3c", "there is none")
+    assert "request 1a2b3c in the server's log" in got.__notes__
+
+
+def test_a_used_up_quota_is_an_overload_of_its_own():
+    sent = status.to_status(errors.QuotaExceeded("come back tomorrow", 3600.0))
+    got = status._from_status(sent, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert (type(got), got.retry_after_s) == (errors.QuotaExceeded, 3600.0)
 
 
 def test_an_unknown_call_hints_at_versions():

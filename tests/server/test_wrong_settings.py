@@ -61,6 +61,12 @@ WRONG = {
     "dtype": ["int8", "float64", ""],
     "max_batch_cost": [0, -1, "nan", "much"],
     "max_requests_in_flight": [0, -1, "many"],
+    "max_queued_cost": [0, -1, "nan"],
+    "max_wait_ms": [-1, 1001, "long"],
+    "bulk_batch_ms": [0, -1],
+    "metrics_port": [-1, 65536],
+    "log_format": ["xml"],
+    "require_keys": ["perhaps"],
     "drain_s": [-0.5, "nan", "soon"],
     "insecure": ["perhaps"],
 }

@@ -301,18 +301,28 @@ class Model(_message.Message):
     def __init__(self, id: _Optional[str] = ..., sha256: _Optional[str] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., d_model: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_neurons_per_request", "max_thresholds", "max_requests_in_flight", "max_batch_cost")
+    __slots__ = ("max_message_bytes", "max_neurons_per_request", "max_thresholds", "max_requests_in_flight", "max_batch_cost", "max_queued_cost", "max_wait_ms", "bulk_batch_ms", "max_requests_in_flight_of_key", "daily_cost_quota")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_NEURONS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     MAX_THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUESTS_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     MAX_BATCH_COST_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_COST_FIELD_NUMBER: _ClassVar[int]
+    MAX_WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    BULK_BATCH_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUESTS_IN_FLIGHT_OF_KEY_FIELD_NUMBER: _ClassVar[int]
+    DAILY_COST_QUOTA_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_neurons_per_request: int
     max_thresholds: int
     max_requests_in_flight: int
     max_batch_cost: float
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_neurons_per_request: _Optional[int] = ..., max_thresholds: _Optional[int] = ..., max_requests_in_flight: _Optional[int] = ..., max_batch_cost: _Optional[float] = ...) -> None: ...
+    max_queued_cost: float
+    max_wait_ms: float
+    bulk_batch_ms: float
+    max_requests_in_flight_of_key: int
+    daily_cost_quota: float
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_neurons_per_request: _Optional[int] = ..., max_thresholds: _Optional[int] = ..., max_requests_in_flight: _Optional[int] = ..., max_batch_cost: _Optional[float] = ..., max_queued_cost: _Optional[float] = ..., max_wait_ms: _Optional[float] = ..., bulk_batch_ms: _Optional[float] = ..., max_requests_in_flight_of_key: _Optional[int] = ..., daily_cost_quota: _Optional[float] = ...) -> None: ...
 
 class ListIndexesResponse(_message.Message):
     __slots__ = ("indexes",)

@@ -1,0 +1,177 @@
+"""How a client reaches a server: channel options, retries, TLS, and what each call carries besides its question."""
+
+import json
+import logging
+import os
+from collections import namedtuple
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from polysem.proto import status
+from polysem.proto.errors import InvalidArgument
+from polysem.v1 import neuron_service_pb2 as pb
+
+log = logging.getLogger("polysem")
+
+SERVING = b"\x08\x01"  # HealthCheckResponse(status=SERVING)
+MAX_ATTEMPTS = 5  # gRPC allows no more
+ATTEMPTS_METADATA = "polysem-attempts"  # the server's: which attempt of the call it has accepted
+RETRIED = (pb.DESCRIPTOR.services_by_name["NeuronService"].full_name,)  # services whose calls may be repeated
+SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": name} for name in RETRIED],
+            "retryPolicy": {
+                "maxAttempts": MAX_ATTEMPTS,
+                "initialBackoff": "0.1s",  # where the server does not say how long
+                "maxBackoff": "2s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+            },
+        }
+    ]
+}
+OPTIONS = (
+    ("grpc.keepalive_time_ms", 60_000),  # the server allows a ping every 30 s
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
+)
+
+
+def channel(target: str, token: str | None, tls: bool | str | Path, bulk: bool) -> grpc.Channel:
+    """A channel; see `Client` for the arguments. Raises InvalidArgument for a wrong token or CA file."""
+    metadata = _metadata(token, bulk)
+    secured = _credentials(tls)
+    opened = (
+        grpc.insecure_channel(target, OPTIONS) if secured is None else grpc.secure_channel(target, secured, OPTIONS)
+    )
+    return grpc.intercept_channel(opened, _Carrying(metadata)) if metadata else opened
+
+
+def aio_channel(target: str, token: str | None, tls: bool | str | Path, bulk: bool) -> grpc.aio.Channel:
+    """The same for asyncio."""
+    metadata = _metadata(token, bulk)
+    secured = _credentials(tls)
+    interceptors = [kind(metadata) for kind in _AIO_KINDS] if metadata else []
+    if secured is None:
+        return grpc.aio.insecure_channel(target, OPTIONS, interceptors=interceptors)
+    return grpc.aio.secure_channel(target, secured, OPTIONS, interceptors=interceptors)
+
+
+def _metadata(token: str | None, bulk: bool) -> tuple[tuple[str, str], ...]:
+    token = token if token is not None else os.environ.get("POLYSEM_TOKEN")
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise InvalidArgument("the token is no key of Polysem's: copy it anew, without quotes or spaces", "token")
+    carried = []
+    if token:
+        carried.append(("authorization", f"Bearer {token}"))
+    if bulk:
+        carried.append(("polysem-class", "bulk"))
+    return tuple(carried)
+
+
+def _credentials(tls: bool | str | Path) -> grpc.ChannelCredentials | None:
+    """None: plaintext. tls is True (the system's authorities) or the path of a CA's or the server's own certificate."""
+    if tls is False:
+        return None
+    if tls is True:
+        return grpc.ssl_channel_credentials()
+    try:
+        certificate = Path(tls).expanduser().read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"the CA's certificate {str(tls)!r} cannot be read: {error.strerror}", "tls") from error
+    if b"-----BEGIN CERTIFICATE-----" not in certificate:
+        raise InvalidArgument(f"{str(tls)!r} holds no PEM certificate; give the CA's, or the server's own", "tls")
+    return grpc.ssl_channel_credentials(certificate)
+
+
+def serving(target: str, tls: bool | str | Path, timeout_s: float, server_name: str | None = None) -> bool:
+    """Whether the server says that it serves, by the standard health service. Raises Unavailable and its like.
+
+    server_name: the name in the server's certificate, where it is not the target's.
+    """
+    secured = _credentials(tls or False)
+    options = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+    opened = (
+        grpc.insecure_channel(target, options) if secured is None else grpc.secure_channel(target, secured, options)
+    )
+    with opened as channel:
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")  # an empty question asks for the whole server
+        try:
+            return bool(check(b"", timeout=timeout_s) == SERVING)
+        except grpc.RpcError as error:
+            raise status.from_rpc_error(error, target) from None
+
+
+def note_attempts(target: str, initial_metadata: Iterable[Any]) -> None:
+    """Log that the server took the call only after earlier attempts, if it did."""
+    for name, value in initial_metadata:
+        if name == ATTEMPTS_METADATA:
+            log.warning("%s was busy or away: it took the call at attempt %s of %d", target, value, MAX_ATTEMPTS)
+
+
+_Details = namedtuple("_Details", ("method", "timeout", "metadata", "credentials", "wait_for_ready", "compression"))
+
+
+class _Carrying(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Adds metadata to every call."""
+
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
+
+    def _intercept(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
+        carried = (*(details.metadata or ()), *self._metadata)
+        return continuation(
+            _Details(
+                details.method,
+                details.timeout,
+                carried,
+                details.credentials,
+                details.wait_for_ready,
+                details.compression,
+            ),
+            request,
+        )
+
+    intercept_unary_unary: Any = _intercept
+    intercept_unary_stream: Any = _intercept
+    intercept_stream_unary: Any = _intercept
+    intercept_stream_stream: Any = _intercept
+
+
+class _AioCarrying:
+    """The same; asyncio's channel wants a class for each kind of call."""
+
+    def __init__(self, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._metadata = metadata
+
+    async def _intercept(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any) -> Any:
+        carried = grpc.aio.Metadata(*(details.metadata or ()), *self._metadata)
+        return await continuation(details._replace(metadata=carried), request)
+
+
+class _AioUnaryUnary(_AioCarrying, grpc.aio.UnaryUnaryClientInterceptor):
+    intercept_unary_unary: Any = _AioCarrying._intercept
+
+
+class _AioUnaryStream(_AioCarrying, grpc.aio.UnaryStreamClientInterceptor):
+    intercept_unary_stream: Any = _AioCarrying._intercept
+
+
+class _AioStreamUnary(_AioCarrying, grpc.aio.StreamUnaryClientInterceptor):
+    intercept_stream_unary: Any = _AioCarrying._intercept
+
+
+class _AioStreamStream(_AioCarrying, grpc.aio.StreamStreamClientInterceptor):
+    intercept_stream_stream: Any = _AioCarrying._intercept
+
+
+_AIO_KINDS = (_AioUnaryUnary, _AioUnaryStream, _AioStreamUnary, _AioStreamStream)

@@ -1,0 +1,75 @@
+"""A real server in this process with any settings, and a certificate for one."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+Served = Callable[..., AbstractContextManager[str]]
+
+
+@pytest.fixture
+def served(index_folder: Path) -> Served:
+    """A function: `with served(**settings) as target`, a server over the small index; `load` gives another engine."""
+
+    @contextmanager
+    def serve_(load: Callable[[], Any] | None = None, **flags: Any) -> Iterator[str]:
+        from polysem.server import address, serve, settings
+        from polysem.server.opening import open_engine
+
+        given = settings.read(**{"index": [index_folder], "port": 0, "device": "cpu"} | flags)
+        stopped = asyncio.Event()
+        started: Future[tuple[int, asyncio.AbstractEventLoop]] = Future()
+
+        async def main() -> None:
+            async with serve.running(given, load or (lambda: open_engine(given))) as port:
+                started.set_result((port, asyncio.get_running_loop()))
+                await stopped.wait()
+
+        def run() -> None:
+            try:
+                asyncio.run(main())
+            except BaseException as error:
+                started.set_exception(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            port, loop = started.result(timeout=120)
+            try:
+                yield address.target(given, port)
+            finally:
+                loop.call_soon_threadsafe(stopped.set)
+        finally:
+            thread.join()
+
+    return serve_
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_files(authority: trustme.CA, tmp_path: Path) -> dict[str, Path]:
+    """Paths of a certificate of 127.0.0.1 and localhost (`cert`), its key (`key`), and the CA's certificate (`ca`)."""
+    files = {name: tmp_path / f"{name}.pem" for name in ("cert", "key", "ca")}
+    write_certificate(authority, files)
+    authority.cert_pem.write_to_path(files["ca"])
+    return files
+
+
+def write_certificate(authority: trustme.CA, files: dict[str, Path]) -> None:
+    """A new certificate and key into the files, each replaced whole."""
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    for name, blob in (("key", issued.private_key_pem), ("cert", issued.cert_chain_pems[0])):
+        fresh = files[name].with_suffix(".new")
+        blob.write_to_path(fresh)
+        fresh.replace(files[name])
