@@ -15,6 +15,7 @@ from polysem.client.results import (
     Answer,
     Embeddings,
     Example,
+    ExplainedToken,
     Importance,
     ListedNeuron,
     Neuron,
@@ -22,6 +23,7 @@ from polysem.client.results import (
     Statistics,
     embeddings_of,
     examples_of,
+    explained_of,
     importances_of,
     listed_of,
     neurons_of,
@@ -203,6 +205,37 @@ class AsyncClient:
     ) -> AsyncStream[Importance, Stream[Importance]]:
         call = calls.importance(neurons, places, tokens_before, mask_token, index)
         return AsyncStream(self._answers(call), partial(Stream, view=importances_of), importances_of)
+
+    def explain(
+        self,
+        text: str,
+        *neurons: NeuronLike,
+        min_activation_fraction: float = 0.25,
+        n_strongest: int = 5,
+        algorithm: Algorithm = "hac",
+        linkage: Linkage = "average",
+        embedding: Embedding = "neuron",
+        layer_norm: LayerNorm = "folded",
+        distance_threshold: float = 0.5,
+        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        until_stable: bool = False,
+        index: str | None = None,
+    ) -> AsyncStream[ExplainedToken, Stream[ExplainedToken]]:
+        call = calls.explain(
+            text,
+            neurons,
+            min_activation_fraction,
+            n_strongest,
+            index,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
+        )
+        return AsyncStream(self._answers(call), partial(Stream, view=explained_of), explained_of)
 
     async def _answers(self, call: StreamCall) -> AsyncIterator[Answer]:
         assembler = calls.Assembler(call)

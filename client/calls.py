@@ -20,6 +20,8 @@ from polysem.proto.types import (
     EmbedQuery,
     ExampleBatch,
     ExampleQuery,
+    ExplainQuery,
+    ExplanationBatch,
     ImportanceBatch,
     ImportanceQuery,
     LayerNorm,
@@ -221,3 +223,24 @@ def importance(
 ) -> StreamCall:
     query = ImportanceQuery(parse_neurons(*neurons), index or "", tuple(places), tokens_before, mask_token)
     return StreamCall("MeasureImportance", codec.encode_importance_query(query), ImportanceBatch)
+
+
+def explain(
+    text: str,
+    neurons: Sequence[NeuronLike],
+    min_activation_fraction: float,
+    n_strongest: int,
+    index: str | None,
+    **clustering: Any,
+) -> StreamCall:
+    choice, how = _clustering(**clustering)
+    query = ExplainQuery(
+        text=text,
+        neurons=parse_neurons(*neurons) if neurons else (),
+        index=index or "",
+        choice=choice,
+        clustering=how,
+        min_activation_fraction=min_activation_fraction,
+        n_strongest=n_strongest,
+    )
+    return StreamCall("ExplainText", codec.encode_explain_query(query), ExplanationBatch)

@@ -423,6 +423,60 @@ def importance(
             console.print(terminal.ImportanceText(one))
 
 
+@cli.command(epilog=NEURONS_HELP)
+@click.argument("text")
+@click.argument("neurons", nargs=-1)
+@click.option(
+    "--min-activation-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    show_default=True,
+    help="A neuron fires from this share of its maximum on.",
+)
+@click.option(
+    "--strongest",
+    "n_strongest",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Without NEURONS: how many.",
+)
+@clusters_examples
+@INDEX
+@asks_server
+def explain(
+    text: str,
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Show what NEURONS make of your own TEXT, token by token.
+
+    Where a neuron fires, the feature cluster that the token falls in is named: the one with the smallest mean distance
+    to its members, if that is at most the distance threshold. Without NEURONS: those that fire hardest at each token,
+    as shares of their maximum over the corpus. TEXT - reads it from standard input.
+
+    \b
+    polysem explain "import the module" 7.1234 7.99
+    polysem explain "import the module" --strongest 3
+    """
+    if text == "-":
+        text = sys.stdin.read()
+    with connect(server, timeout_s) as client:
+        found = client.explain(text, *neurons, thresholds=_thresholds(thresholds), **options)
+        if as_json:
+            for token in found:
+                firings = [firing._asdict() | {"neuron": str(firing.neuron)} for firing in token.firings]
+                _print_json(token._asdict() | {"firings": firings})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.explanation(found, bool(neurons)))
+
+
 def importance_json(importance: Importance) -> dict[str, Any]:
     """An example's importance as `polysem importance --json` prints it."""
     return {
@@ -466,7 +520,7 @@ def report(
     """
     from polysem.client import report as reports
 
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         made = reports.make(client, *neurons, thresholds=_thresholds(thresholds), **options)
     try:
         Path(out).write_text(made.html, encoding="utf-8")
@@ -512,7 +566,7 @@ def figure(
     from polysem.client import figures
 
     try:
-        with Client(server, timeout_s=timeout_s) as client:
+        with connect(server, timeout_s) as client:
             found = client.cluster(neuron, thresholds=_thresholds(thresholds), **options)
             if len(found) != 1:
                 raise click.UsageError(f"{neuron} names {len(found):,} neurons; a figure shows one, like 7.1234")
@@ -565,7 +619,7 @@ def explore(server: str, timeout_s: float | None, as_json: bool, host: str, port
         else:
             click.echo(f"{address} shows the neurons of {server}; Ctrl-C stops")
 
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         try:
             app.serve(client, host, port, ready)
         except OSError as error:

@@ -22,12 +22,14 @@ from polysem.client.results import (
     Answer,
     Embeddings,
     Example,
+    ExplainedToken,
     Importance,
     Neuron,
     SimilarCluster,
     Statistics,
     embeddings_of,
     examples_of,
+    explained_of,
     importances_of,
     listed_of,
     neurons_of,
@@ -276,6 +278,48 @@ class Client:
         """
         call = calls.importance(neurons, places, tokens_before, mask_token, index)
         return Stream(self._answers(call), importances_of)
+
+    def explain(
+        self,
+        text: str,
+        *neurons: NeuronLike,
+        min_activation_fraction: float = 0.25,
+        n_strongest: int = 5,
+        algorithm: Algorithm = "hac",
+        linkage: Linkage = "average",
+        embedding: Embedding = "neuron",
+        layer_norm: LayerNorm = "folded",
+        distance_threshold: float = 0.5,
+        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        until_stable: bool = False,
+        index: str | None = None,
+    ) -> Stream[ExplainedToken]:
+        """What neurons make of your own text, token by token; without neurons: those that fire hardest at each token.
+
+        text                     read as one context: at least a token, at most what the model reads at once
+        neurons                  at most 256. Where one fires, its token falls in the feature cluster with the smallest
+                                 mean distance to its members, if that is at most distance_threshold
+        min_activation_fraction  0..1: a neuron fires where its activation is at least this share of its maximum
+        n_strongest              without neurons: how many at each token, by activation as a share of their maximum over
+                                 the corpus; their clusters are not looked up
+
+        The others are those of `cluster`.
+        """
+        call = calls.explain(
+            text,
+            neurons,
+            min_activation_fraction,
+            n_strongest,
+            index,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
+        )
+        return Stream(self._answers(call), explained_of)
 
     def _examples_of(self, index: str | None, neuron: NeuronId) -> Sequence[Example]:
         return self.examples(neuron, index=index)

@@ -21,6 +21,7 @@ from polysem.proto.types import (
     Embedding,
     EmbeddingBatch,
     ExampleBatch,
+    ExplanationBatch,
     FloatArray,
     ImportanceBatch,
     IntArray,
@@ -221,6 +222,33 @@ class Importance:
         most = np.argsort(-self.importances[:-1], kind="stable")[:3]
         named = ", ".join(f"{self.tokens[i]!r} {self.relative[i]:.2f}" for i in most)
         return f"<Importance {self.neuron} #{self.place} {self.tokens[-1]!r} after {named or 'nothing'}>"
+
+
+class Firing(NamedTuple):
+    """What a neuron makes of a token.
+
+    activation  after the activation function
+    share       of the neuron's maximum over the corpus; above 1 where the text excites it more; None where that is not
+                positive
+    fires       the activation is positive and high enough, by min_activation_fraction
+    cluster     label of the feature cluster that the token falls in; None where it does not fire, or near no cluster
+    distance    0..2: smallest mean distance to a cluster's members; None where it does not fire
+    """
+
+    neuron: NeuronId
+    activation: float
+    share: float | None
+    fires: bool
+    cluster: int | None
+    distance: float | None
+
+
+class ExplainedToken(NamedTuple):
+    """A token of a text. firings: of the neurons asked for, in that order, or of those that fire hardest."""
+
+    position: int
+    text: str
+    firings: tuple[Firing, ...]
 
 
 FetchExamples = Callable[[NeuronId], Sequence[Example]]
@@ -499,6 +527,35 @@ def importances_of(answer: Answer) -> list[Importance]:
             importances=batch.importances[offsets[i] : offsets[i + 1]],
         )
         for i in range(len(batch.neurons))
+    ]
+
+
+def explained_of(answer: Answer) -> list[ExplainedToken]:
+    """The tokens of a part of a text."""
+    batch: ExplanationBatch = answer.batch
+    offsets = columns.offsets(batch)["activation"]
+    firings = [
+        Firing(
+            _id(neuron),
+            activation,
+            _or_none(share),
+            bool(fires),
+            None if cluster < 0 else cluster,
+            _or_none(distance),
+        )
+        for neuron, activation, share, fires, cluster, distance in zip(
+            batch.active_neurons,
+            batch.activations.tolist(),
+            batch.shares.tolist(),
+            batch.fires.tolist(),
+            batch.clusters.tolist(),
+            batch.distances.tolist(),
+            strict=True,
+        )
+    ]
+    return [
+        ExplainedToken(position, batch.tokens[i], tuple(firings[offsets[i] : offsets[i + 1]]))
+        for i, position in enumerate(batch.positions.tolist())
     ]
 
 

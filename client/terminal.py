@@ -24,6 +24,8 @@ from polysem.client.dendrogram import Layout
 from polysem.client.results import (
     Cluster,
     Example,
+    ExplainedToken,
+    Firing,
     Importance,
     ListedNeuron,
     Metrics,
@@ -578,6 +580,38 @@ class ImportanceText:
             )
         if not shown:
             yield Text(f"  no token before it changes the activation by {self.LEAST:.0%} of what it does itself", "dim")
+
+
+def explanation(tokens: Iterable[ExplainedToken], named: bool) -> RenderableType:
+    """A row a token: each neuron's activation and cluster, in a column of its own where the neurons were named."""
+    found = list(tokens)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("token", no_wrap=True)
+    if named:
+        for firing in found[0].firings:
+            table.add_column(str(firing.neuron), no_wrap=True)
+    else:
+        table.add_column("fires hardest, as a share of its maximum")
+    for token in found:
+        cells = [_firing(firing) if named else _share(firing) for firing in token.firings]
+        text = Text(dendrogram.visible(token.text))
+        table.add_row(text, *(cells if named else [Text("   ").join(cells)]))
+    note = "activation, cluster at the smallest mean distance; – where none is near enough" if named else ""
+    return Group(table, Text(), Text(note, "dim")) if named else table
+
+
+def _firing(firing: Firing) -> Text:
+    activation = f"{firing.activation:6.2f}"
+    if not firing.fires:
+        return Text(activation, "dim")
+    cluster = "–" if firing.cluster is None else str(firing.cluster)
+    near = "" if firing.distance is None else f"  cluster {cluster} at {firing.distance:.2f}"
+    return Text.assemble((activation, _shade_style(min(firing.share or 0.0, 1.0))), near)
+
+
+def _share(firing: Firing) -> Text:
+    share = firing.share or 0.0
+    return Text(f"{firing.neuron} {share:.0%}", "" if firing.fires else "dim")
 
 
 def _right_aligned(*headings: str) -> Table:

@@ -14,12 +14,15 @@ from polysem.proto.types import (
     MAX_PAGE_SIZE,
     MAX_SILHOUETTE_THRESHOLDS,
     MAX_SIMILAR,
+    MAX_STRONGEST,
+    MAX_TEXT_BYTES,
     MAX_THRESHOLDS,
     NEURON_METRICS,
     Algorithm,
     Clustering,
     Embedding,
     EmbeddingChoice,
+    ExplainQuery,
     LayerNorm,
     Linkage,
     ListQuery,
@@ -77,6 +80,33 @@ def check_similar(query: SimilarQuery) -> None:
         if not is_number(label) or not 0 <= label <= MAX_INDEX:
             raise InvalidArgument(f"{label!r} is not a cluster: their labels are counted from 0", "clusters")
     check_count(query.n_similar, "n_similar", 1, MAX_SIMILAR)
+
+
+def check_explain(query: ExplainQuery) -> None:
+    """Raise InvalidArgument for what is no text, or a fraction or number outside its range."""
+    check_choice(query.choice)
+    check_clustering(query.clustering)
+    _check_text(query.text)
+    fraction = _number(query.min_activation_fraction)
+    if not 0 <= fraction <= 1:
+        raise InvalidArgument(
+            f"min_activation_fraction is {query.min_activation_fraction!r}; it is a share of the maximum, 0 to 1",
+            "min_activation_fraction",
+        )
+    check_count(query.n_strongest, "n_strongest", 1, MAX_STRONGEST)
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str) or not text:
+        raise InvalidArgument("there is no text to explain: give at least one character", "text")
+    try:
+        n_bytes = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(
+            f"the text is not Unicode: half a character stands at place {error.start}", "text"
+        ) from None
+    if n_bytes > MAX_TEXT_BYTES:
+        raise InvalidArgument(f"the text has {n_bytes} bytes; explain at most {MAX_TEXT_BYTES} at once", "text")
 
 
 def _check_metric_range(range_: MetricRange) -> None:

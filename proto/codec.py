@@ -26,6 +26,8 @@ from polysem.proto.types import (
     EmbedQuery,
     ExampleBatch,
     ExampleQuery,
+    ExplainQuery,
+    ExplanationBatch,
     ImportanceBatch,
     ImportanceQuery,
     IndexInfo,
@@ -276,6 +278,39 @@ def decode_importance_query(request: pb.MeasureImportanceRequest) -> ImportanceQ
     )
 
 
+def encode_explain_query(query: ExplainQuery) -> pb.ExplainTextRequest:
+    """The request; raises InvalidArgument as checks.check_explain does."""
+    checks.check_explain(query)
+    return pb.ExplainTextRequest(
+        index=query.index,
+        text=query.text,
+        neurons=_encode_ranges(query.neurons),
+        clustering=pb.Clustering(**_encode_clustering(query.choice, query.clustering)),
+        min_activation_fraction=query.min_activation_fraction,
+        n_strongest=query.n_strongest,
+    )
+
+
+def decode_explain_query(request: pb.ExplainTextRequest) -> ExplainQuery:
+    choice, clustering = _decode_clustering(request.clustering)
+    default = ExplainQuery(request.text)
+    query = ExplainQuery(
+        text=request.text,
+        neurons=_decode_ranges(request.neurons) if request.neurons else (),
+        index=request.index,
+        choice=choice,
+        clustering=clustering,
+        min_activation_fraction=(
+            request.min_activation_fraction
+            if request.HasField("min_activation_fraction")
+            else default.min_activation_fraction
+        ),
+        n_strongest=request.n_strongest or default.n_strongest,
+    )
+    checks.check_explain(query)
+    return query
+
+
 def _encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
     return {"embedding": EMBEDDINGS[choice.embedding], "layer_norm": LAYER_NORMS[choice.layer_norm]}
 
@@ -440,6 +475,7 @@ _MESSAGES: dict[type, Any] = {
     NeuronTable: pb.ListNeuronsResponse,
     SimilarBatch: pb.FindSimilarClustersResponse,
     ImportanceBatch: pb.MeasureImportanceResponse,
+    ExplanationBatch: pb.ExplainTextResponse,
 }
 
 

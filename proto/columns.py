@@ -13,13 +13,23 @@ from polysem.proto.types import (
     ClusterBatch,
     EmbeddingBatch,
     ExampleBatch,
+    ExplanationBatch,
     ImportanceBatch,
     NeuronTable,
     SimilarBatch,
     StatisticsBatch,
 )
 
-AnyBatch = ClusterBatch | EmbeddingBatch | ExampleBatch | StatisticsBatch | NeuronTable | SimilarBatch | ImportanceBatch
+AnyBatch = (
+    ClusterBatch
+    | EmbeddingBatch
+    | ExampleBatch
+    | StatisticsBatch
+    | NeuronTable
+    | SimilarBatch
+    | ImportanceBatch
+    | ExplanationBatch
+)
 Batch = TypeVar("Batch", bound=AnyBatch)
 Offsets = npt.NDArray[np.int64]
 
@@ -57,6 +67,17 @@ AXES: dict[type, dict[str, str]] = {
     },
     StatisticsBatch: dict.fromkeys(StatisticsBatch.__dataclass_fields__, "neuron"),
     NeuronTable: dict.fromkeys(NeuronTable.__dataclass_fields__, "neuron"),
+    ExplanationBatch: {
+        "positions": "token",
+        "tokens": "token",
+        "n_activations": "token",
+        "active_neurons": "activation",
+        "activations": "activation",
+        "shares": "activation",
+        "fires": "activation",
+        "clusters": "activation",
+        "distances": "activation",
+    },
     ImportanceBatch: {
         "neurons": "example",
         "places": "example",
@@ -87,6 +108,8 @@ def offsets(batch: AnyBatch) -> dict[str, Offsets]:
         return {"example": items, "token": from_counts(batch.n_tokens)}
     if isinstance(batch, StatisticsBatch | NeuronTable):
         return {"neuron": items}
+    if isinstance(batch, ExplanationBatch):
+        return {"token": items, "activation": from_counts(batch.n_activations)}
     if isinstance(batch, SimilarBatch):
         return {"cluster": items, "similar": from_counts(batch.n_similar)}
     return {

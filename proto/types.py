@@ -47,6 +47,9 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_PAGE_SIZE = 4096
 MAX_METRIC_RANGES = 64
 MAX_SIMILAR = 1000
+MAX_EXPLAINED = 256  # neurons
+MAX_STRONGEST = 100  # neurons a token
+MAX_TEXT_BYTES = 256 << 10
 METHODS: tuple[Method, ...] = get_args(Method)
 NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
 RARE_SHARE = 0.8  # of the examples in one cluster: what is outside it is a rare behaviour
@@ -157,6 +160,19 @@ class ImportanceQuery:
     examples: tuple[int, ...] = ()
     tokens_before: int = 20
     mask_token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainQuery:
+    """neurons: none stands for the n_strongest at each token. min_activation_fraction: of a neuron's maximum, 0..1."""
+
+    text: str
+    neurons: tuple[NeuronRange, ...] = ()
+    index: str = ""
+    choice: EmbeddingChoice = EmbeddingChoice()
+    clustering: Clustering = Clustering()
+    min_activation_fraction: float = 0.25
+    n_strongest: int = 5
 
 
 def threshold_schedule(name: ThresholdSchedule) -> tuple[float, ...]:
@@ -436,3 +452,34 @@ class ImportanceBatch:
     n_tokens: IntArray
     tokens: Sequence[str] = field(repr=False)
     importances: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class ExplanationBatch:
+    """T tokens of a text, with F activations.
+
+    positions       (T,) int32: place in the text
+    tokens          T texts
+    n_activations   (T,) int32
+    active_neurons  (F, 2) int32
+    activations     (F,) float32
+    shares          (F,) float32: of the neuron's maximum over the corpus; NaN where that is not positive
+    fires           (F,) int32: 0 or 1
+    clusters        (F,) int32: feature cluster that the token falls in, −1: none
+    distances       (F,) float32: smallest mean distance to a cluster's members; NaN where it does not fire
+    """
+
+    positions: IntArray
+    tokens: Sequence[str] = field(repr=False)
+    n_activations: IntArray
+    active_neurons: IntArray
+    activations: FloatArray
+    shares: FloatArray
+    fires: IntArray
+    clusters: IntArray
+    distances: FloatArray
+
+    @property
+    def neurons(self) -> IntArray:
+        """A row an item, as in the other batches, though items are tokens here."""
+        return self.positions

@@ -17,6 +17,7 @@ from polysem.proto.columns import AnyBatch
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.types import (
+    MAX_EXPLAINED,
     Clustering,
     ClusterQuery,
     EmbeddingBatch,
@@ -24,6 +25,7 @@ from polysem.proto.types import (
     EmbedQuery,
     ExampleBatch,
     ExampleQuery,
+    ExplainQuery,
     ImportanceQuery,
     IntArray,
     ListQuery,
@@ -67,6 +69,15 @@ class ListPlan(NamedTuple):
 
     work: ClusterWork
     neurons: IntArray | None
+    provenance: Provenance
+
+
+class ExplainPlan(NamedTuple):
+    """clustering: of the neurons (K, 2) that were named. ids: the text's tokens, without BOS."""
+
+    clustering: ClusterWork
+    neurons: IntArray
+    ids: tuple[int, ...]
     provenance: Provenance
 
 
@@ -141,6 +152,30 @@ class Engine:
                 f"mask_token is {asked}; the model's tokens have the ids 0 to {tokenizer.n_tokens - 1}", "mask_token"
             )
         return asked
+
+    def plan_explain(self, query: ExplainQuery) -> ExplainPlan:
+        """Also raises InvalidArgument for a text that the model cannot read at once. Cost: the text is tokenised."""
+        index = self._index(query.index)
+        neurons = self._neurons(index, query.neurons) if query.neurons else np.zeros((0, 2), np.int32)
+        if len(neurons) > MAX_EXPLAINED:
+            raise InvalidArgument(
+                f"{len(neurons)} neurons were named; explain a text by at most {MAX_EXPLAINED} at once, or name none "
+                "for those that fire hardest",
+                "neurons",
+            )
+        (ids,) = self.model.tokenizer.encode([query.text])
+        room = self.model.info.context_length - index.info.bos
+        if len(ids) > room:
+            beside = " beside BOS" if index.info.bos else ""
+            raise InvalidArgument(
+                f"the text has {len(ids)} tokens, the model reads {room} at once{beside}; shorten it, or explain it in "
+                "parts",
+                "text",
+            )
+        if not ids:
+            raise InvalidArgument("the text has no tokens: give one with letters", "text")
+        work = ClusterWork(self.model, index, query.choice, query.clustering)
+        return ExplainPlan(work, neurons, tuple(ids), self._provenance(index, query.choice, query.clustering))
 
     def plan_similar(self, query: SimilarQuery) -> ListPlan:
         index = self._index(query.index)

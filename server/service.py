@@ -6,13 +6,16 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
+import numpy as np
 
 from polysem.proto import codec
-from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, Limits, ServerInfo, Timing
+from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, ClusterBatch, Limits, ServerInfo, Timing
 from polysem.server import callers, interceptor
+from polysem.server.arrays import Array
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Caller
-from polysem.server.engine import MAX_NEURONS_PER_REQUEST, Engine, Plan, device_name
+from polysem.server.engine import MAX_NEURONS_PER_REQUEST, Engine, ExplainPlan, Plan, device_name
+from polysem.server.explaining import ExplainWork
 from polysem.server.listing import page_of
 from polysem.server.overview import Overviews
 from polysem.server.similar import SimilarWork
@@ -82,6 +85,33 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     ) -> AsyncIterator[pb.MeasureImportanceResponse]:
         async for message in self._answer(self._engine.plan_importance(codec.decode_importance_query(request))):
             yield message
+
+    async def ExplainText(
+        self, request: pb.ExplainTextRequest, context: Context
+    ) -> AsyncIterator[pb.ExplainTextResponse]:
+        query = codec.decode_explain_query(request)
+        plan = await asyncio.to_thread(self._engine.plan_explain, query)
+        work = ExplainWork(
+            plan.clustering.model,
+            plan.clustering.index,
+            plan.ids,
+            tuple((layer, neuron) for layer, neuron in plan.neurons.tolist()),
+            query.choice,
+            query.clustering,
+            query.min_activation_fraction,
+            query.n_strongest,
+            await self._labels(plan),
+        )
+        async for message in self._answer(Plan(work, work.items(), plan.provenance)):
+            yield message
+
+    async def _labels(self, plan: ExplainPlan) -> list[Array]:
+        """Of each neuron's dataset examples."""
+        labels: list[Array] = []
+        async for answer in self._batcher.stream(plan.clustering, plan.neurons, callers.current.get()):
+            assert isinstance(answer.batch, ClusterBatch)
+            labels += np.split(answer.batch.labels, np.cumsum(answer.batch.n_examples)[:-1])
+        return labels
 
     async def _answer(self, plan: Plan) -> AsyncIterator[Any]:
         interceptor.about(len(plan.items), float(plan.work.costs(plan.items).sum()))

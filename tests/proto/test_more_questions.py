@@ -14,6 +14,8 @@ from polysem.proto.types import (
     MAX_MESSAGE_BYTES,
     MAX_PAGE_SIZE,
     NEURON_METRICS,
+    ExplainQuery,
+    ExplanationBatch,
     ImportanceBatch,
     ImportanceQuery,
     ListQuery,
@@ -174,4 +176,40 @@ def test_importances_of_any_size_arrive_in_messages_of_any_size(n_tokens, max_by
     texts = [("a", "日本", "")[i % 3] for i in range(t)]
     counts = np.array(n_tokens, np.int32)
     batch = ImportanceBatch(whole(e, 2), whole(e), rng.random(e, np.float32), counts, texts, rng.random(t, np.float32))
+    assert_same(batch, joined(batch, encoded(batch, max_bytes)))
+
+
+@given(
+    st.builds(
+        ExplainQuery,
+        text=st.text(st.characters(codec="utf-8"), min_size=1),
+        neurons=st.lists(ranges, max_size=5).map(tuple),
+        index=st.text(max_size=20),
+        choice=choices,
+        clustering=clusterings,
+        min_activation_fraction=st.floats(0, 1),
+        n_strongest=st.integers(1, 100),
+    )
+)
+def test_an_explain_query_arrives_as_it_was_asked(query):
+    assert codec.decode_explain_query(over_the_wire(codec.encode_explain_query(query))) == query
+
+
+def test_an_explain_query_has_its_defaults():
+    assert codec.decode_explain_query(pb.ExplainTextRequest(text="x")) == ExplainQuery("x")
+
+
+@given(n_firings=st.lists(st.integers(0, 3_000), min_size=1, max_size=20), max_bytes=st.integers(40 << 10, 200_000))
+def test_explanations_of_any_size_arrive_in_messages_of_any_size(n_firings, max_bytes):
+    rng, t, f = np.random.default_rng(0), len(n_firings), sum(n_firings)
+
+    def whole(*shape):
+        return rng.integers(0, 99, shape, np.int32)
+
+    def share():
+        return rng.random(f, np.float32)
+
+    counts = np.array(n_firings, np.int32)
+    texts = [("a", "日本", "")[i % 3] for i in range(t)]
+    batch = ExplanationBatch(whole(t), texts, counts, whole(f, 2), share(), share(), whole(f), whole(f), share())
     assert_same(batch, joined(batch, encoded(batch, max_bytes)))

@@ -258,6 +258,22 @@ class MeasureImportanceRequest(_message.Message):
     mask_token: int
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., tokens_before: _Optional[int] = ..., mask_token: _Optional[int] = ...) -> None: ...
 
+class ExplainTextRequest(_message.Message):
+    __slots__ = ("index", "text", "neurons", "clustering", "min_activation_fraction", "n_strongest")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERING_FIELD_NUMBER: _ClassVar[int]
+    MIN_ACTIVATION_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    N_STRONGEST_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    text: str
+    neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
+    clustering: Clustering
+    min_activation_fraction: float
+    n_strongest: int
+    def __init__(self, index: _Optional[str] = ..., text: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., min_activation_fraction: _Optional[float] = ..., n_strongest: _Optional[int] = ...) -> None: ...
+
 class MetricRange(_message.Message):
     __slots__ = ("metric", "least", "most")
     METRIC_FIELD_NUMBER: _ClassVar[int]
@@ -627,3 +643,31 @@ class MeasureImportanceResponse(_message.Message):
     tokens: _containers.RepeatedScalarFieldContainer[str]
     importances: _tensor_pb2.Tensor
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., importances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class ExplainTextResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "positions", "tokens", "n_activations", "active_neurons", "activations", "shares", "fires", "clusters", "distances")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    N_ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_NEURONS_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    FIRES_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    DISTANCES_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    positions: _tensor_pb2.Tensor
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    n_activations: _tensor_pb2.Tensor
+    active_neurons: _tensor_pb2.Tensor
+    activations: _tensor_pb2.Tensor
+    shares: _tensor_pb2.Tensor
+    fires: _tensor_pb2.Tensor
+    clusters: _tensor_pb2.Tensor
+    distances: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., n_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., active_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., shares: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., fires: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

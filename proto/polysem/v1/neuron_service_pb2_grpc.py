@@ -74,6 +74,11 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.FromString,
                 _registered_method=True)
+        self.ExplainText = channel.unary_stream(
+                '/polysem.v1.NeuronService/ExplainText',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.ExplainTextRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ExplainTextResponse.FromString,
+                _registered_method=True)
         self.MeasureImportance = channel.unary_stream(
                 '/polysem.v1.NeuronService/MeasureImportance',
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.SerializeToString,
@@ -142,6 +147,14 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainText(self, request, context):
+        """What neurons make of a text that is not in the corpus, token by token: their activations, and the feature cluster that
+        a token falls in. Without neurons: those that fire hardest at each token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MeasureImportance(self, request, context):
         """How much of each example's key activation is lost when a token before it is masked. Runs the model, once a token.
         """
@@ -191,6 +204,11 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.FindSimilarClusters,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.SerializeToString,
+            ),
+            'ExplainText': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExplainText,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ExplainTextRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.ExplainTextResponse.SerializeToString,
             ),
             'MeasureImportance': grpc.unary_stream_rpc_method_handler(
                     servicer.MeasureImportance,
@@ -414,6 +432,33 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/FindSimilarClusters',
             polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.FindSimilarClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/ExplainText',
+            polysem_dot_v1_dot_neuron__service__pb2.ExplainTextRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.ExplainTextResponse.FromString,
             options,
             channel_credentials,
             insecure,
