@@ -156,7 +156,7 @@ class ListedNeuron:
     second_share        0..1: examples in the second largest cluster
     maximum_activation  and mean_activation: of its key activations over all contexts
     share_positive      0..1: contexts in which it is positive
-    rare                it has a common and a rare behaviour: one cluster holds at least 0.8 of its examples, not all
+    rare                a common and a rare behaviour: of 20 or more examples at least 0.9 but not all in one cluster
     """
 
     id: NeuronId

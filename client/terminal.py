@@ -479,7 +479,7 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     last = skipped + len(neurons)
     note = Text(f"{skipped + 1:,} to {last:,} of {neurons.n_matching:,} that match", "dim")
     if any(neuron.rare for neuron in neurons):
-        note.append("; * one cluster has at least 0.8 of the examples, and others the rest")
+        note.append("; * a common and a rare behaviour: at least 90% of 20 or more examples in one cluster")
     return Group(table, Text(), note)
 
 

@@ -284,7 +284,7 @@ def encode_explain_query(query: ExplainQuery) -> pb.ExplainTextRequest:
     return pb.ExplainTextRequest(
         index=query.index,
         text=query.text,
-        neurons=_encode_ranges(query.neurons),
+        neurons=encode_ranges(query.neurons),
         clustering=pb.Clustering(**_encode_clustering(query.choice, query.clustering)),
         min_activation_fraction=query.min_activation_fraction,
         n_strongest=query.n_strongest,
@@ -296,7 +296,7 @@ def decode_explain_query(request: pb.ExplainTextRequest) -> ExplainQuery:
     default = ExplainQuery(request.text)
     query = ExplainQuery(
         text=request.text,
-        neurons=_decode_ranges(request.neurons) if request.neurons else (),
+        neurons=decode_ranges(request.neurons) if request.neurons else (),
         index=request.index,
         choice=choice,
         clustering=clustering,

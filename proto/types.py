@@ -52,7 +52,8 @@ MAX_STRONGEST = 100  # neurons a token
 MAX_TEXT_BYTES = 256 << 10
 METHODS: tuple[Method, ...] = get_args(Method)
 NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
-RARE_SHARE = 0.8  # of the examples in one cluster: what is outside it is a rare behaviour
+LEAST_EXAMPLES_OF_RARE = 20  # of a neuron with a common and a rare behaviour
+LEAST_SHARE_OF_COMMON = 0.9  # the paper's Figure 3: about 50 to 1
 
 # ---- What is asked
 
@@ -384,7 +385,7 @@ class NeuronTable:
     neurons                        (B, 2) int32
     n_examples, n_clusters         (B,) int32
     max_distance … share_positive  (B,) float64, NaN where undefined; second_share: of the second largest cluster
-    rare                           (B,) int32: 1 where one of several clusters holds RARE_SHARE of the examples or more
+    rare                           (B,) int32: 1 where of 20 or more examples at least 0.9, not all, are in one cluster
     """
 
     neurons: IntArray

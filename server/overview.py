@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from polysem.proto.columns import from_counts
-from polysem.proto.types import RARE_SHARE, ClusterBatch, IntArray, NeuronTable
+from polysem.proto.types import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON, ClusterBatch, IntArray, NeuronTable
 from polysem.server import callers
 from polysem.server.arrays import Array
 from polysem.server.batcher import Batcher
@@ -147,7 +147,8 @@ def _joined(parts: Sequence[Clusters]) -> Clusters:
 def _table(index: Index, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
     m = {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
     statistics = index.statistics
-    rare = (m["n_clusters"] > 1) & (m["largest_share"] >= RARE_SHARE)  # NaN is not
+    enough, share = m["n_examples"] >= LEAST_EXAMPLES_OF_RARE, m["largest_share"]
+    rare = enough & (share >= LEAST_SHARE_OF_COMMON) & (share < 1)
     return NeuronTable(
         neurons=every_neuron(index),
         **m,

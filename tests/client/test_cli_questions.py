@@ -1,0 +1,121 @@
+"""The commands that ask more, as a person types them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def polysem(polysem_client, tmp_path):
+    def run(*arguments, **options):
+        return subprocess.run(
+            [sys.executable, "-m", "polysem.client.cli", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"POLYSEM_SERVER": polysem_client.target, "COLUMNS": "110"},
+            **options,
+        )
+
+    return run
+
+
+def lines(done):
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_statistics_in_words_and_json(polysem, polysem_client):
+    shown = polysem("statistics", "1.5").stdout
+    (want,) = polysem_client.statistics("1.5")
+    assert f"neuron 1.5: highest activation {want.maximum_activation:.2f}" in shown
+    assert f"30 dataset examples from {want.lowest_example:.2f} to {want.highest_example:.2f}" in shown
+    assert shown.count("◂") >= 2
+    assert "no dataset examples" in polysem("statistics", "1.3").stdout
+    assert polysem("statistics", "1.0-9").stdout.count("1.") >= 10
+    (got,) = lines(polysem("statistics", "1.5", "--json"))
+    assert got["histogram"] == want.histogram.tolist()
+    assert got["threshold"] == want.threshold
+    assert lines(polysem("statistics", "1.3", "--json"))[0]["lowest_example"] is None
+
+
+def test_neurons_are_listed_as_asked(polysem, polysem_client):
+    asked = ["neurons", "--sort", "-n_clusters", "--min", "n_examples=10", "--max", "n_examples=29"]
+    got = lines(polysem(*asked, "--limit", 5, "--skip", 2, "--json"))
+    want = polysem_client.neurons(sort_by="-n_clusters", where={"n_examples": (10, 29)}, limit=5, skip=2)
+    assert [row["neuron"] for row in got] == [str(neuron.id) for neuron in want]
+    assert got[0]["intra"] == want[0].intra
+    shown = polysem(*asked, "--limit", 5).stdout
+    assert f"1 to 5 of {want.n_matching} that match" in shown
+    assert len(lines(polysem("neurons", "1.*", "--json"))) == 96
+    assert polysem("neurons", "--min", "n_examples=1e9").stdout == "no neuron matches\n"
+    assert polysem("neurons", "--skip", 192).stdout == "only 192 neurons match\n"
+
+
+def test_similar_clusters_come_with_their_texts(polysem, polysem_client):
+    got = lines(polysem("similar", "1.5", "--cluster", 0, "--every-layer", "--limit", 3, "--json"))
+    want = polysem_client.similar("1.5", cluster=0, every_layer=True, limit=3)
+    assert [(row["neuron"], row["label"], row["similarity"]) for row in got] == [
+        (str(one.neuron), one.label, one.similarity) for one in want
+    ]
+    shown = polysem("similar", "1.5", "--limit", 3).stdout
+    assert "similar to cluster 0 of neuron 1.5" in shown
+    assert shown.count("«") == 3  # one cluster, three similar ones, each with its key token
+    assert polysem("similar", "1.3").stdout == "neuron 1.3 has no dataset examples, so no clusters\n"
+
+
+def test_importance_names_the_tokens_that_matter(polysem, polysem_client):
+    (got,) = lines(polysem("importance", "1.5", "--place", 1, "--tokens-before", 4, "--json"))
+    (want,) = polysem_client.importance("1.5", places=[1], tokens_before=4)
+    assert got["tokens"] == list(want.tokens)
+    assert got["relative"][-1] in (0, 1)
+    shown = polysem("importance", "1.5", "--place", 1).stdout
+    assert shown.startswith("1.5 #1")
+    assert "%" in shown
+
+
+def test_a_text_is_explained(polysem, polysem_client):
+    shown = polysem("explain", "the tea", "1.5", "0.7").stdout
+    assert "1.5" in shown.splitlines()[0]
+    assert "0.7" in shown.splitlines()[0]
+    got = lines(polysem("explain", "-", "1.5", "--json", input="tea"))
+    want = polysem_client.explain("tea", "1.5")
+    assert [row["text"] for row in got] == ["t", "e", "a"]
+    assert got[0]["firings"][0]["activation"] == want[0].firings[0].activation
+    assert len(lines(polysem("explain", "tea", "--strongest", 2, "--json"))[0]["firings"]) == 2
+    assert "%" in polysem("explain", "tea").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["statistics", "7.1"], 1, "there is no neuron 7.1"),
+        (["neurons", "--sort", "size"], 1, "unknown sort_by 'size'"),
+        (["neurons", "--min", "intra"], 2, "is no METRIC=NUMBER such as n_examples=25"),
+        (["neurons", "--min", "size=3"], 1, "unknown where 'size'"),
+        (["neurons", "--min", "intra=0.5", "--max", "intra=0.3"], 1, "no intra is at least 0.5 and at most 0.3"),
+        (["similar", "1.*"], 1, "'1.*' is not one neuron"),
+        (["similar", "1.5", "--cluster", "99"], 1, "neuron 1.5 has no cluster 99: cut at 0.5 it has one cluster, 0"),
+        (["importance", "1.5", "--mask-token", "9999"], 1, "mask_token is 9999"),
+        (["explain", ""], 1, "there is no text to explain"),
+        (["explain", "x" * 40, "1.5"], 1, "the text has 40 tokens, the model reads 31 at once beside BOS"),
+        (["explain", "x", "1.5", "--min-activation-fraction", "2"], 2, "not in the range"),
+    ],
+)
+def test_wrong_input_gets_a_sentence_and_an_exit_status(polysem, arguments, status, words):
+    done = polysem(*arguments)
+    assert done.returncode == status
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["statistics", "neurons", "similar", "importance", "explain"])
+def test_help_says_what_it_does_and_how_neurons_are_written(polysem, command):
+    shown = polysem(command, "--help").stdout
+    assert "--json" in shown
+    assert "NEURONS are written" in shown
+    assert len(shown.split("Options:")[0].split()) > 25
