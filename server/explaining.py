@@ -142,23 +142,21 @@ class ExplainWork:
 
     def _of_the_strongest(self) -> _Firings:
         """Of each token the neurons with the highest shares of their maxima, hardest first; no clusters."""
-        maximum = self.index.statistics.maximum
-        k = min(self.n_strongest, maximum.size)
-        found: list[tuple[Array, Array, Array]] = []  # shares, activations, flat neurons: (T, k) of each layer
+        maximum = torch.from_numpy(np.array(self.index.statistics.maximum)).to(self.model.device)  # (L, N)
+        n = maximum.shape[1]
+        found: list[tuple[Tensor, Tensor, Tensor]] = []  # shares, activations, flat neurons: (T, k) of each layer
 
         def visit(layer: int, _residual: Tensor, a: Tensor) -> None:
-            activations = a[0, self._n_before :].float().cpu().numpy()  # (T, N)
-            positive = maximum[layer] > 0
-            shares = np.divide(activations, maximum[layer], out=np.full_like(activations, -np.inf), where=positive)
-            best = np.argsort(-shares, axis=1, kind="stable")[:, :k]
-            n = activations.shape[1]
-            found.append((*(np.take_along_axis(x, best, 1) for x in (shares, activations)), layer * n + best))
+            activations = a[0, self._n_before :].float()  # (T, N)
+            shares = torch.where(maximum[layer] > 0, activations / maximum[layer], -torch.inf)
+            best = shares.topk(min(self.n_strongest, n), dim=1).indices
+            found.append((shares.gather(1, best), activations.gather(1, best), layer * n + best))
 
         self._read(visit)
-        shares, activations, flat = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
-        best = np.argsort(-shares, axis=1, kind="stable")[:, :k]  # of equals the lower layer and neuron
+        shares, activations, flat = (torch.cat(parts, dim=1).cpu().numpy() for parts in zip(*found, strict=True))
+        best = np.lexsort((flat, -shares), axis=1)[:, : self.n_strongest]  # of equals the lower layer and neuron
         chosen, activations = (np.take_along_axis(x, best, 1).ravel() for x in (flat, activations))
-        neurons = np.stack(np.divmod(chosen, self.index.info.n_neurons_per_layer), axis=1).astype(np.int32)
+        neurons = np.stack(np.divmod(chosen, n), axis=1).astype(np.int32)
         return _Firings(neurons, activations, np.full(len(chosen), -1), np.full(len(chosen), np.nan))
 
     # ---- The model

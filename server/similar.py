@@ -69,7 +69,7 @@ class SimilarWork:
 
     def run(self, items: IntArray) -> SimilarBatch:
         rows = np.array([self._rows_of(NeuronId(*item[:2]))[0] + item[2] for item in items.tolist()], np.int64)
-        found = [self._find(row) for row in rows]
+        found = self._find(rows)
         similar = np.concatenate([f.rows for f in found])
         return SimilarBatch(
             neurons=items[:, :2],
@@ -83,17 +83,27 @@ class SimilarWork:
             similarities=np.concatenate([f.similarities for f in found]),
         )
 
-    def _find(self, row: int) -> _Found:
-        """The most similar clusters of other neurons than the row's."""
-        layer, neuron = self.clusters.neurons[row].tolist()
-        layers = range(self.clustering.model.info.n_layers) if self.every_layer else [layer]
-        own, first = self._units(layer), self._first_row(layer)
-        unit = own[row - first]  # (D,)
-        cosines = torch.cat([self._units(other) @ unit for other in layers])  # float32 (C,)
-        start = 0 if self.every_layer else first
-        mine = slice(*(place - start for place in self._rows_of(NeuronId(layer, neuron))))
-        cosines[mine] = -torch.inf
-        k = min(self.n_similar, len(cosines) - (mine.stop - mine.start))
+    def _find(self, rows: Array) -> list[_Found]:
+        """Of each of the rows (B,) the most similar clusters of other neurons."""
+        found: dict[int, _Found] = {}
+        of_layers = self.clusters.neurons[rows, 0]
+        for layer in np.unique(of_layers).tolist():
+            layers = range(self.clustering.model.info.n_layers) if self.every_layer else [layer]
+            start = self._first_row(layers[0])
+            asked = rows[of_layers == layer]
+            units = self._units(layer)[
+                torch.from_numpy(asked - self._first_row(layer)).to(self.clustering.model.device)
+            ]
+            cosines = torch.cat([units @ self._units(other).T for other in layers], dim=1)  # float32 (B, C)
+            for i, row in enumerate(asked.tolist()):
+                first, last = self._rows_of(NeuronId(*self.clusters.neurons[row].tolist()))
+                cosines[i, first - start : last - start] = -torch.inf  # its own neuron's
+                n_others = cosines.shape[1] - (last - first)
+                found[row] = self._nearest(cosines[i], units[i], start, min(self.n_similar, n_others))
+        return [found[row] for row in rows.tolist()]
+
+    def _nearest(self, cosines: Tensor, unit: Tensor, start: int, k: int) -> _Found:
+        """The k clusters with the highest of the cosines (C,), which are those of the rows from `start` on."""
         if not k:
             return _Found(np.zeros(0, np.int64), np.zeros(0))
         least = cosines.topk(k).values[-1] - MARGIN
