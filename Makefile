@@ -79,8 +79,9 @@ gpu-cuml: setup ## the same for large neurons with cuML and CuPy
 demo-model: setup ## train the embedded model anew (about three quarters of an hour on 2 cores)
 	$(BIN)/python -m polysem.server.demo.train --out server/demo/model
 
-picture: setup ## draw the README's picture
-	COLUMNS=120 $(BIN)/polysem demo --svg docs/demo.svg > /dev/null
+picture: setup ## draw the pictures of README and docs (the explorer's with Debian's chromium)
+	COLUMNS=120 $(BIN)/polysem demo --svg docs/demo.svg --report build/demo.html > /dev/null
+	$(BIN)/python docs/make_pictures.py
 
 clean: ## remove what can be made again
 	rm -rf $(VENV) $(STUBS) $(LENS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -36,6 +36,7 @@ from polysem.proto.types import (
 )
 
 DEFAULT_TARGET = "127.0.0.1:50051"
+MAX_COUNTED = 100_000  # neurons of a range, for a progress bar
 CLOSED = "this client is closed; read all that you want of its answers before, inside `with`"
 
 
@@ -139,6 +140,16 @@ def _thresholds(thresholds: Any) -> Any:
         return tuple(float(value) for value in thresholds)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"thresholds must be numbers, not {thresholds!r}", "thresholds") from error
+
+
+def n_named(neurons: Sequence[NeuronLike]) -> int | None:
+    """How many neurons are named, each once; None where only the server knows how large a layer is."""
+    named: set[tuple[int, int]] = set()
+    for layer, first, last in parse_neurons(*neurons):
+        if layer is None or first is None or last is None or last - first > MAX_COUNTED:
+            return None
+        named |= {(layer, index) for index in range(first, last + 1)}
+    return len(named)
 
 
 def embed(neurons: Sequence[NeuronLike], embedding: Embedding, layer_norm: LayerNorm, index: str | None) -> StreamCall:

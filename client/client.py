@@ -140,7 +140,9 @@ class Client:
             fetch_examples=partial(self._examples_of, index),
             embed_again=partial(self._embed_again, index),
         )
-        return Clusters(self._answers(call), view)
+        clusters = Clusters(self._answers(call), view)
+        clusters.expected = calls.n_named(neurons)
+        return clusters
 
     def embed(
         self,

@@ -28,6 +28,7 @@ KINDS = ("dendrogram", "behaviours", "comparison")
 FORMATS = ("svg", "png", "html", "pdf")
 MAX_LEAVES = 60  # with a text each
 TEXT_BEFORE, TEXT_AFTER = 34, 22  # characters around the key token
+MISSING_GLYPH = r"Glyph \d+ .* missing from"
 INK, CUT = "#222222", "#555555"
 STYLE = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "polysem", "font.family": "DejaVu Sans"}
 
@@ -161,9 +162,7 @@ def _around_key(example: Example) -> range:
 
 
 def _comparison(pre_mlp: Side, neuron: Side) -> "Figure":
-    import matplotlib.figure
-
-    drawn = matplotlib.figure.Figure(figsize=(7.2, 5.6), layout="constrained")
+    drawn = _new(figsize=(7.2, 5.6), layout="constrained")
     axes = drawn.subplots(2, 2, height_ratios=[3, 2])
     names = ("pre-MLP embeddings", "neuron embeddings")
     for column, (side, name) in enumerate(zip((pre_mlp, neuron), names, strict=True)):
@@ -216,7 +215,7 @@ def save(figure: "Figure", out: Path, title: str) -> None:
             f"a figure is written as {', '.join(FORMATS)}, not as {out.name!r}; end its name so", "out"
         )
     with _matplotlib().rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # a box in png and pdf; svg keeps the text
+        warnings.filterwarnings("ignore", MISSING_GLYPH)  # a box in png and pdf; svg keeps the text
         if kind != "html":
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
             figure.savefig(out, format=kind, dpi=300, bbox_inches="tight", metadata=metadata)
@@ -255,9 +254,22 @@ def _title(neuron: Neuron, n_leaves: int) -> str:
 
 
 def _axes(width: float, height: float) -> "Axes":
-    import matplotlib.figure
+    return _new(figsize=(width, height)).add_subplot()
 
-    return matplotlib.figure.Figure(figsize=(width, height)).add_subplot()
+
+def _new(**options: Any) -> "Figure":
+    """A figure that a notebook shows; without pyplot, so that nothing keeps it."""
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", MISSING_GLYPH)
+                self.savefig(picture, format="png", dpi=120, bbox_inches="tight")
+            return picture.getvalue()
+
+    return ShownFigure(**options)
 
 
 def _matplotlib() -> Any:

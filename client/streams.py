@@ -7,7 +7,7 @@ must. What was read stays, so a second loop asks nothing. From AsyncClient: `asy
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Stream(Sequence[Item]):
     """Items of a call, in the order asked."""
 
     _noun = "items"
+    expected: int | None = None  # items, where the question says how many
 
     def __init__(self, answers: Iterator[Answer], view: Callable[[Answer], Sequence[Item]]) -> None:
         self._answers = answers
@@ -56,6 +57,19 @@ class Stream(Sequence[Item]):
     def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
         self._has(index if isinstance(index, int) else -1)
         return self._items[index]
+
+    def progress(self, total: int | None = None) -> Self:
+        """Read all, with a bar of tqdm's that counts the items; needs tqdm.
+
+        total  how many will come; None: not known, or what the question says
+        """
+        try:
+            from tqdm.auto import tqdm
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("progress() needs tqdm: pip install tqdm", name="tqdm") from None
+        for _ in tqdm(self, total=total or self.expected, unit=self._noun.removesuffix("s")):
+            pass
+        return self
 
     def _has(self, i: int) -> bool:
         """Read until item i is there; all, where i is negative. What failed once fails again."""

@@ -346,14 +346,16 @@ def _key_json(key: Any) -> dict[str, Any]:
 
 @click.command()
 @click.option("--svg", type=click.Path(path_type=Path), help="Also draw the first neuron into this file.")
-def demo(svg: Path | None) -> None:
+@click.option("--report", type=click.Path(path_type=Path), help="Where to write the page; else in the cache folder.")
+def demo(svg: Path | None, report: Path | None) -> None:
     """See it work: a small model, its neurons fallen apart, through the real server and client.
 
     Builds an index of the embedded model over Python's own documentation and source (kept for the next time), serves
-    it on a loopback port, and asks through the client.
+    it on a loopback port, and asks through the client. Writes the neurons shown as a page for a browser, too.
     """
     from polysem.server.demo import indexes, tour
+    from polysem.server.places import cache_folder
 
     with _progress() as progress:
         folder = indexes.ensure(progress)
-    tour.show(folder, svg)
+    tour.show(folder, svg, report or cache_folder() / "demo.html")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 import polysem.server
-from polysem.client import Client, Clusters, Neuron, terminal
+from polysem.client import Client, Clusters, Neuron, report, terminal
 
 N_SHOWN = 3
 LEAST_MEMBERS = 4  # of a cluster that counts as a behaviour
@@ -21,8 +21,11 @@ MOST_BEHAVIOURS = 6  # more say no more
 PAPER = {"pre_mlp": (0.31, 0.63), "neuron": (0.21, 0.73)}  # Foote 2024, Table 1: medians of intra, inter
 
 
-def show(folder: Path, svg: Path | None) -> None:
-    """Serve the index in `folder`, ask it, and print what comes back; the first neuron also into the picture `svg`."""
+def show(folder: Path, svg: Path | None, page: Path) -> None:
+    """Serve the index in `folder`, ask it, and print what comes back; the first neuron also into the picture `svg`.
+
+    page  where the same neurons are written as a report
+    """
     console = terminal.console()
     with polysem.server.local(folder) as client:
         info = client.indexes()[0]
@@ -41,6 +44,10 @@ def show(folder: Path, svg: Path | None) -> None:
         console.print(table_1(client, clusters))
         if svg is not None:
             draw(shown[0], svg)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(report.make(client, *(str(neuron.id) for neuron in shown)).html, encoding="utf-8")
+    console.print("\nThe same neurons as a page for a browser, where their trees can be cut anew:")
+    console.print(str(page.resolve()), soft_wrap=True)
     console.print(_next_steps(shown[0]))
 
 
@@ -104,6 +111,7 @@ def _row(clusters: Clusters) -> Sequence[str]:
 def _next_steps(neuron: Neuron) -> Group:
     lines = (
         ("polysem serve", "keep this index served at 127.0.0.1:50051, then, from another terminal"),
+        ("polysem explore", "look at every neuron in a web browser (pip install 'polysem[explorer]')"),
         (f"polysem cluster {neuron.id}", "this neuron again"),
         (f"polysem cluster {neuron.id} --embedding pre_mlp", "the same by what all neurons of the layer read"),
         (f"polysem cluster {neuron.id} --distance-threshold 0.7", "cut higher"),

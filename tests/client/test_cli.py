@@ -121,8 +121,10 @@ def test_a_bad_line_stops_the_build_or_is_left_out(polysem, checkpoint, tmp_path
 
 
 def test_the_demo_shows_neurons_table_1_and_what_to_type_next(polysem, tmp_path):
-    done = polysem("demo", "--svg", tmp_path / "d.svg")
+    done = polysem("demo", "--svg", tmp_path / "d.svg", "--report", tmp_path / "new" / "r.html")
     assert done.returncode == 0, done.stderr
     for words in ("fall into", "HAC beside SCC", "Table 1 of this model", "Type next:", "polysem serve"):
         assert words in done.stdout
     assert "<svg" in (tmp_path / "d.svg").read_text()
+    assert str(tmp_path / "new" / "r.html") in done.stdout
+    assert (tmp_path / "new" / "r.html").read_text().count("<article") == 3

@@ -1,0 +1,61 @@
+"""Draw the pictures of README and docs from the demo's index: `make picture`.
+
+The explorer's are screenshots of Debian's Chromium, driven by Playwright.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+import polysem.server
+from polysem.client import Client, figures
+
+OUT = Path(__file__).parent / "pictures"
+NEURON, RARE = "2.185", "1.3"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+
+
+def main() -> None:
+    OUT.mkdir(exist_ok=True)
+    with polysem.server.local() as client:
+        draw(client)
+        command = [sys.executable, "-m", "polysem.client.cli", "explore", "--server", client.target, "--port", "0"]
+        explorer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert explorer.stdout is not None
+        address = explorer.stdout.readline().split()[0]
+        try:
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+                for name, path in {
+                    "explorer": f"neuron/{NEURON}",
+                    "table": "?sort_by=-silhouette&least_n_examples=50",
+                }.items():
+                    shoot(browser, address + path, OUT / f"{name}.png")
+                browser.close()
+        finally:
+            explorer.terminate()
+            explorer.wait()
+
+
+def shoot(browser: Any, address: str, out: Path) -> None:
+    page = browser.new_page(viewport={"width": 1180, "height": 800})
+    page.set_default_timeout(120_000)  # the first table clusters the whole model
+    page.goto(address, timeout=120_000)
+    page.locator(".ps-card, tbody tr").first.wait_for()
+    page.screenshot(path=out)
+    page.close()
+
+
+def draw(client: Client) -> None:
+    neuron, rare = client.cluster(NEURON, RARE)
+    figures.save(neuron.plot_dendrogram(max_per_cluster=3), OUT / "dendrogram.svg", f"neuron {NEURON}")
+    figures.save(figures.plot_behaviours(rare, rare.examples), OUT / "behaviours.svg", f"neuron {RARE}")
+    figures.save(neuron.plot_compare(), OUT / "comparison.svg", f"neuron {NEURON}")
+
+
+if __name__ == "__main__":
+    main()

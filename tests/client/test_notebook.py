@@ -1,0 +1,47 @@
+"""The example notebook runs; progress of long calls."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "client" / "examples").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_notebook_runs(path, index_folder, tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    notebook = nbformat.read(path, 4)
+    source = "".join(cell.source + "\n" for cell in notebook.cells)
+    assert "polysem.server.local()" in source
+    for cell in notebook.cells:  # over the small index of these tests, which has no neuron 2.185
+        cell.source = cell.source.replace("polysem.server.local()", f"polysem.server.local({str(index_folder)!r})")
+        cell.source = cell.source.replace("2.185", "0.1").replace('"2.*"', '"1.*"')
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3")
+    client.execute()
+    shown = [output.data for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    assert any("Polysem.show" in data.get("text/html", "") for data in shown)
+    assert sum("image/png" in data for data in shown) == 2
+
+
+def test_progress_counts_neurons_and_hands_the_answer_on(client, capsys):
+    found = client.cluster("0.0-9").progress()
+    assert len(found) == 10
+    assert "10/10" in capsys.readouterr().err
+    assert len(client.cluster("0.*").progress()) == 96
+
+
+@pytest.mark.parametrize(
+    ("neurons", "n"), [(["0.1"], 1), (["0.1", "0.0-9"], 10), (["0.*"], None), (["*"], None), (["0.1", (1, 2)], 2)]
+)
+def test_how_many_are_named(client, neurons, n):
+    assert client.cluster(*neurons).expected == n
+
+
+def test_without_tqdm_progress_says_what_to_install(client, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install tqdm"):
+        client.cluster("0.1").progress()
