@@ -1,8 +1,11 @@
 """The web application: addresses, and what each asks the server.
 
-/                      the table of neurons                /neuron/2.185        a neuron
-/go?neuron=2.185       to its page                         /random              to some neuron with examples
-/api/…                 JSON for the page's script          /static/…            scripts and styles
+/                  the table of neurons            /neuron/2.185   a neuron
+/go?neuron=2.185   to its page                     /random         to some neuron with examples
+/text?text=…       one's own text                  /api/…          JSON for the pages' script
+/static/…          scripts and styles
+
+The same parameters everywhere say how neurons are clustered (questions.View), so every view has an address.
 """
 
 import random
@@ -23,16 +26,17 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polysem.client import drawing
+from polysem.client import dendrogram, drawing
 from polysem.client.client import Client
 from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
-from polysem.client.results import Example
+from polysem.client.results import Example, ExplainedToken
 from polysem.proto import errors
 from polysem.proto.neurons import MAX_INDEX, NeuronId
 from polysem.proto.types import IndexInfo
 
 FOLDER = Path(__file__).parent
 N_SIMILAR = 20  # clusters, as on the paper's site
+N_STRONGEST = 5  # neurons at each token of one's own text
 TRIES = 20  # at a random neuron with examples
 HEADERS = {
     "content-security-policy": (
@@ -91,6 +95,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
         Route("/", pages.home),
         Route("/go", pages.go),
         Route("/random", pages.random),
+        Route("/text", pages.text),
         Route("/neuron/{neuron}", pages.neuron),
         Route("/api/neuron/{neuron}", pages.neuron_json),
         Route("/api/neuron/{neuron}/example/{place:int}", pages.example_json),
@@ -133,6 +138,10 @@ def _static(request: Request) -> Response:
     if path is None:
         raise HTTPException(404)
     return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers={"cache-control": "no-cache"})
+
+
+def _status(error: errors.PolysemError) -> int:
+    return next((code for type_, code in STATUS if isinstance(error, type_)), 500)
 
 
 class _Pages:
@@ -197,6 +206,21 @@ class _Pages:
             data=self._data(id_, view),
             statistics=self._client.statistics(id_, index=view.index)[0],
         )
+
+    def text(self, request: Request) -> Response:
+        """The user's own text, token by token."""
+        view, text = View.of(request.query_params), request.query_params.get("text", "")
+        named = [name for name in re.split(r"[\s,]+", request.query_params.get("neurons", "")) if name]
+        values: dict[str, Any] = {"title": "Your own text", "text": text, "neurons": " ".join(named)}
+        tokens: list[ExplainedToken] = []
+        wrong, status = None, 200
+        if "text" in request.query_params:
+            try:
+                tokens = list(self._client.explain(text, *named, n_strongest=N_STRONGEST, **view.clustering()))
+            except errors.PolysemError as error:  # told beside the box, so that the text is not lost
+                wrong, status = error.message, _status(error)
+        self._index(view)
+        return self._page("text.html", view, status, tokens=tokens, wrong=wrong, visible=dendrogram.visible, **values)
 
     def neuron_json(self, request: Request) -> Response:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
@@ -271,8 +295,7 @@ class _Pages:
 
     async def told(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.PolysemError)
-        status = next((code for type_, code in STATUS if isinstance(error, type_)), 500)
-        return await self._error(request, status, error.message)
+        return await self._error(request, _status(error), error.message)
 
     async def missing(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -201,8 +201,15 @@
 
   // Empty fields are left out of the address, and the wait is told: a clustering that is new takes a while.
   for (const form of document.querySelectorAll("form:not(#choices)")) {
-    form.addEventListener("submit", () => {
-      for (const field of form.elements) if (field.name && !field.value) field.disabled = true;
+    form.addEventListener("submit", (event) => {
+      const most = Number(form.dataset.most || Infinity); // an address has room for so much
+      if (form.elements.text && form.elements.text.value.length > most) {
+        event.preventDefault();
+        say(`the text has ${form.elements.text.value.length.toLocaleString("en")} characters; a page takes ` +
+          `${most.toLocaleString("en")}, and \`polysem explain\` as many as the model reads`, true);
+        return;
+      }
+      for (const field of form.elements) if (field.name && !field.value && field.name !== "text") field.disabled = true;
       if (byId("status")) say("asking the server …");
     });
   }
