@@ -305,7 +305,7 @@
     const number = element("input", { type: "number", min: 0, max: 2, step: "any", class: "ps-number",
       onchange: () => { if (number.checkValidity() && number.value) go(Number(number.value)); else number.reportValidity(); } });
     const opened = new Set(); // nodes whose cards show every example
-    let nCards = MOST_CARDS, found = null, asked = null;
+    let nCards = MOST_CARDS, found = null, asked = null, drawnCards = new Map();
 
     function card(cluster) {
       const all = opened.has(cluster.node);
@@ -322,14 +322,14 @@
       const about = element("p", { class: "ps-meta" }, keyTokens(cluster.members),
         cluster.meanDistance === null ? "" : ` · mean distance ${shown(cluster.meanDistance)}`);
       const made = element("section", { class: "ps-card", "data-cluster": cluster.label }, title, about, list);
-      made.style.borderInlineStartColor = found.colours.get(cluster.label);
       if (data.examples && (rest > 0 || all) && cluster.size > 1) {
         const label = all ? "show fewer" : `show all ${cluster.size}`;
         if (cluster.size > MOST_EXAMPLES || rest > 0) {
-          made.append(element("button", { type: "button", class: "ps-small", onclick: () => {
+          made.append(element("button", { type: "button", class: "ps-small ps-more", onclick: () => {
             if (all) opened.delete(cluster.node);
             else opened.add(cluster.node);
-            made.replaceWith(card(cluster));
+            paint(found.threshold);
+            drawnCards.get(cluster.node).card.querySelector(".ps-more").focus();
           } }, label));
         }
       }
@@ -368,7 +368,16 @@
         `${shown(found.silhouette)} · largest cluster ${found.largestShare === null ? "–" :
           Math.round(100 * found.largestShare) + " %"} · mean distance ${shown(data.mean_distance)} · ` +
         `largest distance ${shown(data.max_distance)}`;
-      const made = found.clusters.slice(0, nCards).map(card);
+      const before = drawnCards;
+      drawnCards = new Map();
+      const made = found.clusters.slice(0, nCards).map((cluster) => { // a cluster that stays keeps its card
+        const as = `${cluster.label} ${cluster.rare} ${opened.has(cluster.node)}`;
+        const kept = before.get(cluster.node);
+        const drawn = kept && kept.as === as ? kept : { as, card: card(cluster) };
+        drawn.card.style.borderInlineStartColor = found.colours.get(cluster.label);
+        drawnCards.set(cluster.node, drawn);
+        return drawn.card;
+      });
       const hidden = found.clusters.length - made.length;
       if (hidden > 0) {
         made.push(element("button", { type: "button", onclick: () => { nCards += MOST_CARDS; paint(found.threshold); } },

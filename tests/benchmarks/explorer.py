@@ -1,0 +1,108 @@
+"""How long the explorer's pages take in Debian's Chromium: first paint, and a cut of the tree.
+
+python tests/benchmarks/explorer.py [--repeats 10]
+
+Over the demo's index, all on this machine: server, explorer and browser share its cores. First paint is the browser's
+own `first-contentful-paint`, counted from the navigation. A cut is from the question to the painted frame's start: the
+script's time to cut, paint the tree and fill the cards, then one forced layout. Trees of 1,000 examples are made from
+random points, with texts of 31 tokens each.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+from playwright.sync_api import sync_playwright
+from scipy.cluster.hierarchy import linkage
+
+import polysem.server
+from polysem.client import drawing
+
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
+CUTS = """([data, thresholds]) => {
+  const host = document.body.appendChild(document.createElement("div"));
+  const view = Polysem.show(host, data);
+  return thresholds.map((threshold) => {
+    const start = performance.now();
+    view.cut(threshold);
+    host.getBoundingClientRect(); // layout
+    return performance.now() - start;
+  });
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=10)
+    repeats = parser.parse_args().repeats
+    with polysem.server.local() as client, sync_playwright() as playwright:
+        command = [sys.executable, "-m", "polysem.client.cli", "explore", "--server", client.target, "--port", "0"]
+        explorer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert explorer.stdout is not None
+        address = explorer.stdout.readline().split()[0]
+        try:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+            neurons = [neuron.id for neuron in client.neurons(where={"n_examples": (100, None)}, limit=repeats)]
+            tell(
+                "first paint of a neuron page, 100 examples",
+                [first_paint(browser, f"{address}neuron/{i}") for i in neurons],
+            )
+            tell("first paint of the table, 100 of 4,096 rows", [first_paint(browser, address) for _ in range(repeats)])
+            rng = np.random.default_rng(0)
+            for n in (100, 1000):
+                page = browser.new_page(viewport={"width": 1280, "height": 900})
+                page.add_script_tag(content=drawing.script())
+                page.add_style_tag(content=drawing.style())
+                thresholds = rng.uniform(0.1, 1.1, 20 * repeats).tolist()
+                tell(f"a cut at {n:,} examples", page.evaluate(CUTS, [tree(n, rng), thresholds]))
+            browser.close()
+        finally:
+            explorer.terminate()
+            explorer.wait()
+
+
+def first_paint(browser: Any, address: str) -> float:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(address)
+    page.locator(".ps-card, tbody tr").first.wait_for()
+    page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
+    took = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    page.close()
+    return float(took)
+
+
+def tree(n: int, rng: np.random.Generator) -> dict[str, Any]:
+    """A neuron of n examples as the page gets it."""
+    from polysem.client.cutting import Tree
+    from polysem.client.dendrogram import PALETTE, arrange
+
+    z = linkage(rng.normal(size=(n, 6)) + rng.integers(0, 3, (n, 1)), "average", metric="cosine")
+    known = Tree(z[:, :2].astype(np.int32), z[:, 2], np.zeros(n - 1, np.int32), z[:, 2])
+    tokens = [f" word{i}" for i in range(31)]
+    return {
+        "neuron": "0.0",
+        "n": n,
+        "distance_threshold": 0.5,
+        "merges": known.merges.tolist(),
+        "heights": known.heights.tolist(),
+        "centrals": known.centrals.tolist(),
+        "mean_distances": known.mean_distances.tolist(),
+        "leaves": arrange(z, np.arange(n, dtype=np.int32), -1.0).leaves.tolist(),
+        "palette": PALETTE,
+        "examples": [
+            {"document": f"d{i}", "position": 20, "activation": 1.0, "key": 20, "activations": rng.random(31).tolist(),
+             "tokens": [*tokens[:20], f" key{i}", *tokens[21:]]}
+            for i in range(n)
+        ],
+    }  # fmt: skip
+
+
+def tell(what: str, ms: list[float]) -> None:
+    print(f"{what:45} median {np.median(ms):7.1f} ms   largest {np.max(ms):7.1f} ms   of {len(ms)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
