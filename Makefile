@@ -26,7 +26,7 @@ demo: setup ## see it work
 	@$(BIN)/polysem demo
 
 test: setup ## the whole suite
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto
 
 lint: setup ## ruff
 	$(BIN)/ruff check .
