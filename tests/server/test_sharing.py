@@ -130,7 +130,7 @@ def test_bulk_has_a_turn_a_second_under_steady_interactive_load():
     assert 1 <= run(scenario) <= 10  # of more than 250 batches
 
 
-def test_bulk_batches_come_to_take_about_as_long_as_they_should():
+def test_bulk_batches_come_to_take_no_longer_than_they_should():
     work = EchoWork(s_per_cost=0.0005)
 
     async def scenario(batcher):
@@ -139,8 +139,8 @@ def test_bulk_batches_come_to_take_about_as_long_as_they_should():
 
     run(scenario, max_batch_cost=400, bulk_batch_ms=20)
     settled = [len(batch) for batch in work.runs if batch[0] == 1][4:-1]
-    assert max(settled) <= 40  # 20 ms at 0.5 ms an item; sleeping takes a little longer than asked
-    assert min(settled) >= 1  # fewer where the machine is busy with other things
+    assert max(settled) <= 40  # 20 ms at 0.5 ms an item, fewer where sleeping takes longer than asked
+    assert min(settled) >= 6  # a 64th of max_batch_cost, whatever was measured
     assert len(work.runs[-1]) == 400
 
 
