@@ -114,13 +114,12 @@ class SimilarWork:
 
     def _cosines(self, rows: Array, unit: Tensor) -> Array:
         """(K,) float64, each from its own two embeddings alone, so that company changes no bit and equals are equal."""
-        exact = np.empty(len(rows))
+        exact, one = np.empty(len(rows)), unit.cpu().numpy().astype(np.float64)
         layers = self.clusters.neurons[rows, 0]
         for layer in np.unique(layers).tolist():
             of_layer = layers == layer
-            places = torch.from_numpy(rows[of_layer] - self._first_row(layer)).to(unit.device)
-            products = self._units(layer)[places].double() * unit.double()  # (K, D)
-            exact[of_layer] = products.sum(dim=1).cpu().numpy()
+            units = _rows(self._units(layer), rows[of_layer] - self._first_row(layer)).astype(np.float64)  # (K, D)
+            exact[of_layer] = (units * one).sum(axis=1)
         return np.clip(exact, -1.0, 1.0)
 
     def _units(self, layer: int) -> Tensor:
@@ -157,6 +156,13 @@ class SimilarWork:
     def _layer_starts(self) -> Array:
         """(L + 1,) first row of each layer."""
         return np.searchsorted(self.clusters.neurons[:, 0], np.arange(self.clustering.model.info.n_layers + 1))
+
+
+def _rows(units: Tensor, places: Array) -> Array:
+    """A few rows, on the CPU. NumPy takes them there: torch would wake its threads for each."""
+    if units.device.type == "cpu":
+        return units.numpy()[places]
+    return units[torch.from_numpy(places).to(units.device)].cpu().numpy()
 
 
 class _Kept:
