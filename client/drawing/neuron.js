@@ -329,7 +329,7 @@
             if (all) opened.delete(cluster.node);
             else opened.add(cluster.node);
             paint(found.threshold);
-            drawnCards.get(cluster.node).card.querySelector(".ps-more").focus();
+            drawnCards.get(cluster.node).card.querySelector(".ps-more")?.focus();
           } }, label));
         }
       }
