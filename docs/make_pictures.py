@@ -52,9 +52,12 @@ def shoot(browser: Any, address: str, out: Path) -> None:
 
 def draw(client: Client) -> None:
     neuron, rare = client.cluster(NEURON, RARE)
-    figures.save(neuron.plot_dendrogram(max_per_cluster=3), OUT / "dendrogram.svg", f"neuron {NEURON}")
-    figures.save(figures.plot_behaviours(rare, rare.examples), OUT / "behaviours.svg", f"neuron {RARE}")
-    figures.save(neuron.plot_compare(), OUT / "comparison.svg", f"neuron {NEURON}")
+    for name, figure in {
+        "dendrogram": neuron.plot_dendrogram(max_per_cluster=3),
+        "behaviours": figures.plot_behaviours(rare, rare.examples),
+        "comparison": neuron.plot_compare(),
+    }.items():
+        figure.savefig(OUT / f"{name}.png", dpi=130, bbox_inches="tight", metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 from polysem.client import dendrogram
 from polysem.client.results import Example, Neuron
+from polysem.proto.types import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
 FOLDER = Path(__file__).parent
 
@@ -32,6 +33,7 @@ def data(neuron: Neuron, examples: Sequence[Example] | None) -> dict[str, Any]:
         "mean_distances": tree.mean_distances.tolist(),
         "leaves": dendrogram.layout(neuron).leaves.tolist() if len(neuron.labels) else [],
         "palette": dendrogram.PALETTE,
+        "rare": {"least_examples": LEAST_EXAMPLES_OF_RARE, "common_share": LEAST_SHARE_OF_COMMON},
         "mean_distance": m.mean_distance,
         "max_distance": m.max_distance,
         "silhouette": m.silhouette,

@@ -10,7 +10,6 @@
 
   const WIDTH = 380, PAD = 12, TOP = 34; // of the tree, in CSS pixels
   const MOST_CARDS = 20, MOST_EXAMPLES = 5; // before "show more"
-  const RARE_SHARE = 0.8; // of the examples in one cluster: the others are rare behaviours
   const SVG = "http://www.w3.org/2000/svg";
 
   // ---- The cut
@@ -80,7 +79,8 @@
       rare: false,
     }));
     clusters.sort((a, b) => b.size - a.size || a.label - b.label);
-    const rare = clusters.length > 1 && clusters[0].size >= RARE_SHARE * data.n;
+    const { least_examples, common_share } = data.rare; // of a neuron with a common and a rare behaviour
+    const rare = clusters.length > 1 && data.n >= least_examples && clusters[0].size >= common_share * data.n;
     if (rare) for (const cluster of clusters.slice(1)) cluster.rare = true;
     const colours = new Map(); // by drawing order, so that neighbours differ
     for (const example of data.leaves) {
@@ -316,7 +316,7 @@
       const title = element(`h${options.heading || 3}`, { class: "ps-title" }, `cluster ${cluster.label}`,
         element("span", { class: "ps-size" }, ` ${count(cluster.size, "example")}`));
       if (cluster.rare) {
-        title.append(" ", element("span", { class: "ps-rare", title: "one cluster holds at least 80 % of the examples; this is another" },
+        title.append(" ", element("span", { class: "ps-rare", title: `one cluster holds at least ${100 * data.rare.common_share} % of the examples; this is another` },
           "rare behaviour"));
       }
       const about = element("p", { class: "ps-meta" }, keyTokens(cluster.members),

@@ -48,3 +48,14 @@ def test_a_notebooks_display_is_drawn_and_can_be_cut(page, server, tmp_path):
     page.get_by_role("spinbutton").fill("2")
     page.get_by_role("spinbutton").press("Enter")
     page.wait_for_function("() => document.querySelectorAll('.ps-card').length === 1")
+
+
+def test_rare_behaviours_are_marked_where_the_server_says_so(page, server):
+    page.goto("about:blank")
+    page.add_script_tag(content=drawing.script())
+    rare = {str(n.id) for n in server.neurons("*", distance_threshold=0.9) if n.rare}
+    assert rare
+    for neuron in server.cluster("*", distance_threshold=0.9):
+        data = drawing.data(neuron, None)
+        found = page.evaluate("(d) => Polysem.clustering(d, Polysem.nodeSizes(d.n, d.merges), 0.9).rare", data)
+        assert found == (str(neuron.id) in rare)

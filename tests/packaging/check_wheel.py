@@ -12,6 +12,10 @@ from pathlib import Path
 
 MUST_HOLD = (
     "polysem/client/client.py",
+    "polysem/client/drawing/neuron.css",
+    "polysem/client/drawing/neuron.js",
+    "polysem/client/explorer/pages/neuron.html",
+    "polysem/client/explorer/static/explorer.js",
     "polysem/client/py.typed",
     "polysem/kernels/distances.py",
     "polysem/proto/codec.py",
