@@ -14,6 +14,7 @@ from polysem.proto.errors import DeadlineExceeded, FailedPrecondition, InvalidAr
 from polysem.proto.jobs import CorpusInfo, check_corpus_name
 from polysem.server.corpus import PYDOCS, Corpus
 from polysem.server.job_store import MAX_UPLOADS, JobStore
+from polysem.server.reading import CorpusElsewhere
 
 MAX_UPLOADS_AT_ONCE = 8
 SILENCE_S = 60.0  # an upload that sends nothing for so long is dropped
@@ -38,8 +39,8 @@ class Corpora:
         return sorted([*own, *self._store.corpora()], key=lambda corpus: corpus.name)
 
     def open(self, name: str, text_field: str, skip_bad: bool, max_documents: int | None) -> Corpus:
-        """The corpus of that name. Raises NotFound."""
-        return Corpus(name, text_field, skip_bad, max_documents, path=self._path(name))
+        """The corpus of that name, to be read by a process of its own. Raises NotFound."""
+        return CorpusElsewhere(name, text_field, skip_bad, max_documents, path=self._path(name))
 
     def _path(self, name: str) -> Path | None:
         if name in self._allowed:

@@ -1,0 +1,69 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from polysem.proto.errors import BadCorpus, FailedPrecondition
+from polysem.server.corpus import Corpus
+from polysem.server.reading import CorpusElsewhere
+
+
+@pytest.mark.parametrize("max_documents", [None, 7])
+def test_another_process_reads_the_same_documents(corpus_file, max_documents):
+    options = {"path": corpus_file, "max_documents": max_documents}
+    assert list(CorpusElsewhere("c", **options).documents()) == list(Corpus("c", **options).documents())
+
+
+def test_what_is_left_out_is_counted_and_what_is_bad_is_told(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "é 日本"}\nno\n', encoding="utf-8")
+    with pytest.raises(BadCorpus, match=r"line 2 of 'mine' is not JSON"):
+        list(CorpusElsewhere("mine", path=path).documents())
+    corpus = CorpusElsewhere("mine", skip_bad=True, path=path)
+    assert [document.text for document in corpus.documents()] == ["é 日本"]
+    assert corpus.n_skipped == 1
+
+
+def test_a_reader_that_is_left_or_killed_is_gone(corpus_file, tmp_path):
+    def readers():
+        return [
+            int(status.parent.name)
+            for status in Path("/proc").glob("[0-9]*/status")
+            if f"PPid:\t{os.getpid()}\n" in status.read_text()
+            and b"polysem.server.reading" in status.with_name("cmdline").read_bytes()
+        ]
+
+    documents = CorpusElsewhere("c", path=corpus_file).documents()
+    next(documents)
+    documents.close()
+    assert readers() == []
+    large = tmp_path / "large.txt"
+    large.write_text("x" * 100 + "\n" * 2 + ("y" * 1000 + "\n") * 1000)
+    documents = CorpusElsewhere("c", path=large).documents()
+    next(documents)
+    os.kill(*readers(), signal.SIGKILL)
+    with pytest.raises(FailedPrecondition, match="ended before the corpus"):
+        list(documents)
+
+
+def test_a_reader_whose_server_was_killed_ends(tmp_path):
+    large = tmp_path / "large.txt"
+    large.write_text(("y" * 1000 + "\n") * 10_000)
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "polysem.server.reading"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    reader.stdin.write(
+        f'{{"id": "c", "text_field": "text", "skip_bad": false, "max_documents": null, "path": "{large}"}}'.encode()
+    )
+    reader.stdin.close()
+    assert reader.stdout.read(1) == b"d"
+    reader.stdout.close()
+    for _ in range(200):
+        if reader.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert reader.wait(0) is not None
