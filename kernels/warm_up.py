@@ -2,7 +2,7 @@
 
 import torch
 
-from polysem.kernels import agglomerative, distances, metrics, scc, tree
+from polysem.kernels import agglomerative, distances, key_tokens, metrics, scc, tree
 
 
 def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
@@ -23,3 +23,5 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     metrics.tree_metrics(d, trees, labels, n_examples)
     metrics.cluster_metrics(d, labels, n_examples)
     metrics.adjusted_rand_index(labels, labels, n_examples)
+    for dtype in key_tokens.DTYPES:
+        key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2], device=device), 1)

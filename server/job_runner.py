@@ -12,6 +12,7 @@ one of them; all else that a build does (tokenising, choosing, writing) stays in
 import asyncio
 import hashlib
 import logging
+import os
 import shutil
 import threading
 import uuid
@@ -199,6 +200,8 @@ class JobRunner:
             result = self._index(task, task.spec, folder)
         else:
             result = self._measure(task, task.spec, folder)
+        for made in (result.parent, folder, folder.parent):
+            _sync(made)
         with result.open("rb") as file:
             return result, hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -244,6 +247,15 @@ class _BetweenBatches(Model):
 
     def read(self, tokens: Tensor, visit: Visit | None) -> None:
         self._batcher.between_batches(lambda: self._resident.read(tokens, visit))
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder outlive a power cut: the database will say that they are there."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _recipe(spec: IndexSpec) -> Recipe:

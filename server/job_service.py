@@ -1,6 +1,7 @@
 """The gRPC service of jobs: decode, delegate, encode. What waits for the disk does so beside the event loop."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from polysem.server.settings import Settings
 from polysem.server.uploads import Corpora
 from polysem.v1 import job_service_pb2 as pb
 from polysem.v1 import job_service_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 0.1  # how often a watcher is told, at most
 CANCEL_S = 2.0  # that a running job is given to end before its caller is answered
@@ -55,7 +58,9 @@ def open_jobs(settings: Settings, folder: Path, engine: Engine, batcher: Batcher
     except PolysemError as error:
         if settings.state is not None:
             raise
-        return f"this server takes no jobs: {error.message}"
+        reason = f"this server takes no jobs: {error.message}"
+        log.warning(reason)
+        return reason
 
 
 class JobService(pb_grpc.JobServiceServicer):
