@@ -28,4 +28,5 @@ def state_folder(named: Path | None = None) -> Path:
 
 def keep_compiled_kernels() -> None:
     """Let Numba keep machine code even where the code's own folder is read-only. Before kernels are imported."""
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+    if not os.access(Path(__file__).parent.parent / "kernels", os.W_OK):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
