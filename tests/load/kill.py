@@ -85,7 +85,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--index", type=Path, help="an index to serve and measure; default: the demo's")
-    parser.add_argument("--corpus", type=Path, help="a corpus to index; default: 300 documents of pydocs")
+    parser.add_argument(
+        "--corpus", type=Path, help="a corpus to index; default: 1,000 short texts of pydocs, which are four shards"
+    )
     parser.add_argument("--no-best-cut", action="store_true", help="a measure job of less work")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -138,8 +140,8 @@ def sample(path):
     from polysem.server.demo import pydocs
 
     with path.open("w") as file:
-        for _, (name, text) in zip(range(300), pydocs.documents(), strict=False):
-            file.write(json.dumps({"id": name, "text": text}) + "\n")
+        for _, (name, text) in zip(range(1000), pydocs.documents(), strict=False):
+            file.write(json.dumps({"id": name, "text": text[:60]}) + "\n")
     return path
 
 
