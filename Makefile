@@ -26,6 +26,7 @@ demo: setup ## see it work
 	@$(BIN)/polysem demo
 
 test: setup ## the whole suite
+	$(BIN)/python -m polysem.kernels.warm_up  # compiled once, not by each process
 	$(BIN)/pytest -q -n auto
 
 lint: setup ## ruff
