@@ -7,11 +7,13 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner
 
-from polysem.client import drawing
+from polysem.client import Client, drawing
 from polysem.client.cli import cli
 from polysem.client.explorer import app
 from polysem.client.explorer.questions import View, neuron_id
 from polysem.proto.errors import InvalidArgument
+
+KEY = "a-key-that-stays-here"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,8 @@ def get(client):
 
     import uvicorn
 
-    config = uvicorn.Config(app.make_app(client), port=0, log_level="warning", lifespan="off")
+    with_key = Client(client.target, token=KEY)
+    config = uvicorn.Config(app.make_app(with_key), port=0, log_level="warning", lifespan="off")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -40,6 +43,7 @@ def get(client):
     yield ask
     server.should_exit = True
     thread.join()
+    with_key.close()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +86,21 @@ def test_errors_have_a_status_and_words(get):
 def test_a_page_elsewhere_that_points_its_own_name_here_is_refused(get):
     assert get("/api/neuron/0.1", host="evil.example")[0] == 400
     assert get("/api/neuron/0.1", host="localhost")[0] == 200
+
+
+def test_the_servers_key_never_leaves_the_explorer(get):
+    for path in (
+        "/",
+        "/neuron/0.1",
+        "/neuron/99.1",
+        "/text",
+        "/api/neuron/0.1",
+        "/api/neuron/x",
+        "/static/explorer.js",
+    ):
+        _, headers, body = get(path)
+        assert KEY not in body
+        assert KEY not in str(headers)
 
 
 def test_files_outside_the_list_are_not_given(get):
