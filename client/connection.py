@@ -12,26 +12,41 @@ import grpc
 
 from polysem.proto import status
 from polysem.proto.errors import InvalidArgument
-from polysem.v1 import neuron_service_pb2 as pb
+from polysem.v1 import job_service_pb2 as job_pb
+from polysem.v1 import neuron_service_pb2 as neuron_pb
 
 log = logging.getLogger("polysem")
 
 SERVING = b"\x08\x01"  # HealthCheckResponse(status=SERVING)
 MAX_ATTEMPTS = 5  # gRPC allows no more
 ATTEMPTS_METADATA = "polysem-attempts"  # the server's: which attempt of the call it has accepted
-RETRIED = (pb.DESCRIPTOR.services_by_name["NeuronService"].full_name,)  # services whose calls may be repeated
+NEURONS = neuron_pb.DESCRIPTOR.services_by_name["NeuronService"].full_name
+JOBS = job_pb.DESCRIPTOR.services_by_name["JobService"].full_name
+RETRIED_JOB_CALLS = (
+    "CreateJob",
+    "GetJob",
+    "ListJobs",
+    "CancelJob",
+    "ListCorpora",
+)  # a job is made once for its request id
+
+
+def _retried(names: list[dict[str, str]], *codes: str) -> dict[str, Any]:
+    policy = {
+        "maxAttempts": MAX_ATTEMPTS,
+        "initialBackoff": "0.1s",  # where the server does not say how long
+        "maxBackoff": "2s",
+        "backoffMultiplier": 3,
+        "retryableStatusCodes": codes,
+    }
+    return {"name": names, "retryPolicy": policy}
+
+
 SERVICE_CONFIG = {
     "methodConfig": [
-        {
-            "name": [{"service": name} for name in RETRIED],
-            "retryPolicy": {
-                "maxAttempts": MAX_ATTEMPTS,
-                "initialBackoff": "0.1s",  # where the server does not say how long
-                "maxBackoff": "2s",
-                "backoffMultiplier": 3,
-                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
-            },
-        }
+        _retried([{"service": NEURONS}], "UNAVAILABLE", "RESOURCE_EXHAUSTED"),
+        # Room for jobs comes in minutes or hours, so that is told instead; watching and reading go on by themselves.
+        _retried([{"service": JOBS, "method": method} for method in RETRIED_JOB_CALLS], "UNAVAILABLE"),
     ]
 }
 OPTIONS = (

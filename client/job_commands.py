@@ -11,8 +11,7 @@ from typing import Any, get_args
 
 import click
 
-from polysem.client.cli import INDEX, NEURONS_HELP, asks_server
-from polysem.client.client import Client
+from polysem.client.cli import INDEX, NEURONS_HELP, asks_server, connect
 from polysem.client.jobs import HEARTBEAT_S
 from polysem.proto.jobs import Job, MeasureSpec
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Selection
@@ -75,7 +74,7 @@ def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_jso
 
     The result is the Parquet file that `polysem measure` writes.
     """
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         _show(client.jobs.measure(*neurons, **options), as_json)
 
 
@@ -118,7 +117,7 @@ def index(
     When the job is done, every request can say --index NAME. The result to fetch is the index's manifest.
     """
     rule = Selection(selection, min_activation_fraction, max_examples, seed)
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         _show(client.jobs.index(name, corpus, selection=rule, **options), as_json)
 
 
@@ -127,7 +126,7 @@ def index(
 @asks_server
 def list_jobs(server: str, timeout_s: float | None, as_json: bool, limit: int | None) -> None:
     """List jobs, latest first."""
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         found = [job for _, job in zip(range(limit or 1 << 30), client.jobs.list(), strict=False)]
     if as_json:
         for job in found:
@@ -153,7 +152,7 @@ def list_jobs(server: str, timeout_s: float | None, as_json: bool, limit: int | 
 @asks_server
 def show(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
     """Show a job as it is now."""
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         _show(client.jobs.get(id_), as_json)
 
 
@@ -169,7 +168,7 @@ def watch(id_: str, server: str, timeout_s: float | None, as_json: bool, heartbe
 
     Leaving with Ctrl-C does the job no harm. With --json every change is an object on a line of its own.
     """
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         job = None
         for job in client.jobs.watch(id_, heartbeat_s=heartbeat_s):
             if as_json:
@@ -189,7 +188,7 @@ def watch(id_: str, server: str, timeout_s: float | None, as_json: bool, heartbe
 @asks_server
 def cancel(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
     """Stop a job; what it made is removed. A finished job is left as it is."""
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         _show(client.jobs.cancel(id_), as_json)
 
 
@@ -198,7 +197,7 @@ def cancel(id_: str, server: str, timeout_s: float | None, as_json: bool) -> Non
 @asks_server
 def delete(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
     """Forget a finished job and remove its result from the server, an index too."""
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         client.jobs.delete(id_)
     _print_json({"deleted": id_}) if as_json else click.echo(f"{id_} is deleted")
 
@@ -213,7 +212,7 @@ def fetch(id_: str, server: str, timeout_s: float | None, as_json: bool, out: Pa
 
     Broken off, it goes on where it was when the same command is given again.
     """
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         job = client.jobs.get(id_)
         with _bar("fetch", job.result_bytes) as progress:
             client.jobs.fetch(id_, out, force=force, progress=progress)
@@ -237,7 +236,7 @@ def upload(file: Path, name: str | None, server: str, timeout_s: float | None, a
 
     Broken off it leaves nothing there. The same file again is found to be there already.
     """
-    with Client(server, timeout_s=timeout_s) as client, _bar("upload", None) as progress:
+    with connect(server, timeout_s) as client, _bar("upload", None) as progress:
         kept = client.jobs.upload(file, name, sent=progress)
     if as_json:
         _print_json(asdict(kept) | {"expires_at": _iso(kept.expires_at)})
@@ -250,7 +249,7 @@ def upload(file: Path, name: str | None, server: str, timeout_s: float | None, a
 @asks_server
 def list_corpora(server: str, timeout_s: float | None, as_json: bool) -> None:
     """List the corpora that jobs can name: the server's own and those uploaded."""
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         for one in client.jobs.corpora():
             if as_json:
                 _print_json(asdict(one) | {"expires_at": _iso(one.expires_at)})
@@ -265,7 +264,7 @@ def list_corpora(server: str, timeout_s: float | None, as_json: bool) -> None:
 @asks_server
 def delete_corpus(name: str, server: str, timeout_s: float | None, as_json: bool) -> None:
     """Remove an uploaded corpus from the server."""
-    with Client(server, timeout_s=timeout_s) as client:
+    with connect(server, timeout_s) as client:
         client.jobs.delete_corpus(name)
     _print_json({"deleted": name}) if as_json else click.echo(f"{name} is deleted")
 

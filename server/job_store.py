@@ -137,6 +137,15 @@ class JobStore:
         with self._using:
             return self._db.execute(sql, values).fetchall()
 
+    def counts(self) -> dict[str, float]:
+        """Jobs by state; none once it is closed."""
+        try:
+            return {
+                row["state"]: row["n"] for row in self._rows("SELECT state, count(*) AS n FROM jobs GROUP BY state")
+            }
+        except sqlite3.ProgrammingError:
+            return {}
+
     # ---- Jobs, as callers see them
 
     def made(self, request_id: str, asked: JobSpec) -> Job | None:

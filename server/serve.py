@@ -94,6 +94,7 @@ async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterat
         job_pb_grpc.add_JobServiceServicer_to_server(JobService(jobs), services)  # type: ignore[no-untyped-call]
         if isinstance(jobs, Jobs):
             leaving.callback(jobs.close)
+            metrics.gauge("jobs", "Jobs that are kept", "state", jobs.store.counts)
         if keys is not None:
             leaving.callback(keys.keep)
         interceptor.ready = True

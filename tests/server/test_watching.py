@@ -96,6 +96,14 @@ def test_a_client_that_comes_too_early_is_served_when_the_server_is_ready(starti
     assert (asked.exit_code, json.loads(asked.stdout)) == (0, {"serving": True})
 
 
+def test_a_job_that_is_sent_too_early_is_made_once(starting):
+    target, go_on = starting
+    threading.Timer(0.5, go_on).start()
+    with Client(target) as client:
+        job = client.jobs.measure("0.0", best_cut=False)
+        assert [one.id for one in client.jobs.list() if one.id == job.id] == [job.id]
+
+
 def test_while_it_drains_health_says_not_serving(index_folder, served, monkeypatch):
     gate = threading.Event()
     run = clustering.ClusterWork.run
@@ -190,6 +198,20 @@ def test_a_caller_that_leaves_is_counted_as_cancelled_and_one_too_slow_as_expire
             return
         time.sleep(0.02)
     pytest.fail(f"only {codes} were counted")
+
+
+def test_jobs_are_counted_by_their_state(served, tmp_path):
+    port = free_port()
+    with served(metrics_port=port, state=tmp_path) as target, Client(target) as client:
+        job = client.jobs.measure("0.0-3", best_cut=False)
+        for _ in range(600):
+            if client.jobs.get(job.id).state == "done":
+                break
+            time.sleep(0.1)
+        seen = top.read(f"127.0.0.1:{port}")
+        assert seen.by("polysem_jobs", "state") == {"done": 1.0}
+        assert seen.of("polysem_batches_total", **{"class": "bulk"}) >= 1  # a job's work may wait
+        assert seen.of("polysem_batches_total", **{"class": "interactive"}) == 0
 
 
 def test_metrics_are_what_prometheus_reads(watched):
