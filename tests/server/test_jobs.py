@@ -3,9 +3,11 @@
 import asyncio
 import gzip
 import hashlib
+import socket
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 import polysem.server
-from polysem.client import AsyncClient, measurements
+from polysem.client import AsyncClient, Client, connection, measurements
 from polysem.proto.errors import (
     FailedPrecondition,
     Internal,
@@ -501,6 +503,24 @@ def test_what_has_no_room_is_refused_with_a_time_to_come_back(index_folder, tmp_
         assert 60 <= raised.value.retry_after_s <= 3600
         client.jobs.delete(running.id)
         assert client.jobs.measure("0.0", best_cut=False).state in ("queued", "running")
+
+
+def test_calls_that_may_be_repeated_are_calls_of_the_service():
+    service = pb.DESCRIPTOR.services_by_name["JobService"]
+    assert set(connection.RETRIED_OF_JOBS) < {method.name for method in service.methods}
+
+
+def test_a_client_waits_for_a_server_that_is_back_in_a_second(index_folder, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = Settings(index=[index_folder], port=port, device="cpu", state=tmp_path)
+    with _running(settings) as client:
+        job = measured(client, "0.0")
+    with Client(f"127.0.0.1:{port}") as client, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: list(client.jobs.watch(job.id)))
+        time.sleep(1)
+        with _running(settings):
+            assert asked.result()[-1] == job
 
 
 # ---- The state folder
