@@ -120,6 +120,10 @@ def main():
                         break
                     server.kill()
                     kills[f"{kind}, {job.stage or job.state}"] += 1
+                    print(
+                        f"kill {sum(kills.values())}: {kind} job {number}, {job.stage} {job.done} of {job.total}",
+                        flush=True,
+                    )
                     server.start()
                     again = submit(server.client, kind, number, corpus, not options.no_best_cut)
                     assert again.id == job.id  # the same job, by its request
