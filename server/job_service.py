@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from polysem.proto import job_codec
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, Unavailable
 from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo
@@ -78,11 +80,14 @@ class JobService(pb_grpc.JobServiceServicer):
     async def UploadCorpus(
         self, requests: AsyncIterator[pb.UploadCorpusRequest], context: Context
     ) -> pb.UploadCorpusResponse:
-        first = await anext(requests, None)
-        if first is None or first.WhichOneof("part") != "header":
-            raise InvalidArgument("an upload begins with its header", "header")
-        header = first.header
-        found = await self._jobs.corpora.receive(header.name, header.bytes, header.sha256, _chunks(requests))
+        try:
+            first = await anext(requests, None)
+            if first is None or first.WhichOneof("part") != "header":
+                raise InvalidArgument("an upload begins with its header", "header")
+            header = first.header
+            found = await self._jobs.corpora.receive(header.name, header.bytes, header.sha256, _chunks(requests))
+        except DecodeError as error:  # gRPC reads a stream's messages while they are asked for
+            raise InvalidArgument(f"a message of the upload cannot be read: {error}") from error
         return pb.UploadCorpusResponse(corpus=_one(found))
 
     async def ListCorpora(self, request: pb.ListCorporaRequest, context: Context) -> pb.ListCorporaResponse:

@@ -441,6 +441,14 @@ def test_an_upload_without_a_header_or_with_two_is_refused(stub):
         assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_an_upload_of_other_bytes_than_messages_is_refused(client):
+    with grpc.insecure_channel(client.target) as channel:
+        upload = channel.stream_unary("/polysem.v1.JobService/UploadCorpus")
+        with pytest.raises(grpc.RpcError) as raised:
+            upload(iter([b"\xff\xff\xff"]))
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_an_upload_broken_off_half_way_leaves_nothing(index_folder, tmp_path):
     with polysem.server.local(index_folder, device="cpu", state=tmp_path) as client:
         begun, go_on = threading.Event(), threading.Event()
