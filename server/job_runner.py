@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import threading
+import time
 import uuid
 from dataclasses import replace
 from functools import partial
@@ -71,6 +72,7 @@ class JobRunner:
         self._wake = threading.Event()
         self._cancelled: set[str] = set()
         self._stopping = False
+        self._tidied = 0.0
         self._thread = threading.Thread(target=self._work, name="polysem-jobs", daemon=True)
 
     def start(self) -> None:
@@ -91,7 +93,7 @@ class JobRunner:
         await asyncio.to_thread(self._thread.join)
 
     def wake(self) -> None:
-        """There is something to do: a job, or files to remove."""
+        """There is a job to do."""
         self._wake.set()
 
     def cancel(self, id_: str) -> None:
@@ -148,7 +150,7 @@ class JobRunner:
         while not self._stopping:
             self._wake.clear()
             try:
-                self._tidy()
+                self.tidy()
                 task = self._store.next()
                 if task is not None:
                     self._run(task)
@@ -157,8 +159,9 @@ class JobRunner:
                 log.exception("jobs are held up; trying again in %g s", TIDY_S)
             self._wake.wait(TIDY_S)
 
-    def _tidy(self) -> None:
-        """Remove what ended jobs and expired uploads left."""
+    def tidy(self) -> None:
+        """Remove what ended jobs and expired uploads left. Any thread may, at any time."""
+        self._tidied = time.monotonic()
         for id_ in self._store.uncleared():
             folder = self._store.job_folder(id_)
             for name, index in self._engine.indexes.items():
@@ -236,6 +239,8 @@ class JobRunner:
         with self._telling:
             before = self.progress.done if self.progress.stage == stage else 0
             self.progress = Progress(id_, stage, before + n, total or 0)
+        if time.monotonic() - self._tidied > TIDY_S:
+            self.tidy()
 
 
 class _BetweenBatches(Model):

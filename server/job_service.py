@@ -126,7 +126,7 @@ class JobService(pb_grpc.JobServiceServicer):
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
         await asyncio.to_thread(self._jobs.store.delete, request.id)
-        self._jobs.runner.wake()
+        await asyncio.to_thread(self._jobs.runner.tidy)
         return pb.DeleteJobResponse()
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:

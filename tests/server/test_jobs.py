@@ -53,8 +53,8 @@ def stub(client):
 
 
 @pytest.fixture
-def gate(monkeypatch):
-    """Batches of clusterings wait until they are let through, one for each release."""
+def gated(monkeypatch):
+    """A function from whose call on batches of clusterings wait until they are let through, one for each release."""
     gate = threading.Semaphore(0)
     run = clustering.ClusterWork.run
 
@@ -62,9 +62,17 @@ def gate(monkeypatch):
         assert gate.acquire(timeout=60)
         return run(self, items)
 
-    monkeypatch.setattr(clustering.ClusterWork, "run", run_when_let)
-    yield gate
+    def begin():
+        monkeypatch.setattr(clustering.ClusterWork, "run", run_when_let)
+        return gate
+
+    yield begin
     gate.release(10_000)
+
+
+@pytest.fixture
+def gate(gated):
+    return gated()
 
 
 def finished(client, job):
@@ -302,7 +310,7 @@ def test_a_result_out_of_time_is_removed_and_said_to_be(index_folder, tmp_path, 
 
 
 def test_an_index_job_makes_what_polysem_index_makes_and_requests_name_it_also_after_a_restart(
-    small_model, index_folder, corpus_file, tmp_path
+    small_model, index_folder, corpus_file, tmp_path, gated
 ):
     with polysem.server.local(index_folder, device="cpu", state=tmp_path / "state") as client:
         client.jobs.upload(corpus_file, "texts.jsonl")
@@ -324,11 +332,13 @@ def test_an_index_job_makes_what_polysem_index_makes_and_requests_name_it_also_a
         assert client.jobs.get(job.id) == job
         with pytest.raises(InvalidArgument, match="a job has made the index 'texts'"):
             client.jobs.index("texts", "texts.jsonl")
-        client.jobs.delete(job.id)
-        for _ in range(100):
-            if len(client.indexes()) == 1:
-                break
-            time.sleep(0.05)
+        gate = gated()
+        running = client.jobs.measure()
+        until(client, running, "running")
+        client.jobs.delete(job.id)  # it does not wait for the job at work
+        assert len(client.indexes()) == 1
+        gate.release(10_000)
+        client.jobs.cancel(running.id)
         with pytest.raises(UnknownIndex):
             len(client.cluster("0.0", index="texts"))
         again = finished(client, client.jobs.index("texts", "texts.jsonl", selection=RULE))
