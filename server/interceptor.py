@@ -11,10 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from polysem.proto import status
-from polysem.proto.errors import Internal, Overloaded, PolysemError, QuotaExceeded, Unauthenticated, Unavailable
+from polysem.proto.errors import (
+    Internal,
+    InvalidArgument,
+    Overloaded,
+    PolysemError,
+    QuotaExceeded,
+    Unauthenticated,
+    Unavailable,
+)
 from polysem.server import callers
 from polysem.server.callers import CLASS_METADATA, Caller
 from polysem.server.keys import Keys
@@ -64,17 +73,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         method = details.method
         if method.startswith(HEALTH):
-            return await continuation(details)
+            return _health(await continuation(details))
         if not self.ready:
-            return grpc.unary_unary_rpc_method_handler(self._answering_once(method, _refuse_while_warming_up))
+            return grpc.stream_unary_rpc_method_handler(self._answering_once(method, _refuse_while_warming_up))
         handler = await continuation(details)
         if handler is None:
             return None
+        handler = _forgiving(handler)
         if handler.response_streaming:
-            kind = "stream_stream" if handler.request_streaming else "unary_stream"
-            return handler._replace(**{kind: self._answering_often(method, getattr(handler, kind))})
-        kind = "stream_unary" if handler.request_streaming else "unary_unary"
-        return handler._replace(**{kind: self._answering_once(method, getattr(handler, kind))})
+            return handler._replace(stream_stream=self._answering_often(method, handler.stream_stream))
+        return handler._replace(stream_unary=self._answering_once(method, handler.stream_unary))
 
     def _answering_once(self, method: str, handle: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def guarded(request: Any, context: Context) -> Any:
@@ -162,6 +170,81 @@ class Interceptor(grpc.aio.ServerInterceptor):
             "ms": round(ms, 1),
         }
         audit.info("call", extra={"fields": record})
+
+
+# ---- Requests that are no message, or none at all: gRPC would answer UNKNOWN to the first and nothing to the other
+
+
+@dataclass(frozen=True)
+class _Malformed:
+    problem: str
+
+
+def _forgiving(handler: Any) -> Any:
+    """The same handler taking a stream of requests, which raises InvalidArgument where one is malformed or missing."""
+
+    def decode(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError as error:
+            return _Malformed(f"the request's {len(data)} bytes are not the message that this call takes ({error})")
+
+    async def once(requests: AsyncIterator[Any], context: Context) -> Any:
+        return await handler.unary_unary(await _only(requests), context)
+
+    async def often(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for message in handler.unary_stream(await _only(requests), context):
+            yield message
+
+    async def streamed_once(requests: AsyncIterator[Any], context: Context) -> Any:
+        return await handler.stream_unary(_well_formed(requests), context)
+
+    async def streamed_often(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for message in handler.stream_stream(_well_formed(requests), context):
+            yield message
+
+    streamed = handler.request_streaming
+    if handler.response_streaming:
+        return grpc.stream_stream_rpc_method_handler(
+            streamed_often if streamed else often, decode, handler.response_serializer
+        )
+    return grpc.stream_unary_rpc_method_handler(
+        streamed_once if streamed else once, decode, handler.response_serializer
+    )
+
+
+async def _well_formed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if isinstance(request, _Malformed):
+            raise InvalidArgument(request.problem)
+        yield request
+
+
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """The first request, which must be there."""
+    async for request in _well_formed(requests):
+        return request
+    raise InvalidArgument("the call ended without a request; send one message, which may be empty")
+
+
+def _health(handler: Any) -> Any:
+    """Health's handler, with the same forgiveness. Its calls are neither counted nor logged."""
+    if handler is None:
+        return None
+
+    async def handle(requests: AsyncIterator[Any], context: Context) -> Any:
+        try:
+            # Watch writes its answers itself, so that it too is awaited.
+            answer: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
+            return await answer(await _only(requests), context)
+        except InvalidArgument as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+        except NotImplementedError:  # List, which grpcio's asynchronous servicer has only by name
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask with Check or Watch")
+
+    forgiving = _forgiving(handler)
+    kind = "stream_stream" if handler.response_streaming else "stream_unary"
+    return forgiving._replace(**{kind: handle})
 
 
 async def _refuse_while_warming_up(request: Any, context: Context) -> Any:

@@ -9,59 +9,16 @@ started again. Every job must go on by itself and end with the same bytes. Exit 
 """
 
 import argparse
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 
-from polysem.client import Client
+from processes import indexed, sample, serving
+
 from polysem.proto.errors import PolysemError
-
-
-class Server:
-    """`polysem serve` in a process of its own, which can be killed and started again."""
-
-    def __init__(self, state, index, corpus):
-        self.command = [sys.executable, "-m", "polysem.client.cli", "serve", "--port", "0", "--device", "cpu"]
-        self.command += ["--state", str(state), "--corpora", str(corpus)]
-        self.command += ["--index", str(index)] if index else []
-        self.start()
-
-    def start(self):
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True, env=environment)
-        for line in self.process.stdout:
-            if line.startswith("listening on "):
-                self.client = Client(line.split()[2].rstrip(";"))
-                return
-        raise SystemExit(f"the server did not start: {' '.join(self.command)}")
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self.client.close()
-        self.process.stdout.close()
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait()
-        self.client.close()
-        self.process.stdout.close()
-
-
-@contextmanager
-def serving(*arguments):
-    server = Server(*arguments)
-    try:
-        yield server
-    finally:
-        server.stop()
 
 
 def submit(client, kind, number, corpus, best_cut):
@@ -95,9 +52,9 @@ def main():
     with tempfile.TemporaryDirectory(prefix="polysem-kill-") as name:
         folder = Path(name)
         corpus = options.corpus or sample(folder / "sample.jsonl")
-        arguments = (options.index, corpus)
+        arguments = (*indexed(options.index), "--corpora", corpus)
         wanted, lasted_s = {}, {}
-        with serving(folder / "undisturbed", *arguments) as server:
+        with serving(folder / "undisturbed", arguments) as server:
             for kind in ("index", "measure"):
                 job = finished(server.client, submit(server.client, kind, 0, corpus, not options.no_best_cut).id)
                 wanted[kind] = result(server.client, job, folder)
@@ -106,7 +63,7 @@ def main():
                     f"undisturbed: {kind} job {lasted_s[kind]:.1f} s, {job.result_bytes:,} bytes of result", flush=True
                 )
         kills, ended, wrong = Counter(), Counter(), 0
-        with serving(folder / "killed", *arguments) as server:
+        with serving(folder / "killed", arguments) as server:
             number = 0
             while sum(kills.values()) < options.kills:
                 kind = ("index", "measure")[number % 2]
@@ -136,17 +93,6 @@ def main():
     print(f"{sum(kills.values())} kills -9: " + "; ".join(f"{n} in {where}" for where, n in sorted(kills.items())))
     print(f"jobs ended: {dict(ended)}; with other bytes than undisturbed: {wrong}")
     sys.exit(bool(wrong))
-
-
-def sample(path):
-    import json
-
-    from polysem.server.demo import pydocs
-
-    with path.open("w") as file:
-        for _, (name, text) in zip(range(1000), pydocs.documents(), strict=False):
-            file.write(json.dumps({"id": name, "text": text[:60]}) + "\n")
-    return path
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""Servers in processes of their own, for the scripts of this folder: started, watched, killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from polysem.client import Client
+
+
+class Server:
+    """`polysem serve` on a free loopback port. `log` is what it wrote to stderr."""
+
+    def __init__(self, state, arguments):
+        self.command = [sys.executable, "-m", "polysem.client.cli", "serve", "--port", "0", "--device", "cpu"]
+        self.command += ["--state", str(state), *map(str, arguments)]
+        self.log = Path(tempfile.mkstemp(prefix="polysem-server-", suffix=".log")[1])
+        self.start()
+
+    def start(self):
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+        for line in self.process.stdout:
+            if line.startswith("listening on "):
+                self.target = line.split()[2].rstrip(";")
+                self.client = Client(self.target)
+                return
+        raise SystemExit(f"the server did not start: {' '.join(self.command)}\n{self.log.read_text()}")
+
+    @property
+    def resident_mib(self):
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    @property
+    def alive(self):
+        return self.process.poll() is None
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self._gone()
+
+    def stop(self):
+        self.process.terminate()
+        self._gone()
+
+    def _gone(self):
+        self.process.wait()
+        self.client.close()
+        self.process.stdout.close()
+
+
+@contextmanager
+def serving(state, arguments=()):
+    server = Server(state, arguments)
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.log.unlink()
+
+
+def indexed(folder):
+    """The argument that names an index; None: the server's default, the demo's."""
+    return () if folder is None else ("--index", folder)
+
+
+def small_index(folder):
+    """An index of the demo model, all its neurons, over 60 documents: quick to make and to cluster."""
+    corpus = sample(folder / "small.jsonl", 60)
+    command = [sys.executable, "-m", "polysem.client.cli", "index", "--model", "demo"]
+    subprocess.run([*command, "--corpus", corpus, "--out", folder / "small"], check=True, stdout=subprocess.DEVNULL)
+    return folder / "small"
+
+
+def sample(path, n_documents=1000):
+    """A corpus: the beginnings of pydocs' first documents."""
+    from polysem.server.demo import pydocs
+
+    with path.open("w") as file:
+        for _, (name, text) in zip(range(n_documents), pydocs.documents(), strict=False):
+            file.write(json.dumps({"id": name, "text": text[:60]}) + "\n")
+    return path
