@@ -7,9 +7,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STUBS := .venv-stubs
 LENS := .venv-lens
+NODE := build/node
+BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs lens wheel bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test lint types stubs other-clients breaking baseline soak lens wheel bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -47,6 +49,21 @@ $(STUBS)/.installed: Makefile
 	test -x $(STUBS)/bin/python || $(PYTHON) -m venv $(STUBS)
 	$(STUBS)/bin/pip install --quiet $(PIP_ARGS) grpcio-tools==1.76.0 'setuptools<81'
 	touch $@
+
+# buf, and clients that are not ours.
+$(NODE)/.installed: tests/other_clients/package.json
+	mkdir -p $(NODE)
+	cp $< $(NODE)
+	npm install --silent --no-fund --no-audit --prefix $(NODE)
+	touch $@
+
+other-clients: $(NODE)/.installed ## install buf and the Node client that the tests hold against the server (needs npm)
+
+breaking: $(NODE)/.installed ## does the contract keep all that has landed, and buf's rules?
+	cd proto && $(BUF) lint && $(BUF) breaking --against baseline.binpb
+
+baseline: breaking ## after adding to the contract: what may not be broken from here on
+	cd proto && $(BUF) build --exclude-source-info --output baseline.binpb
 
 # TransformerLens, a heavy one, in an environment of its own.
 $(LENS)/.installed: Makefile
