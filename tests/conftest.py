@@ -16,7 +16,10 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"  # an unknown model is told at once
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ.setdefault("POLYSEM_CACHE_DIR", str(Path(tempfile.gettempdir()) / "polysem-test-cache"))
-os.environ.setdefault("XDG_STATE_HOME", os.path.join(tempfile.gettempdir(), "polysem-test-state"))
+STATE = tempfile.TemporaryDirectory(
+    prefix="polysem-test-state-"
+)  # of this process alone: a server goes on with its jobs
+os.environ["XDG_STATE_HOME"] = STATE.name
 
 settings.register_profile("polysem", deadline=None, derandomize=True)
 settings.load_profile("polysem")

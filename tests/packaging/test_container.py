@@ -132,6 +132,7 @@ set -eu
 # A private view of this machine: the volumes are under /mnt, Python can be read by all, nothing else can be written.
 prefix="$1"; closed="$2"; shift 2
 mkdir -p /run/polysem-stash; mount --bind "$prefix" /run/polysem-stash
+mkdir -p /run/polysem-code; mount --bind "$CODE_FOLDER" /run/polysem-code
 sources=$(mktemp -d); mount --bind "$INDEX_FOLDER" "$sources"
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/models /mnt/indexes /mnt/corpora /mnt/cache /mnt/state
@@ -144,6 +145,9 @@ fi
 mount -o remount,ro,bind /
 [ -z "$closed" ] || mount -o remount,ro,bind "$closed"
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+case "$CODE_FOLDER" in /tmp/*)
+  mkdir -p "$CODE_FOLDER"; mount --bind /run/polysem-code "$CODE_FOLDER"; mount -o remount,ro,bind "$CODE_FOLDER"
+esac
 "$BRING_UP_LOOPBACK" -c "$LOOPBACK"
 cd /
 exec setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs \\
@@ -221,6 +225,7 @@ def test_the_containers_command_runs_as_another_user_on_a_read_only_root(index_f
         | {
             "INDEX_FOLDER": str(index_folder),
             "MODEL_FOLDER": str(checkpoint),
+            "CODE_FOLDER": str(ROOT),
             "BRING_UP_LOOPBACK": str(prefix / "bin" / "python3"),
             "LOOPBACK": LOOPBACK,
         },

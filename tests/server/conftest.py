@@ -15,7 +15,7 @@ Served = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.fixture
-def served(index_folder: Path) -> Served:
+def served(index_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """A function: `with served(**settings) as target`, a server over the small index; `load` gives another engine."""
 
     @contextmanager
@@ -23,7 +23,9 @@ def served(index_folder: Path) -> Served:
         from polysem.server import address, serve, settings
         from polysem.server.opening import open_engine
 
-        given = settings.read(**{"index": [index_folder], "port": 0, "device": "cpu"} | flags)
+        state = tmp_path_factory.mktemp("state")  # a server goes on with the jobs that it finds
+        usual = {"index": [index_folder], "port": 0, "device": "cpu", "state": state}
+        given = settings.read(**usual | flags)
         stopped = asyncio.Event()
         started: Future[tuple[int, asyncio.AbstractEventLoop]] = Future()
 

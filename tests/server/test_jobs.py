@@ -525,7 +525,7 @@ def test_what_has_no_room_is_refused_with_a_time_to_come_back(index_folder, tmp_
 
 def test_calls_that_may_be_repeated_are_calls_of_the_service():
     service = pb.DESCRIPTOR.services_by_name["JobService"]
-    assert set(connection.RETRIED_OF_JOBS) < {method.name for method in service.methods}
+    assert set(connection.RETRIED_JOB_CALLS) < {method.name for method in service.methods}
 
 
 def test_a_client_waits_for_a_server_that_is_back_in_a_second(index_folder, tmp_path):
