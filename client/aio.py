@@ -54,18 +54,18 @@ class AsyncClient:
 
     def __init__(
         self,
-        target: str = calls.DEFAULT_TARGET,
+        target: str | Sequence[str] = calls.DEFAULT_TARGET,
         *,
         timeout_s: float | None = None,
         token: str | None = None,
         tls: bool | str | Path = False,
         bulk: bool = False,
     ) -> None:
-        self.target = target
+        self.target = connection.named(target)
         self._timeout_s = timeout_s
-        self._channel = connection.aio_channel(target, token, tls, bulk)
+        self._channel = connection.aio_channel(self.target, token, tls, bulk)
         self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._jobs = AsyncJobs(job_pb_grpc.JobServiceStub(self._channel), target, timeout_s)  # type: ignore[no-untyped-call]
+        self._jobs = AsyncJobs(job_pb_grpc.JobServiceStub(self._channel), self.target, timeout_s)  # type: ignore[no-untyped-call]
 
     async def info(self) -> ServerInfo:
         try:
@@ -238,18 +238,22 @@ class AsyncClient:
         return AsyncStream(self._answers(call), partial(Stream, view=explained_of), explained_of)
 
     async def _answers(self, call: StreamCall) -> AsyncIterator[Answer]:
-        assembler = calls.Assembler(call)
-        try:
-            messages = getattr(self._stub, call.method)(call.request, timeout=self._timeout_s)
-            noted = False
-            async for message in messages:
-                if not noted:
-                    connection.note_attempts(self.target, await messages.initial_metadata())
-                    noted = True
-                if (answer := assembler.add(message)) is not None:
-                    yield answer
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
+        assembler = calls.Assembler(call, self._timeout_s)
+        while True:
+            try:
+                messages = getattr(self._stub, call.method)(call.request, timeout=assembler.timeout_s)
+                noted = False
+                async for message in messages:
+                    if not noted:
+                        connection.note_attempts(self.target, await messages.initial_metadata())
+                        noted = True
+                    if (answer := assembler.add(message)) is not None:
+                        yield answer
+                return
+            except grpc.aio.AioRpcError as error:
+                if not assembler.resumes(error):
+                    raise status.from_rpc_error(error, self.target) from None
+                connection.note_resumed(self.target)
 
     async def _pages(self, pages: calls.Pages) -> AsyncIterator[Answer]:
         try:

@@ -1,12 +1,15 @@
 """The calls both clients make: which RPC, with which message, and how to read its answer."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import grpc
+
 from polysem.client.results import Answer
-from polysem.proto import checks, codec
-from polysem.proto.errors import InvalidArgument
+from polysem.proto import checks, codec, columns
+from polysem.proto.errors import ForeignIndex, InvalidArgument
 from polysem.proto.neurons import NeuronLike, parse_neuron, parse_neurons
 from polysem.proto.types import (
     MAX_MESSAGE_BYTES,
@@ -28,6 +31,7 @@ from polysem.proto.types import (
     Linkage,
     ListQuery,
     MetricRange,
+    Provenance,
     SimilarBatch,
     Similarity,
     SimilarQuery,
@@ -36,6 +40,7 @@ from polysem.proto.types import (
 )
 
 DEFAULT_TARGET = "127.0.0.1:50051"
+MAX_RESUMED = 3  # times that one answer is asked for again where it was cut off
 MAX_COUNTED = 100_000  # neurons of a range, for a progress bar
 CLOSED = "this client is closed; read all that you want of its answers before, inside `with`"
 
@@ -58,14 +63,52 @@ class StreamCall:
 
 
 class Assembler:
-    """Messages in, answers out, for one streaming call."""
+    """Messages in, answers out, for one streaming call, which may be made again where it was cut off.
 
-    def __init__(self, call: StreamCall) -> None:
+    gRPC itself repeats a call only until its first message comes. Answers come in a fixed order with the same bytes
+    from every server of an index, so the repeated call's are passed over as far as they were given out already.
+    """
+
+    def __init__(self, call: StreamCall, timeout_s: float | None) -> None:
+        self._type = call.type_
+        self._ends = None if timeout_s is None else time.monotonic() + timeout_s
         self._joiner: codec.Joiner[Any] = codec.Joiner(call.type_)
+        self._provenance: Provenance | None = None
+        self._begun = False  # a message has come
+        self._given = 0  # items given out
+        self._passing = 0  # items yet to be passed over
+        self._resumed = 0
+
+    @property
+    def timeout_s(self) -> float | None:
+        """What is left of the time given."""
+        return None if self._ends is None else max(self._ends - time.monotonic(), 0.0)
+
+    def resumes(self, error: grpc.RpcError) -> bool:
+        """Whether the call is to be made again after this."""
+        if not self._begun or self._resumed == MAX_RESUMED or error.code() is not grpc.StatusCode.UNAVAILABLE:
+            return False
+        self._joiner = codec.Joiner(self._type)
+        self._begun, self._passing, self._resumed = False, self._given, self._resumed + 1
+        return True
 
     def add(self, message: Any) -> Answer | None:
+        """The batch that the message completes, if it does; raises ForeignIndex where a call resumed elsewhere."""
+        self._begun = True
         joined = self._joiner.add(message)
-        return None if joined is None else Answer(*joined)
+        if joined is None:
+            return None
+        batch, provenance, timing = joined
+        first = self._provenance = self._provenance or provenance
+        if (first.index_sha256, first.model_sha256) != (provenance.index_sha256, provenance.model_sha256):
+            raise ForeignIndex("the server that took over has another index or model; ask again")
+        n = len(batch.neurons)
+        passed = min(self._passing, n)
+        self._passing -= passed
+        self._given += n - passed
+        if passed and passed == n:
+            return None
+        return Answer(columns.take(batch, passed, n) if passed else batch, provenance, timing)
 
 
 class Pages:

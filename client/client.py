@@ -60,31 +60,33 @@ from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 class Client:
     """A connection to a Polysem server; close it, or use it in `with`.
 
-    target     host:port, or unix:/path of a server's socket
+    target     host:port, or unix:/path of a server's socket; "host:port,host:port" or a list: servers of one index,
+               asked in turn, without those that are away or draining
     timeout_s  how long a whole call may take; None: as long as it needs
     token      the key that `polysem keys create` printed; None: what $POLYSEM_TOKEN holds, if anything
     tls        True: the server's certificate is of an authority that this machine trusts; a path: of that CA's file
     bulk       the work may wait: it runs in small batches, behind interactive requests
 
-    A busy server, or one that is away for a moment, is asked up to five times in all; that is logged as a warning.
+    A busy server, or one that is away for a moment, is asked up to five times in all; that is logged as a warning. The
+    rest of an answer that was cut off is asked for again, which is logged, too.
     Every method raises the exceptions of polysem.proto.errors; what is wrong with the arguments is told before
     anything is sent.
     """
 
     def __init__(
         self,
-        target: str = calls.DEFAULT_TARGET,
+        target: str | Sequence[str] = calls.DEFAULT_TARGET,
         *,
         timeout_s: float | None = None,
         token: str | None = None,
         tls: bool | str | Path = False,
         bulk: bool = False,
     ) -> None:
-        self.target = target
+        self.target = connection.named(target)
         self._timeout_s = timeout_s
-        self._channel = connection.channel(target, token, tls, bulk)
+        self._channel = connection.channel(self.target, token, tls, bulk)
         self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._jobs = Jobs(job_pb_grpc.JobServiceStub(self._channel), target, timeout_s)  # type: ignore[no-untyped-call]
+        self._jobs = Jobs(job_pb_grpc.JobServiceStub(self._channel), self.target, timeout_s)  # type: ignore[no-untyped-call]
 
     def info(self) -> ServerInfo:
         """The server's model, device, limits and version."""
@@ -346,18 +348,22 @@ class Client:
         return other, embedded.embeddings
 
     def _answers(self, call: StreamCall) -> Iterator[Answer]:
-        assembler = calls.Assembler(call)
-        try:
-            messages = getattr(self._stub, call.method)(call.request, timeout=self._timeout_s)
-            noted = False
-            for message in messages:
-                if not noted:
-                    connection.note_attempts(self.target, messages.initial_metadata())
-                    noted = True
-                if (answer := assembler.add(message)) is not None:
-                    yield answer
-        except grpc.RpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
+        assembler = calls.Assembler(call, self._timeout_s)
+        while True:
+            try:
+                messages = getattr(self._stub, call.method)(call.request, timeout=assembler.timeout_s)
+                noted = False
+                for message in messages:
+                    if not noted:
+                        connection.note_attempts(self.target, messages.initial_metadata())
+                        noted = True
+                    if (answer := assembler.add(message)) is not None:
+                        yield answer
+                return
+            except grpc.RpcError as error:
+                if not assembler.resumes(error):
+                    raise status.from_rpc_error(error, self.target) from None
+                connection.note_resumed(self.target)
 
     def _pages(self, pages: calls.Pages) -> Iterator[Answer]:
         try:

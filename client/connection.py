@@ -3,15 +3,16 @@
 import json
 import logging
 import os
+import socket
 from collections import namedtuple
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from polysem.proto import status
-from polysem.proto.errors import InvalidArgument
+from polysem.proto.errors import InvalidArgument, Unavailable
 from polysem.v1 import job_service_pb2 as job_pb
 from polysem.v1 import neuron_service_pb2 as neuron_pb
 
@@ -42,26 +43,73 @@ def _retried(names: list[dict[str, str]], *codes: str) -> dict[str, Any]:
     return {"name": names, "retryPolicy": policy}
 
 
-SERVICE_CONFIG = {
+SERVICE_CONFIG: dict[str, Any] = {
     "methodConfig": [
         _retried([{"service": NEURONS}], "UNAVAILABLE", "RESOURCE_EXHAUSTED"),
         # Room for jobs comes in minutes or hours, so that is told instead; watching and reading go on by themselves.
         _retried([{"service": JOBS, "method": method} for method in RETRIED_JOB_CALLS], "UNAVAILABLE"),
     ]
 }
-OPTIONS = (
-    ("grpc.keepalive_time_ms", 60_000),  # the server allows a ping every 30 s
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
-)
+# Of several servers each call takes the next that says it serves.
+REPLICAS_CONFIG = SERVICE_CONFIG | {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": NEURONS},
+}
+
+
+def named(target: str | Sequence[str]) -> str:
+    """The target in one string; several servers by commas."""
+    if isinstance(target, str):
+        return target
+    if not target:
+        raise InvalidArgument("no server was named: give at least one host:port", "target")
+    return ",".join(target)
+
+
+def _address(target: str) -> tuple[str, list[tuple[str, Any]]]:
+    """How gRPC writes the target, and the channel's options."""
+    options: list[tuple[str, Any]] = [("grpc.keepalive_time_ms", 60_000)]  # the server allows a ping every 30 s
+    options.append(("grpc.keepalive_timeout_ms", 20_000))
+    if "," in target and not target.startswith(("ipv4:", "ipv6:")):
+        names = [name.strip() for name in target.split(",") if name.strip()]
+        options.append(("grpc.default_authority", names[0]))  # the name that all certificates must have
+        target = _resolved(names)
+    config = REPLICAS_CONFIG if "," in target or target.startswith("dns:") else SERVICE_CONFIG
+    options.append(("grpc.service_config", json.dumps(config)))
+    return target, options
+
+
+def _resolved(names: Sequence[str]) -> str:
+    """The addresses of several servers; raises InvalidArgument without a port, Unavailable for an unknown host."""
+    found: dict[int, list[str]] = {socket.AF_INET: [], socket.AF_INET6: []}
+    for name in names:
+        host, _, port = name.rpartition(":")
+        if not host or not port.isdecimal():
+            raise InvalidArgument(f"{name!r} is no server: write host:port,host:port", "target")
+        try:
+            addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError, OverflowError) as error:
+            raise Unavailable(f"no Polysem server is at {name}: the host is not known ({error})") from error
+        family, *_, (ip, *_) = min(addresses, key=lambda address: address[0] != socket.AF_INET)
+        found[family].append(f"{ip}:{port}" if family == socket.AF_INET else f"[{ip}]:{port}")
+    if all(found.values()):
+        raise InvalidArgument(
+            "some of the servers have an IPv4 address and some only an IPv6 one: name like ones", "target"
+        )
+    return (
+        "ipv4:" + ",".join(found[socket.AF_INET])
+        if found[socket.AF_INET]
+        else "ipv6:" + ",".join(found[socket.AF_INET6])
+    )
 
 
 def channel(target: str, token: str | None, tls: bool | str | Path, bulk: bool) -> grpc.Channel:
     """A channel; see `Client` for the arguments. Raises InvalidArgument for a wrong token or CA file."""
     metadata = _metadata(token, bulk)
     secured = _credentials(tls)
+    address, options = _address(target)
     opened = (
-        grpc.insecure_channel(target, OPTIONS) if secured is None else grpc.secure_channel(target, secured, OPTIONS)
+        grpc.insecure_channel(address, options) if secured is None else grpc.secure_channel(address, secured, options)
     )
     return grpc.intercept_channel(opened, _Carrying(metadata)) if metadata else opened
 
@@ -71,9 +119,10 @@ def aio_channel(target: str, token: str | None, tls: bool | str | Path, bulk: bo
     metadata = _metadata(token, bulk)
     secured = _credentials(tls)
     interceptors = [kind(metadata) for kind in _AIO_KINDS] if metadata else []
+    address, options = _address(target)
     if secured is None:
-        return grpc.aio.insecure_channel(target, OPTIONS, interceptors=interceptors)
-    return grpc.aio.secure_channel(target, secured, OPTIONS, interceptors=interceptors)
+        return grpc.aio.insecure_channel(address, options, interceptors=interceptors)
+    return grpc.aio.secure_channel(address, secured, options, interceptors=interceptors)
 
 
 def _metadata(token: str | None, bulk: bool) -> tuple[tuple[str, str], ...]:
@@ -126,6 +175,11 @@ def note_attempts(target: str, initial_metadata: Iterable[Any]) -> None:
     for name, value in initial_metadata:
         if name == ATTEMPTS_METADATA:
             log.warning("%s was busy or away: it took the call at attempt %s of %d", target, value, MAX_ATTEMPTS)
+
+
+def note_resumed(target: str) -> None:
+    """Log that an answer was cut off and the rest of it is asked for again."""
+    log.warning("%s broke off amid an answer: asking again for the rest", target)
 
 
 _Details = namedtuple("_Details", ("method", "timeout", "metadata", "credentials", "wait_for_ready", "compression"))

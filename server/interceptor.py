@@ -152,7 +152,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
             error = Internal(f"something went wrong in the server; its log has the details under {call.id}")
         sent = rpc_status.to_status(status.to_status(error, call.id))
         self._ended(call, sent.code.name)
-        await context.abort(sent.code, sent.details, (*sent.trailing_metadata, *_pushback(error)))
+        try:
+            await context.abort(sent.code, sent.details, (*sent.trailing_metadata, *_pushback(error)))
+        except grpc.aio.InternalError:  # the caller has left in this very moment
+            raise asyncio.CancelledError from None
 
     def _ended(self, call: Call, code: str) -> None:
         ms = (time.monotonic_ns() - call.started_ns) / 1e6

@@ -38,7 +38,7 @@ SERVICES = [
 METHODS = [method for service in SERVICES for method in service.methods]
 NEVER = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 ANSWER_S = 30.0
-ENOUGH = 3  # answers read of one call; the rest is cancelled
+ENOUGH = 1  # answers read of one call; the rest is cancelled, for a whole model's importance is honest work for minutes
 
 TEXTS = st.one_of(
     st.sampled_from(["", "small", "../../etc/passwd", "\0", "a\nb", "💥" * 300, "x" * 5000, "first", "top", "pydocs"]),
@@ -166,7 +166,7 @@ def strike(channel, path, sent, metadata, timeout_s):
     call = channel.stream_stream(path)(iter(sent), metadata=metadata, timeout=timeout_s)
     try:
         for number, _ in enumerate(call, 1):
-            if number == ENOUGH or path.endswith(("/Watch", "/WatchJob")):
+            if number == ENOUGH:
                 call.cancel()
                 return grpc.StatusCode.OK
     except grpc.RpcError:
