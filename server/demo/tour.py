@@ -13,12 +13,12 @@ from rich.text import Text
 
 import polysem.server
 from polysem.client import Client, Clusters, Neuron, report, terminal
+from polysem.client.table1 import PAPER
 
 N_SHOWN = 3
 LEAST_MEMBERS = 4  # of a cluster that counts as a behaviour
 LEAST_EXAMPLES = 25
 MOST_BEHAVIOURS = 6  # more say no more
-PAPER = {"pre_mlp": (0.31, 0.63), "neuron": (0.21, 0.73)}  # Foote 2024, Table 1: medians of intra, inter
 
 
 def show(folder: Path, svg: Path | None, page: Path) -> None:
