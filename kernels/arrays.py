@@ -90,18 +90,3 @@ def checked_counts(n_examples: Tensor, sizes: Sizes, device: torch.device) -> Te
     if ((counts < 0) | (counts > sizes["N"])).any():
         as_counts(counts.cpu(), sizes)
     return counts.int()
-
-
-def check_used_distances(distances: Tensor, n_examples: Tensor, *, diagonal: bool = True) -> None:
-    """`check_distances` on any device, with or without the diagonal. 2·B·N² bytes for a moment."""
-    outside = distances >= 0
-    outside &= distances <= 2
-    outside.logical_not_()
-    used = torch.arange(distances.shape[1], device=distances.device) < n_examples[:, None]
-    outside &= used[:, :, None]
-    outside &= used[:, None, :]
-    if not diagonal:
-        outside.diagonal(dim1=1, dim2=2).fill_(False)
-    bad = outside.flatten(1).any(1)
-    if bad.any():
-        raise_if_outside(bad.cpu().numpy(), distances.cpu().numpy(), n_examples.cpu().numpy())

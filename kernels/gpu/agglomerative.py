@@ -1,6 +1,5 @@
 """Agglomerative clustering of many neurons' examples: the nearest-neighbour chain, one Triton program a neuron.
 
-    _copy_kernel   distances to a working copy, their values checked on the way
     _chain_kernel  all merges of a neuron, in the chain's order: fewer than 3 n row scans and n row updates
     _tree          torch: merges sorted by height, children renamed accordingly
 
@@ -8,9 +7,11 @@ The chain, its tie rules and its arithmetic are those of the CPU half, so the tr
 division, and `enable_fp_fusion=False`: with a·b + c·d contracted, a mean would hang on the order of its operands.
 
 A scan is one integer minimum over distance and column; the chain's previous element stands before all columns, so of
-equals it wins and the chain cannot circle. Which slots are dead is kept in registers. What a merge needs to know of a
-slot (size, height, node) lies in a scratch row instead: few scalar loads a merge, no reduction over the block. So a
-step waits for one row to come and for one minimum, a merge for a second row and two barriers as well.
+equals it wins and the chain cannot circle. Which slots live, and when each last merged, is kept in registers. What a
+merge needs to know of a slot (size, height, node) lies in a scratch row instead: few scalar loads a merge, no reduction
+over the block. As on the CPU a merge rewrites one row and no column; a thread that reads a row takes what it lacks from
+the rows of the clusters merged since, and leaves it there for itself. So a step waits for one row to come, for what it
+lacks, and for one minimum, a merge for a second row and two barriers as well.
 
 Costs O(n²) a neuron and holds a copy of the distances, B·N² floats.
 """
@@ -25,14 +26,12 @@ from torch import Tensor
 
 from polysem.kernels.agglomerative import METHODS, Method
 from polysem.kernels.arrays import Sizes, checked, checked_counts, raise_if_outside
+from polysem.kernels.gpu.copies import working_copy
 
 AVERAGE = tl.constexpr(METHODS["average"])
 COMPLETE = tl.constexpr(METHODS["complete"])
-DEAD = tl.constexpr(0x7FFFFFFF)  # or-ed onto the bits of a float32, later in order than any distance
 INFINITE_BITS = 0x7F800000
-LINE = 32  # floats in a cache line of 128 bytes: rows begin at one
-COPY_TILE = {"ROWS": 8, "COLUMNS": 128}
-SCRATCH_ROWS = 6
+SCRATCH_ROWS = 7
 NO_FUSION = {"enable_fp_fusion": False}
 
 
@@ -43,20 +42,8 @@ def linkage(distances: Tensor, n_examples: Tensor, method: Method = "average") -
     sizes: Sizes = {}
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), distances.device)
     counts = checked_counts(n_examples, sizes, matrix.device)
-    work = _working_copy(matrix, counts)
+    work = working_copy(matrix, counts, torch.float32)
     return _tree(_merges(work, matrix, counts, METHODS[method]), counts)
-
-
-def _working_copy(matrix: Tensor, counts: Tensor) -> Tensor:
-    """The used distances (B, N, N up to a multiple of LINE), with `inf` on the diagonal; raises where not in 0..2."""
-    B, N = matrix.shape[:2]
-    work = matrix.new_empty((B, N, triton.cdiv(N, LINE) * LINE))
-    outside = torch.zeros_like(counts)
-    if work.numel():
-        grid = (B * triton.cdiv(N, COPY_TILE["ROWS"]),)
-        _copy_kernel[grid](matrix, counts, work, outside, N, work.shape[2], **COPY_TILE, **NO_FUSION)
-    _raise_if(outside, matrix, counts)
-    return work
 
 
 def _merges(work: Tensor, matrix: Tensor, counts: Tensor, method: int) -> Tensor:
@@ -68,7 +55,8 @@ def _merges(work: Tensor, matrix: Tensor, counts: Tensor, method: int) -> Tensor
         scratch = counts.new_empty((B, SCRATCH_ROWS, N))
         arguments = work, counts, scratch, merges, failed, N, work.shape[2]
         _chain_kernel[(B,)](*arguments, METHOD=method, **_shape(N))
-    _raise_if(failed, matrix, counts)
+    if failed.any():
+        raise_if_outside(failed.cpu().numpy(), matrix.cpu().numpy(), counts.cpu().numpy())
     return merges
 
 
@@ -76,11 +64,6 @@ def _shape(N: int) -> dict[str, Any]:
     """Four columns a thread, eight from 2049 on: a short row needs one warp, whose minimum needs no barrier."""
     block = max(128, triton.next_power_of_2(N))
     return {"BLOCK": block, "num_warps": min(block // 128, 16), **NO_FUSION}
-
-
-def _raise_if(bad: Tensor, matrix: Tensor, counts: Tensor) -> None:
-    if bad.any():
-        raise_if_outside(bad.cpu().numpy(), matrix.cpu().numpy(), counts.cpu().numpy())
 
 
 def _tree(merges: Tensor, counts: Tensor) -> Tensor:
@@ -101,40 +84,10 @@ def _tree(merges: Tensor, counts: Tensor) -> Tensor:
 
 
 @triton.jit
-def _copy_kernel(
-    distances,  # (B, N, N) float32
-    counts,  # (B,) int32
-    work,  # (B, N, stride) float32, out
-    outside,  # (B,) int32, out: 1 where a distance is not in 0..2, else left alone
-    N,
-    stride,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    blocks = tl.cdiv(N, ROWS)
-    b = (tl.program_id(0) // blocks).to(tl.int64)
-    rows = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)[:, None]
-    n = tl.load(counts + b)
-    distances += b * N * N
-    work += b * N * stride
-    wrong = tl.zeros([ROWS, COLUMNS], tl.int32)
-    for start in range(0, n, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)[None, :]
-        used = (rows < n) & (columns < n)
-        own = rows == columns
-        value = tl.load(distances + rows * N + columns, mask=used, other=0.0)
-        wrong |= (used & (rows != columns) & ~((value >= 0.0) & (value <= 2.0))).to(tl.int32)
-        value = tl.where(own, float("inf"), tl.abs(value))  # -0.0 becomes 0.0, whose bits come first
-        tl.store(work + rows * stride + columns, value, mask=used)
-    if tl.sum(tl.sum(wrong, 1), 0) > 0:
-        tl.store(outside + b, 1)
-
-
-@triton.jit
 def _chain_kernel(
     work,  # (B, N, stride) float32, `inf` on the diagonal; spoilt
     counts,  # (B,) int32
-    scratch,  # (B, 6, N) int32
+    scratch,  # (B, 7, N) int32
     merges,  # (B, N - 1, 4) int32, out: nodes, height's bits, size; n - 1 rows, children before parents
     failed,  # (B,) int32, out: 1 where the distances are not symmetric
     N,
@@ -142,18 +95,19 @@ def _chain_kernel(
     METHOD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A merged cluster lives in the later slot of its two; `dead` is 0 for live slots, DEAD for others."""
+    """A merged cluster lives in the later slot of its two. `merged`: how many merges there were after a slot's last."""
     b = tl.program_id(0).to(tl.int64)
     n = tl.load(counts + b)
     work += b * N * stride
     merges += b * (N - 1) * 4
-    scratch += b * 6 * N
+    scratch += b * 7 * N
     chain = scratch
     live = scratch + N  # in no order, the first n - row of them
     place = scratch + 2 * N  # of each slot in it
     size = scratch + 3 * N
     height = scratch + 4 * N  # bits, of each slot's last merge
     node = scratch + 5 * N  # that lives in the slot
+    known = scratch + 6 * N  # of how many merges each row knows
     slots = tl.arange(0, BLOCK)
     used = slots < n
     tl.store(live + slots, slots, mask=used)
@@ -161,21 +115,28 @@ def _chain_kernel(
     tl.store(size + slots, 1, mask=used)
     tl.store(height + slots, 0, mask=used)
     tl.store(node + slots, slots, mask=used)
+    tl.store(known + slots, 0, mask=used)
     tl.store(chain, 0, mask=n > 0)
     tl.debug_barrier()
 
-    dead = tl.where(used, 0, DEAD)
+    alive = used
+    merged = tl.zeros([BLOCK], tl.int32)
     row = 0
     length = 1
     top = 0
     before = -1  # the chain's last element but one
     while (row < n - 1) & (length <= n):
-        near = tl.load(work + top * stride + slots, mask=used, other=0.0)
+        near = tl.load(work + top * stride + slots, mask=alive, other=float("inf"))
+        told = alive & (merged > tl.load(known + top))
+        near = tl.where(told, tl.load(work + slots * stride + top, mask=told, other=0.0), near)
+        tl.store(work + top * stride + slots, near, mask=told)
         ordered = tl.where(slots == before, 0, slots + 1)
-        least = tl.min(((near.to(tl.int32, bitcast=True) | dead).to(tl.int64) << 32) | ordered.to(tl.int64), 0)
+        least = tl.min((near.to(tl.int32, bitcast=True).to(tl.int64) << 32) | ordered.to(tl.int64), 0)
         nearest = least.to(tl.int32) - 1
         if nearest < 0:  # top and before are each other's nearest
-            also = tl.load(work + before * stride + slots, mask=used, other=0.0)
+            also = tl.load(work + before * stride + slots, mask=alive, other=float("inf"))
+            told = alive & (merged > tl.load(known + before))
+            also = tl.where(told, tl.load(work + slots * stride + before, mask=told, other=0.0), also)
             n_top = tl.load(size + top)
             n_before = tl.load(size + before)
             node_top = tl.load(node + top)
@@ -196,10 +157,11 @@ def _chain_kernel(
             else:
                 joined = tl.minimum(near, also)
             joined = tl.where(slots == last, float("inf"), joined)
-            dead = tl.where(slots == first, DEAD, dead)
+            alive &= slots != first
+            merged = tl.where(slots == last, row + 1, merged)
             tl.debug_barrier()  # all has been read that is now written over
-            tl.store(work + last * stride + slots, joined, mask=dead == 0)
-            tl.store(work + slots * stride + last, joined, mask=dead == 0)  # the column too: it stays symmetric
+            tl.store(work + last * stride + slots, joined, mask=alive)
+            tl.store(known + last, row + 1)
             tl.store(size + last, n_top + n_before)
             tl.store(height + last, bits)
             tl.store(node + last, n + row)
@@ -217,6 +179,7 @@ def _chain_kernel(
             tl.store(chain, top, mask=length == 0)
             length = tl.maximum(length, 1)
         else:
+            tl.store(known + top, row)  # not before the minimum, for which all threads had to read what it was
             tl.store(chain + length, nearest, mask=length < n)
             before = top
             top = nearest
@@ -227,8 +190,6 @@ def _chain_kernel(
 def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
     """Every way in which the kernels are launched, for compiling ahead of time."""
     lengths = {"N": "i32", "stride": "i32:16"}
-    copied = {"distances": "*fp32", "counts": "*i32", "work": "*fp32", "outside": "*i32"}
-    yield _copy_kernel, copied | lengths, COPY_TILE, NO_FUSION
     chained = {"work": "*fp32", "counts": "*i32", "scratch": "*i32", "merges": "*i32", "failed": "*i32"}
     for method, N in (("average", 100), ("average", 1000), ("complete", 1000), ("single", 1000), ("average", 4096)):
         options = _shape(N)

@@ -13,7 +13,9 @@ Equal embeddings are known by a 32-bit mark of their bits, not by their product,
 grows slowly, float32 products are summed 128 at a time, then those sums: one sum of 768 squares, each rounded to
 nearest, was off by up to 1.9e-6 in a simulation of 2000, by more than 1e-6 in 2% of them; in parts, by up to 4e-7.
 
-precision "float32"  products and sums in float32, without tensor cores
+precision "float32"  on tensor cores too: each operand is the sum of two TF32 numbers, three of their four products are
+                     added in float32. The largest error of a distance was 1.8e-7 where true float32 products had
+                     2.2e-7 (H100, D = 768), in 0.41 of the time (N = 1000)
           "tf32"     operands rounded to 10 bits after the point, here, so that nothing is left to the hardware's way
           "bf16"     operands rounded to 7 bits after the point
 
@@ -34,9 +36,9 @@ ROW_DTYPES = (torch.float32, torch.float16)
 INDEX_DTYPES = (torch.int32, torch.int64)
 NORM_SHAPE = {"ROWS": 8, "BLOCK": 128, "num_warps": 4, "enable_fp_fusion": False}
 GRAM_SHAPES = {
-    "float32": {"TILE": 64, "BLOCK": 16, "SPAN": 128, "num_warps": 4, "enable_fp_fusion": False},
-    "tf32": {"TILE": 64, "BLOCK": 32, "SPAN": 0, "num_warps": 4, "enable_fp_fusion": False},
-    "bf16": {"TILE": 64, "BLOCK": 32, "SPAN": 0, "num_warps": 4, "enable_fp_fusion": False},
+    "float32": {"TILE": 128, "BLOCK": 16, "SPAN": 128, "num_warps": 8, "enable_fp_fusion": False},
+    "tf32": {"TILE": 128, "BLOCK": 32, "SPAN": 0, "num_warps": 4, "enable_fp_fusion": False},
+    "bf16": {"TILE": 128, "BLOCK": 32, "SPAN": 0, "num_warps": 4, "enable_fp_fusion": False},
 }
 PRECISIONS = tuple(GRAM_SHAPES)
 EQUAL_BELOW = tl.constexpr(1e-3)  # with one mark: far above any rounding, and the harm of a mark shared by chance
@@ -277,7 +279,7 @@ def _gram_kernel(
             products = tl.dot(e_i.to(tl.bfloat16), tl.trans(e_k.to(tl.bfloat16)), products)  # the cast rounds alike
         else:
             e_i, e_k = _rounded(e_i, PRECISION), _rounded(e_k, PRECISION)
-            products = tl.dot(e_i, tl.trans(e_k), products, input_precision="tf32" if PRECISION == "tf32" else "ieee")
+            products = tl.dot(e_i, tl.trans(e_k), products, input_precision="tf32" if PRECISION == "tf32" else "tf32x3")
         if SPAN > 0:  # noqa: SIM102 (known to the compiler; what follows is not)
             if start % SPAN == SPAN - BLOCK:
                 finished += products

@@ -9,7 +9,7 @@ adjusted_rand_index  torch: pairs that share a label, counted from runs in sorte
 
 Sums of distances are exact in float64 and divided once, as in the CPU half, so all results equal its to the byte, but
 for the silhouette, which adds quotients. These are added as multiples of 2⁻⁴⁴, so in any order alike, and their mean is
-off by 2⁻⁴⁵ at most. Scratch is O(B·N): nothing of (B, N, N) but the booleans of a check.
+off by 2⁻⁴⁵ at most. Scratch is O(B·N).
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from polysem.kernels.arrays import Sizes, check_used_distances, checked, checked_counts
+from polysem.kernels.arrays import Sizes, checked, checked_counts
+from polysem.kernels.gpu import copies
 from polysem.kernels.gpu.tree import check_trees, rows_of
 from polysem.kernels.metrics import ClusterMetrics, NodeMetrics, TreeMetrics
 
@@ -39,7 +40,7 @@ def cluster_metrics(distances: Tensor, labels: Tensor, n_examples: Tensor) -> Cl
     clusters = checked("labels", labels, "B N", sizes, (torch.int32,), device)
     counts = checked_counts(n_examples, sizes, device)
     _check_labels(clusters, counts)
-    check_used_distances(matrix, counts)
+    copies.check(matrix, counts)
     return _cluster_metrics(matrix, *_sized(clusters, counts), counts)
 
 
@@ -54,7 +55,7 @@ def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples:
     clusters = checked("labels", labels, "B N", sizes, (torch.int32,), device)
     _check_labels(clusters, counts)
     check_trees(trees, counts)
-    check_used_distances(matrix, counts)
+    copies.check(matrix, counts)
     label, size = _sized(clusters, counts)
     nodes = _node_metrics(matrix, trees, label, size, counts)
     return TreeMetrics(_cluster_metrics(matrix, label, size, counts), nodes)

@@ -2,10 +2,11 @@
 
 The CPU half's plan, on the same exact float64 sums, so given equal distances the trees are equal to the byte. Its
 pieces as vectors: who must look again is listed, and ROWS of them scan the matrix together, COLS columns at a time;
-components are found by pointer jumping; absorbed sub-clusters go one by one, each adding its row to its slot's row and,
-transposed, to its slot's column. Per neuron O(n²) memory traffic, n - 1 steps of absorbing, log n jumps a round.
+components are found by pointer jumping; absorbed sub-clusters go one by one, each adding its row to its slot's row. No
+column is written: a row that is read takes what it lacks from the rows merged since, as in `agglomerative`. Per neuron
+O(n²) memory traffic, n - 1 steps of absorbing, log n jumps a round.
 
-Scratch: 8·B·N² bytes for the sums and 32·B·N for the sub-clusters' state, which lives in global memory so that a lane
+Scratch: 8·B·N² bytes for the sums and 40·B·N for the sub-clusters' state, which lives in global memory so that a lane
 can reach another's; a barrier stands between every store and the loads that it is for.
 
 Tried and dropped: the lower of two mutual neighbours as the root to jump to, half the gathers. Where distances are not
@@ -20,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from polysem.kernels.arrays import Sizes, check_used_distances, checked, checked_counts
+from polysem.kernels.arrays import Sizes, checked, checked_counts
+from polysem.kernels.gpu.copies import working_copy
 from polysem.kernels.scc import LEFTOVER_HEIGHT, check_thresholds
 
 ROWS, COLS = 8, 128  # the tile of a scan, at most
@@ -34,16 +36,16 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
     counts = checked_counts(n_examples, sizes, device)
     taus = checked("thresholds", thresholds, "R", sizes, (torch.float64,), device)
     check_thresholds(taus.cpu().numpy())
-    check_used_distances(matrix, counts, diagonal=False)
+    sums = working_copy(matrix, counts, torch.float64)
     B, N = sizes["B"], sizes["N"]
     merges = torch.full((B, max(N - 1, 0), 4), float("nan"), dtype=torch.float64, device=device)
     if merges.numel():
         reals = torch.empty((B, 2, N), dtype=torch.float64, device=device)
-        integers = torch.empty((B, 4, N), dtype=torch.int32, device=device)
-        arrays = matrix.double(), counts, taus, merges, reals, integers
+        integers = torch.empty((B, 6, N), dtype=torch.int32, device=device)
+        arrays = sums, counts, taus, merges, reals, integers
         constants, options = _options(max(triton.next_power_of_2(N), COLS), until_stable)
         with torch.cuda.device_of(matrix):
-            _linkage_kernel[(B,)](*arrays, N, len(taus), **constants, **options)
+            _linkage_kernel[(B,)](*arrays, N, sums.shape[2], len(taus), **constants, **options)
     return merges
 
 
@@ -57,6 +59,7 @@ def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, 
         "reals": "*fp64",
         "integers": "*i32",
         "N": "i32",
+        "stride": "i32:16",
         "n_thresholds": "i32",
     }
     for block, until_stable in ((128, False), (1024, False), (2048, True)):
@@ -72,13 +75,14 @@ def _options(block: int, until_stable: bool) -> tuple[dict[str, Any], dict[str, 
 
 @triton.jit(do_not_specialize=["N", "n_thresholds"])
 def _linkage_kernel(
-    sums,  # (B, N, N), in the beginning the distances
+    sums,  # (B, N, stride), in the beginning the distances
     counts,  # (B,)
     thresholds,  # (n_thresholds,)
     merges,  # (B, N-1, 4)
     reals,  # (B, 2, N) scratch
-    integers,  # (B, 4, N) scratch
+    integers,  # (B, 6, N) scratch
     N,
+    stride,
     n_thresholds,
     UNTIL_STABLE: tl.constexpr,
     LEFTOVER: tl.constexpr,
@@ -89,27 +93,34 @@ def _linkage_kernel(
     """All rounds of one neuron. A sub-cluster lives in the slot of its lowest example; its size is 0 once absorbed."""
     b = tl.program_id(0).to(tl.int64)
     n = tl.load(counts + b)
-    sums += b * N * N
+    sums += b * N * stride
     merges += b * (N - 1) * 4
     size = reals + b * 2 * N
     mean = size + N  # to the nearest
-    node = integers + b * 4 * N
+    node = integers + b * 6 * N
     nearest = node + N  # -1: look again
     slot = nearest + N  # that absorbs it
     listed = slot + N
+    merged = listed + N  # how many merges there were after each slot's last
+    known = merged + N  # of how many merges each row knows
+    state = size, node, nearest, slot, listed, merged, known
     lane = tl.arange(0, BLOCK)
     used = lane < n
     tl.store(size + lane, 1.0, mask=used)
     tl.store(node + lane, lane, mask=used)
     tl.store(nearest + lane, -1, mask=used)
+    tl.store(merged + lane, 0, mask=used)
+    tl.store(known + lane, 0, mask=used)
     tl.debug_barrier()
     row = 0
     r = 0
     while (row < n - 1) & (r < n_thresholds):
         live = tl.load(size + lane, mask=used, other=0.0) > 0.0
         near = tl.load(nearest + lane, mask=used, other=0)
-        n_looking = _list(live & (near < 0), lane, listed)
-        _look(sums, n_looking, listed, size, nearest, mean, n, N, ROWS, COLS)
+        looking = live & (near < 0)
+        n_looking = _list(looking, lane, listed)
+        _look(sums, n_looking, mean, state, n, stride, ROWS, COLS)
+        tl.store(known + lane, row, mask=looking)
         means = tl.load(mean + lane, mask=live, other=float("inf"))
         closest = tl.min(means, 0)
         while tl.load(thresholds + r, mask=r < n_thresholds, other=float("inf")) < closest:
@@ -118,13 +129,13 @@ def _linkage_kernel(
             tau = tl.load(thresholds + r)
             near = tl.load(nearest + lane, mask=live, other=0)
             component = _components(tl.where(means <= tau, near, lane), live, lane, slot, BLOCK)
-            row = _absorb(component, live, tau, row, n, N, sums, size, node, nearest, slot, listed, merges, True, lane)
+            row = _absorb(component, live, tau, row, n, stride, sums, state, merges, True, lane)
             _forget(live, lane, nearest)
             if not UNTIL_STABLE:
                 r += 1
     live = tl.load(size + lane, mask=used, other=0.0) > 0.0
     first = tl.min(tl.where(live, lane, BLOCK), 0)
-    _absorb(first + lane * 0, live, LEFTOVER, row, n, N, sums, size, node, nearest, slot, listed, merges, False, lane)
+    _absorb(first + lane * 0, live, LEFTOVER, row, n, stride, sums, state, merges, False, lane)
 
 
 @triton.jit
@@ -136,13 +147,15 @@ def _list(chosen, lane, listed):
 
 
 @triton.jit
-def _look(sums, n_looking, listed, size, nearest, mean, n, N, ROWS: tl.constexpr, COLS: tl.constexpr):
+def _look(sums, n_looking, mean, state, n, stride, ROWS: tl.constexpr, COLS: tl.constexpr):
     """The first live slot with the least mean distance from each listed one, and that mean."""
+    size, _, nearest, _, listed, merged, known = state
     for k in range(0, n_looking, ROWS):
         entry = k + tl.arange(0, ROWS)
         looking = entry < n_looking
         u = tl.load(listed + entry, mask=looking, other=0)
         size_u = tl.load(size + u)
+        known_u = tl.load(known + u)[:, None]
         least = tl.full((ROWS, COLS), float("inf"), tl.float64)
         nearest_v = tl.full((ROWS, COLS), 0, tl.int32)
         for begin in range(0, n, COLS):
@@ -150,7 +163,12 @@ def _look(sums, n_looking, listed, size, nearest, mean, n, N, ROWS: tl.constexpr
             size_v = tl.load(size + v, mask=v < n, other=0.0)
             live = size_v > 0.0
             wanted = looking[:, None] & live[None, :] & (u[:, None] != v[None, :])
-            total = tl.load(sums + u[:, None] * N + v[None, :], mask=wanted, other=float("inf"))
+            told = wanted & (tl.load(merged + v, mask=v < n, other=0)[None, :] > known_u)
+            own = sums + u[:, None] * stride + v[None, :]
+            total = tl.load(
+                tl.where(told, sums + v[None, :] * stride + u[:, None], own), mask=wanted, other=float("inf")
+            )
+            tl.store(own, total, mask=told)
             means = total / (size_u[:, None] * tl.where(live, size_v, 1.0)[None, :])
             nearest_v = tl.where(means < least, v[None, :], nearest_v)
             least = tl.minimum(means, least)
@@ -182,10 +200,9 @@ def _components(up, live, lane, slot, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _absorb(
-    component, live, height, row, n, N, sums, size, node, nearest, slot, listed, merges, CONTRACT: tl.constexpr, lane
-):
+def _absorb(component, live, height, row, n, stride, sums, state, merges, CONTRACT: tl.constexpr, lane):
     """In order of index, each absorbed sub-cluster joins what its component has become: the next rows of the tree."""
+    size, node, nearest, slot, listed, merged, known = state
     tl.debug_barrier()  # the components have been read
     tl.store(slot + lane, component, mask=live)
     n_absorbed = _list(live & (component != lane), lane, listed)
@@ -196,8 +213,10 @@ def _absorb(
         node_s = tl.load(node + s)
         both = tl.load(size + u) + tl.load(size + s)
         if CONTRACT:
-            used = lane < n
-            total = tl.load(sums + u * N + lane, mask=used) + tl.load(sums + s * N + lane, mask=used)
+            alive = tl.load(size + lane, mask=lane < n, other=0.0) > 0.0
+            merges_of = tl.load(merged + lane, mask=alive, other=0)
+            total = _row(sums, u, lane, alive, merges_of > tl.load(known + u), stride)
+            total += _row(sums, s, lane, alive, merges_of > tl.load(known + s), stride)
         tl.debug_barrier()
         tl.store(merges + row * 4, tl.minimum(node_u, node_s).to(tl.float64))
         tl.store(merges + row * 4 + 1, tl.maximum(node_u, node_s).to(tl.float64))
@@ -209,11 +228,18 @@ def _absorb(
         if CONTRACT:
             tl.store(nearest + s, -1)
             tl.store(nearest + u, -1)
-            tl.store(sums + s * N + lane, total, mask=used)
-            tl.store(sums + lane * N + s, total, mask=used)
+            tl.store(merged + s, row + 1)
+            tl.store(known + s, row + 1)
+            tl.store(sums + s * stride + lane, total, mask=alive)
         tl.debug_barrier()
         row += 1
     return row
+
+
+@triton.jit
+def _row(sums, u, lane, alive, told, stride):
+    """Row u of the sums, as the rows of the clusters merged since it was last read have it."""
+    return tl.load(sums + tl.where(told, lane * stride + u, u * stride + lane), mask=alive, other=0.0)
 
 
 @triton.jit

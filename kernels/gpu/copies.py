@@ -1,0 +1,88 @@
+"""Distances on their way into a kernel: each used one is read once, checked, and copied for those that write.
+
+working_copy   what the chain and SCC merge in
+check          for those that only read
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from polysem.kernels.arrays import raise_if_outside
+
+LINE = 32  # entries: rows begin at a cache line of 128 bytes
+TILE = {"ROWS": 8, "COLUMNS": 128}
+OPTIONS = {"num_warps": 4}
+
+
+def working_copy(distances: Tensor, n_examples: Tensor, dtype: torch.dtype) -> Tensor:
+    """The used distances, with `inf` on the diagonal, which is not looked at: (B, N, N up to a multiple of LINE).
+
+    distances (B, N, N) float32, n_examples (B,) int32. Raises ValueError where one is not in 0..2.
+    """
+    B, N = distances.shape[:2]
+    copy = distances.new_empty((B, N, triton.cdiv(N, LINE) * LINE), dtype=dtype)
+    _run(distances, n_examples, copy)
+    return copy
+
+
+def check(distances: Tensor, n_examples: Tensor) -> None:
+    """Raise ValueError unless all used distances, the diagonal too, are in 0..2."""
+    _run(distances, n_examples, None)
+
+
+def _run(distances: Tensor, n_examples: Tensor, copy: Tensor | None) -> None:
+    B, N = distances.shape[:2]
+    outside = torch.zeros_like(n_examples)
+    if distances.numel():
+        grid = (B * triton.cdiv(N, TILE["ROWS"]),)
+        target, stride = (distances, 0) if copy is None else (copy, copy.shape[2])
+        _copy_kernel[grid](distances, n_examples, target, outside, N, stride, COPY=copy is not None, **TILE, **OPTIONS)
+    if outside.any():
+        raise_if_outside(outside.cpu().numpy(), distances.cpu().numpy(), n_examples.cpu().numpy())
+
+
+@triton.jit
+def _copy_kernel(
+    distances,  # (B, N, N) float32
+    counts,  # (B,) int32
+    copy,  # (B, N, stride) float, out; never touched without COPY
+    outside,  # (B,) int32, out: 1 where a distance is not in 0..2, else left alone
+    N,
+    stride,
+    COPY: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    blocks = tl.cdiv(N, ROWS)
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    rows = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)[:, None]
+    n = tl.load(counts + b)
+    distances += b * N * N
+    wrong = tl.zeros([ROWS, COLUMNS], tl.int32)
+    for start in range(0, n, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)[None, :]
+        used = (rows < n) & (columns < n)
+        value = tl.load(distances + rows * N + columns, mask=used, other=0.0)
+        inside = (value >= 0.0) & (value <= 2.0)
+        if COPY:
+            own = rows == columns
+            value = tl.where(own, float("inf"), tl.abs(value))  # -0.0 becomes 0.0, whose bits come first
+            at = copy + b * N * stride + rows * stride + columns
+            tl.store(at, value.to(copy.dtype.element_ty), mask=used)
+            inside |= own
+        wrong |= (used & ~inside).to(tl.int32)
+    if tl.sum(tl.sum(wrong, 1), 0) > 0:
+        tl.store(outside + b, 1)
+
+
+def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
+    """Every way of launching: kernel, types, constants, options."""
+    types = {"distances": "*fp32", "counts": "*i32", "outside": "*i32", "N": "i32"}
+    for target in ("*fp32", "*fp64"):
+        yield _copy_kernel, types | {"copy": target, "stride": "i32:16"}, {"COPY": True, **TILE}, OPTIONS
+    yield _copy_kernel, types | {"copy": "*fp32", "stride": "i32:16"}, {"COPY": False, **TILE}, OPTIONS
