@@ -192,9 +192,13 @@ class Measuring:
             pool.shutdown(wait=False, cancel_futures=True)  # what is under way ends with the client's channel
         return found
 
-    def _chunk(self, pool: ThreadPoolExecutor, neurons: Array, progress: Progress) -> Rows:
+    def _chunk(self, pool: ThreadPoolExecutor, neurons: Array, progress: Progress) -> Callable[[], Rows]:
+        """Ask for the neurons' trees; what is returned measures them."""
         asked = _ranges(neurons)
-        answers = pool.map(lambda variant: self._ask(asked, variant, progress), self._variants)
+        answers = list(pool.map(lambda variant: self._ask(asked, variant, progress), self._variants))
+        return lambda: self._rows(answers)
+
+    def _rows(self, answers: Sequence[ClusterBatch]) -> Rows:
         trees = {
             variant: Trees(answer, self._threshold) for variant, answer in zip(self._variants, answers, strict=True)
         }
@@ -416,10 +420,9 @@ def adjusted_rand_indexes(a: Array, b: Array, n_examples: Array) -> Array:
     """(B,) adjusted Rand index of two clusterings (E,) of each neuron's examples; NaN below two examples."""
     n = n_examples.astype(np.int64)
     rows = np.repeat(np.arange(len(n)), n)
-    cells, in_both = np.unique(
-        np.stack([rows, a, b], axis=1) if len(rows) else np.zeros((0, 3), int), axis=0, return_counts=True
-    )
-    together = np.bincount(cells[:, 0], _pairs(in_both), len(n))
+    width_a, width_b = (int(labels.max(initial=0)) + 1 for labels in (a, b))
+    cells, in_both = np.unique((rows * width_a + a) * width_b + b, return_counts=True)
+    together = np.bincount(cells // (width_a * width_b), _pairs(in_both), len(n))
     in_a, in_b = (_pairs(_counts(rows, labels, len(n))).sum(axis=1) for labels in (a, b))
     expected = _ratio(in_a * in_b, _pairs(n))
     largest = (in_a + in_b) / 2

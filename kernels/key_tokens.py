@@ -2,7 +2,7 @@
 
 key_tokens_reference  NumPy, context by context
 key_tokens            CPU: one pass over each context's activations, a block of neurons at a time whose maxima stay in
-                      the first cache (Numba) · CUDA: torch
+                      the first cache (Numba) · CUDA: `gpu/key_tokens.py`, one pass in Triton
 
 Tried and dropped on the CPU: torch.max(dim=1), 20 times as long at GPT2-small's 3,072 neurons (6 in bfloat16).
 """
@@ -34,7 +34,7 @@ def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Te
     """Highest activation of each neuron in each context, and its token.
 
     activations  (b, T, N) float32 or bfloat16: b contexts, T token slots, N neurons
-    lengths      (b,) int64: tokens of each context, n_skipped + 1..T; what is behind them is never read
+    lengths      (b,) int64, on the CPU: tokens of each context, n_skipped + 1..T; what is behind them is never read
     n_skipped    tokens at each context's start that are no text (BOS), 0..T-1
     returns      highest (b, N) float32, and its place (b, N) int32: the first of equals; NaN where an activation is,
                  whose place is then any
@@ -43,7 +43,9 @@ def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Te
     """
     values, n_tokens = _arguments(activations, lengths, n_skipped)
     if on_gpu(activations):
-        return _with_torch(values, n_tokens, n_skipped)
+        from polysem.kernels.gpu import key_tokens as gpu
+
+        return gpu.key_tokens(values, n_tokens.to(values.device, non_blocking=True), n_skipped)
     b, _, N = values.shape
     bits = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values
     highest, where = torch.empty(b, N), torch.empty(b, N, dtype=torch.int32)
@@ -57,20 +59,13 @@ def _arguments(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Te
     sizes: Sizes = {}
     device = activations.device if isinstance(activations, Tensor) else torch.device("cpu")
     values = checked("activations", activations, "b T N", sizes, DTYPES, device)
-    n_tokens = checked("lengths", lengths, "b", sizes, (torch.int64,), device)
+    n_tokens = checked("lengths", lengths, "b", sizes, (torch.int64,), torch.device("cpu"))
     if n_skipped < 0:
         raise ValueError(f"n_skipped is {n_skipped}; expected 0 or more")
     if ((n_tokens <= n_skipped) | (n_tokens > sizes["T"])).any():
         row = int(((n_tokens <= n_skipped) | (n_tokens > sizes["T"])).nonzero()[0])
         raise ValueError(f"lengths[{row}] is {int(n_tokens[row])}; expected {n_skipped + 1}..{sizes['T']} (T)")
     return values, n_tokens
-
-
-def _with_torch(values: Tensor, n_tokens: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
-    behind = torch.arange(values.shape[1], device=values.device) >= n_tokens[:, None]  # (b, T)
-    text = values.masked_fill(behind[:, :, None], -torch.inf)[:, n_skipped:]
-    highest, where = text.max(dim=1)
-    return highest.float(), (where + n_skipped).int()
 
 
 @compiled

@@ -24,7 +24,7 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     metrics.cluster_metrics(d, labels, n_examples)
     metrics.adjusted_rand_index(labels, labels, n_examples)
     for dtype in key_tokens.DTYPES:
-        key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2], device=device), 1)
+        key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import json
 import os
 import sqlite3
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ from polysem.proto.errors import FailedPrecondition
 Array = npt.NDArray[Any]
 
 SHARD_CONTEXTS = 256  # of one shard of an index build
+BEGUN_SHARDS = 2  # that are written while another is computed
 
 
 def key(**parts: Any) -> str:
@@ -47,7 +50,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._db = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)
-        self._db.execute("CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY, bytes INTEGER, sha256 TEXT)")
+        self._db.execute("CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY, bytes INTEGER)")
 
     def has(self, shard: Shard) -> bool:
         """Whether it is done and its file as long as it was; bytes are checked as they are read."""
@@ -56,10 +59,8 @@ class Ledger:
 
     def record(self, shard: Shard) -> None:
         """Say that its file is there, whole."""
-        with shard.path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        row = [shard.path.name, shard.path.stat().st_size, sha256]
-        self._db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?, ?)", row)
+        row = [shard.path.name, shard.path.stat().st_size]
+        self._db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?)", row)
 
     def close(self) -> None:
         self._db.close()
@@ -68,17 +69,38 @@ class Ledger:
 def finish(
     ledger: Ledger,
     shards: Iterable[Shard],
-    compute: Callable[[Shard], Mapping[str, Array]],
+    compute: Callable[[Shard], Callable[[], Mapping[str, Array]]],
     found: Callable[[Shard], None],
 ) -> None:
-    """Do what is not done yet, here, one after another; `found` is told of each that was. An executor on other machines
-    has this signature: it may compute in any order, and records each shard once its file is here."""
-    for shard in shards:
-        if ledger.has(shard):
-            found(shard)
-        else:
-            write(shard.path, compute(shard))
-            ledger.record(shard)
+    """Do what is not done yet, here, one after another; `found` is told of each that was.
+
+    What `compute` returns makes the shard's arrays of what it read; that, and writing them, goes on beside the next
+    shards' `compute`. An executor on other machines has this signature: it may compute in any order, and records each
+    shard once its file is here.
+    """
+    begun: deque[tuple[Shard, Future[None]]] = deque()
+    with ThreadPoolExecutor(BEGUN_SHARDS) as writers:
+        try:
+            for shard in shards:
+                if ledger.has(shard):
+                    found(shard)
+                    continue
+                rest = compute(shard)
+                if len(begun) == BEGUN_SHARDS:
+                    _record(ledger, *begun.popleft())
+                begun.append((shard, writers.submit(_write_rest, shard, rest)))
+        finally:  # what was computed is kept, whatever became of the next
+            while begun:
+                _record(ledger, *begun.popleft())
+
+
+def _write_rest(shard: Shard, rest: Callable[[], Mapping[str, Array]]) -> None:
+    write(shard.path, rest())
+
+
+def _record(ledger: Ledger, shard: Shard, written: Future[None]) -> None:
+    written.result()
+    ledger.record(shard)
 
 
 def write(path: Path, arrays: Mapping[str, Array]) -> None:

@@ -47,13 +47,11 @@ UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens",
 @click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of stopping at it.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), default="float32", show_default=True)
 @click.option(
     "--batch-tokens",
     type=click.IntRange(min=1),
-    default=4096,
-    show_default=True,
-    help="Tokens read at once; changes no choice.",
+    help="Tokens read at once; changes no choice. Default: 4,096 on a CPU, 65,536 on a GPU.",
 )
 @click.option("--verify", type=click.Path(path_type=Path), metavar="DIR", help="Only check every byte of this index.")
 def index(
@@ -66,7 +64,7 @@ def index(
     max_documents: int | None,
     device: str,
     dtype: str,
-    batch_tokens: int,
+    batch_tokens: int | None,
     max_activations: Path | None,
     verify: Path | None,
     **recipe: Any,
@@ -183,7 +181,9 @@ def _progress() -> Iterator["Progress"]:
 @click.option("--metrics-host", help="Address of the metrics; default 127.0.0.1.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Of what goes to stderr; default text.")
 @click.option("--device", help="cpu, cuda, cuda:N, or auto (default).")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of the model's arithmetic; default float32.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), help="Of the model's arithmetic; default float32."
+)
 @click.option("--max-batch-cost", type=float, help="n_examples² · d_model of one batch on the device.")
 @click.option("--max-wait-ms", type=float, help="How long a batch that is not full waits for more; default 0.")
 @click.option("--bulk-batch-ms", type=float, help="What a batch of bulk work should take; default 20.")

@@ -27,7 +27,7 @@ def local(
     index   folders, the first is the default; none: the demo's index, built if missing (about a minute)
     model   the indexes' model, where it is no longer at its place
     device  cpu, cuda, cuda:N, or auto
-    dtype   float32 or bfloat16, of the model's arithmetic
+    dtype   float32, tf32 (GPUs) or bfloat16, of the model's arithmetic
     state   folder of jobs, uploads and results; None: they go with the server
 
     Raises what `polysem serve` would tell: NotFound, DamagedIndex, ForeignIndex, UnknownModel, InvalidArgument.

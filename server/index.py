@@ -14,7 +14,9 @@ J = layers × N neurons a layer. Arrays are .npy and memory-mapped; nothing that
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
@@ -231,10 +233,12 @@ def file_sha256(path: Path) -> str:
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest of a folder that holds all other files."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    listed = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in files
-    }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sums = pool.map(file_sha256, files)
+        listed = {
+            path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256}
+            for path, sha256 in zip(files, sums, strict=True)
+        }
     manifest = {"format": FORMAT, "software_version": version("polysem")} | facts | {"files": listed}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     (folder / CHECKSUM).write_text(_checksum_line(file_sha256(folder / MANIFEST)))

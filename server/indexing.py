@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -33,7 +34,10 @@ from polysem.server.scan import Chosen, Collected, Reader, Scan
 from polysem.server.selection import Candidates
 
 MAX_EXAMPLES = 100_000
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # what keeps the device busy, and no more
 FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
+
+Compute = Callable[[Shard], Callable[[], dict[str, Array]]]
 
 # progress(stage, units done since the last call, units in all or None where unknown)
 Progress = Callable[[str, int, int | None], None]
@@ -80,11 +84,12 @@ def build(
     out: Path,
     recipe: Recipe,
     progress: Progress = lambda stage, n, total: None,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     max_activations: Array | None = None,
 ) -> Index:
     """Index the corpus with the model into the new folder `out`.
 
+    batch_tokens     read at once; None: as many as suit the model's device
     max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
@@ -105,7 +110,8 @@ def build(
         raise FailedPrecondition(f"cannot write to {str(work)!r}: {error.strerror}") from error
     try:
         with shards.sole_worker(work):
-            _Build(model, corpus, recipe, work, progress, batch_tokens, given).run(out)
+            at_once = batch_tokens or BATCH_TOKENS[model.device.type]
+            _Build(model, corpus, recipe, work, progress, at_once, given).run(out)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FailedPrecondition(
@@ -250,9 +256,9 @@ class _Build:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""
         rule = self._recipe.selection
 
-        def compute(shard: Shard) -> dict[str, Array]:
-            advance = partial(self._advance, "scan", reader)
-            return _flatten_scan(scan.scan(reader, shard.first, shard.last, rule, advance, self._given))
+        def compute(shard: Shard) -> Callable[[], dict[str, Array]]:
+            found = scan.key_activations(reader, shard.first, shard.last, partial(self._advance, "scan", reader))
+            return lambda: _flatten_scan(scan.reduced(found, self._model.info, rule, self._given))
 
         parts: list[Scan] = []
         for shard in self._finish("scan", reader, compute):
@@ -277,13 +283,14 @@ class _Build:
             for layer in range(info.n_layers)
         ]
 
-        def compute(shard: Shard) -> dict[str, Array]:
+        def compute(shard: Shard) -> Callable[[], dict[str, Array]]:
             advance = partial(self._advance, "collect", reader)
-            return _flatten_collected(scan.collect(reader, shard.first, shard.last, self._chosen, maximum, advance))
+            layers = scan.collect(reader, shard.first, shard.last, self._chosen, maximum, advance)
+            return lambda: _flatten_collected(layers)
 
         return self._finish("collect", reader, compute)
 
-    def _finish(self, stage: str, reader: Reader, compute: Callable[[Shard], dict[str, Array]]) -> list[Shard]:
+    def _finish(self, stage: str, reader: Reader, compute: Compute) -> list[Shard]:
         """All shards of a stage, done."""
         key = shards.key(**self._facts, stage=stage)
         found = [
@@ -308,14 +315,17 @@ class _Build:
         shutil.copytree(self._work / "contexts", folder / "contexts")
         shutil.copytree(self._work / "statistics", folder / "statistics")
         info = self._model.info
-        histograms = []
-        for layer in range(info.n_layers):
+
+        def write(layer: int) -> Array:
             begin = candidates.offsets[layer * info.n_neurons_per_layer]
             activations = candidates.activations[begin : begin + len(self._chosen[layer].rows)]
-            histograms.append(
-                _write_layer(folder / index.layer_folder(layer), layer, self._chosen[layer], activations, pieces)
-            )
-            self._progress("write", 1, info.n_layers)
+            return _write_layer(folder / index.layer_folder(layer), layer, self._chosen[layer], activations, pieces)
+
+        histograms = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for histogram in pool.map(write, range(info.n_layers)):
+                histograms.append(histogram)
+                self._progress("write", 1, info.n_layers)
         arrays.save(folder / "statistics" / "histogram.npy", np.concatenate(histograms))
         counts = {
             "n_documents": contexts_.n_documents,

@@ -5,6 +5,7 @@ x̂ is the input of the LayerNorm before the MLP, normalised without γ and β; 
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,9 @@ from polysem.server.tokens import Tokenizer
 
 DEMO_MODEL = "demo"
 DEMO_FOLDER = Path(__file__).parent / "demo" / "model"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+
+log = logging.getLogger(__name__)
 
 # visit(layer, residual (b, T, D), activations (b, T, N)): N = MLP neurons a layer
 Visit = Callable[[int, Tensor, Tensor], None]
@@ -78,10 +81,13 @@ class Model:
         Attention is causal, so padding on the right changes nothing before it. Cost: one forward without logits.
         """
         self._visit = visit
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
         try:
             embedded = self._gpt2.wte(tokens.to(self.device))  # (b, T, D)
             self._gpt2(inputs_embeds=embedded, use_cache=False)
         finally:
+            torch.set_float32_matmul_precision(precision)
             self._visit = None
 
     def normalise(self, residual: Tensor) -> Tensor:
@@ -121,14 +127,18 @@ def load(name: str, device: str = "auto", dtype: str = "float32") -> Model:
 
     name    "demo", a folder, or a hub name; safetensors only, no remote code
     device  cpu, cuda, cuda:1 …, or auto: cuda where there is one
-    dtype   float32 or bfloat16, the arithmetic of the forward pass
+    dtype   of the forward pass: float32; bfloat16; or tf32, where a GPU rounds the operands of float32 products
 
     Raises UnknownModel where there is none, FailedPrecondition where it is no GPT-2 or has no tokenizer,
     InvalidArgument for a device or dtype that this machine does not have.
     """
     if dtype not in DTYPES:
-        raise InvalidArgument(f"unknown dtype {dtype!r}: choose {' or '.join(DTYPES)}", "dtype")
+        raise InvalidArgument(f"unknown dtype {dtype!r}: choose {', '.join(DTYPES)}", "dtype")
     place = resolve_device(device)
+    if dtype == "tf32" and place.type == "cpu":
+        raise InvalidArgument("tf32 is arithmetic of GPUs; on the CPU choose float32 or bfloat16", "dtype")
+    if dtype == "bfloat16" and place.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        log.warning("this CPU has no bfloat16 arithmetic: reading will take many times as long as in float32")
     source = _source(name)
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer, GPT2Model  # seconds to import, so not before needed

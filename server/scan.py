@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polysem.kernels.key_tokens import key_tokens
 from polysem.proto.errors import FailedPrecondition
-from polysem.proto.types import Selection
+from polysem.proto.types import ModelInfo, Selection
 from polysem.server.arrays import Array
 from polysem.server.contexts import Contexts
 from polysem.server.index import N_BINS, TOKENS_AFTER, TOKENS_BEFORE
@@ -65,40 +65,67 @@ def batches(reader: Reader, first: int, last: int) -> Iterator[Batch]:
         start += len(chosen)
 
 
-def scan(reader: Reader, first: int, last: int, rule: Selection, advance: Advance, given: Array | None = None) -> Scan:
-    """Scan contexts first..last − 1. Cost: one forward, and a maximum over its activations.
+class KeyActivations(NamedTuple):
+    """Of C contexts from `first` on and J neurons: highest (C, J) float32 and where (C, J) int32, each neuron's key
+    activation and key token; prefixes (C, T) uint64, as `prefix_hashes` gives them."""
 
-    given  (J,) float32: the neurons' maxima, where they are not to be the corpus's own
-    """
-    info = reader.model.info
+    first: int
+    highest: Array
+    where: Array
+    prefixes: Array
+
+
+def key_activations(reader: Reader, first: int, last: int, advance: Advance) -> KeyActivations:
+    """What the model says of contexts first..last − 1: the scan's one forward. Holds C · J · 8 bytes on its device,
+    read at the end only, so that a GPU need not wait for each layer's answer to be fetched."""
+    info, device = reader.model.info, reader.model.device
     n = info.n_neurons_per_layer
-    maxima = np.empty((last - first, info.n_layers * n), np.float32)
-    positions = np.empty(maxima.shape, np.int32)
+    highest = torch.empty((last - first, info.n_layers * n), device=device)
+    where = torch.empty(highest.shape, dtype=torch.int32, device=device)
     prefixes = np.zeros((last - first, int(reader.contexts.lengths(slice(first, last)).max())), np.uint64)
     for batch in batches(reader, first, last):
+        rows = torch.from_numpy(batch.numbers - first).to(device)
 
-        def visit(layer: int, _residual: Tensor, activations: Tensor, batch: Batch = batch) -> None:
-            highest, where = _key_tokens(activations, batch, reader.n_skipped)
-            rows, columns = batch.numbers - first, slice(layer * n, (layer + 1) * n)
-            maxima[rows, columns] = highest.cpu().numpy()
-            positions[rows, columns] = where.cpu().numpy()
+        def visit(
+            layer: int, _residual: Tensor, activations: Tensor, batch: Batch = batch, rows: Tensor = rows
+        ) -> None:
+            columns = slice(layer * n, (layer + 1) * n)
+            highest[rows, columns], where[rows, columns] = _key_tokens(activations, batch, reader.n_skipped)
 
         reader.model.read(batch.tokens, visit)
         prefixes[batch.numbers - first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())
         advance(int(batch.lengths.sum()))
-    _check_finite(maxima, first, n)
+    return KeyActivations(first, _fetched(highest), _fetched(where), prefixes)
+
+
+def _fetched(tensor: Tensor) -> Array:
+    """The tensor on the CPU; from a GPU by way of pinned memory, several times as fast."""
+    if tensor.device.type == "cpu":
+        return tensor.numpy()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor).numpy()
+
+
+def reduced(found: KeyActivations, info: ModelInfo, rule: Selection, given: Array | None = None) -> Scan:
+    """What is kept of them; on the CPU, and nothing of the model is run any more.
+
+    given  (J,) float32: the neurons' maxima, where they are not to be the corpus's own
+
+    Raises FailedPrecondition where an activation is not finite.
+    """
+    first, highest, where, prefixes = found
+    _check_finite(highest, first, info.n_neurons_per_layer)
     return Scan(
-        candidates(maxima, positions, prefixes, first, rule, given),
-        maxima.max(axis=0),
-        maxima.sum(axis=0, dtype=np.float64),
-        (maxima > 0).sum(axis=0),
+        candidates(highest, where, prefixes, first, rule, given),
+        highest.max(axis=0),
+        highest.sum(axis=0, dtype=np.float64),
+        (highest > 0).sum(axis=0),
     )
 
 
 def _key_tokens(activations: Tensor, batch: Batch, n_skipped: int) -> tuple[Tensor, Tensor]:
     """Highest activation (b, N) of each context and its position (b, N); tie: the first."""
-    lengths = torch.from_numpy(batch.lengths.astype(np.int64)).to(activations.device)
-    return key_tokens(activations, lengths, n_skipped)
+    return key_tokens(activations, torch.from_numpy(batch.lengths.astype(np.int64)), n_skipped)
 
 
 def _check_finite(maxima: Array, first: int, n: int) -> None:
@@ -186,13 +213,14 @@ class _LayerCollector:
         self._neurons = chosen.neurons[mine]
         self._maximum = torch.from_numpy(maximum).to(device)
         self._histogram = torch.zeros(info.n_neurons_per_layer * N_BINS, dtype=torch.int64, device=device)
-        self._xhat = np.empty((end - begin, info.d_model), np.float16)
-        self._around = np.empty((len(self._contexts), TOKENS_BEFORE + 1 + TOKENS_AFTER), np.float16)
+        n_around = TOKENS_BEFORE + 1 + TOKENS_AFTER
+        self._xhat = torch.empty((end - begin, info.d_model), dtype=torch.float16, device=device)
+        self._around = torch.empty((len(self._contexts), n_around), dtype=torch.float16, device=device)
 
     @property
     def collected(self) -> Collected:
         histogram = self._histogram.reshape(-1, N_BINS).cpu().numpy().astype(np.int32)
-        return Collected(self._xhat, self._around, histogram)
+        return Collected(_fetched(self._xhat), _fetched(self._around), histogram)
 
     def see(self, batch: Batch, residual: Tensor, activations: Tensor) -> None:
         slot = np.full(self._n_contexts, -1)
@@ -206,19 +234,20 @@ class _LayerCollector:
         slots = slot[self._row_contexts - self._first]
         mine = np.flatnonzero(slots >= 0)
         rows = residual[_index(slots[mine], residual), _index(self._row_positions[mine], residual)]  # (P', D)
-        self._xhat[mine] = self._reader.model.normalise(rows).half().cpu().numpy()
+        self._xhat[_index(mine, residual)] = self._reader.model.normalise(rows).half()
 
     def _keep_around(self, slot: Array, batch: Batch, activations: Tensor) -> None:
         slots = slot[self._contexts - self._first]
         mine = np.flatnonzero(slots >= 0)
-        places = self._positions[mine, None] + np.arange(-TOKENS_BEFORE, TOKENS_AFTER + 1)  # (E', 31)
-        outside = (places < 0) | (places >= batch.lengths[slots[mine], None])
-        around = activations[
-            _index(slots[mine, None], activations),
-            _index(np.where(outside, 0, places), activations),
-            _index(self._neurons[mine, None], activations),
-        ]
-        self._around[mine] = np.where(outside, 0, around.half().cpu().numpy())  # never read, but hashed
+        slots, n_tokens = slots[mine], batch.lengths[slots[mine]]
+        rows, positions, neurons, lengths = (
+            _index(values, activations)[:, None]
+            for values in (slots, self._positions[mine], self._neurons[mine], n_tokens)
+        )
+        places = positions + torch.arange(-TOKENS_BEFORE, TOKENS_AFTER + 1, device=activations.device)  # (E', 31)
+        outside = (places < 0) | (places >= lengths)
+        around = activations[rows, places.masked_fill(outside, 0), neurons].half()
+        self._around[_index(mine, activations)] = around.masked_fill(outside, 0)  # never read, but hashed
 
     def _count(self, highest: Tensor) -> None:
         """Add the key activations (b, N) to 64 bins from 0 to the maximum; those at or below 0 are in none."""

@@ -37,18 +37,19 @@ activation, so ties only keep texts alike in one band. An activation that is wit
 band's edge may fall on either side of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from polysem.kernels.parallel import compiled, for_each_neuron
 from polysem.proto.types import Selection
 
 Array = npt.NDArray[Any]
 
 N_BANDS = 10
+TAKEN_AT_ONCE = 1 << 16
 
 
 class Candidates(NamedTuple):
@@ -110,37 +111,35 @@ def candidates(
     activations = maxima.T.ravel()
     order = np.tile(_order(first_context + np.arange(n_contexts), rule), n_neurons)
     keep = _may_be_chosen(every, activations, order, rule, given)
-    neurons, rows = np.divmod(np.flatnonzero(keep), max(n_contexts, 1))
-    places = positions[rows, neurons]
+    kept = np.flatnonzero(keep)
+    rows = kept % max(n_contexts, 1)
+    places = _take(positions.T.ravel(), kept)
     return Candidates(
-        offsets=_offsets(every, keep),
+        offsets=np.searchsorted(kept, every),
         contexts=(first_context + rows).astype(np.int32),
         positions=places,
         prefixes=prefixes[rows, places],
-        activations=activations[keep],
+        activations=_take(activations, kept),
     )
 
 
 def join(parts: Sequence[Candidates], rule: Selection, given: Array | None = None) -> Candidates:
     """The candidates of all parts' contexts; associative, and commutative for parts of different contexts."""
-    n_neurons = len(parts[0].offsets) - 1
-    neurons = np.concatenate([np.repeat(np.arange(n_neurons), np.diff(part.offsets)) for part in parts])
-    contexts = np.concatenate([part.contexts for part in parts])
-    order = np.lexsort((contexts, neurons))
-    all_ = Candidates(
-        offsets=np.sum([part.offsets for part in parts], axis=0),
-        contexts=contexts[order],
-        positions=np.concatenate([part.positions for part in parts])[order],
-        prefixes=np.concatenate([part.prefixes for part in parts])[order],
-        activations=np.concatenate([part.activations for part in parts])[order],
-    )
+    before = np.cumsum([0, *(len(part.contexts) for part in parts[:-1])])
+    places = np.stack([part.offsets + n for part, n in zip(parts, before, strict=True)])  # of all parts' entries
+    columns = [np.concatenate(column) for column in zip(*(part[1:] for part in parts), strict=True)]
+    offsets = np.sum([part.offsets for part in parts], axis=0)
+    order = np.empty(len(columns[0]), np.int64)
+    for_each_neuron(_in_order, len(offsets) - 1, places, columns[0], offsets, order)
+    all_ = Candidates(offsets, *(_take(column, order) for column in columns))
     keep = _may_be_chosen(all_.offsets, all_.activations, _order(all_.contexts, rule), rule, given)
     return _kept(all_, keep)
 
 
 def select(remaining: Candidates, maxima: Array, rule: Selection) -> Candidates:
     """The chosen contexts of each neuron, given the maximum (J,) of each: over the whole corpus, or another."""
-    activations = _tied(remaining.offsets, remaining.prefixes, remaining.activations)
+    activations = remaining.activations.copy()
+    for_each_neuron(_tie, len(remaining.offsets) - 1, remaining.offsets, remaining.prefixes, activations)
     order = _order(remaining.contexts, rule)
     keep = _is_chosen(remaining.offsets, activations, order, rule, maxima)
     return _kept(remaining._replace(activations=activations), keep)
@@ -156,51 +155,81 @@ def _may_be_chosen(offsets: Array, activations: Array, order: Array, rule: Selec
     if given is not None and rule.rule != "top":  # which must see ties before it may choose
         keep: Array = _is_chosen(offsets, activations, order, rule, given)
     elif rule.rule == "quantile":
-        keep = _may_be_drawn(offsets, activations, order, k // N_BANDS + k % N_BANDS)
+        keep = _marked(_may_be_drawn, offsets, activations, order, k // N_BANDS + k % N_BANDS)
     else:
-        keep = _is_candidate(offsets, activations, k, rule.min_activation_fraction if rule.rule == "first" else 0.0)
+        fraction = rule.min_activation_fraction if rule.rule == "first" else 0.0
+        keep = _marked(_is_candidate, offsets, activations, k, fraction)
     return keep
 
 
 def _is_chosen(offsets: Array, activations: Array, order: Array, rule: Selection, maxima: Array) -> Array:
     k, maxima = rule.max_examples, maxima.astype(np.float64)
     if rule.rule == "top":
-        chosen: Array = _is_strongest(offsets, activations, k) & np.repeat(maxima > 0, np.diff(offsets))
+        chosen: Array = _marked(_is_strongest, offsets, activations, k) & np.repeat(maxima > 0, np.diff(offsets))
     elif rule.rule == "quantile":
-        chosen = _is_drawn(offsets, activations, order, maxima, k)
+        chosen = _marked(_is_drawn, offsets, activations, order, maxima, k)
     else:
         least = np.where(maxima > 0, rule.min_activation_fraction * maxima, np.inf)
-        chosen = _is_first(offsets, activations, least, k)
+        chosen = _marked(_is_first, offsets, activations, least, k)
     return chosen
 
 
+def _marked(kernel: Callable[..., None], offsets: Array, *arguments: object) -> Array:
+    """(E,) bool: the entries that a kernel marks, neuron by neuron."""
+    marked = np.zeros(offsets[-1], np.bool_)
+    for_each_neuron(kernel, len(offsets) - 1, offsets, *arguments, marked)
+    return marked
+
+
+def _take(column: Array, order: Array) -> Array:
+    """column[order], on every core."""
+    taken = np.empty(len(order), column.dtype)
+    for_each_neuron(_take_some, -(-len(order) // TAKEN_AT_ONCE), column, order, taken)
+    return taken
+
+
 def _kept(all_: Candidates, keep: Array) -> Candidates:
-    return Candidates(_offsets(all_.offsets, keep), *(column[keep] for column in all_[1:]))
+    kept = np.flatnonzero(keep)
+    return Candidates(np.searchsorted(kept, all_.offsets), *(_take(column, kept) for column in all_[1:]))
 
 
-def _offsets(offsets: Array, keep: Array) -> Array:
-    kept: Array = np.concatenate([[0], np.cumsum(keep)])[offsets].astype(np.int64)
-    return kept
+@compiled
+def _take_some(first: int, step: int, column: Array, order: Array, taken: Array) -> None:
+    for block in range(first, -(-len(order) // TAKEN_AT_ONCE), step):
+        for i in range(block * TAKEN_AT_ONCE, min((block + 1) * TAKEN_AT_ONCE, len(order))):
+            taken[i] = column[order[i]]
 
 
-@numba.njit(nogil=True, cache=True)
-def _tied(offsets: Array, prefixes: Array, activations: Array) -> Array:
-    """Of those of a neuron that share a prefix, the activation of the earliest."""
-    tied = activations.copy()
-    for j in range(len(offsets) - 1):
+@compiled
+def _in_order(first: int, step: int, places: Array, contexts: Array, offsets: Array, order: Array) -> None:
+    """Where each neuron's entries of all parts stand, in corpus order."""
+    for j in range(first, len(offsets) - 1, step):
+        mine = order[offsets[j] : offsets[j + 1]]
+        n = 0
+        for part in range(len(places)):
+            for i in range(places[part, j], places[part, j + 1]):
+                mine[n] = i
+                n += 1
+        mine[:] = mine[np.argsort(contexts[mine], kind="mergesort")]
+
+
+@compiled
+def _tie(first: int, step: int, offsets: Array, prefixes: Array, activations: Array) -> None:
+    """Those of a neuron that share a prefix get the activation of the earliest."""
+    for j in range(first, len(offsets) - 1, step):
         begin, end = offsets[j], offsets[j + 1]
         order = np.argsort(prefixes[begin:end], kind="mergesort")
         for rank in range(1, end - begin):
             i, before = begin + order[rank], begin + order[rank - 1]
             if prefixes[i] == prefixes[before]:
-                tied[i] = tied[before]
-    return tied
+                activations[i] = activations[before]
 
 
-@numba.njit(nogil=True, cache=True)
-def _is_candidate(offsets: Array, activations: Array, k: int, fraction: float) -> Array:
-    keep = np.zeros(len(activations), np.bool_)
-    for j in range(len(offsets) - 1):
+@compiled
+def _is_candidate(
+    first: int, step: int, offsets: Array, activations: Array, k: int, fraction: float, keep: Array
+) -> None:
+    for j in range(first, len(offsets) - 1, step):
         strongest = np.zeros(k, np.float32)  # the k strongest so far, as a heap with the weakest on top
         maximum = 0.0
         for i in range(offsets[j], offsets[j + 1]):
@@ -213,10 +242,9 @@ def _is_candidate(offsets: Array, activations: Array, k: int, fraction: float) -
         for i in range(offsets[j], offsets[j + 1]):
             if np.float64(activations[i]) < fraction * maximum:
                 keep[i] = False
-    return keep
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _sink(heap: Array) -> None:
     i = 0
     while 2 * i + 1 < len(heap):
@@ -229,36 +257,33 @@ def _sink(heap: Array) -> None:
         i = child
 
 
-@numba.njit(nogil=True, cache=True)
-def _is_first(offsets: Array, activations: Array, least: Array, k: int) -> Array:
+@compiled
+def _is_first(first: int, step: int, offsets: Array, activations: Array, least: Array, k: int, chosen: Array) -> None:
     """The first k positive ones at or above `least` (J,)."""
-    chosen = np.zeros(len(activations), np.bool_)
-    for j in range(len(offsets) - 1):
+    for j in range(first, len(offsets) - 1, step):
         n = 0
         for i in range(offsets[j], offsets[j + 1]):
             if n < k and activations[i] > 0 and np.float64(activations[i]) >= least[j]:
                 chosen[i] = True
                 n += 1
-    return chosen
 
 
-@numba.njit(nogil=True, cache=True)
-def _is_strongest(offsets: Array, activations: Array, k: int) -> Array:
+@compiled
+def _is_strongest(first: int, step: int, offsets: Array, activations: Array, k: int, chosen: Array) -> None:
     """The k strongest positive ones; tie: the earlier."""
-    chosen = np.zeros(len(activations), np.bool_)
-    for j in range(len(offsets) - 1):
+    for j in range(first, len(offsets) - 1, step):
         order = np.argsort(-activations[offsets[j] : offsets[j + 1]], kind="mergesort")
         for rank in range(min(k, len(order))):
             i = offsets[j] + order[rank]
             chosen[i] = activations[i] > 0
-    return chosen
 
 
-@numba.njit(nogil=True, cache=True)
-def _is_drawn(offsets: Array, activations: Array, order: Array, maxima: Array, k: int) -> Array:
+@compiled
+def _is_drawn(
+    first: int, step: int, offsets: Array, activations: Array, order: Array, maxima: Array, k: int, chosen: Array
+) -> None:
     """From each band of (0, maxima[j]] its share of k, lowest `order` first."""
-    chosen = np.zeros(len(activations), np.bool_)
-    for j in range(len(offsets) - 1):
+    for j in range(first, len(offsets) - 1, step):
         if maxima[j] <= 0:
             continue
         left = np.full(N_BANDS, k // N_BANDS)
@@ -269,10 +294,9 @@ def _is_drawn(offsets: Array, activations: Array, order: Array, maxima: Array, k
                 band = _band(np.float64(activations[i]), maxima[j])
                 chosen[i] = left[band] > 0
                 left[band] -= 1
-    return chosen
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _band(activation: float, maximum: float) -> int:
     """The b with b · maximum/10 < activation <= (b + 1) · maximum/10; products of float32s with 10 are exact here."""
     band = N_BANDS - 1
@@ -281,12 +305,11 @@ def _band(activation: float, maximum: float) -> int:
     return band
 
 
-@numba.njit(nogil=True, cache=True)
-def _may_be_drawn(offsets: Array, activations: Array, order: Array, q: int) -> Array:
+@compiled
+def _may_be_drawn(first: int, step: int, offsets: Array, activations: Array, order: Array, q: int, keep: Array) -> None:
     """Those that fewer than q come before, by `order`, in some interval around them that a band may be."""
-    keep = np.zeros(len(activations), np.bool_)
-    for j in range(len(offsets) - 1):
-        values, first = activations[offsets[j] : offsets[j + 1]], order[offsets[j] : offsets[j + 1]]
+    for j in range(first, len(offsets) - 1, step):
+        values, drawn = activations[offsets[j] : offsets[j + 1]], order[offsets[j] : offsets[j + 1]]
         by_value = np.argsort(values)
         by_value = by_value[np.searchsorted(values[by_value], 0, side="right") :]  # the positive ones
         n = len(by_value)
@@ -297,16 +320,15 @@ def _may_be_drawn(offsets: Array, activations: Array, order: Array, q: int) -> A
         length = ascending[-1] / N_BANDS * (1 - 2.0**-20)
         # Neighbours by value among those not yet visited; the last drawn are visited first, so all of them come before.
         below, above = np.arange(-1, n - 1), np.arange(1, n + 1)
-        for place in np.argsort(first[by_value])[::-1]:
+        for place in np.argsort(drawn[by_value])[::-1]:
             keep[offsets[j] + by_value[place]] = _has_interval(ascending, below, above, place, length, q)
             if below[place] >= 0:
                 above[below[place]] = above[place]
             if above[place] < n:
                 below[above[place]] = below[place]
-    return keep
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _has_interval(values: Array, below: Array, above: Array, i: int, length: float, q: int) -> bool:
     """Whether fewer than q neighbours lie in some (values[i] − s, values[i] + length − s], 0 < s <= length.
 

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     metrics_host: str = Field(default="127.0.0.1", description="address of the metrics")
     log_format: Literal["text", "json"] = Field(default="text", description="of what goes to stderr")
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto")
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the model's arithmetic")
+    dtype: Literal["float32", "tf32", "bfloat16"] = Field(default="float32", description="of the model's arithmetic")
     max_batch_cost: float | None = Field(
         default=None, gt=0, description="n_examples² · d_model of one batch on the device; default: 3e8, 3e10 on a GPU"
     )

@@ -13,7 +13,9 @@ over the block. As on the CPU a merge rewrites one row and no column; a thread t
 the rows of the clusters merged since, and leaves it there for itself. So a step waits for one row to come, for what it
 lacks, and for one minimum, a merge for a second row and two barriers as well.
 
-Costs O(n²) a neuron and holds a copy of the distances, B·N² floats.
+Costs O(n²) a neuron and holds a copy of the distances, B·N² floats. H200, N = 1000: 20 times its floor, one reading of
+the distances. Columns that were written took twice as long (0.276 s against 0.138 for 6,144 neurons, H100): 32 bytes of
+memory traffic for 4. Of 1 to 16 warps a neuron eight are best, but none worse than by 1.3.
 """
 
 from collections.abc import Iterator

@@ -1,19 +1,22 @@
 """What indexing costs beside the bare model: tokens/s of scan and collect, and of the forward they contain.
 
-python tests/benchmarks/indexing.py [--model demo] [--contexts 512] [--repeats 5]
+    python tests/benchmarks/indexing.py [--model demo | --tokenizer FOLDER] [--corpus pydocs] [--contexts 512]
+                                        [--context-length 128] [--repeats 5] [--device cuda] [--dtype bfloat16]
 
 In turn, over the same contexts in the same batches: `bare`, Hugging Face's GPT2Model as it comes; `forward`, ours
-without a visitor (its GELU is fused); `scan` and `collect`, the two passes of an index.
+without a visitor (its GELU is fused); `scan` (highest activation and key token of every neuron in every context) and
+`collect`, the two passes of an index. With --tokenizer the model is a
+seeded one of GPT2-small's shape.
 """
 
 import argparse
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gpt2_small
 import torch
 import transformers
 
@@ -21,43 +24,54 @@ from polysem.proto.types import Selection
 from polysem.server import contexts, model, scan, selection
 from polysem.server.contexts import Contexts, Windowing
 from polysem.server.corpus import Corpus
+from polysem.server.indexing import BATCH_TOKENS
 from polysem.server.scan import Reader
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--corpus", default="pydocs")
     parser.add_argument("--contexts", type=int, default=512)
+    parser.add_argument("--context-length", type=int)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
-    loaded = model.load(arguments.model, "cpu")
-    bare = transformers.GPT2Model.from_pretrained(model._source(arguments.model), dtype=torch.float32).eval()
-    with tempfile.TemporaryDirectory() as folder:
-        windowing = Windowing(loaded.info.context_length, "first", loaded.tokenizer.bos_id)
+    with tempfile.TemporaryDirectory() as place:
+        folder, name = Path(place), arguments.model
+        if arguments.tokenizer:
+            name = str(folder / "gpt2-small")
+            gpt2_small.checkpoint(folder / "gpt2-small", arguments.tokenizer)
+        loaded = model.load(name, arguments.device, arguments.dtype)
+        bare = transformers.GPT2Model.from_pretrained(model._source(name), dtype=model.DTYPES[arguments.dtype])
+        length = arguments.context_length or loaded.info.context_length
+        windowing = Windowing(length, "first", loaded.tokenizer.bos_id)
         documents = Corpus(arguments.corpus, max_documents=arguments.contexts).documents()
-        contexts.write(Path(folder), documents, loaded.tokenizer, windowing)
-        reader = Reader(loaded, Contexts(Path(folder)), 1, 4096)
-        report(reader, bare, arguments.repeats)
+        (folder / "contexts").mkdir()
+        contexts.write(folder / "contexts", documents, loaded.tokenizer, windowing)
+        reader = Reader(loaded, Contexts(folder / "contexts"), 1, BATCH_TOKENS[loaded.device.type])
+        report(reader, bare.eval().to(loaded.device), arguments.repeats)
 
 
 def report(reader: Reader, bare: torch.nn.Module, repeats: int) -> None:
-    n, info = len(reader.contexts), reader.model.info
+    n, info, device = len(reader.contexts), reader.model.info, reader.model.device
     rule = Selection()
 
     def run_bare() -> None:
         with torch.inference_mode():
             for batch in scan.batches(reader, 0, n):
-                bare(batch.tokens, use_cache=False)
+                bare(batch.tokens.to(device), use_cache=False)
 
     def run_forward() -> None:
         for batch in scan.batches(reader, 0, n):
             reader.model.read(batch.tokens, None)
 
-    def run_scan() -> scan.Scan:
-        return scan.scan(reader, 0, n, rule, lambda n: None)
+    def run_scan() -> scan.KeyActivations:
+        return scan.key_activations(reader, 0, n, lambda n: None)
 
-    scanned = run_scan()
+    scanned = scan.reduced(run_scan(), info, rule)
     chosen_of_all = selection.select(scanned.candidates, scanned.maximum, rule)
     chosen = [
         scan.chosen_of_layer(chosen_of_all, layer, info.n_neurons_per_layer, info.context_length)
@@ -78,9 +92,13 @@ def report(reader: Reader, bare: torch.nn.Module, repeats: int) -> None:
         for name, run in runs.items():
             start = time.perf_counter()
             run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             times[name].append(time.perf_counter() - start)
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{info.id}: {n} contexts, {reader.contexts.n_tokens} tokens, float32")
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    shape = f"{info.n_layers} layers, D = {info.d_model}, at most {reader.batch_tokens:,} tokens at once"
+    print(f"{where}, torch {torch.__version__}, {reader.model.dtype}: {shape}")
+    print(f"{n:,} contexts, {reader.contexts.n_tokens:,} tokens")
     print(f"{'':>8}  {'tokens/s':>10}  {'time over bare: median (least to most)':>40}")
     for name, taken in times.items():
         ratios = sorted(t / b for t, b in zip(taken, times["bare"], strict=True))
