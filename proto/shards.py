@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,18 +50,21 @@ class Ledger:
     """What is done of a job, in its folder's ledger.sqlite. For one process at a time: see `sole_worker`."""
 
     def __init__(self, folder: Path) -> None:
-        self._db = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)
+        self._lock = Lock()  # threads take turns
+        self._db = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None, check_same_thread=False)
         self._db.execute("CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY, bytes INTEGER)")
 
     def has(self, shard: Shard) -> bool:
         """Whether it is done and its file as long as it was; bytes are checked as they are read."""
-        found = self._db.execute("SELECT bytes FROM shards WHERE name = ?", [shard.path.name]).fetchone()
+        with self._lock:
+            found = self._db.execute("SELECT bytes FROM shards WHERE name = ?", [shard.path.name]).fetchone()
         return found is not None and shard.path.is_file() and shard.path.stat().st_size == found[0]
 
     def record(self, shard: Shard) -> None:
         """Say that its file is there, whole."""
         row = [shard.path.name, shard.path.stat().st_size]
-        self._db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?)", row)
+        with self._lock:
+            self._db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?)", row)
 
     def close(self) -> None:
         self._db.close()
@@ -78,29 +82,23 @@ def finish(
     shards' `compute`. An executor on other machines has this signature: it may compute in any order, and records each
     shard once its file is here.
     """
-    begun: deque[tuple[Shard, Future[None]]] = deque()
-    with ThreadPoolExecutor(BEGUN_SHARDS) as writers:
-        try:
-            for shard in shards:
-                if ledger.has(shard):
-                    found(shard)
-                    continue
-                rest = compute(shard)
-                if len(begun) == BEGUN_SHARDS:
-                    _record(ledger, *begun.popleft())
-                begun.append((shard, writers.submit(_write_rest, shard, rest)))
-        finally:  # what was computed is kept, whatever became of the next
-            while begun:
-                _record(ledger, *begun.popleft())
 
+    def rest(shard: Shard, arrays: Callable[[], Mapping[str, Array]]) -> None:
+        write(shard.path, arrays())
+        ledger.record(shard)
 
-def _write_rest(shard: Shard, rest: Callable[[], Mapping[str, Array]]) -> None:
-    write(shard.path, rest())
-
-
-def _record(ledger: Ledger, shard: Shard, written: Future[None]) -> None:
-    written.result()
-    ledger.record(shard)
+    begun: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(BEGUN_SHARDS) as writers:  # on leaving waits, so that what was computed is kept
+        for shard in shards:
+            if ledger.has(shard):
+                found(shard)
+                continue
+            arrays = compute(shard)
+            if len(begun) == BEGUN_SHARDS:
+                begun.popleft().result()
+            begun.append(writers.submit(rest, shard, arrays))
+    for written in begun:
+        written.result()
 
 
 def write(path: Path, arrays: Mapping[str, Array]) -> None:
