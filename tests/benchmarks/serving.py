@@ -1,18 +1,22 @@
 """What serving costs: the whole model clustered in the engine alone and through the server, and pings meanwhile.
 
-python tests/benchmarks/serving.py [--index DIR] [--repeats 5]
+python tests/benchmarks/serving.py [--index DIR] [--repeats 5] [--no-pings]
 
-Default: the demo's index. Server, asking client and pinging client are three processes. In turn: `engine`, the work
-itself in this process; `client`, the same neurons through gRPC. Then pings (GetServerInfo) go out every 5 ms while
-whole-layer and whole-model requests run.
+Default: the demo's index. Server, asking client and pinging client are three processes. In turn: the work itself in
+this process, in one run; the same neurons through gRPC, and again with a view made of each. Wall time counts what waits
+for the processor, too; CPU time is the server's and the client's together over the engine's alone, and hardly minds
+who else uses the machine. Then pings (GetServerInfo) go out every 5 ms while whole-layer and whole-model requests run.
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from polysem.client import Client
 from polysem.proto.neurons import parse_neurons
@@ -28,6 +32,37 @@ with Client(sys.argv[1]) as client:
     for _ in range(int(sys.argv[4])):
         len(client.cluster(sys.argv[2], algorithm=sys.argv[3]))
 """
+
+
+class Spent(NamedTuple):
+    """Seconds: on the clock, and of processor time in this process and in the server."""
+
+    wall: float
+    cpu: float
+
+
+def server_cpu_s(server: subprocess.Popen[str]) -> float:
+    """Of all its threads so far, in steps of 10 ms (Linux)."""
+    fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def spent(run: Callable[[], object], server: subprocess.Popen[str]) -> Spent:
+    cpu_s = server_cpu_s(server) + time.process_time()
+    start = time.perf_counter()
+    run()
+    wall_s = time.perf_counter() - start
+    return Spent(wall_s, server_cpu_s(server) + time.process_time() - cpu_s)
+
+
+def report(name: str, through: list[Spent], alone: list[Spent]) -> None:
+    ratios = sorted(a.wall / b.wall for a, b in zip(through, alone, strict=True))
+    least = min(a.wall for a in through) / min(b.wall for b in alone)
+    cpu = sum(a.cpu for a in through) / sum(b.cpu for b in alone)
+    print(
+        f"{name}: {statistics.median(ratios):.2f} times the engine's wall time ({ratios[0]:.2f} to {ratios[-1]:.2f}, "
+        f"the least over the least {least:.2f}), {cpu:.2f} times its CPU time"
+    )
 
 
 def serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
@@ -60,25 +95,27 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--index", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no-pings", action="store_true")
     arguments = parser.parse_args()
     folder = arguments.index or indexes.ensure()
     engine = open_engine(Settings(index=[folder], device="cpu"))
     plan = engine.plan_cluster(ClusterQuery(parse_neurons("*")))
     server, target = serve(folder)
     try:
-        ratios, alone = [], []
+        alone, through, viewed = [], [], []
         with Client(target) as client:
+            len(client.cluster("*"))
+            plan.work.run(plan.items)
             for _ in range(arguments.repeats):
-                start = time.perf_counter()
-                plan.work.run(plan.items)
-                alone.append(time.perf_counter() - start)
-                start = time.perf_counter()
-                len(client.cluster("*"))
-                ratios.append((time.perf_counter() - start) / alone[-1])
-        print(f"{len(plan.items)} neurons, engine alone {statistics.median(alone):.2f} s")
-        print(
-            f"through the client: {statistics.median(ratios):.2f} times that ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+                alone.append(spent(lambda: plan.work.run(plan.items), server))
+                through.append(spent(lambda: len(client.cluster("*")), server))
+                viewed.append(spent(lambda: list(client.cluster("*")), server))
+        wall_s, cpu_s = (statistics.median(values) for values in zip(*alone, strict=True))
+        print(f"{len(plan.items)} neurons, engine alone {wall_s:.2f} s, {cpu_s:.2f} s of CPU time")
+        report("through the client", through, alone)
+        report("and a view of each", viewed, alone)
+        if arguments.no_pings:
+            return
         for neurons, algorithm in (("1.*", "hac"), ("1.*", "scc"), ("*", "hac"), ("*", "scc")):
             times = pings(target, neurons, algorithm, arguments.repeats * (1 if neurons == "*" else 4))
             print(
