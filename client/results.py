@@ -6,7 +6,7 @@ Answers arrive as flat batches and stay so; a `Neuron` is a view into its batch.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args, overload
 
 import numpy as np
 
@@ -403,36 +403,66 @@ class Answer(NamedTuple):
 
 def neurons_of(
     answer: Answer, fetch_examples: FetchExamples | None, embed_again: EmbedAgain | None = None
-) -> list[Neuron]:
+) -> Sequence[Neuron]:
     """The views of a batch of clusterings."""
-    batch: ClusterBatch = answer.batch
-    offsets = columns.offsets(batch)
-    clustering = answer.provenance.clustering
-    threshold = clustering.distance_threshold if clustering else 0.0
-    found = []
-    for i in range(len(batch.neurons)):
-        rows = columns.rows(batch, offsets, i, i + 1)
-        tree = cutting.Tree(rows["merges"], rows["heights"], rows["node_centrals"], rows["node_mean_distances"])
-        metrics = Metrics(
-            n_examples=int(rows["n_examples"][0]),
-            n_clusters=int(rows["n_clusters"][0]),
-            **{name: _or_none(rows[name][0]) for name in METRICS[2:]},
+    return _Neurons(answer, fetch_examples, embed_again)
+
+
+class _Neurons(Sequence[Neuron]):
+    """Each made when it is first looked at, and kept: a whole model's take a twelfth of the clustering's time."""
+
+    def __init__(
+        self, answer: Answer, fetch_examples: FetchExamples | None, embed_again: EmbedAgain | None = None
+    ) -> None:
+        self._answer = answer
+        self._asking = fetch_examples, embed_again
+        self._made: dict[int, Neuron] = {}
+
+    def __len__(self) -> int:
+        return len(self._answer.batch.neurons)
+
+    @overload
+    def __getitem__(self, index: int) -> Neuron: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Neuron]: ...
+    def __getitem__(self, index: int | slice) -> Neuron | Sequence[Neuron]:
+        place = range(len(self))[index]
+        if isinstance(place, range):
+            return [self[i] for i in place]
+        made = self._made.get(place)
+        return made if made is not None else self._made.setdefault(place, self._make(place))
+
+    def _make(self, i: int) -> Neuron:
+        batch: ClusterBatch = self._answer.batch
+        ids, examples, merges, metrics = self._plain
+        example, merge = slice(examples[i], examples[i + 1]), slice(merges[i], merges[i + 1])
+        clustering = self._answer.provenance.clustering
+        return Neuron(
+            NeuronId(*ids[i]),
+            batch.labels[example],
+            cutting.Tree(
+                batch.merges[merge], batch.heights[merge], batch.node_centrals[merge], batch.node_mean_distances[merge]
+            ),
+            Metrics(*metrics[i]),
+            clustering.distance_threshold if clustering else 0.0,
+            METHODS[batch.methods[i] - 1],
+            self._answer.provenance,
+            self._answer.timing,
+            *self._asking,
         )
-        found.append(
-            Neuron(
-                _id(batch.neurons[i]),
-                rows["labels"],
-                tree,
-                metrics,
-                threshold,
-                METHODS[rows["methods"][0] - 1],
-                answer.provenance,
-                answer.timing,
-                fetch_examples,
-                embed_again,
-            )
+
+    @cached_property
+    def _plain(self) -> tuple[list[list[int]], list[int], list[int], list[tuple[Any, ...]]]:
+        """Ids, offsets of examples and of merges, and metrics as Python's numbers; NaN is None."""
+        batch: ClusterBatch = self._answer.batch
+        offsets = columns.offsets(batch)
+        numbers = (_or_nones(getattr(batch, name)) for name in METRICS)
+        return (
+            batch.neurons.tolist(),
+            offsets["example"].tolist(),
+            offsets["merge"].tolist(),
+            list(zip(*numbers, strict=True)),
         )
-    return found
 
 
 def embeddings_of(answer: Answer) -> list[Embeddings]:
@@ -566,6 +596,10 @@ def _row(values: dict[str, list[Any]], i: int) -> dict[str, Any]:
 
 def _id(pair: IntArray) -> NeuronId:
     return NeuronId(int(pair[0]), int(pair[1]))
+
+
+def _or_nones(values: Any) -> list[Any]:
+    return [None if value != value else value for value in values.tolist()]  # NaN
 
 
 def _or_none(value: float) -> float | None:

@@ -5,6 +5,7 @@ must. What was read stays, so a second loop asks nothing. From AsyncClient: `asy
 """
 
 import asyncio
+import bisect
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
@@ -35,7 +36,9 @@ class Stream(Sequence[Item]):
         self._answers = answers
         self._view = view
         self._read: list[Answer] = []
-        self._items: list[Item] = []
+        self._views: list[Sequence[Item]] = []  # of each answer read; they may be made only when looked at
+        self._starts: list[int] = []  # of each among all items
+        self._n = 0
         self._complete = False
         self._failure: PolysemError | None = None
         self._reading = threading.Lock()
@@ -43,12 +46,12 @@ class Stream(Sequence[Item]):
     def __iter__(self) -> Iterator[Item]:
         i = 0
         while self._has(i):
-            yield self._items[i]
+            yield self._item(i)
             i += 1
 
     def __len__(self) -> int:
         self._has(-1)
-        return len(self._items)
+        return self._n
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -56,7 +59,13 @@ class Stream(Sequence[Item]):
     def __getitem__(self, index: slice) -> Sequence[Item]: ...
     def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
         self._has(index if isinstance(index, int) else -1)
-        return self._items[index]
+        place = range(self._n)[index]
+        return [self._item(i) for i in place] if isinstance(place, range) else self._item(place)
+
+    def _item(self, i: int) -> Item:
+        """One that was read, from 0."""
+        view = bisect.bisect_right(self._starts, i) - 1
+        return self._views[view][i - self._starts[view]]
 
     def progress(self, total: int | None = None) -> Self:
         """Read all, with a bar of tqdm's that counts the items; needs tqdm.
@@ -74,7 +83,7 @@ class Stream(Sequence[Item]):
     def _has(self, i: int) -> bool:
         """Read until item i is there; all, where i is negative. What failed once fails again."""
         with self._reading:
-            while (i < 0 or i >= len(self._items)) and not self._complete:
+            while (i < 0 or i >= self._n) and not self._complete:
                 if self._failure is not None:
                     raise self._failure
                 try:
@@ -85,15 +94,21 @@ class Stream(Sequence[Item]):
                 if answer is None:
                     self._complete = True
                 else:
-                    self._read.append(answer)
-                    self._items += self._view(answer)
-        return 0 <= i < len(self._items)
+                    self._keep(answer)
+        return 0 <= i < self._n
+
+    def _keep(self, answer: Answer) -> None:
+        view = self._view(answer)
+        self._read.append(answer)
+        self._views.append(view)
+        self._starts.append(self._n)
+        self._n += len(view)
 
     def __repr__(self) -> str:
         state = "" if self._complete else " so far" if self._read else ", not read yet"
-        shown = "".join(f"\n  {item!r}" for item in self._items[:5])
-        more = f"\n  … {len(self._items) - 5} more" if len(self._items) > 5 else ""
-        return f"<{len(self._items)} {self._noun}{state}>{shown}{more}"
+        shown = "".join(f"\n  {item!r}" for item in map(self._item, range(min(self._n, 5))))
+        more = f"\n  … {self._n - 5} more" if self._n > 5 else ""
+        return f"<{self._n} {self._noun}{state}>{shown}{more}"
 
 
 class Clusters(Stream[Neuron]):

@@ -479,11 +479,11 @@ _MESSAGES: dict[type, Any] = {
 }
 
 
-def _row_bytes(rows: Any) -> Array:
-    """Bytes that each row of a column takes on the wire."""
+def _bytes_up_to(rows: Any, ends: Array) -> Array:
+    """Bytes that a column's first `ends` rows take on the wire."""
     if isinstance(rows, np.ndarray):
-        return np.full(len(rows), rows.itemsize * (rows[0].size if len(rows) else 1), np.int64)
-    return np.array([len(text.encode()) + 6 for text in rows], np.int64)  # tag and length
+        return ends * (rows.itemsize * math.prod(rows.shape[1:]))
+    return columns.from_counts(np.array([len(text.encode()) + 6 for text in rows], np.int64))[ends]  # tag and length
 
 
 def encode_batch(
@@ -534,7 +534,7 @@ def _item_bytes(batch: AnyBatch, offsets: dict[str, columns.Offsets]) -> Array:
     """Bytes that each item of the batch takes on the wire."""
     sizes = np.zeros(len(batch.neurons), np.int64)
     for name, axis in columns.AXES[type(batch)].items():
-        sizes += np.diff(columns.from_counts(_row_bytes(getattr(batch, name)))[offsets[axis]])
+        sizes += np.diff(_bytes_up_to(getattr(batch, name), offsets[axis]))
     return sizes
 
 
@@ -554,7 +554,7 @@ def _pieces(rows: dict[str, Any], budget: int) -> Iterator[dict[str, Any]]:
     piece: dict[str, Any] = {}
     room = budget
     for name, values in rows.items():
-        ends = columns.from_counts(_row_bytes(values))
+        ends = _bytes_up_to(values, np.arange(len(values) + 1))
         first = 0
         while True:
             last = int(np.searchsorted(ends, ends[first] + room, side="right")) - 1

@@ -126,8 +126,8 @@ class Model:
 def _columns(matrix: Tensor, which: Tensor) -> Tensor:
     """(B, D) float32: columns of a matrix (D, N).
 
-    On a CPU by NumPy, as in `_scaled`: torch spreads such small work over its threads, and where another process has the
-    other core, its wait for them took 12 ms instead of 0.1.
+    On a CPU by NumPy, as in `_scaled`: torch spreads such small work over its threads, and on a busy machine waits for
+    them, 12 ms instead of 0.1.
     """
     if matrix.device.type == "cpu" and matrix.dtype == torch.float32:
         return torch.from_numpy(matrix.numpy(force=True).take(which.numpy(), axis=1)).T
