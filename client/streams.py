@@ -44,9 +44,10 @@ class Stream(Sequence[Item]):
         self._reading = threading.Lock()
 
     def __iter__(self) -> Iterator[Item]:
-        i = 0
-        while self._has(i):
-            yield self._item(i)
+        i, n = 0, 0
+        while self._has(n):
+            yield from self._views[i]
+            n += len(self._views[i])
             i += 1
 
     def __len__(self) -> int:
