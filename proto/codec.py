@@ -445,13 +445,19 @@ _NUMBERS: dict[Any, Any] = {dtype: number for number, dtype in _DATA_TYPES.items
 
 
 def encode_tensor(array: Array) -> tensor_pb2.Tensor:
-    """A tensor of the same dtype and shape; one copy."""
-    little = array.dtype.newbyteorder("<")
-    return tensor_pb2.Tensor(
-        data_type=_NUMBERS[little],
-        shape=array.shape,
-        data=array.astype(little, copy=False).tobytes(),
-    )
+    """A tensor of the same dtype and shape."""
+    tensor = tensor_pb2.Tensor()
+    _fill(tensor, array)
+    return tensor
+
+
+def _fill(tensor: tensor_pb2.Tensor, array: Array) -> None:
+    """In its place in a message: protobuf copies a tensor that is put into one twice more."""
+    if array.dtype not in _NUMBERS:
+        array = array.astype(array.dtype.newbyteorder("<"))
+    tensor.data_type = _NUMBERS[array.dtype]
+    tensor.shape.extend(array.shape)
+    tensor.data = array.tobytes()
 
 
 def decode_tensor(tensor: tensor_pb2.Tensor) -> Array:
@@ -501,10 +507,13 @@ def encode_batch(
         rows = columns.rows(batch, offsets, first, last)
         pieces = [rows] if sizes[first:last].sum() <= budget else list(_pieces(rows, budget))
         for i, piece in enumerate(pieces):
-            arrays = {
-                name: encode_tensor(part) if isinstance(part, np.ndarray) else part for name, part in piece.items()
-            }
-            yield _MESSAGES[type(batch)](**head, continues=i < len(pieces) - 1, **arrays)
+            message = _MESSAGES[type(batch)](**head, continues=i < len(pieces) - 1)
+            for name, part in piece.items():
+                if isinstance(part, np.ndarray):
+                    _fill(getattr(message, name), part)
+                else:
+                    getattr(message, name).extend(part)
+            yield message
 
 
 def _head(provenance: Provenance, timing: Timing) -> dict[str, Any]:
@@ -532,10 +541,10 @@ def decode_neuron_page(message: pb.ListNeuronsResponse) -> tuple[NeuronPage, Pro
 
 def _item_bytes(batch: AnyBatch, offsets: dict[str, columns.Offsets]) -> Array:
     """Bytes that each item of the batch takes on the wire."""
-    sizes = np.zeros(len(batch.neurons), np.int64)
+    ends = np.zeros(len(batch.neurons) + 1, np.int64)
     for name, axis in columns.AXES[type(batch)].items():
-        sizes += np.diff(_bytes_up_to(getattr(batch, name), offsets[axis]))
-    return sizes
+        ends += _bytes_up_to(getattr(batch, name), offsets[axis])
+    return np.diff(ends)
 
 
 def _runs(sizes: Array, budget: int) -> Iterator[tuple[int, int]]:
