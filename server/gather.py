@@ -60,19 +60,12 @@ def chunks(model: Model, index: Index, neurons: IntArray, choice: EmbeddingChoic
     counts = index.n_examples[neurons[:, 0], neurons[:, 1]]
     order = np.lexsort((counts, neurons[:, 0]))
     budget = chunk_bytes(model.device)
-    start = 0
-    while start < len(order):
-        layer = neurons[order[start], 0]
-        end = start + 1
-        while (
-            end < len(order)
-            and neurons[order[end], 0] == layer
-            and (end + 1 - start) * int(counts[order[end]]) ** 2 * 4 <= budget
-        ):
-            end += 1
-        places = order[start:end]
-        yield _chunk(model, index, int(layer), places, neurons[places, 1], counts[places], choice)
-        start = end
+    for layer in np.unique(neurons[:, 0]):
+        left = order[neurons[order, 0] == layer]
+        while len(left):
+            n_bytes = np.arange(1, len(left) + 1) * counts[left].astype(np.int64) ** 2 * 4  # of so many padded matrices
+            places, left = np.split(left, [max(int(np.searchsorted(n_bytes, budget, side="right")), 1)])
+            yield _chunk(model, index, int(layer), places, neurons[places, 1], counts[places], choice)
 
 
 def chunk_bytes(device: torch.device) -> int:
