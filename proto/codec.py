@@ -488,9 +488,9 @@ _MESSAGES: dict[type, Any] = {
 def _bytes_up_to(rows: Any, ends: Array) -> Array:
     """Bytes that a column's first `ends` rows take on the wire."""
     if isinstance(rows, np.ndarray):
-        return ends * (rows.itemsize * math.prod(rows.shape[1:]))
-    sizes = np.array([len(text.encode()) + 6 for text in rows], np.int64)  # tag and length
-    up_to: Array = columns.from_counts(sizes)[ends]
+        up_to: Array = ends * (rows.itemsize * math.prod(rows.shape[1:]))
+    else:  # each with its tag and length
+        up_to = columns.from_counts(np.array([len(text.encode()) + 6 for text in rows], np.int64))[ends]
     return up_to
 
 
