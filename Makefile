@@ -88,9 +88,11 @@ bench: setup ## our kernels beside every rival that is installed, on this machin
 	$(BIN)/python tests/benchmarks/kernels.py $(ARGS)
 
 # On a machine with a GPU, where `make setup` has installed a CUDA build of torch.
-gpu: setup ## what needs a GPU: the tests marked so, then the benchmark, kept in tests/benchmarks/results
+gpu: setup ## what needs a GPU: the tests marked so, then the benchmarks, kept in tests/benchmarks/results
 	$(BIN)/pytest -q -m gpu
 	mkdir -p tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/whole_model.py | tee tests/benchmarks/results/whole-model-cuda.md
+	$(BIN)/python tests/benchmarks/precision.py --device cuda | tee tests/benchmarks/results/precision-cuda.md
 	$(BIN)/python tests/benchmarks/kernels.py --device cuda $(ARGS) | tee tests/benchmarks/results/kernels-cuda.md
 
 gpu-cuml: setup ## the same for large neurons with cuML and CuPy
