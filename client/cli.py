@@ -457,7 +457,8 @@ def explain(
 
     Where a neuron fires, the feature cluster that the token falls in is named: the one with the smallest mean distance
     to its members, if that is at most the distance threshold. Without NEURONS: those that fire hardest at each token,
-    as shares of their maximum over the corpus. TEXT - reads it from standard input.
+    as shares of their maximum over the corpus; not those whose maximum is below half of their layer's median, or that
+    have fewer than 5 dataset examples. TEXT - reads it from standard input.
 
     \b
     polysem explain "import the module" 7.1234 7.99

@@ -305,7 +305,9 @@ class Client:
                                  mean distance to its members, if that is at most distance_threshold
         min_activation_fraction  0..1: a neuron fires where its activation is at least this share of its maximum
         n_strongest              without neurons: how many at each token, by activation as a share of their maximum over
-                                 the corpus; their clusters are not looked up
+                                 the corpus; their clusters are not looked up. Left out are neurons of which that says
+                                 little: whose maximum is below half of their layer's median, or with fewer than 5
+                                 dataset examples (than the index keeps, if fewer)
 
         The others are those of `cluster`.
         """

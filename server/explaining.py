@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from polysem.proto import columns
-from polysem.proto.types import Clustering, EmbeddingChoice, ExplanationBatch, IntArray
+from polysem.proto.types import (
+    LEAST_EXAMPLES_OF_STRONGEST,
+    LEAST_MAXIMUM_OF_STRONGEST,
+    Clustering,
+    EmbeddingChoice,
+    ExplanationBatch,
+    IntArray,
+)
 from polysem.server.arrays import Array
 from polysem.server.gather import chunks
 from polysem.server.index import Index
@@ -142,19 +149,20 @@ class ExplainWork:
 
     def _of_the_strongest(self) -> _Firings:
         """Of each token the neurons with the highest shares of their maxima, hardest first; no clusters."""
-        maximum = torch.from_numpy(np.array(self.index.statistics.maximum)).to(self.model.device)  # (L, N)
-        n = maximum.shape[1]
+        comparable = _comparable(self.index)  # (L, N)
+        maximum = torch.from_numpy(np.where(comparable, self.index.statistics.maximum, 0)).to(self.model.device)
+        n, k = maximum.shape[1], min(self.n_strongest, int(comparable.sum()))
         found: list[tuple[Tensor, Tensor, Tensor]] = []  # shares, activations, flat neurons: (T, k) of each layer
 
         def visit(layer: int, _residual: Tensor, a: Tensor) -> None:
             activations = a[0, self._n_before :].float()  # (T, N)
             shares = torch.where(maximum[layer] > 0, activations / maximum[layer], -torch.inf)
-            best = shares.topk(min(self.n_strongest, n), dim=1).indices
+            best = shares.topk(min(k, n), dim=1).indices
             found.append((shares.gather(1, best), activations.gather(1, best), layer * n + best))
 
         self._read(visit)
         shares, activations, flat = (torch.cat(parts, dim=1).cpu().numpy() for parts in zip(*found, strict=True))
-        best = np.lexsort((flat, -shares), axis=1)[:, : self.n_strongest]  # of equals the lower layer and neuron
+        best = np.lexsort((flat, -shares), axis=1)[:, :k]  # of equals the lower layer and neuron
         chosen, activations = (np.take_along_axis(x, best, 1).ravel() for x in (flat, activations))
         neurons = np.stack(np.divmod(chosen, n), axis=1).astype(np.int32)
         return _Firings(neurons, activations, np.full(len(chosen), -1), np.full(len(chosen), np.nan))
@@ -169,3 +177,15 @@ class ExplainWork:
     def _n_before(self) -> int:
         """Tokens that the model reads before the text."""
         return int(self.index.info.bos)
+
+
+def _comparable(index: Index) -> Array:
+    """(L, N) bool: whose share of its own maximum says something: it fires as strongly as its layer does, and often.
+
+    One that hardly ever fires comes near its tiny maximum at any token.
+    """
+    maximum = index.statistics.maximum  # (L, N)
+    firing = np.where(maximum > 0, maximum, np.nan)
+    usual = np.array([[np.nanmedian(of_layer) if (of_layer > 0).any() else np.inf] for of_layer in firing])
+    least = min(LEAST_EXAMPLES_OF_STRONGEST, index.info.selection.max_examples)
+    return (maximum >= LEAST_MAXIMUM_OF_STRONGEST * usual) & (index.n_examples >= least)

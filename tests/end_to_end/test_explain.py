@@ -112,12 +112,17 @@ def test_without_neurons_the_hardest_firing_come(polysem_client, small_truth, k)
     seen, texts = read(small_truth, TEXT)
     maximum = np.concatenate([small_truth.key_activations(layer).max(axis=0) for layer in range(N_LAYERS)])
     activations = np.concatenate([a for _, a in seen], axis=1)  # (T, L * N)
-    shares = np.where(maximum > 0, activations / np.where(maximum > 0, maximum, 1), -np.inf)
+    usual = np.repeat([np.median([m for m in part if m > 0]) for part in np.split(maximum, N_LAYERS)], N_NEURONS)
+    n_examples = np.array([neuron.n_examples for neuron in polysem_client.neurons()])
+    kept = (maximum >= usual / 2) & (n_examples >= 5)
+    assert 100 <= kept.sum() < (maximum > 0).sum()
+    shares = np.where(kept, activations / np.where(kept, maximum, 1), -np.inf)
     found = polysem_client.explain(TEXT, n_strongest=k)
     assert [token.text for token in found] == texts
     for token, want, active in zip(found, shares, activations, strict=True):
         ours = [firing.neuron.layer * N_NEURONS + firing.neuron.neuron for firing in token.firings]
         assert len(set(ours)) == len(ours) == k
+        assert kept[ours].all()
         assert_allclose([firing.share for firing in token.firings], np.sort(want)[::-1][:k], rtol=2e-4, atol=1e-4)
         assert_allclose([firing.activation for firing in token.firings], active[ours], rtol=2e-4, atol=2e-5)
         assert all(firing.cluster is firing.distance is None for firing in token.firings)
