@@ -151,7 +151,7 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class ListedNeuron:
-    """A neuron in a listing. None where undefined.
+    """A neuron in a listing. None where undefined; so are its clusters if it is too large for the linkage asked for.
 
     second_share        0..1: examples in the second largest cluster
     maximum_activation  and mean_activation: of its key activations over all contexts
@@ -161,7 +161,7 @@ class ListedNeuron:
 
     id: NeuronId
     n_examples: int
-    n_clusters: int
+    n_clusters: int | None
     max_distance: float | None
     mean_distance: float | None
     intra: float | None
@@ -521,7 +521,7 @@ def listed_of(answer: Answer) -> list[ListedNeuron]:
         ListedNeuron(
             id=_id(id_),
             rare=bool(table.rare[i]),
-            **_row(values, i),
+            **_row(values, i) | ({"n_clusters": None} if table.unclustered[i] else {}),
         )
         for i, id_ in enumerate(table.neurons)
     ]

@@ -480,6 +480,8 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     note = Text(f"{skipped + 1:,} to {last:,} of {neurons.n_matching:,} that match", "dim")
     if any(neuron.rare for neuron in neurons):
         note.append("; * a common and a rare behaviour: at least 90% of 20 or more examples in one cluster")
+    if any(neuron.n_clusters is None for neuron in neurons):
+        note.append("; – as clusters: too many examples for this linkage, ask for scc or for single linkage")
     return Group(table, Text(), note)
 
 

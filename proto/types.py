@@ -53,6 +53,8 @@ MAX_TEXT_BYTES = 256 << 10
 METHODS: tuple[Method, ...] = get_args(Method)
 NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
 LEAST_EXAMPLES_OF_RARE = 20  # of a neuron with a common and a rare behaviour
+LEAST_EXAMPLES_OF_STRONGEST = 5  # of a neuron that may be among the hardest firing; fewer where an index keeps fewer
+LEAST_MAXIMUM_OF_STRONGEST = 0.5  # as a share of the median maximum of its layer
 LEAST_SHARE_OF_COMMON = 0.9  # the paper's Figure 3: about 50 to 1
 
 # ---- What is asked
@@ -386,6 +388,8 @@ class NeuronTable:
     n_examples, n_clusters         (B,) int32
     max_distance … share_positive  (B,) float64, NaN where undefined; second_share: of the second largest cluster
     rare                           (B,) int32: 1 where of 20 or more examples at least 0.9, not all, are in one cluster
+
+    A neuron with examples but no clusters is too large for the linkage asked for, and was left out.
     """
 
     neurons: IntArray
@@ -402,6 +406,11 @@ class NeuronTable:
     mean_activation: DoubleArray
     share_positive: DoubleArray
     rare: IntArray
+
+    @property
+    def unclustered(self) -> npt.NDArray[np.bool_]:
+        """(B,) whether it has examples that were not clustered."""
+        return (self.n_examples > 0) & (self.n_clusters == 0)
 
 
 @dataclass(frozen=True, slots=True)

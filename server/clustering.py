@@ -62,10 +62,30 @@ class ClusterWork:
         n = self.index.n_examples[items[:, 0], items[:, 1]].astype(np.float64)
         return (n**2 + 1) * self.model.info.d_model
 
+    def takes(self, n_examples: Array) -> Array:
+        """(B,) bool: whether neurons of so many examples are not too large for what was asked."""
+        return np.asarray(n_examples <= self._most_examples)
+
+    def check(self, neuron: NeuronId) -> None:
+        """Raises FailedPrecondition for a neuron that is too large for what was asked."""
+        n = int(self.index.n_examples[neuron])
+        if not self.takes(np.array(n)):
+            raise FailedPrecondition(
+                f"neuron {neuron} has {n:,} examples, and {self.clustering.linkage} linkage takes at most "
+                f"{self._most_examples:,}; ask for algorithm scc or for single linkage, or serve an index with fewer "
+                "--max-examples"
+            )
+
+    @property
+    def _most_examples(self) -> float:
+        if self.clustering.algorithm == "scc" or self.clustering.linkage == "single":
+            return np.inf
+        return MAX_IN_LINEAR_MEMORY if self.clustering.linkage == "average" else MAX_IN_MATRIX
+
     def run(self, items: IntArray) -> ClusterBatch:
         """Raises FailedPrecondition for a neuron that is too large for what was asked, or for the device."""
         n_examples = self.index.n_examples[items[:, 0], items[:, 1]]
-        out = _empty_cluster_batch(items, n_examples, len(self.clustering.silhouette_thresholds))
+        out = empty_cluster_batch(items, n_examples, len(self.clustering.silhouette_thresholds))
         offsets = columns.offsets(out)
         small = np.flatnonzero(n_examples <= MAX_IN_MATRIX)
         for chunk, clustered in self._in_lanes(gather.chunks(self.model, self.index, items[small], self.choice)):
@@ -144,6 +164,7 @@ class ClusterWork:
 
     def _large_tree(self, neuron: NeuronId, unit: Tensor) -> tuple[Method, Tensor]:
         n, clustering = len(unit), self.clustering
+        self.check(neuron)
         if clustering.algorithm == "scc":
             thresholds = self._thresholds(unit.device)
             if n <= MAX_IN_LINEAR_MEMORY:
@@ -151,13 +172,7 @@ class ClusterWork:
             return "neighbours", neighbours.scc_linkage(unit, thresholds, until_stable=clustering.until_stable)
         if clustering.linkage == "single":
             return "linear", neighbours.single_linkage(unit)
-        if clustering.linkage == "average" and n <= MAX_IN_LINEAR_MEMORY:
-            return "linear", large.average_linkage(unit)
-        most = MAX_IN_LINEAR_MEMORY if clustering.linkage == "average" else MAX_IN_MATRIX
-        raise FailedPrecondition(
-            f"neuron {neuron} has {n:,} examples, and {clustering.linkage} linkage takes at most {most:,}; "
-            "ask for algorithm scc or for single linkage, or serve an index with fewer --max-examples"
-        )
+        return "linear", large.average_linkage(unit)
 
 
 def _side_by_side(of_cuts: list[Tensor], n_examples: Tensor) -> Tensor:
@@ -202,7 +217,7 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], chunk: Chunk, c
 _METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
 
 
-def _empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int) -> ClusterBatch:
+def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int) -> ClusterBatch:
     b, e, m = len(neurons), int(n_examples.sum()), int(np.maximum(n_examples - 1, 0).sum())
     return ClusterBatch(
         neurons=neurons,

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.types import IntArray, ListQuery, MetricRange, NeuronPage, NeuronTable
+from polysem.proto.types import IntArray, ListQuery, MetricRange, NeuronMetric, NeuronPage, NeuronTable
 from polysem.server.arrays import Array
 from polysem.server.index import Index
 
@@ -32,7 +32,7 @@ def page_of(table: NeuronTable, index: Index, neurons: IntArray | None, query: L
     first = first_place(index, query)
     chosen = _matching(table, index, neurons, query.where)
     if query.sort_by is not None:
-        values = getattr(table, query.sort_by)[chosen].astype(np.float64)
+        values = _values(table, query.sort_by)[chosen]
         chosen = chosen[np.lexsort((chosen, -values if query.descending else values))]  # NaN comes last either way
     elif query.descending:
         chosen = chosen[::-1]
@@ -49,11 +49,17 @@ def _matching(table: NeuronTable, index: Index, neurons: IntArray | None, where:
         wanted[:] = False
         wanted[neurons[:, 0].astype(np.int64) * index.info.n_neurons_per_layer + neurons[:, 1]] = True
     for range_ in where:
-        values = getattr(table, range_.metric)
+        values = _values(table, range_.metric)
         least = -np.inf if range_.least is None else range_.least
         most = np.inf if range_.most is None else range_.most
         wanted &= (values >= least) & (values <= most)
     return np.flatnonzero(wanted)
+
+
+def _values(table: NeuronTable, metric: NeuronMetric) -> Array:
+    """(J,) float64, NaN where undefined."""
+    values = getattr(table, metric).astype(np.float64)
+    return np.where(table.unclustered, np.nan, values) if metric == "n_clusters" else values
 
 
 def _fingerprint(index: Index, query: ListQuery) -> bytes:

@@ -17,7 +17,7 @@ from polysem.proto.types import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON, C
 from polysem.server import callers
 from polysem.server.arrays import Array
 from polysem.server.batcher import Batcher
-from polysem.server.clustering import ClusterWork
+from polysem.server.clustering import ClusterWork, empty_cluster_batch
 from polysem.server.index import Index
 
 MAX_KEPT = 8  # overviews; GPT2-small's takes some 15 MB
@@ -53,7 +53,10 @@ METRICS = (
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """table: every neuron's row, by layer and neuron. compute_ns: what it took, waiting included."""
+    """Neurons that are too large for what was asked have no clusters, and NaN as metrics.
+
+    table: every neuron's row, by layer and neuron. compute_ns: what it took, waiting included.
+    """
 
     table: NeuronTable
     clusters: Clusters
@@ -128,15 +131,18 @@ class Overviews:
 
     async def _make(self, work: ClusterWork) -> Overview:
         started_ns = time.monotonic_ns()
-        metrics: list[dict[str, Array]] = []
-        clusters: list[Clusters] = []
-        async for answer in self._batcher.stream(work, every_neuron(work.index), callers.current.get()):
+        items = every_neuron(work.index)
+        taken = work.takes(work.index.n_examples.reshape(-1))
+        nothing = empty_cluster_batch(items[:0], np.zeros(0, np.int32), 0)
+        metrics = [{name: getattr(nothing, name) for name in METRICS}]
+        clusters = [clusters_of(nothing, 0.0)]
+        async for answer in self._batcher.stream(work, items[taken], callers.current.get()):
             batch = answer.batch
             assert isinstance(batch, ClusterBatch)
             metrics.append({name: getattr(batch, name) for name in METRICS})
             clusters.append(await asyncio.to_thread(clusters_of, batch, work.clustering.distance_threshold))
         every = _joined(clusters)
-        table = await asyncio.to_thread(_table, work.index, metrics, every)
+        table = await asyncio.to_thread(_table, work.index, taken, metrics, every)
         return Overview(table, every, time.monotonic_ns() - started_ns)
 
 
@@ -144,8 +150,10 @@ def _joined(parts: Sequence[Clusters]) -> Clusters:
     return Clusters(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Clusters)))
 
 
-def _table(index: Index, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
-    m = {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
+    """taken (J,) bool: the neurons of the parts."""
+    m = {name: _filled([part[name] for part in parts], taken) for name in METRICS}
+    m["n_examples"] = index.n_examples.reshape(-1).astype(np.int32)
     statistics = index.statistics
     enough, share = m["n_examples"] >= LEAST_EXAMPLES_OF_RARE, m["largest_share"]
     rare = enough & (share >= LEAST_SHARE_OF_COMMON) & (share < 1)
@@ -158,6 +166,14 @@ def _table(index: Index, parts: Sequence[dict[str, Array]], clusters: Clusters) 
         share_positive=statistics.share_positive.reshape(-1).astype(np.float64),
         rare=rare.astype(np.int32),
     )
+
+
+def _filled(parts: Sequence[Array], taken: Array) -> Array:
+    """(J,) the parts' values where taken; elsewhere NaN, or 0 among integers."""
+    values = np.concatenate(parts)
+    every = np.full(len(taken), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+    every[taken] = values
+    return every
 
 
 def every_neuron(index: Index) -> IntArray:

@@ -45,7 +45,9 @@ class SimilarWork:
     clusters: Clusters = field(compare=False, repr=False)
 
     def items(self, neuron: NeuronId, labels: Sequence[int]) -> IntArray:
-        """(B, 3) of the neuron's clusters with these labels, or of all; raises NotFound for one that it lacks."""
+        """(B, 3) of the neuron's clusters with these labels, or of all; raises NotFound for one that it lacks, and
+        FailedPrecondition where it is too large for what was asked."""
+        self.clustering.check(neuron)
         first, last = self._rows_of(neuron)
         n = last - first
         if missing := next((label for label in labels if label >= n), None):
