@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from polysem.client.colours import PALETTE
 from polysem.client.results import Cluster, Example, Neuron
 from polysem.proto.types import DoubleArray, FloatArray, IntArray
-
-# Okabe and Ito's colours that can be told apart in any colour vision and seen on white and on black.
-PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00")
 
 ABOVE_THE_CUT = -1
 

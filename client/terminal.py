@@ -19,7 +19,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from polysem.client import dendrogram
+from polysem.client import colours, dendrogram
 from polysem.client.dendrogram import Layout
 from polysem.client.results import (
     Cluster,
@@ -145,12 +145,13 @@ class _Figure:
                 marker = "◆ " if i == cluster.central and cluster.size > 1 else "  "
                 yield _Line(i, Text.assemble((marker, colour), texts[i]))
         if cluster.size > len(texts):
-            yield _Line(None, Text(f"  … {cluster.size - len(texts)} more", colour))
+            yield _Line(None, Text(f"  … {cluster.size - len(texts)} more", "dim"))
 
 
 def _heading(cluster: Cluster, examples: Sequence[Example], colour: str, width: int, coloured: bool) -> Text:
     """What sets the cluster apart, in a line: how many examples, and the tokens they fire on."""
-    heading = Text.assemble((f"cluster {cluster.label} · {_count(cluster.size, 'example')}", f"bold {colour}"), " · ")
+    name = (f"cluster {cluster.label} · {_count(cluster.size, 'example')}", "bold")
+    heading = Text.assemble(("■ ", colour), name, " · ")  # letters of that colour would be too faint on some ground
     heading.append("fires on")
     for token, n in dendrogram.key_tokens(examples):
         heading.append("  ").append_text(_key(token, coloured)).append(f" ×{n}" if n > 1 else "")
@@ -394,8 +395,8 @@ class _Strips:
 
 def _cell(rank: int, coloured: bool) -> tuple[str, str]:
     letter = string.ascii_letters[rank] if rank < len(string.ascii_letters) else "·"
-    colour = dendrogram.PALETTE[rank % len(dendrogram.PALETTE)]
-    return letter, f"#000000 on {colour}" if coloured else ""
+    colour = colours.PALETTE[rank % len(colours.PALETTE)]
+    return letter, f"{colours.letters_on(colour)} on {colour}" if coloured else ""
 
 
 def _by_first_appearance(labels: IntArray) -> IntArray:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polysem.client import dendrogram
+from polysem.client.colours import PALETTE
 from polysem.client.results import Example, Neuron
 from polysem.proto.types import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
@@ -32,7 +33,7 @@ def data(neuron: Neuron, examples: Sequence[Example] | None) -> dict[str, Any]:
         "centrals": tree.centrals.tolist(),
         "mean_distances": tree.mean_distances.tolist(),
         "leaves": dendrogram.layout(neuron).leaves.tolist() if len(neuron.labels) else [],
-        "palette": dendrogram.PALETTE,
+        "palette": PALETTE,
         "rare": {"least_examples": LEAST_EXAMPLES_OF_RARE, "common_share": LEAST_SHARE_OF_COMMON},
         "mean_distance": m.mean_distance,
         "max_distance": m.max_distance,

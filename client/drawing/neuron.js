@@ -9,6 +9,7 @@
   "use strict";
 
   const WIDTH = 380, PAD = 12, TOP = 34; // of the tree, in CSS pixels
+  const MOST_HEIGHT = { page: 640, phone: 330 }; // so that a phone shows texts without much scrolling
   const MOST_CARDS = 20, MOST_EXAMPLES = 5; // before "show more"
   const SVG = "http://www.w3.org/2000/svg";
 
@@ -117,12 +118,14 @@
 
   // ---- An example: its tokens, shaded by their share of the strongest, the key token underlined
 
+  const shade = (value, strongest) => (strongest > 0 && value !== null ? Math.min(Math.max(value / strongest, 0), 1) : 0);
+
   function exampleText(example, importances) {
     const text = element("span", { class: "ps-text" });
     const values = importances || example.activations;
     const strongest = importances ? 1 : Math.max(...example.activations, 0);
     example.tokens.forEach((token, i) => {
-      const share = strongest > 0 && values[i] !== null ? Math.min(Math.max(values[i] / strongest, 0), 1) : 0;
+      const share = shade(values[i], strongest);
       if (i !== example.key && share <= 0.02) {
         text.append(token);
         return;
@@ -180,7 +183,8 @@
   // ---- The tree: distance along the width, the root on the left
 
   function tree(data, most, onCut) {
-    const leaf = Math.max(Math.min(14, 640 / data.n), 1);
+    const room = matchMedia("(max-width: 600px)").matches ? MOST_HEIGHT.phone : MOST_HEIGHT.page;
+    const leaf = Math.max(Math.min(14, room / data.n), 1);
     const bottom = TOP + leaf * data.n;
     const inner = WIDTH - 2 * PAD - 26; // numbers of clusters stand right of the leaves
     const x = (distance) => PAD + inner * (1 - Math.min(distance / most, 1));
@@ -196,7 +200,8 @@
     const step = [0.05, 0.1, 0.2, 0.25, 0.5].find((s) => most / s <= 6) || 0.5;
     for (let tick = 0; tick <= most + 1e-9; tick += step) {
       svg.append(
-        svgElement("line", { x1: x(tick), x2: x(tick), y1: TOP - 5, y2: bottom, stroke: "currentColor", opacity: 0.12 }),
+        svgElement("line", { class: "ps-grid", x1: x(tick), x2: x(tick), y1: TOP - 5, y2: bottom, stroke: "currentColor",
+          opacity: 0.12 }),
         text({ x: x(tick), y: TOP - 8, "text-anchor": "middle" }, String(Number(tick.toFixed(2)))));
     }
     svg.append(text({ x: PAD, y: 12 }, "cosine distance"));
@@ -307,10 +312,17 @@
     const opened = new Set(); // nodes whose cards show every example
     let nCards = MOST_CARDS, found = null, asked = null, drawnCards = new Map();
 
-    function card(cluster) {
-      const all = opened.has(cluster.node);
+    const factsOf = (cluster) => keyTokens(cluster.members) +
+      (cluster.meanDistance === null ? "" : ` · mean distance ${shown(cluster.meanDistance)}`);
+
+    function placesOf(cluster) { // of the examples on its card
       const order = [cluster.central, ...cluster.members.filter((place) => place !== cluster.central)];
-      const places = all ? order : data.examples ? distinct(order).slice(0, MOST_EXAMPLES) : [];
+      if (opened.has(cluster.node)) return order;
+      return data.examples ? distinct(order).slice(0, MOST_EXAMPLES) : [];
+    }
+
+    function card(cluster) {
+      const all = opened.has(cluster.node), places = placesOf(cluster);
       const list = element("ul", { class: "ps-examples" }, ...(data.examples ? places.map(row) : []));
       const rest = cluster.size - places.length;
       const title = element(`h${options.heading || 3}`, { class: "ps-title" }, `cluster ${cluster.label}`,
@@ -319,8 +331,7 @@
         title.append(" ", element("span", { class: "ps-rare", title: `one cluster holds at least ${100 * data.rare.common_share} % of the examples; this is another` },
           "rare behaviour"));
       }
-      const about = element("p", { class: "ps-meta" }, keyTokens(cluster.members),
-        cluster.meanDistance === null ? "" : ` · mean distance ${shown(cluster.meanDistance)}`);
+      const about = element("p", { class: "ps-meta" }, factsOf(cluster));
       const made = element("section", { class: "ps-card", "data-cluster": cluster.label }, title, about, list);
       if (data.examples && (rest > 0 || all) && cluster.size > 1) {
         const label = all ? "show fewer" : `show all ${cluster.size}`;
@@ -408,11 +419,16 @@
       data.note ? element("p", { class: "ps-meta" }, data.note) : "",
       element("div", { class: "ps-body" },
         element("div", { class: "ps-side" }, element("p", { class: "ps-control" }, label, " ", reset), drawing.svg,
-          element("p", { class: "ps-meta ps-hint" }, "drag the dashed line, click in the tree, or use the arrow keys on it")),
+          element("p", { class: "ps-meta ps-hint" }, "drag the dashed line, click in the tree, or use the arrow keys on it"),
+          data.examples ? element("p", { class: "ps-meta" }, "in the texts: red is activation, as a share of the text's " +
+            "strongest; the key token is underlined") : ""),
         cards)));
     paint(options.threshold === undefined ? data.distance_threshold : options.threshold);
-    return { cut: paint, found: () => found, svg: drawing.svg };
+    const onCards = () => found.clusters.slice(0, nCards).map((cluster) =>
+      ({ cluster, facts: factsOf(cluster), places: placesOf(cluster) }));
+    return { cut: paint, found: () => found, svg: drawing.svg, cards: onCards,
+      summary: () => summary.textContent, facts: () => facts.textContent };
   }
 
-  root.Polysem = { cut, intraAndInter, nodeSizes, clustering, show, exampleText, element };
+  root.Polysem = { cut, intraAndInter, nodeSizes, clustering, show, shade, exampleText, element };
 })(typeof globalThis === "undefined" ? this : globalThis);

@@ -76,8 +76,9 @@ def first_paint(browser: Any, address: str) -> float:
 
 def tree(n: int, rng: np.random.Generator) -> dict[str, Any]:
     """A neuron of n examples as the page gets it."""
+    from polysem.client.colours import PALETTE
     from polysem.client.cutting import Tree
-    from polysem.client.dendrogram import PALETTE, arrange
+    from polysem.client.dendrogram import arrange
 
     z = linkage(rng.normal(size=(n, 6)) + rng.integers(0, 3, (n, 1)), "average", metric="cosine")
     known = Tree(z[:, :2].astype(np.int32), z[:, 2], np.zeros(n - 1, np.int32), z[:, 2])
