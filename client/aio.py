@@ -75,6 +75,14 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 
+    async def serving(self, timeout_s: float = 5.0) -> bool:
+        _ = self._stub  # not closed
+        check: Any = self._channel.unary_unary(connection.HEALTH_CHECK)
+        try:
+            return bool(await check(b"", timeout=timeout_s) == connection.SERVING)
+        except grpc.aio.AioRpcError as error:
+            raise status.from_rpc_error(error, self.target) from None
+
     async def indexes(self) -> list[IndexInfo]:
         try:
             return codec.decode_indexes(await self._stub.ListIndexes(pb.ListIndexesRequest(), timeout=self._timeout_s))

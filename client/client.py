@@ -97,6 +97,11 @@ class Client:
         except grpc.RpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 
+    def serving(self, timeout_s: float = 5.0) -> bool:
+        """Whether the server answers requests now: not while it warms up or drains. Needs no key, asks only once."""
+        _ = self._stub  # not closed
+        return connection.says_it_serves(self._channel, self.target, timeout_s)
+
     def indexes(self) -> list[IndexInfo]:
         """The indexes that `index=` can name; the default comes first."""
         try:

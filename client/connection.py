@@ -18,6 +18,7 @@ from polysem.v1 import neuron_service_pb2 as neuron_pb
 
 log = logging.getLogger("polysem")
 
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # an empty question asks for the whole server
 SERVING = b"\x08\x01"  # HealthCheckResponse(status=SERVING)
 MAX_ATTEMPTS = 5  # gRPC allows no more
 ATTEMPTS_METADATA = "polysem-attempts"  # the server's: which attempt of the call it has accepted
@@ -70,6 +71,7 @@ def _address(target: str) -> tuple[str, list[tuple[str, Any]]]:
     """How gRPC writes the target, and the channel's options."""
     options: list[tuple[str, Any]] = [("grpc.keepalive_time_ms", 60_000)]  # the server allows a ping every 30 s
     options.append(("grpc.keepalive_timeout_ms", 20_000))
+    options.append(("grpc.max_reconnect_backoff_ms", 5_000))  # a server that comes back is found within that
     if "," in target and not target.startswith(("ipv4:", "ipv6:")):
         names = [name.strip() for name in target.split(",") if name.strip()]
         options.append(("grpc.default_authority", names[0]))  # the name that all certificates must have
@@ -163,11 +165,16 @@ def serving(target: str, tls: bool | str | Path, timeout_s: float, server_name: 
         grpc.insecure_channel(target, options) if secured is None else grpc.secure_channel(target, secured, options)
     )
     with opened as channel:
-        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")  # an empty question asks for the whole server
-        try:
-            return bool(check(b"", timeout=timeout_s) == SERVING)
-        except grpc.RpcError as error:
-            raise status.from_rpc_error(error, target) from None
+        return says_it_serves(channel, target, timeout_s)
+
+
+def says_it_serves(channel: grpc.Channel, target: str, timeout_s: float) -> bool:
+    """The same, over a channel that is open."""
+    check: Any = channel.unary_unary(HEALTH_CHECK)
+    try:
+        return bool(check(b"", timeout=timeout_s) == SERVING)
+    except grpc.RpcError as error:
+        raise status.from_rpc_error(error, target) from None
 
 
 def note_attempts(target: str, initial_metadata: Iterable[Any]) -> None:

@@ -16,7 +16,8 @@ PolysemError
 ├── Cancelled
 ├── Unauthenticated
 ├── PermissionDenied (PermissionError)
-├── Unavailable (ConnectionError)      no server there, or one that is starting or draining
+├── Unavailable (ConnectionError)      no server there, or one that is draining
+│   └── WarmingUp                      one that loads its model, and will answer soon
 ├── Unsupported                        the other end is of a version that does not know this
 └── Internal                           a bug; the message says where the server logged it
 """
@@ -104,6 +105,10 @@ class PermissionDenied(PolysemError, PermissionError):
 
 
 class Unavailable(PolysemError, ConnectionError):
+    pass
+
+
+class WarmingUp(Unavailable):
     pass
 
 

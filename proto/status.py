@@ -33,6 +33,7 @@ _TABLE: tuple[tuple[type[PolysemError], grpc.StatusCode, str], ...] = (
     (errors.Cancelled, grpc.StatusCode.CANCELLED, "CANCELLED"),
     (errors.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED"),
     (errors.PermissionDenied, grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED"),
+    (errors.WarmingUp, grpc.StatusCode.UNAVAILABLE, "WARMING_UP"),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE"),
     (errors.Unsupported, grpc.StatusCode.UNIMPLEMENTED, "UNSUPPORTED"),
     (errors.Internal, grpc.StatusCode.INTERNAL, "INTERNAL"),

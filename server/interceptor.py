@@ -23,6 +23,7 @@ from polysem.proto.errors import (
     QuotaExceeded,
     Unauthenticated,
     Unavailable,
+    WarmingUp,
 )
 from polysem.server import callers
 from polysem.server.callers import CLASS_METADATA, Caller
@@ -251,7 +252,7 @@ def _health(handler: Any) -> Any:
 
 
 async def _refuse_while_warming_up(request: Any, context: Context) -> Any:
-    raise Unavailable(WARMING_UP)
+    raise WarmingUp(WARMING_UP)
 
 
 def _token(authorization: str | bytes | None) -> str:

@@ -3,14 +3,16 @@
 /                  the table of neurons            /neuron/2.185   a neuron
 /go?neuron=2.185   to its page                     /random         to some neuron with examples
 /text?text=…       one's own text                  /api/…          JSON for the pages' script
-/static/…          scripts and styles
+/static/…          scripts and styles              /api/serving   whether the server answers by now
 
 The same parameters everywhere say how neurons are clustered (questions.View), so every view has an address.
 """
 
+import hashlib
 import random
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -38,6 +40,7 @@ FOLDER = Path(__file__).parent
 N_SIMILAR = 20  # clusters, as on the paper's site
 N_STRONGEST = 5  # neurons at each token of one's own text
 TRIES = 20  # at a random neuron with examples
+HEALTH_TIMEOUT_S = 3.0
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -52,6 +55,7 @@ STATUS = (
     (errors.NotFound, 404),
     (errors.FailedPrecondition, 409),
     (errors.Overloaded, 503),
+    (errors.WarmingUp, 503),
     (errors.DeadlineExceeded, 504),
     (errors.Unavailable, 502),
     (errors.Unauthenticated, 502),
@@ -62,6 +66,7 @@ STATIC = {
     "neuron.js": drawing.FOLDER / "neuron.js",
     "neuron.css": drawing.FOLDER / "neuron.css",
     "explorer.js": FOLDER / "static" / "explorer.js",
+    "picture.js": FOLDER / "static" / "picture.js",
     "explorer.css": FOLDER / "static" / "explorer.css",
     "icon.svg": FOLDER / "static" / "icon.svg",
 }
@@ -91,18 +96,19 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
     hosts  names under which browsers may address it: a page elsewhere that points its own name here is refused
     """
     pages = _Pages(client)
-    routes = [
-        Route("/", pages.home),
-        Route("/go", pages.go),
-        Route("/random", pages.random),
-        Route("/text", pages.text),
-        Route("/neuron/{neuron}", pages.neuron),
-        Route("/api/neuron/{neuron}", pages.neuron_json),
-        Route("/api/neuron/{neuron}/example/{place:int}", pages.example_json),
-        Route("/api/neuron/{neuron}/importance/{place:int}", pages.importance_json),
-        Route("/api/neuron/{neuron}/similar/{cluster:int}", pages.similar_json),
-        Route("/static/{name}", _static),
-    ]
+    asking = {
+        "/": pages.home,
+        "/go": pages.go,
+        "/random": pages.random,
+        "/text": pages.text,
+        "/neuron/{neuron}": pages.neuron,
+        "/api/neuron/{neuron}": pages.neuron_json,
+        "/api/neuron/{neuron}/example/{place:int}": pages.example_json,
+        "/api/neuron/{neuron}/importance/{place:int}": pages.importance_json,
+        "/api/neuron/{neuron}/similar/{cluster:int}": pages.similar_json,
+    }
+    routes = [Route(address, pages.once_it_serves(answer)) for address, answer in asking.items()]
+    routes += [Route("/api/serving", pages.serving_json), Route("/static/{name}", _static)]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Headers)]
     handlers: dict[Any, Any] = {
         errors.PolysemError: pages.told,
@@ -137,7 +143,19 @@ def _static(request: Request) -> Response:
     path = STATIC.get(request.path_params["name"])
     if path is None:
         raise HTTPException(404)
-    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers={"cache-control": "no-cache"})
+    named = request.query_params.get("v") == _version(path)
+    kept = "max-age=31536000, immutable" if named else "no-cache"
+    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers={"cache-control": kept})
+
+
+@cache
+def _version(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _static_address(name: str) -> str:
+    """Of a file as it is now, so that a browser may keep it for good."""
+    return f"/static/{name}?v={_version(STATIC[name])}"
 
 
 def _status(error: errors.PolysemError) -> int:
@@ -148,8 +166,31 @@ class _Pages:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._indexes: list[IndexInfo] = []
+        self._serves = False  # as far as is known
         loader = jinja2.FileSystemLoader(FOLDER / "pages")
         self._templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+
+    def once_it_serves(self, answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+        """The same, but told at once where the server warms up; the client would come back to it for a while."""
+
+        def answered(request: Request) -> Response:
+            if not self._serves and not self._client.serving(HEALTH_TIMEOUT_S):
+                raise errors.WarmingUp("the server is warming up, or stopping: it answers no questions yet")
+            self._serves = True
+            try:
+                return answer(request)
+            except errors.Unavailable:
+                self._serves = False
+                raise
+
+        return answered
+
+    def serving_json(self, request: Request) -> Response:
+        """For the script of a page that waits for the server."""
+        try:
+            return JSONResponse({"serving": self._client.serving(HEALTH_TIMEOUT_S)})
+        except errors.PolysemError:
+            return JSONResponse({"serving": False})
 
     def home(self, request: Request) -> Response:
         view, table = View.of(request.query_params), Table.of(request.query_params)
@@ -217,6 +258,8 @@ class _Pages:
         if "text" in request.query_params:
             try:
                 tokens = list(self._client.explain(text, *named, n_strongest=N_STRONGEST, **view.clustering()))
+            except errors.Unavailable:
+                raise
             except errors.PolysemError as error:  # told beside the box, so that the text is not lost
                 wrong, status = error.message, _status(error)
         self._index(view)
@@ -287,6 +330,7 @@ class _Pages:
             server=self._client.target,
             indexes=[info.name for info in self._indexes],
             json=drawing.json_in_html,
+            static=_static_address,
             **values,
         )
         return HTMLResponse(html, status)
@@ -295,7 +339,12 @@ class _Pages:
 
     async def told(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.PolysemError)
-        return await self._error(request, _status(error), error.message)
+        warming = isinstance(error, errors.WarmingUp)
+        if request.url.path.startswith("/api/"):
+            return JSONResponse({"error": error.message, "warming_up": warming}, _status(error))
+        title = "The server is warming up" if warming else "That did not work"
+        away = isinstance(error, errors.Unavailable)
+        return self._page("error.html", View(), _status(error), title=title, message=error.message, away=away)
 
     async def missing(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -310,7 +359,7 @@ class _Pages:
     async def _error(self, request: Request, status: int, message: str) -> Response:
         if request.url.path.startswith("/api/"):
             return JSONResponse({"error": message}, status)
-        return self._page("error.html", View(), status, title="That did not work", message=message)
+        return self._page("error.html", View(), status, title="That did not work", message=message, away=False)
 
 
 def serve(client: Client, host: str, port: int, ready: Callable[[str], None]) -> None:

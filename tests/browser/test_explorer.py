@@ -3,7 +3,12 @@
 import csv
 import io
 import json
+import socket
+import struct
+import subprocess
+import sys
 from urllib.parse import parse_qs, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 
@@ -123,7 +128,7 @@ def test_a_text_opens_to_its_whole_context(page, explorer, server):
 def test_what_is_seen_can_be_taken_away(page, explorer, neuron, tmp_path):
     page.goto(f"{explorer}/neuron/{neuron.id}?distance_threshold=0.3")
     got = {}
-    for kind, label in (("json", "JSON"), ("csv", "CSV"), ("png", "PNG of the tree")):
+    for kind, label in (("json", "JSON"), ("csv", "CSV"), ("png", "PNG"), ("svg", "SVG of the tree")):
         with page.expect_download() as download:
             page.get_by_role("button", name=label, exact=True).click()
         got[kind] = tmp_path / kind
@@ -134,7 +139,15 @@ def test_what_is_seen_can_be_taken_away(page, explorer, neuron, tmp_path):
     rows = list(csv.DictReader(io.StringIO(got["csv"].read_text())))
     assert [int(row["cluster"]) for row in rows] == labels
     assert not any(row["text"].startswith(("=", "+", "-", "@")) for row in rows)
-    assert got["png"].read_bytes().startswith(b"\x89PNG")
+    png = got["png"].read_bytes()
+    assert png.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    n_cards = cards(page)
+    assert width == 2 * (380 + 620 + 3 * 16)  # the tree, and the cards beside it
+    assert height >= 2 * 50 * n_cards
+    drawn = ElementTree.parse(got["svg"]).getroot()
+    assert drawn.tag.endswith("svg")
+    assert "currentColor" not in drawn.get("color")
 
 
 def test_texts_of_the_corpus_stay_texts(page, explorer, server):
@@ -196,6 +209,24 @@ def test_a_server_that_went_away_is_told_and_the_cut_still_moves(page, watched, 
     watched.complaints.clear()
 
 
+def test_a_page_that_comes_too_early_goes_on_by_itself(page, watched, index_folder, another_explorer):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    _, address = another_explorer(f"127.0.0.1:{port}")
+    page.goto(f"{address}/neuron/0.3?algorithm=scc")
+    assert f"127.0.0.1:{port}" in page.get_by_role("alert").inner_text()
+    command = [sys.executable, "-m", "polysem.client.cli", "serve", "--index", str(index_folder), "--port", str(port)]
+    server = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        page.locator(".ps-card").first.wait_for(timeout=60_000)
+    finally:
+        server.terminate()
+        server.wait(30)
+    assert page.url.endswith("/neuron/0.3?algorithm=scc")
+    assert all("Failed to load resource" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()
+
+
 def test_it_fits_a_phone_in_the_dark(page, explorer, neuron):
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 360, "height": 740})
@@ -208,11 +239,11 @@ CONTRAST = """() => {
   const parse = (text) => { const v = text.match(/[\\d.]+/g).map(Number); return [v[0], v[1], v[2], v[3] ?? 1]; };
   const over = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
   const light = (c) => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
-  let worst = [99, ""];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node; (node = walker.nextNode());) {
-    const of = node.parentElement;
-    if (!node.data.trim() || !of.checkVisibility() || of.closest("svg, .skip, script")) continue;
+  const ratio = (one, other) => {
+    const [a, b] = [light(one), light(other)].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  };
+  const behind = (of) => { // the ground that an element stands on, and its opacity
     const chain = [];
     for (let e = of; e; e = e.parentElement) chain.unshift(e);
     let ground = [255, 255, 255, 1], opacity = 1;
@@ -220,22 +251,50 @@ CONTRAST = """() => {
       ground = over(parse(getComputedStyle(e).backgroundColor), ground);
       opacity *= Number(getComputedStyle(e).opacity);
     }
-    const ink = parse(getComputedStyle(of).color);
-    const seen = over([ink[0], ink[1], ink[2], ink[3] * opacity], ground);
-    const [a, b] = [light(seen), light(ground)].sort((x, y) => y - x);
-    const ratio = (a + 0.05) / (b + 0.05);
-    if (ratio < worst[0]) worst = [ratio, node.data.slice(0, 40)];
+    return [ground, opacity];
+  };
+  const worst = { text: [99, ""], graphics: [99, ""] };
+  const meet = (kind, colour, of, words, alone) => {
+    const [ground, opacity] = behind(of), [r, g, b, a] = parse(colour);
+    const found = ratio(over([r, g, b, a * opacity * (alone ?? 1)], ground), ground);
+    if (found < worst[kind][0]) worst[kind] = [found, words];
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walker.nextNode());) {
+    const of = node.parentElement, style = getComputedStyle(of);
+    if (!node.data.trim() || !of.checkVisibility() || of.closest(".skip, script, title")) continue;
+    meet("text", of.closest("svg") ? style.fill : style.color, of, node.data.slice(0, 40));
+  }
+  for (const field of document.querySelectorAll("input[placeholder]")) {
+    const style = getComputedStyle(field, "::placeholder");
+    meet("text", style.color, field, field.placeholder, Number(style.opacity));
+  }
+  for (const shape of document.querySelectorAll("svg :is(path, line, circle, rect):not(.ps-grid)")) {
+    for (const colour of [getComputedStyle(shape).stroke, getComputedStyle(shape).fill]) {
+      if (colour === "none" || parse(colour)[3] === 0) continue;
+      if (shape.tagName === "line" && colour === getComputedStyle(shape).fill) continue; // a line has no inside
+      meet("graphics", colour, shape, shape.outerHTML.slice(0, 80));
+    }
+  }
+  for (const box of document.querySelectorAll("input:not([type=hidden]), select, textarea, button, .ps-card")) {
+    if (box.classList.contains("ps-small") && box.closest(".ps-example")) continue; // drawn as a link
+    if (!box.checkVisibility()) continue;
+    meet("graphics", getComputedStyle(box).borderLeftColor, box.parentElement, box.outerHTML.slice(0, 80));
   }
   return worst;
 }"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_have_the_contrast_of_wcag_aa(page, explorer, neuron, scheme):
+@pytest.mark.parametrize(
+    "path", ["/neuron/{}", "/neuron/{}?distance_threshold=0.1", "/", "/text?text=tea&neurons={}", "/text"]
+)
+def test_texts_and_graphics_have_the_contrast_of_wcag_aa(page, explorer, neuron, scheme, path):
     page.emulate_media(color_scheme=scheme)
-    page.goto(f"{explorer}/neuron/{neuron.id}")
-    ratio, text = page.evaluate(CONTRAST)
-    assert ratio >= 4.5, text
+    page.goto(explorer + path.format(neuron.id))
+    worst = page.evaluate(CONTRAST)
+    assert worst["text"][0] >= 4.5, worst
+    assert worst["graphics"][0] >= 3, worst
 
 
 def test_every_control_is_reached_by_the_tab_key_and_has_a_name(page, explorer, neuron):

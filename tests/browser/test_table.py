@@ -69,7 +69,7 @@ def test_the_histogram_has_the_band_of_the_examples(page, explorer, server):
         bool(high >= known.lowest_example and low <= known.highest_example)
         for low, high in zip(known.bin_edges[:-1], known.bin_edges[1:], strict=True)
     )
-    assert page.locator(".histogram rect[fill='#d55e00']").count() == inside > 0
+    assert page.locator(".histogram rect[fill='#eb527a']").count() == inside > 0
 
 
 def test_the_importance_of_tokens_is_shown_on_demand(page, explorer, server):

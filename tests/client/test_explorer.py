@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,7 +12,7 @@ from polysem.client import Client, drawing
 from polysem.client.cli import cli
 from polysem.client.explorer import app
 from polysem.client.explorer.questions import View, neuron_id
-from polysem.proto.errors import InvalidArgument
+from polysem.proto.errors import InvalidArgument, NotFound
 
 KEY = "a-key-that-stays-here"
 
@@ -101,6 +102,50 @@ def test_the_servers_key_never_leaves_the_explorer(get):
         _, headers, body = get(path)
         assert KEY not in body
         assert KEY not in str(headers)
+
+
+class SleepyClient:
+    """Its server warms up until it is woken."""
+
+    target = "nowhere:1"
+    awake = False
+
+    def serving(self, timeout_s):
+        return self.awake
+
+    def indexes(self):
+        return []
+
+    def neurons(self, *neurons, **how):
+        raise NotFound("there is no neuron here")
+
+
+def test_while_the_server_warms_up_pages_say_so_at_once_and_wait():
+    from starlette.testclient import TestClient
+
+    sleepy = SleepyClient()
+    browser = TestClient(app.make_app(sleepy, ("testserver",)))
+    page = browser.get("/neuron/0.1")
+    assert page.status_code == 503
+    assert "The server is warming up" in page.text
+    assert "data-until-it-serves" in page.text
+    answer = browser.get("/api/neuron/0.1")
+    assert (answer.status_code, answer.json()["warming_up"]) == (503, True)
+    assert browser.get("/api/serving").json() == {"serving": False}
+    sleepy.awake = True
+    assert browser.get("/api/serving").json() == {"serving": True}
+    assert "there is no neuron here" in browser.get("/").text
+
+
+def test_scripts_and_styles_are_kept_by_browsers_until_they_change(get):
+    _, _, body = get("/")
+    named = re.findall(r'"(/static/[^"]+)"', body)
+    assert len(named) == 6
+    for path in named:
+        _, headers, _ = get(path)
+        assert "immutable" in headers["cache-control"]
+    for path in ("/static/neuron.js", "/static/neuron.js?v=old"):
+        assert get(path)[1]["cache-control"] == "no-cache"
 
 
 def test_files_outside_the_list_are_not_given(get):

@@ -3,18 +3,32 @@
   "use strict";
   const { element } = Polysem;
   const byId = (id) => document.getElementById(id);
+  const EVERY_MS = 1000; // asks whether the server serves by now
 
   // JSON, or an Error with a sentence: the server's own, or that it is gone.
   async function ask(address) {
-    let response;
-    try {
-      response = await fetch(address);
-    } catch {
-      throw new Error("the explorer does not answer; is `polysem explore` still running?");
+    for (;;) {
+      let response;
+      try {
+        response = await fetch(address);
+      } catch {
+        throw new Error("the explorer does not answer; is `polysem explore` still running?");
+      }
+      const answer = await response.json().catch(() => ({ error: `the explorer answered ${response.status}` }));
+      if (response.ok) return answer;
+      if (!answer.warming_up) throw new Error(answer.error);
+      say(`${answer.error}; this goes on by itself`);
+      await untilItServes();
+      say("");
     }
-    const answer = await response.json().catch(() => ({ error: `the explorer answered ${response.status}` }));
-    if (!response.ok) throw new Error(answer.error);
-    return answer;
+  }
+
+  async function untilItServes() {
+    for (;;) {
+      await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+      const answer = await fetch("/api/serving").then((response) => response.json(), () => ({ serving: false }));
+      if (answer.serving) return;
+    }
   }
 
   function say(text, wrong) {
@@ -148,40 +162,28 @@
       return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     }
 
-    async function png() {
-      const svg = view.svg.cloneNode(true);
-      const ink = getComputedStyle(document.body).color, ground = getComputedStyle(document.body).backgroundColor;
-      svg.setAttribute("color", ink);
-      svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-      const image = new Image();
-      image.src = `data:image/svg+xml,${encodeURIComponent(new XMLSerializer().serializeToString(svg))}`;
-      await image.decode();
-      const scale = 3, found = view.found(), head = 40;
-      const canvas = document.createElement("canvas");
-      canvas.width = Number(svg.getAttribute("width")) * scale;
-      canvas.height = (Number(svg.getAttribute("height")) + head) * scale;
-      const context = canvas.getContext("2d");
-      context.scale(scale, scale);
-      context.fillStyle = ground;
-      context.fillRect(0, 0, canvas.width, canvas.height);
-      context.fillStyle = ink;
-      context.font = "bold 13px sans-serif";
-      context.fillText(`neuron ${id}: ${found.clusters.length} clusters of ${data.n} examples at ${found.threshold}`, 8, 16);
-      context.font = "10px sans-serif";
-      context.fillText(data.note, 8, 31);
-      context.drawImage(image, 0, head, Number(svg.getAttribute("width")), Number(svg.getAttribute("height")));
-      return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-    }
+    const page = () => {
+      const { color, backgroundColor } = getComputedStyle(document.body);
+      return { ink: color, ground: backgroundColor };
+    };
 
     const makers = {
       json: async () => new Blob([JSON.stringify(seen(), null, 1)], { type: "application/json" }),
       csv: async () => new Blob([csv()], { type: "text/csv" }),
-      png,
+      png: () => Polysem.picture(view, data, page()),
+      svg: async () => new Blob([Polysem.treeSvg(view.svg, page().ink)], { type: "image/svg+xml" }),
     };
     for (const button of document.querySelectorAll("[data-download]")) {
       button.addEventListener("click", async () => {
         const kind = button.dataset.download;
-        const address = URL.createObjectURL(await makers[kind]());
+        let made;
+        try {
+          made = await makers[kind]();
+        } catch (error) {
+          say(`the ${kind.toUpperCase()} could not be made: ${error.message}`, true);
+          return;
+        }
+        const address = URL.createObjectURL(made);
         element("a", { href: address, download: `polysem-${id}.${kind}` }).click();
         setTimeout(() => URL.revokeObjectURL(address), 10000);
       });
@@ -218,4 +220,5 @@
   });
 
   if (byId("neuron")) startNeuron();
+  if (document.querySelector("[data-until-it-serves]")) untilItServes().then(() => location.reload());
 })();
