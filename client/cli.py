@@ -230,6 +230,7 @@ def examples(
         console = terminal.console()
         for example in found:
             console.print(terminal.ExampleText(example, whole_context))
+        _say_if_none(found, places)
 
 
 @cli.command(epilog=NEURONS_HELP)
@@ -421,6 +422,12 @@ def importance(
         console = terminal.console()
         for one in found:
             console.print(terminal.ImportanceText(one))
+        _say_if_none(found, places)
+
+
+def _say_if_none(found: Sequence[Any], places: Sequence[int]) -> None:
+    if not len(found):
+        click.echo("none of these neurons has " + ("an example at such a place" if places else "dataset examples"))
 
 
 @cli.command(epilog=NEURONS_HELP)

@@ -56,6 +56,7 @@ def plot_dendrogram(
     max_per_cluster  of a larger cluster only so many are leaves, the central one always
     ax               where to draw; None: a figure of its own
     """
+    _check_has_examples(neuron)
     return figure(_dendrogram, neuron, examples, _shown_leaves(neuron, examples, max_per_cluster), ax)
 
 
@@ -76,7 +77,13 @@ def plot_behaviours(neuron: Neuron, examples: Sequence[Example], *, max_per_clus
 
 def plot_comparison(pre_mlp: Side, neuron: Side) -> "Figure":
     """Figure 4 of the paper: the same neuron by both embeddings; below, their unit vectors' first two components."""
+    _check_has_examples(neuron.neuron)
     return figure(_comparison, pre_mlp, neuron)
+
+
+def _check_has_examples(neuron: Neuron) -> None:
+    if not len(neuron.labels):
+        raise InvalidArgument(f"neuron {neuron.id} has no dataset examples on this corpus: there is nothing to draw")
 
 
 def _dendrogram(

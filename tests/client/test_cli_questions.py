@@ -77,6 +77,13 @@ def test_importance_names_the_tokens_that_matter(polysem, polysem_client):
     assert "%" in shown
 
 
+@pytest.mark.parametrize("command", ["importance", "examples"])
+def test_where_there_is_no_example_that_is_said(polysem, command):
+    assert polysem(command, "1.3").stdout == "none of these neurons has dataset examples\n"
+    assert polysem(command, "1.5", "--place", 500).stdout == "none of these neurons has an example at such a place\n"
+    assert polysem(command, "1.3", "--json").stdout == ""
+
+
 def test_a_text_is_explained(polysem, polysem_client):
     shown = polysem("explain", "the tea", "1.5", "0.7").stdout
     assert "1.5" in shown.splitlines()[0]

@@ -126,3 +126,7 @@ def test_what_cannot_be_drawn_is_told(client, tmp_path):
     few = next(n for n in client.cluster("*", index="single") if n.metrics.n_examples == 1)
     with pytest.raises(InvalidArgument, match="two behaviours need two or more"):
         figures.plot_behaviours(few, few.examples)
+    none = next(n for n in client.cluster("*") if not n.metrics.n_examples)
+    for draw in (none.plot_dendrogram, none.plot_compare):
+        with pytest.raises(InvalidArgument, match=f"neuron {none.id} has no dataset examples on this corpus"):
+            draw()

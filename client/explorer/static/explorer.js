@@ -130,6 +130,7 @@
     });
     if (data.n) draw();
     else Polysem.show(host, data, { title: false });
+    performance.mark("drawn"); // for tests/benchmarks/explorer.py
 
     // ---- Downloads
 
