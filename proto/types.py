@@ -410,7 +410,8 @@ class NeuronTable:
     @property
     def unclustered(self) -> npt.NDArray[np.bool_]:
         """(B,) whether it has examples that were not clustered."""
-        return (self.n_examples > 0) & (self.n_clusters == 0)
+        left_out: npt.NDArray[np.bool_] = (self.n_examples > 0) & (self.n_clusters == 0)
+        return left_out
 
 
 @dataclass(frozen=True, slots=True)

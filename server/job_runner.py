@@ -34,7 +34,7 @@ from polysem.server.engine import Engine
 from polysem.server.index import MANIFEST, open_index
 from polysem.server.indexing import Recipe
 from polysem.server.job_store import JobStore, Task
-from polysem.server.model import Model, Visit
+from polysem.server.model import Model, Past, Visit
 from polysem.server.own_client import OwnClient
 from polysem.server.uploads import Corpora
 
@@ -250,8 +250,8 @@ class _BetweenBatches(Model):
         self.__dict__.update(vars(model))
         self._resident, self._batcher = model, batcher
 
-    def read(self, tokens: Tensor, visit: Visit | None) -> None:
-        self._batcher.between_batches(lambda: self._resident.read(tokens, visit))
+    def read(self, tokens: Tensor, visit: Visit | None, last_layer: int | None = None, past: Past = ()) -> None:
+        self._batcher.between_batches(lambda: self._resident.read(tokens, visit, last_layer, past))
 
 
 def _sync(folder: Path) -> None:

@@ -108,7 +108,7 @@ class Model:
 
         if not len(tokens):
             return ()
-        cache = DynamicCache()
+        cache: Any = DynamicCache()
         self._forward(tokens[None], None, last_layer, cache)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
