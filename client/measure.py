@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polysem.client import calls, measurements
+from polysem.client.agreement import adjusted_rand_indexes
 from polysem.client.client import Client
 from polysem.client.measurements import COLUMNS, UNDEFINED, Array, Rows
 from polysem.proto import checks, columns, shards
@@ -414,25 +415,6 @@ def _agreement(variant: Variant, trees: dict[Variant, Trees]) -> dict[str, Array
         return {"ari_hac_scc": np.full(len(trees[variant].n), np.nan)}
     hac, scc = both["hac"].batch, both["scc"].batch
     return {"ari_hac_scc": adjusted_rand_indexes(hac.labels, scc.labels, hac.n_examples)}
-
-
-def adjusted_rand_indexes(a: Array, b: Array, n_examples: Array) -> Array:
-    """(B,) adjusted Rand index of two clusterings (E,) of each neuron's examples; NaN below two examples."""
-    n = n_examples.astype(np.int64)
-    rows = np.repeat(np.arange(len(n)), n)
-    width_a, width_b = (int(labels.max(initial=0)) + 1 for labels in (a, b))
-    cells, in_both = np.unique((rows * width_a + a) * width_b + b, return_counts=True)
-    together = np.bincount(cells // (width_a * width_b), _pairs(in_both), len(n))
-    in_a, in_b = (_pairs(_counts(rows, labels, len(n))).sum(axis=1) for labels in (a, b))
-    expected = _ratio(in_a * in_b, _pairs(n))
-    largest = (in_a + in_b) / 2
-    index = np.where(largest == expected, 1.0, _ratio(together - expected, largest - expected))
-    return np.where(n > 1, index, np.nan)
-
-
-def _pairs(counts: Array) -> Array:
-    pairs: Array = counts * (counts - 1) / 2
-    return pairs
 
 
 def _matched(variant: Variant, trees: dict[Variant, Trees]) -> dict[str, Array]:

@@ -7,8 +7,8 @@ own `first-contentful-paint`, counted from the navigation. A cut is from the que
 script's time to cut, paint the tree and fill the cards, then one forced layout. Trees of 1,000 examples are made from
 random points, with texts of 31 tokens each.
 
-What a slow first paint waits for is the browser: the page is there 30 to 150 ms after it was asked for, on two busy cores,
-and a new browser then starts a process and fetches five files, which browsers keep from the first page on.
+What a slow first paint waits for is the browser: the page is there 30 to 150 ms after it was asked for, even on two
+busy cores; a new browser then starts a process and fetches five files, which browsers keep from the first page on.
 """
 
 import argparse

@@ -7,7 +7,7 @@ from rich.console import Console
 from scipy.cluster.hierarchy import fcluster
 from scipy.cluster.hierarchy import linkage as scipy_linkage
 
-from polysem.client import dendrogram, notebook, terminal
+from polysem.client import agreement, dendrogram, notebook, terminal
 from polysem.client.cutting import Tree
 from polysem.client.results import Example, Metrics, Neuron
 from polysem.proto.neurons import NeuronId
@@ -114,7 +114,7 @@ def test_adjusted_rand_index_is_scikit_learns(a, b):
     from sklearn.metrics import adjusted_rand_score
 
     a, b = np.array(a, np.int32), np.array(b, np.int32)
-    assert terminal.adjusted_rand_index(a, b) == pytest.approx(adjusted_rand_score(a, b))
+    assert agreement.adjusted_rand_index(a, b) == pytest.approx(adjusted_rand_score(a, b))
 
 
 def test_undefined_metrics_are_a_dash(polysem_client):

@@ -14,8 +14,9 @@ from scipy.cluster.hierarchy import fcluster
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from polysem.client import Client, calls, measure, measurements, ranking, table1
+from polysem.client.agreement import adjusted_rand_indexes
 from polysem.client.cli import cli
-from polysem.client.measure import BEST_CUT_THRESHOLDS, Measuring, adjusted_rand_indexes, variants
+from polysem.client.measure import BEST_CUT_THRESHOLDS, Measuring, variants
 from polysem.proto.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -383,7 +384,7 @@ def test_rare_shows_the_rare_texts(polysem_client, file, monkeypatch):
 def test_rare_refuses_another_index(polysem_client, file, tmp_path, index_folder):
     other = measurements.Measurements(file, measurements.read(file).about | {}, None)
     other.about["index"] = other.about["index"] | {"sha256": "0" * 64}
-    from polysem.client.measuring import _check_index
+    from polysem.client.measure_commands import _check_index
 
     with pytest.raises(FailedPrecondition, match="is another"):
         _check_index(polysem_client, other, None)

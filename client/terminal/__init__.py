@@ -1,0 +1,40 @@
+"""Neurons in a terminal, as rich renderables: `console.print(neuron_panel(neuron, neuron.examples))`.
+
+Texts of a corpus are untrusted: they become Text objects, never markup, and hold no control characters.
+Without colour (a pipe, NO_COLOR) the key token stands in «…».
+"""
+
+import os
+
+from rich.console import Console
+
+from polysem.client.terminal.answers import ImportanceText, SimilarClusters, explanation
+from polysem.client.terminal.comparison import comparison
+from polysem.client.terminal.neuron import neuron_panel
+from polysem.client.terminal.server import server_info
+from polysem.client.terminal.tables import StatisticsPanel, listing, metrics_table, statistics_table
+from polysem.client.terminal.texts import ExampleText, example_lines
+
+__all__ = [
+    "ExampleText",
+    "ImportanceText",
+    "SimilarClusters",
+    "StatisticsPanel",
+    "comparison",
+    "console",
+    "example_lines",
+    "explanation",
+    "listing",
+    "metrics_table",
+    "neuron_panel",
+    "server_info",
+    "statistics_table",
+]
+
+
+def console(record: bool = False) -> Console:
+    """Standard output: with colour in a terminal that has it, plain in a pipe. 120 columns wide where none is known."""
+    sized = Console(record=record, highlight=False)
+    if sized.is_terminal or "COLUMNS" in os.environ:
+        return sized
+    return Console(record=record, highlight=False, width=120)

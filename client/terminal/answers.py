@@ -1,0 +1,103 @@
+"""Similar clusters, token importance, and one's own text explained."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from polysem.client import dendrogram
+from polysem.client.results import (
+    Example,
+    ExplainedToken,
+    Firing,
+    Importance,
+    SimilarCluster,
+)
+from polysem.client.terminal.texts import cropped, example_lines, has_colour, key_text, shade_style
+from polysem.proto.neurons import NeuronId
+
+
+class SimilarClusters:
+    """Similar clusters, a line each: similarity, neuron and cluster, its size, its central example."""
+
+    def __init__(
+        self,
+        neuron: str,
+        found: Sequence[SimilarCluster],
+        texts: Mapping[tuple[NeuronId, int], Example],
+    ) -> None:
+        self._neuron, self._found, self._texts = neuron, found, texts
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not len(self._found):
+            yield Text(f"neuron {self._neuron} has no dataset examples, so no clusters")
+        lines = example_lines(
+            [self._texts[one.neuron, one.central] for one in self._found],
+            max(options.max_width - 36, 20),
+            has_colour(console),
+        )
+        before = None
+        for one, line in zip(self._found, lines, strict=True):
+            if one.to != before:
+                yield Text(f"similar to cluster {one.to} of neuron {self._neuron}", "bold")
+                before = one.to
+            where = f"{one.neuron} cluster {one.label}"
+            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<20} ", (f"{one.size:4} ", "dim"), line)
+
+
+class ImportanceText:
+    """An example up to its key token: the text in one line, and each token that matters with a bar below."""
+
+    LEAST = 0.05  # of the key token's own importance
+
+    def __init__(self, importance: Importance) -> None:
+        self._importance = importance
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        one, relative = self._importance, self._importance.relative
+        texts = [dendrogram.visible(token) for token in one.tokens]
+        yield Text.assemble((f"{one.neuron} ", "bold"), f"#{one.place}  {one.activation:.2f}")
+        before = cropped(Text("".join(texts[:-1])), options.max_width - 24, from_the_left=True)
+        yield before.append_text(key_text(texts[-1], has_colour(console)))
+        shown = [i for i in range(len(texts) - 1) if relative[i] >= self.LEAST]
+        for i in shown:
+            bar = "█" * max(round(float(relative[i]) * 20), 1)
+            yield Text.assemble(
+                f"  {relative[i]:4.0%} ", (f"{bar:<20} ", "#2a6fdb"), texts[i].strip(" ") or repr(one.tokens[i])
+            )
+        if not shown:
+            yield Text(f"  no token before it changes the activation by {self.LEAST:.0%} of what it does itself", "dim")
+
+
+def explanation(tokens: Iterable[ExplainedToken], named: bool) -> RenderableType:
+    """A row a token: each neuron's activation and cluster, in a column of its own where the neurons were named."""
+    found = list(tokens)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("token", no_wrap=True)
+    if named:
+        for firing in found[0].firings:
+            table.add_column(str(firing.neuron), no_wrap=True)
+    else:
+        table.add_column("fires hardest, as a share of its maximum")
+    for token in found:
+        cells = [_firing(firing) if named else _share(firing) for firing in token.firings]
+        text = Text(dendrogram.visible(token.text))
+        table.add_row(text, *(cells if named else [Text("   ").join(cells)]))
+    note = "activation, cluster at the smallest mean distance; – where none is near enough" if named else ""
+    return Group(table, Text(), Text(note, "dim")) if named else table
+
+
+def _firing(firing: Firing) -> Text:
+    activation = f"{firing.activation:6.2f}"
+    if not firing.fires:
+        return Text(activation, "dim")
+    cluster = "–" if firing.cluster is None else str(firing.cluster)
+    near = "" if firing.distance is None else f"  cluster {cluster} at {firing.distance:.2f}"
+    return Text.assemble((activation, shade_style(min(firing.share or 0.0, 1.0))), near)
+
+
+def _share(firing: Firing) -> Text:
+    share = firing.share or 0.0
+    return Text(f"{firing.neuron} {share:.0%}", "" if firing.fires else "dim")

@@ -1,0 +1,128 @@
+"""Many neurons: metrics, listings, statistics; and how numbers are written everywhere."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from polysem.client.results import (
+    ListedNeuron,
+    Metrics,
+    Neuron,
+    Statistics,
+)
+from polysem.client.streams import Listing
+
+_COLUMNS = {
+    "n_examples": "examples",
+    "n_clusters": "clusters",
+    "largest_share": "largest",
+    "intra": "intra",
+    "inter": "inter",
+    "silhouette": "silhouette",
+    "mean_distance": "mean",
+    "max_distance": "max",
+}
+_ACTIVATION_COLUMNS = {
+    "maximum_activation": "max act.",
+    "mean_activation": "mean act.",
+    "share_positive": "positive",
+}
+
+
+def metrics_table(neurons: Iterable[Neuron]) -> Table:
+    """A row a neuron, in the order given; – where a metric is undefined."""
+    table = right_aligned("neuron", *_COLUMNS.values())
+    for neuron in neurons:
+        table.add_row(str(neuron.id), *(metric_text(neuron.metrics, name) for name in _COLUMNS))
+    return table
+
+
+def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
+    """Neurons as a table, and how many there are; * at those with a common and a rare behaviour."""
+    names = (*_COLUMNS, *_ACTIVATION_COLUMNS)
+    table = right_aligned("neuron", *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values(), "")
+    for neuron in neurons:
+        table.add_row(str(neuron.id), *(metric_text(neuron, name) for name in names), "*" if neuron.rare else "")
+    if not len(neurons):
+        n = neurons.n_matching
+        return Text(f"only {counted(n, 'neuron')} match" if n else "no neuron matches")
+    last = skipped + len(neurons)
+    note = Text(f"{skipped + 1:,} to {last:,} of {neurons.n_matching:,} that match", "dim")
+    if any(neuron.rare for neuron in neurons):
+        note.append("; * a common and a rare behaviour: at least 90% of 20 or more examples in one cluster")
+    if any(neuron.n_clusters is None for neuron in neurons):
+        note.append("; – as clusters: too many examples for this linkage, ask for scc or for single linkage")
+    return Group(table, Text(), note)
+
+
+def statistics_table(found: Iterable[Statistics]) -> Table:
+    """A row a neuron, in the order given."""
+    names = ("n_examples", "lowest_example", "highest_example", "threshold")
+    table = right_aligned("neuron", *_ACTIVATION_COLUMNS.values(), "examples", "from", "to", "threshold")
+    for one in found:
+        table.add_row(str(one.id), *(metric_text(one, name) for name in (*_ACTIVATION_COLUMNS, *names)))
+    return table
+
+
+class StatisticsPanel:
+    """A neuron's histogram of key activations, with the band of its examples."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        s = self._statistics
+        yield Text.assemble(
+            *("neuron ", (str(s.id), "bold"), f": highest activation {s.maximum_activation:.2f}, "),
+            f"mean {s.mean_activation:.2f}, above 0 in {s.share_positive:.1%} of the contexts",
+        )
+        yield Text(self._band())
+        yield Text()
+        if not s.histogram.any():
+            yield Text("it is positive in no context", "dim")
+            return
+        counts, edges = s.histogram.reshape(16, 4).sum(axis=1), s.bin_edges[::4]
+        widths = np.sqrt(counts / counts.max()) * max(options.max_width - 30, 8)
+        yield Text("activation         contexts (a bar is as long as their square root)", "dim")
+        for i, count in enumerate(counts.tolist()):
+            held = s.lowest_example is not None and s.highest_example is not None
+            inside = held and edges[i + 1] >= (s.lowest_example or 0) and edges[i] <= (s.highest_example or 0)
+            yield Text.assemble(
+                f"{edges[i]:6.2f} – {edges[i + 1]:6.2f} {count:9,} ",
+                ("█" * round(widths[i]), "#cd141e" if inside else "dim"),
+                " ◂" if inside else "",
+            )
+
+    def _band(self) -> str:
+        s = self._statistics
+        if not s.n_examples:
+            return "no dataset examples"
+        least = "" if s.threshold is None else f" (at least {s.threshold:.2f} was asked)"
+        examples = counted(s.n_examples, "dataset example")
+        return f"{examples} from {s.lowest_example:.2f} to {s.highest_example:.2f}{least}, marked ◂"
+
+
+def right_aligned(*headings: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def metric_text(metrics: Metrics | ListedNeuron | Statistics, name: str) -> str:
+    value = getattr(metrics, name)
+    if isinstance(value, int):
+        return str(value)
+    return written(value, "{:.0%}" if "share" in name else "{:.2f}")
+
+
+def written(value: float | None, form: str = "{:.2f}") -> str:
+    return "–" if value is None else form.format(value)
+
+
+def counted(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
