@@ -342,8 +342,8 @@ class _Pages:
         warming = isinstance(error, errors.WarmingUp)
         if request.url.path.startswith("/api/"):
             return JSONResponse({"error": error.message, "warming_up": warming}, _status(error))
-        title = "The server is warming up" if warming else "That did not work"
         away = isinstance(error, errors.Unavailable)
+        title = "The server is warming up" if warming else "No server answers" if away else "That did not work"
         return self._page("error.html", View(), _status(error), title=title, message=error.message, away=away)
 
     async def missing(self, request: Request, error: Exception) -> Response:
