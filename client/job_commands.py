@@ -11,8 +11,8 @@ from typing import Any, get_args
 
 import click
 
-from polysem.client.cli import INDEX, NEURONS_HELP, asks_server, connect
 from polysem.client.jobs import HEARTBEAT_S
+from polysem.client.options import INDEX, NEURONS_HELP, asks_server, connect
 from polysem.proto.jobs import Job, MeasureSpec
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Selection
 

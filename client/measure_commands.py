@@ -10,9 +10,9 @@ from typing import Any, get_args
 import click
 
 from polysem.client import measurements, ranking, table1
-from polysem.client.cli import BULK, NEURONS_HELP, connect, connects
 from polysem.client.client import Client
 from polysem.client.measure import Measuring, variants
+from polysem.client.options import BULK, NEURONS_HELP, connect, connects
 from polysem.client.results import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage

@@ -1,0 +1,206 @@
+"""The commands that show neurons: cluster, examples, statistics, neurons."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+import numpy as np
+
+from polysem.client.options import (
+    BULK,
+    INDEX,
+    NEURONS_HELP,
+    asks_server,
+    clusters_examples,
+    connect,
+    print_json,
+    say_if_none,
+    thresholds_of,
+)
+from polysem.client.results import Example, Neuron, Statistics
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@clusters_examples
+@INDEX
+@BULK
+@asks_server
+def cluster(
+    neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, thresholds: str | None, **options: Any
+) -> None:
+    """Cluster the dataset examples of NEURONS into features.
+
+    One neuron is shown with its tree and texts, several as a table of metrics. With --json each is an object on a line
+    of its own, printed as it arrives.
+    """
+    with connect(server, timeout_s) as client:
+        clusters = client.cluster(*neurons, thresholds=thresholds_of(thresholds), **options)
+        if as_json:
+            for neuron in clusters:
+                print_json(neuron_json(neuron))
+            return
+        from polysem.client import terminal
+
+        if len(clusters) == 1:
+            terminal.console().print(terminal.neuron_panel(clusters[0], clusters[0].examples))
+        else:
+            terminal.console().print(terminal.metrics_table(clusters))
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@click.option(
+    "--place", "places", type=click.IntRange(min=0), multiple=True, help="Only this example; may be repeated."
+)
+@click.option("--whole-context", is_flag=True, help="All that the model read, not only the text around the key token.")
+@INDEX
+@BULK
+@asks_server
+def examples(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    places: Sequence[int],
+    whole_context: bool,
+    index: str | None,
+) -> None:
+    """Show the texts on which NEURONS fire, highlighted by activation."""
+    with connect(server, timeout_s) as client:
+        found = client.examples(*neurons, places=places, whole_context=whole_context, index=index)
+        if as_json:
+            for example in found:
+                print_json(example_json(example))
+            return
+        from polysem.client import terminal
+
+        console = terminal.console()
+        for example in found:
+            console.print(terminal.ExampleText(example, whole_context))
+        say_if_none(found, places)
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@INDEX
+@asks_server
+def statistics(neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, index: str | None) -> None:
+    """Show how strongly NEURONS fire over the corpus.
+
+    Of each context only the highest activation counts. One neuron is shown with its histogram and the band that its
+    dataset examples come from, several as a table. With --json each is an object on a line of its own.
+    """
+    with connect(server, timeout_s) as client:
+        found = client.statistics(*neurons, index=index)
+        if as_json:
+            for one in found:
+                print_json(statistics_json(one))
+            return
+        from polysem.client import terminal
+
+        shown = terminal.statistics_table(found) if len(found) > 1 else terminal.StatisticsPanel(found[0])
+        terminal.console().print(shown)
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1)
+@click.option("--sort", "sort_by", metavar="METRIC", help="Sort by it; -METRIC puts the largest first.")
+@click.option("--min", "least", metavar="METRIC=N", multiple=True, help="Only at least; may be repeated.")
+@click.option("--max", "most", metavar="METRIC=N", multiple=True, help="Only at most; may be repeated.")
+@click.option("--limit", type=click.IntRange(min=1), help="How many; with --json all, else 20.")
+@click.option("--skip", type=click.IntRange(min=0), default=0, help="How many to pass over first.")
+@clusters_examples
+@INDEX
+@asks_server
+def neurons(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    least: Sequence[str],
+    most: Sequence[str],
+    limit: int | None,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """List NEURONS, or all of the index, filtered and sorted by their metrics.
+
+    METRIC is n_examples, n_clusters, max_distance, mean_distance, intra, inter, silhouette, largest_share,
+    second_share, maximum_activation, mean_activation or share_positive. Neurons of which it is undefined come last.
+
+    \b
+    polysem neurons --sort -n_clusters --min n_examples=25
+    polysem neurons '7.*' --sort intra --max largest_share=0.5 --json
+
+    The first question about a clustering clusters the whole index; those that follow are quick.
+    """
+    where: dict[Any, tuple[float | None, float | None]] = {}
+    for name, end in map(_metric_end, least):
+        where[name] = (end, None)
+    for name, end in map(_metric_end, most):
+        where[name] = (where.get(name, (None, None))[0], end)
+    with connect(server, timeout_s) as client:
+        found = client.neurons(
+            *neurons,
+            where=where,
+            limit=limit or (None if as_json else 20),
+            thresholds=thresholds_of(thresholds),
+            **options,
+        )
+        if as_json:
+            for neuron in found:
+                print_json({"neuron": str(neuron.id)} | {k: v for k, v in asdict(neuron).items() if k != "id"})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.listing(found, options["skip"]))
+
+
+def _metric_end(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name.strip(), float(number)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no METRIC=NUMBER such as n_examples=25") from None
+
+
+def neuron_json(neuron: Neuron) -> dict[str, Any]:
+    """A neuron as `polysem cluster --json` prints it; undefined metrics are null."""
+    return {
+        "neuron": str(neuron.id),
+        "method": neuron.method,
+        **asdict(neuron.metrics),
+        "clusters": [
+            {"label": c.label, "size": c.size, "central": c.central, "members": c.members.tolist()}
+            for c in neuron.clusters
+        ],
+        "labels": neuron.labels.tolist(),
+        "linkage": neuron.linkage.tolist(),
+        "provenance": asdict(neuron.provenance),
+    }
+
+
+def example_json(example: Example) -> dict[str, Any]:
+    """An example as `polysem examples --json` prints it."""
+    return {
+        "neuron": str(example.neuron),
+        "place": example.place,
+        "document": example.document,
+        "context": example.context,
+        "position": example.position,
+        "activation": example.activation,
+        "key": example.key,
+        "tokens": list(example.tokens),
+        "activations": [round(float(a), 4) for a in example.activations],
+    }
+
+
+def statistics_json(statistics: Statistics) -> dict[str, Any]:
+    """Statistics as `polysem statistics --json` prints them."""
+    return {"neuron": str(statistics.id)} | {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(statistics).items()
+        if name != "id"
+    }

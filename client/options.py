@@ -1,0 +1,137 @@
+"""Options that commands share, and what they do with them."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, get_args
+
+import click
+
+from polysem.client.calls import DEFAULT_TARGET
+from polysem.client.client import Client
+from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+NEURONS_HELP = """
+\b
+NEURONS are written
+  7.1234 or L7N1234   neuron 1234 of layer 7
+  7.0-99              neurons 0 to 99 of layer 7
+  '7.*'  '*'          a layer, the whole model (quote them for the shell)
+"""
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    context.meta[f"polysem.{option.name}"] = value
+
+
+def connect(server: str, timeout_s: float | None = None) -> Client:
+    """A client with what the options of `connects` say."""
+    given = {name: click.get_current_context().meta.get(f"polysem.{name}") for name in ("token", "tls", "ca", "bulk")}
+    return Client(
+        server,
+        timeout_s=timeout_s,
+        token=given["token"],
+        tls=given["ca"] or bool(given["tls"]),
+        bulk=bool(given["bulk"]),
+    )
+
+
+BULK = click.option(
+    "--bulk", is_flag=True, expose_value=False, callback=_keep, help="It may wait behind interactive requests."
+)
+
+
+def connects(command: Command) -> Command:
+    """Options of who asks, and over what; `connect` reads them."""
+    for option in (
+        click.option(
+            "--token",
+            envvar="POLYSEM_TOKEN",
+            show_envvar=True,
+            expose_value=False,
+            callback=_keep,
+            help="The key that the server's owner gave you.",
+        ),
+        click.option("--tls", is_flag=True, expose_value=False, callback=_keep, help="Speak TLS with the server."),
+        click.option(
+            "--ca",
+            envvar="POLYSEM_CA",
+            show_envvar=True,
+            expose_value=False,
+            callback=_keep,
+            metavar="FILE",
+            help="Speak TLS; the certificate of the server or its CA.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def asks_server(command: Command) -> Command:
+    """Options of every command that asks a server."""
+    command = connects(command)
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of pictures."),
+        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait."),
+        click.option(
+            "--server",
+            default=DEFAULT_TARGET,
+            envvar="POLYSEM_SERVER",
+            show_default=True,
+            show_envvar=True,
+            metavar="HOST:PORT",
+            help="The server to ask, or unix:/path of its socket.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def clusters_examples(command: Command) -> Command:
+    """Options of every command that clusters dataset examples."""
+    for option in reversed(
+        (
+            click.option("--algorithm", type=click.Choice(get_args(Algorithm)), default="hac", show_default=True),
+            click.option(
+                "--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac."
+            ),
+            click.option("--embedding", type=click.Choice(get_args(Embedding)), default="neuron", show_default=True),
+            click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), default="folded", show_default=True),
+            click.option(
+                "--distance-threshold",
+                type=float,
+                default=0.5,
+                show_default=True,
+                help="Cosine distance at which the tree is cut, 0 to 2.",
+            ),
+            click.option(
+                "--thresholds", help="Of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5."
+            ),
+            click.option("--until-stable", is_flag=True, help="Of scc: repeat each round until nothing merges."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+INDEX = click.option("--index", metavar="NAME", help="One of the server's indexes (see `polysem info`).")
+
+
+def thresholds_of(text: str | None) -> Any:
+    if text is None or text.strip().isalpha():
+        return text
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a schedule's name nor numbers like 0.1,0.3,0.5") from None
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def say_if_none(found: Sequence[Any], places: Sequence[int]) -> None:
+    """Of commands that show examples."""
+    if not len(found):
+        click.echo("none of these neurons has " + ("an example at such a place" if places else "dataset examples"))

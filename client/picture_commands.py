@@ -1,0 +1,148 @@
+"""The commands that make something to look at: report, figure, explore."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from polysem.client.options import (
+    INDEX,
+    NEURONS_HELP,
+    asks_server,
+    clusters_examples,
+    connect,
+    print_json,
+    thresholds_of,
+)
+from polysem.proto.errors import PolysemError
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@click.option("--out", type=click.Path(dir_okay=False, writable=True), default="report.html", show_default=True)
+@clusters_examples
+@INDEX
+@asks_server
+def report(
+    neurons: Sequence[str],
+    out: str,
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Write a page about NEURONS, with their trees and texts, into one HTML file.
+
+    It needs no server and no network to be read, and its trees can be cut anew in it. A page has room for 40 neurons;
+    of more, those with most clusters are drawn and the others stand in a table.
+    """
+    from polysem.client import report as reports
+
+    with connect(server, timeout_s) as client:
+        made = reports.make(client, *neurons, thresholds=thresholds_of(thresholds), **options)
+    try:
+        Path(out).write_text(made.html, encoding="utf-8")
+    except OSError as error:
+        raise click.ClickException(f"cannot write {out}: {error.strerror}; name another file with --out") from None
+    if as_json:
+        print_json({"out": out, "n_neurons": made.n_asked, "n_drawn": made.n_drawn})
+        return
+    rest = "" if made.n_drawn == made.n_asked else f", {made.n_drawn} of them with their texts"
+    click.echo(f"{out}: {made.n_asked:,} neuron{'' if made.n_asked == 1 else 's'}{rest}")
+
+
+@click.command()
+@click.argument("neuron")
+@click.option("--kind", type=click.Choice(["dendrogram", "behaviours", "comparison"]), default="dendrogram")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False),
+    default="figure.svg",
+    show_default=True,
+    help="Its name ends in svg, png, pdf or html.",
+)
+@clusters_examples
+@INDEX
+@asks_server
+def figure(
+    neuron: str,
+    kind: str,
+    out: str,
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Draw a figure of a NEURON such as 7.1234 for a paper.
+
+    \b
+    dendrogram  the tree with its clusters in colour and a text at each leaf (Foote 2024, Figure 2)
+    behaviours  a few texts of both sides of the tree's last merge: a common and a rare behaviour (Figure 3)
+    comparison  the trees by pre-MLP and by neuron embeddings side by side, over their projections (Figure 4)
+    """
+    from polysem.client import figures
+
+    try:
+        with connect(server, timeout_s) as client:
+            found = client.cluster(neuron, thresholds=thresholds_of(thresholds), **options)
+            if len(found) != 1:
+                raise click.UsageError(f"{neuron} names {len(found):,} neurons; a figure shows one, like 7.1234")
+            if kind == "dendrogram":
+                drawn = found[0].plot_dendrogram()
+            elif kind == "behaviours":
+                drawn = figures.plot_behaviours(found[0], found[0].examples)
+            else:
+                drawn = found[0].plot_compare()
+        figures.save(drawn, Path(out), f"neuron {found[0].id}")
+    except ModuleNotFoundError as error:
+        raise click.ClickException(error.msg) from None
+    except PolysemError:
+        raise
+    except OSError as error:
+        raise click.ClickException(f"cannot write {out}: {error.strerror}; name another file with --out") from None
+    if as_json:
+        print_json({"out": out, "neuron": str(found[0].id), "kind": kind})
+    else:
+        click.echo(f"{out}: neuron {found[0].id}, {kind}")
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")
+@click.option("--insecure", is_flag=True, help="Listen beyond loopback, though pages have neither TLS nor a password.")
+@asks_server
+def explore(server: str, timeout_s: float | None, as_json: bool, host: str, port: int, insecure: bool) -> None:
+    """Look at neurons in a web browser.
+
+    Starts a small web application at this machine, which asks the server: a neuron's tree with a cut that is dragged,
+    its clusters with their texts, the table of all neurons. Every view has an address of its own to share. Ctrl-C
+    stops. From another machine, reach it through a tunnel: ssh -L 8765:localhost:8765 HOST
+    """
+    if not insecure and host not in ("127.0.0.1", "::1", "localhost"):
+        raise click.UsageError(
+            f"at {host} anyone who reaches this machine could ask the server through these pages; use an SSH tunnel, "
+            "or allow it with --insecure"
+        )
+    try:
+        from polysem.client.explorer import app
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"the explorer needs packages that are not installed here: pip install 'polysem[explorer]' ({error})"
+        ) from None
+
+    def ready(address: str) -> None:
+        if as_json:
+            print_json({"address": address})
+        else:
+            click.echo(f"{address} shows the neurons of {server}; Ctrl-C stops")
+
+    with connect(server, timeout_s) as client:
+        try:
+            app.serve(client, host, port, ready)
+        except OSError as error:
+            raise click.ClickException(
+                f"cannot listen at {host}:{port}: {error.strerror}; choose another --port, or 0 for any free one"
+            ) from None

@@ -1,0 +1,197 @@
+"""The commands that ask more of neurons: similar, importance, explain."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import click
+
+from polysem.client.client import Client
+from polysem.client.options import (
+    INDEX,
+    NEURONS_HELP,
+    asks_server,
+    clusters_examples,
+    connect,
+    print_json,
+    say_if_none,
+    thresholds_of,
+)
+from polysem.client.results import Example, Importance, SimilarCluster
+from polysem.proto.neurons import NeuronId
+from polysem.proto.types import Similarity
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neuron", metavar="NEURON")
+@click.option(
+    "--cluster", "labels", type=click.IntRange(min=0), multiple=True, help="Only of this cluster; may be repeated."
+)
+@click.option(
+    "--similarity",
+    type=click.Choice(get_args(Similarity)),
+    default="pre_mlp",
+    show_default=True,
+    help="Which embedding of the central examples is compared.",
+)
+@click.option("--every-layer", is_flag=True, help="Search the whole model instead of the neuron's own layer.")
+@click.option("--limit", type=click.IntRange(min=1), help="How many for each cluster; else 20 for one, 3 for several.")
+@clusters_examples
+@INDEX
+@asks_server
+def similar(
+    neuron: str,
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    labels: Sequence[int],
+    limit: int | None,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Find the clusters of other neurons that are most similar to NEURON's.
+
+    Clusters are compared by the cosine of their central examples' embeddings: with pre_mlp they fire on like tokens in
+    like contexts, with neuron they also read the same directions of the residual stream.
+
+    \b
+    polysem similar 7.1234                   the nearest of each of its clusters
+    polysem similar 7.1234 --cluster 0 --similarity neuron --every-layer
+    """
+    with connect(server, timeout_s) as client:
+        found = client.similar(
+            neuron,
+            labels or None,
+            limit=limit or (20 if len(labels) == 1 else 3),
+            thresholds=thresholds_of(thresholds),
+            **options,
+        )
+        if as_json:
+            for one in found:
+                print_json(one._asdict() | {"neuron": str(one.neuron)})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.SimilarClusters(neuron, found, _centrals(client, found, options["index"])))
+
+
+def _centrals(
+    client: Client, found: Sequence[SimilarCluster], index: str | None
+) -> dict[tuple[NeuronId, int], Example]:
+    """The central examples of clusters, by neuron and place; a call a place."""
+    by_place: dict[int, list[NeuronId]] = {}
+    for one in found:
+        by_place.setdefault(one.central, []).append(one.neuron)
+    return {
+        (example.neuron, place): example
+        for place, of in by_place.items()
+        for example in client.examples(*of, places=[place], index=index)
+    }
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@click.option(
+    "--place", "places", type=click.IntRange(min=0), multiple=True, help="Only this example; may be repeated."
+)
+@click.option("--tokens-before", type=click.IntRange(min=0), default=20, show_default=True, help="How many are masked.")
+@click.option("--mask-token", type=click.IntRange(min=0), metavar="ID", help="What stands in for them; else the BOS.")
+@INDEX
+@asks_server
+def importance(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    places: Sequence[int],
+    tokens_before: int,
+    mask_token: int | None,
+    index: str | None,
+) -> None:
+    """Show which earlier tokens the key activations of NEURONS' examples depend on.
+
+    Each token before the key token is masked in turn; shown is the share of the key activation that is lost, relative
+    to what is lost when the key token itself is masked. The model reads an example once for each token: name the
+    --place of those that you want to see.
+    """
+    with connect(server, timeout_s) as client:
+        found = client.importance(
+            *neurons, places=places, tokens_before=tokens_before, mask_token=mask_token, index=index
+        )
+        if as_json:
+            for one in found:
+                print_json(importance_json(one))
+            return
+        from polysem.client import terminal
+
+        console = terminal.console()
+        for one in found:
+            console.print(terminal.ImportanceText(one))
+        say_if_none(found, places)
+
+
+def importance_json(importance: Importance) -> dict[str, Any]:
+    """An example's importance as `polysem importance --json` prints it."""
+    return {
+        "neuron": str(importance.neuron),
+        "place": importance.place,
+        "activation": importance.activation,
+        "tokens": list(importance.tokens),
+        "importances": [round(float(i), 4) for i in importance.importances],
+        "relative": [round(float(i), 4) for i in importance.relative],
+    }
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("text")
+@click.argument("neurons", nargs=-1)
+@click.option(
+    "--min-activation-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    show_default=True,
+    help="A neuron fires from this share of its maximum on.",
+)
+@click.option(
+    "--strongest",
+    "n_strongest",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Without NEURONS: how many.",
+)
+@clusters_examples
+@INDEX
+@asks_server
+def explain(
+    text: str,
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Show what NEURONS make of your own TEXT, token by token.
+
+    Where a neuron fires, the feature cluster that the token falls in is named: the one with the smallest mean distance
+    to its members, if that is at most the distance threshold. Without NEURONS: those that fire hardest at each token,
+    as shares of their maximum over the corpus; not those whose maximum is below half of their layer's median, or that
+    have fewer than 5 dataset examples. TEXT - reads it from standard input.
+
+    \b
+    polysem explain "import the module" 7.1234 7.99
+    polysem explain "import the module" --strongest 3
+    """
+    if text == "-":
+        text = sys.stdin.read()
+    with connect(server, timeout_s) as client:
+        found = client.explain(text, *neurons, thresholds=thresholds_of(thresholds), **options)
+        if as_json:
+            for token in found:
+                firings = [firing._asdict() | {"neuron": str(firing.neuron)} for firing in token.firings]
+                print_json(token._asdict() | {"firings": firings})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.explanation(found, bool(neurons)))

@@ -1,0 +1,88 @@
+"""The commands about a server itself: info, health, top."""
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from polysem.client import connection
+from polysem.client.options import (
+    asks_server,
+    connect,
+    print_json,
+)
+
+
+@click.command()
+@asks_server
+def info(server: str, timeout_s: float | None, as_json: bool) -> None:
+    """Show a server's model, device, limits and indexes."""
+    with connect(server, timeout_s) as client:
+        about, indexes = client.info(), client.indexes()
+    if as_json:
+        print_json(asdict(about) | {"indexes": [asdict(index) for index in indexes]})
+        return
+    from polysem.client import terminal
+
+    terminal.console().print(terminal.server_info(server, about, indexes))
+
+
+@click.command()
+@asks_server
+@click.option(
+    "--server-name",
+    envvar="POLYSEM_SERVER_NAME",
+    show_envvar=True,
+    metavar="NAME",
+    help="The name in the server's certificate, where it is not the host's.",
+)
+def health(server: str, timeout_s: float | None, as_json: bool, server_name: str | None) -> None:
+    """Say whether a server answers requests: exit status 0 if it does, else 1. Needs no key.
+
+    For a container's health check, and for scripts that wait for a server:
+
+    \b
+    until polysem health; do sleep 1; done
+    """
+    meta = click.get_current_context().meta
+    serving = connection.serving(server, meta["polysem.ca"] or meta["polysem.tls"], timeout_s or 5.0, server_name)
+    if as_json:
+        print_json({"serving": serving})
+    else:
+        click.echo("serving" if serving else "not serving: it is warming up, or stopping")
+    if not serving:
+        sys.exit(1)
+
+
+@click.command()
+@click.option(
+    "--metrics",
+    default="127.0.0.1:9464",
+    envvar="POLYSEM_METRICS",
+    show_default=True,
+    show_envvar=True,
+    metavar="HOST:PORT",
+    help="Where the server's metrics are: its --metrics-port.",
+)
+@click.option("--every", "every_s", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds.")
+@click.option("--once", is_flag=True, help="Show one picture and leave.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object each time instead of a picture.")
+def top(metrics: str, every_s: float, once: bool, as_json: bool) -> None:
+    """Watch a server at work: its queue, batches, device, calls, refusals, and who uses it.
+
+    Reads the port of `polysem serve --metrics-port 9464`; from another machine through `ssh -L 9464:localhost:9464`.
+    """
+    from rich.live import Live
+
+    from polysem.client import terminal
+    from polysem.client import top as looking
+
+    figures = looking.summaries(metrics, every_s)
+    if as_json or once:
+        for one in figures:
+            print_json(one) if as_json else terminal.console().print(looking.picture(metrics, one))
+            if once:
+                return
+    with Live(looking.picture(metrics, next(figures)), console=terminal.console(), screen=True) as live:
+        for one in figures:
+            live.update(looking.picture(metrics, one))
