@@ -34,7 +34,7 @@ def _pairs_within(rows: Array, labels: tuple[Array, ...], n_rows: int) -> Array:
     keys = rows
     for values in labels:
         keys = keys * (int(values.max(initial=0)) + 1) + values
-    cells, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
     return np.bincount(rows[first], _pairs(counts), n_rows)
 
 
