@@ -43,6 +43,7 @@ from polysem.server.model import Model
 from polysem.server.statistics import StatisticsWork
 
 MAX_NEURONS_PER_REQUEST = 1 << 20
+MAX_EXAMPLES_PER_REQUEST = 1 << 24
 CONTEXT_TOKENS = 4096  # read at once where whole contexts are asked for
 
 
@@ -134,12 +135,12 @@ class Engine:
         return ListPlan(work, neurons, self._provenance(index, query.choice, query.clustering))
 
     def plan_importance(self, query: ImportanceQuery) -> Plan:
-        """Also raises FailedPrecondition where the model has no token to mask with."""
+        """Also raises FailedPrecondition where the model has no token to mask with. `importance.whole` ends it."""
         index = self._index(query.index)
         neurons = self._neurons(index, query.neurons)
         work = ImportanceWork(self.model, index, query.tokens_before, self._mask_token(query.mask_token))
-        items = ExampleWork(self.model, index, False).items(neurons, query.examples)
-        return Plan(work, items, self._provenance(index))
+        examples = ExampleWork(self.model, index, False).items(neurons, query.examples)
+        return Plan(work, work.items(examples, MAX_NEURONS_PER_REQUEST), self._provenance(index))
 
     def _mask_token(self, asked: int | None) -> int:
         tokenizer = self.model.tokenizer
@@ -247,18 +248,28 @@ class ExampleWork:
     whole_context: bool
 
     def items(self, neurons: IntArray, chosen: Sequence[int]) -> IntArray:
-        """(E, 3) of the chosen places of each neuron, or of all."""
+        """(E, 3) of the chosen places of each neuron, or of all. Raises InvalidArgument."""
         counts = self.index.n_examples[neurons[:, 0], neurons[:, 1]]
-        places = [
-            np.array([place for place in chosen if place < n]) if chosen else np.arange(n) for n in counts
-        ]  # fmt: skip
-        which = np.repeat(np.arange(len(neurons)), [len(p) for p in places])
-        flat = np.concatenate([*places, np.zeros(0)]).astype(np.int32)
-        return np.concatenate([neurons[which], flat[:, None]], axis=1)
+        if chosen:
+            asked = np.array([place for place in chosen if place < counts.max(initial=0)], np.int64)
+            if len(asked) * len(neurons) > MAX_EXAMPLES_PER_REQUEST:
+                raise InvalidArgument(
+                    f"{len(asked)} examples of each of {len(neurons)} neurons were named in one request; ask for at "
+                    f"most {MAX_EXAMPLES_PER_REQUEST} at once, or for all of each",
+                    "examples",
+                )
+            which, at = np.nonzero(asked < counts[:, None])
+            places = asked[at]
+        else:
+            which = np.repeat(np.arange(len(neurons)), counts)
+            places = np.arange(len(which)) - columns.from_counts(counts)[which]
+        return np.column_stack([neurons[which], places]).astype(np.int32)
 
     def costs(self, items: IntArray) -> Array:
-        """Reading a context costs what clustering a hundred examples does."""
-        return np.full(len(items), 1e4 * self.model.info.d_model)
+        """Of a whole context that of reading it; else what clustering a hundred examples takes."""
+        if not self.whole_context:
+            return np.full(len(items), 1e4 * self.model.info.d_model)
+        return self.model.reading_cost(np.full(len(items), self.index.info.context_length))
 
     def run(self, items: IntArray) -> ExampleBatch:
         found = [self._find(*item) for item in items.tolist()]

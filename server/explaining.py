@@ -62,7 +62,9 @@ class ExplainWork:
 
     def costs(self, items: IntArray) -> Array:
         """Of all: a context is read, and each neuron's examples are met as in the clustering of them."""
-        total = 1e4 * self.model.info.d_model * (1 + len(self.neurons) / 10)
+        total = float(self.model.reading_cost(np.array(len(self.ids)))) + 1e3 * self.model.info.d_model * len(
+            self.neurons
+        )
         return np.full(len(items), total / len(self.ids))
 
     def run(self, items: IntArray) -> ExplanationBatch:

@@ -1,84 +1,159 @@
 """The work of token importance: what a key activation loses when a token before it is masked.
 
-Neuron2Graph's measure (Foote et al. 2023), which the paper's site shows: 1 − a_masked(key) / a(key), one forward for
+Neuron2Graph's measure (Foote et al. 2023), which the paper's site shows: 1 − a_masked(key) / a(key), one reading for
 each token that is masked. What comes after the key token cannot matter, nor what comes after the neuron's layer, so the
-model reads only up to both; and what stands before the first masked token is the same in all, so it is read once.
+model reads only up to both; and what stands before the first masked token is the same in all, so a part reads it once.
 
-Measured in a model of GPT2-small's shape on 2 busy cores, layer 5, 20 tokens before a key token at 127, 511 and 1,023:
-2.4, 5.0 and 6.6 s an example; whole forwards took 11, 21 and 113 s and differed by 5e-7 at most.
+An example's readings are taken a few at a time, so that others are served between them and a caller who leaves frees
+the rest; `whole` makes answers of examples from those.
+
+Measured in a model of GPT2-small's shape on 2 busy cores, layer 5, 20 tokens before a key token at 127, 511 and 1,023,
+in one part: 2.4, 5.0 and 6.6 s an example; whole forwards took 11, 21 and 113 s and differed by 5e-7 at most.
 """
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from polysem.proto import columns
+from polysem.proto.errors import InvalidArgument
 from polysem.proto.types import ImportanceBatch, IntArray
 from polysem.server.arrays import Array
 from polysem.server.index import Index
 from polysem.server.model import Model
 
-FORWARD_TOKENS = 4096  # read at once; fixed by the example alone, so that company changes no bit
+FORWARD_TOKENS = {"cpu": 256, "cuda": 4096}  # that a part reads after what all its readings begin with
 
 
 @dataclass(frozen=True, eq=True)
 class ImportanceWork:
-    """Items are examples: (layer, neuron, place in the neuron's labels). mask_token: its id."""
+    """Items are some readings of an example: (layer, neuron, place in the neuron's labels, first, last, n).
+
+    Of an example's n readings number 0 masks nothing, number i the i-th of the tokens that are masked. An item is those
+    from `first` to `last` − 1, which the example alone decides, so that company changes no bit. Its answer, which `whole`
+    is to finish, has activations for importances, and NaN for the activation where number 0 is not among them.
+
+    mask_token: its id
+    """
 
     model: Model
     index: Index
     tokens_before: int
     mask_token: int
 
+    def items(self, examples: IntArray, most: int) -> IntArray:
+        """(M, 6) of the examples (E, 3). Raises InvalidArgument for more than `most`."""
+        _, n = self._readings(examples)
+        at_once = np.maximum(FORWARD_TOKENS[self.model.device.type] // (n - 1), 1)
+        counts = -(-n // at_once)
+        if counts.sum() > most:
+            raise InvalidArgument(
+                f"the importance of {len(examples)} examples takes {counts.sum()} forwards of the model; ask for at most "
+                f"{most} at once: name fewer neurons, their examples, or fewer tokens_before",
+                "neurons",
+            )
+        which = np.repeat(np.arange(len(examples)), counts)
+        first = (np.arange(len(which)) - columns.from_counts(counts)[which]) * at_once[which]
+        last = np.minimum(first + at_once[which], n[which])
+        return np.column_stack([examples[which], first, last, n[which]]).astype(np.int32)
+
     def costs(self, items: IntArray) -> Array:
-        """A context for each token that is masked, and each as much as clustering a hundred examples."""
-        n_read = min(self.tokens_before, self.index.info.context_length) + 2
-        return np.full(len(items), 1e4 * self.model.info.d_model * n_read)
+        length, n = self._readings(items[:, :3])
+        n_masked = n - 1
+        return self.model.reading_cost(length - n_masked + n_masked * (items[:, 4] - items[:, 3]))
+
+    def _readings(self, examples: IntArray) -> tuple[Array, Array]:
+        """(E,) tokens of each example up to its key token, and how often they are read."""
+        key = np.empty(len(examples), np.int64)
+        for layer in np.unique(examples[:, 0]).tolist():
+            mine = examples[:, 0] == layer
+            stored = self.index.layer(layer)
+            key[mine] = stored.row_positions[stored.rows[stored.offsets[examples[mine, 1]] + examples[mine, 2]]]
+        return key + 1, key + 2 - np.maximum(key - self.tokens_before, int(self.index.info.bos))
 
     def run(self, items: IntArray) -> ImportanceBatch:
         texts: list[str] = []
-        activations: list[float] = []
-        importances: list[Array] = []
-        for layer, neuron, place in items.tolist():
-            ids, first, shown = self._text(layer, neuron, place)
-            a, masked = self._activations(layer, neuron, ids, first)
-            texts += shown
-            activations.append(a)
-            importances.append(1 - masked / a)
+        found: list[Array] = []
+        for layer, neuron, place, first, last, n in items.tolist():
+            ids, shown = self._text(layer, neuron, place, n - 1)
+            found.append(self._activations(layer, neuron, ids, range(first, last), n - 1))
+            texts += shown[max(first - 1, 0) : last - 1]
+        begins = items[:, 3] == 0
         return ImportanceBatch(
             neurons=items[:, :2],
             places=items[:, 2],
-            activations=np.array(activations, np.float32),
-            n_tokens=np.array([len(part) for part in importances], np.int32),
+            activations=np.array(
+                [a[0] if begin else np.nan for a, begin in zip(found, begins, strict=True)], np.float32
+            ),
+            n_tokens=(items[:, 4] - items[:, 3] - begins).astype(np.int32),
             tokens=texts,
-            importances=np.concatenate(importances).astype(np.float32),
+            importances=np.concatenate([a[int(begin) :] for a, begin in zip(found, begins, strict=True)]).astype(
+                np.float32
+            ),
         )
 
-    def _text(self, layer: int, neuron: int, place: int) -> tuple[Tensor, int, list[str]]:
-        """Token ids (T,) up to the key token, the first that is masked, and the texts from there."""
+    def _text(self, layer: int, neuron: int, place: int, n_masked: int) -> tuple[Tensor, list[str]]:
+        """Token ids (T,) up to the key token, and the texts of the last n_masked."""
         stored = self.index.layer(layer)
         row = stored.rows[int(stored.offsets[neuron]) + place]
         key = int(stored.row_positions[row])
         ids = self.index.contexts.tokens(int(stored.row_contexts[row]))
-        first = max(key - self.tokens_before, int(self.index.info.bos))
+        first = key + 1 - n_masked
         begin = max(first - 3, 0)  # a character may be split over 3 neighbours more
         texts = self.model.tokenizer.texts(ids[begin : key + 4].tolist())
-        return torch.from_numpy(ids[: key + 1]), first, texts[first - begin : key + 1 - begin]
+        return torch.from_numpy(ids[: key + 1]), texts[first - begin : key + 1 - begin]
 
-    def _activations(self, layer: int, neuron: int, ids: Tensor, first: int) -> tuple[float, Array]:
-        """At the key token, the last: with nothing masked, and (T − first,) with each token from `first` on."""
-        n = len(ids) - first
-        variants = ids[first:].repeat(n + 1, 1)  # (n + 1, n)
-        variants[torch.arange(1, n + 1), torch.arange(n)] = self.mask_token
-        past = self.model.past(ids[:first], layer)
+    def _activations(self, layer: int, neuron: int, ids: Tensor, numbers: range, n_masked: int) -> Array:
+        """(V,) float64 at the last token, of the readings with these numbers."""
+        begin = len(ids) - n_masked
+        variants = ids[begin:].repeat(len(numbers), 1)  # (V, n_masked)
+        for variant, number in zip(variants, numbers, strict=True):
+            if number:
+                variant[number - 1] = self.mask_token
         found: list[Tensor] = []
 
         def visit(seen: int, _residual: Tensor, a: Tensor) -> None:
             if seen == layer:
                 found.append(a[:, -1, neuron].double().cpu())
 
-        for part in torch.split(variants, max(FORWARD_TOKENS // len(ids), 1)):
-            self.model.read(part, visit, layer, past)
-        every = torch.cat(found).numpy()
-        return float(every[0]), every[1:]
+        self.model.read(variants, visit, layer, self.model.past(ids[:begin], layer))
+        return found[0].numpy()
+
+
+async def whole(answers: AsyncIterator[Any], items: IntArray) -> AsyncIterator[Any]:
+    """The batcher's answers to the items of an ImportanceWork as answers to examples, in their order."""
+    held: list[ImportanceBatch] = []  # readings of an example that is not complete
+    seen = 0
+    async for answer in answers:
+        batch, n = answer.batch, len(answer.batch.neurons)
+        complete = np.flatnonzero(items[seen : seen + n, 4] == items[seen : seen + n, 5])
+        end = int(complete[-1]) + 1 if len(complete) else 0
+        seen += n
+        if end:
+            yield answer._replace(batch=_examples([*held, columns.take(batch, 0, end)]))
+            held = []
+        if end < n:
+            held.append(columns.take(batch, end, n))
+
+
+def _examples(parts: list[ImportanceBatch]) -> ImportanceBatch:
+    """One row an example, and shares of what its first reading found."""
+    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    begins = np.flatnonzero(~np.isnan(whole["activations"]))
+    activations = whole["activations"][begins].astype(np.float64)
+    n_tokens = np.add.reduceat(whole["n_tokens"], begins)
+    return ImportanceBatch(
+        neurons=whole["neurons"][begins],
+        places=whole["places"][begins],
+        activations=whole["activations"][begins],
+        n_tokens=n_tokens.astype(np.int32),
+        tokens=[text for part in parts for text in part.tokens],
+        importances=(1 - whole["importances"] / np.repeat(activations, n_tokens)).astype(np.float32),
+    )
+
+
+_ARRAYS = ("neurons", "places", "activations", "n_tokens", "importances")

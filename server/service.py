@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,7 +11,7 @@ import numpy as np
 
 from polysem.proto import codec
 from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, ClusterBatch, Limits, ServerInfo, Timing
-from polysem.server import callers, interceptor
+from polysem.server import callers, importance, interceptor
 from polysem.server.arrays import Array
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Caller
@@ -83,7 +84,8 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     async def MeasureImportance(
         self, request: pb.MeasureImportanceRequest, context: Context
     ) -> AsyncIterator[pb.MeasureImportanceResponse]:
-        async for message in self._answer(self._engine.plan_importance(codec.decode_importance_query(request))):
+        plan = self._engine.plan_importance(codec.decode_importance_query(request))
+        async for message in self._answer(plan, partial(importance.whole, items=plan.items)):
             yield message
 
     async def ExplainText(
@@ -113,10 +115,13 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
             labels += np.split(answer.batch.labels, np.cumsum(answer.batch.n_examples)[:-1])
         return labels
 
-    async def _answer(self, plan: Plan) -> AsyncIterator[Any]:
+    async def _answer(
+        self, plan: Plan, whole: Callable[[AsyncIterator[Any]], AsyncIterator[Any]] = lambda answers: answers
+    ) -> AsyncIterator[Any]:
+        """The plan's messages; `whole` makes what callers know of the batcher's answers."""
         interceptor.about(len(plan.items), float(plan.work.costs(plan.items).sum()))
         encoding = self._batcher.metrics.stage_seconds.labels("encode")
-        async for batch, timing in self._batcher.stream(plan.work, plan.items, callers.current.get()):
+        async for batch, timing in whole(self._batcher.stream(plan.work, plan.items, callers.current.get())):
             started = time.perf_counter()
             messages = list(codec.encode_batch(batch, plan.provenance, timing))
             encoding.observe(time.perf_counter() - started)
