@@ -62,10 +62,8 @@ class ExplainWork:
 
     def costs(self, items: IntArray) -> Array:
         """Of all: a context is read, and each neuron's examples are met as in the clustering of them."""
-        total = float(self.model.reading_cost(np.array(len(self.ids)))) + 1e3 * self.model.info.d_model * len(
-            self.neurons
-        )
-        return np.full(len(items), total / len(self.ids))
+        reading = float(self.model.reading_cost(np.array(len(self.ids))))
+        return np.full(len(items), (reading + 1e3 * self.model.info.d_model * len(self.neurons)) / len(self.ids))
 
     def run(self, items: IntArray) -> ExplanationBatch:
         if not self._done:

@@ -34,8 +34,8 @@ class ImportanceWork:
     """Items are some readings of an example: (layer, neuron, place in the neuron's labels, first, last, n).
 
     Of an example's n readings number 0 masks nothing, number i the i-th of the tokens that are masked. An item is those
-    from `first` to `last` − 1, which the example alone decides, so that company changes no bit. Its answer, which `whole`
-    is to finish, has activations for importances, and NaN for the activation where number 0 is not among them.
+    from `first` to `last` − 1, which the example alone decides, so that company changes no bit. Its answer is for
+    `whole`: it has activations for importances, and NaN for the activation where number 0 is not among them.
 
     mask_token: its id
     """
@@ -52,8 +52,8 @@ class ImportanceWork:
         counts = -(-n // at_once)
         if counts.sum() > most:
             raise InvalidArgument(
-                f"the importance of {len(examples)} examples takes {counts.sum()} forwards of the model; ask for at most "
-                f"{most} at once: name fewer neurons, their examples, or fewer tokens_before",
+                f"the importance of {len(examples)} examples takes {counts.sum()} forwards of the model; ask for at "
+                f"most {most} at once: name fewer neurons, their examples, or fewer tokens_before",
                 "neurons",
             )
         which = np.repeat(np.arange(len(examples)), counts)
@@ -83,17 +83,15 @@ class ImportanceWork:
             found.append(self._activations(layer, neuron, ids, range(first, last), n - 1))
             texts += shown[max(first - 1, 0) : last - 1]
         begins = items[:, 3] == 0
+        unmasked = [a[0] if begin else np.nan for a, begin in zip(found, begins, strict=True)]
+        masked = [a[int(begin) :] for a, begin in zip(found, begins, strict=True)]
         return ImportanceBatch(
             neurons=items[:, :2],
             places=items[:, 2],
-            activations=np.array(
-                [a[0] if begin else np.nan for a, begin in zip(found, begins, strict=True)], np.float32
-            ),
+            activations=np.array(unmasked, np.float32),
             n_tokens=(items[:, 4] - items[:, 3] - begins).astype(np.int32),
             tokens=texts,
-            importances=np.concatenate([a[int(begin) :] for a, begin in zip(found, begins, strict=True)]).astype(
-                np.float32
-            ),
+            importances=np.concatenate(masked).astype(np.float32),
         )
 
     def _text(self, layer: int, neuron: int, place: int, n_masked: int) -> tuple[Tensor, list[str]]:

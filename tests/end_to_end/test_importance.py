@@ -10,7 +10,7 @@ import polysem.server
 from polysem.client import AsyncClient
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
 from polysem.proto.types import Selection
-from polysem.server import indexing, model
+from polysem.server import engine, importance, indexing, model
 from polysem.server.corpus import Corpus
 
 from . import plain_rules
@@ -67,6 +67,24 @@ def test_company_changes_no_bit(polysem_client):
     for place in (0, 3, 29):
         (alone,) = polysem_client.importance("1.5", places=[place])
         np.testing.assert_array_equal(alone.importances, together[alone.neuron, place].importances)
+
+
+def test_readings_taken_one_by_one_say_the_same(polysem_client, monkeypatch):
+    want = list(polysem_client.importance(*NEURONS, places=[0, 1]))
+    assert len(want) > 10
+    monkeypatch.setattr(importance, "FORWARD_TOKENS", {"cpu": 1})
+    for got, one in zip(polysem_client.importance(*NEURONS, places=[0, 1]), want, strict=True):
+        assert (got.neuron, got.place, got.tokens) == (one.neuron, one.place, one.tokens)
+        assert_allclose(got.importances, one.importances, atol=1e-4 / min(one.activation, 1))
+
+
+def test_more_than_a_server_does_for_one_request_is_refused(polysem_client, monkeypatch):
+    monkeypatch.setattr(engine, "MAX_EXAMPLES_PER_REQUEST", 100)
+    with pytest.raises(InvalidArgument, match=r"3 examples of each of 50 neurons were named in one request"):
+        list(polysem_client.examples("0.0-49", places=[0, 1, 2, 1000]))
+    monkeypatch.setattr(engine, "MAX_NEURONS_PER_REQUEST", 100)
+    with pytest.raises(InvalidArgument, match=r"takes \d+ forwards of the model; ask for at most 100 at once"):
+        list(polysem_client.importance("0.0-50"))
 
 
 def test_places_that_a_neuron_lacks_are_passed_over(polysem_client):
