@@ -162,6 +162,7 @@ class Batcher:
         self.metrics.gauge("oldest_seconds", "Age of the oldest request with unfinished work", "class", self._oldest_s)
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._dispatcher = asyncio.create_task(self._dispatch())
 
     async def close(self) -> None:
@@ -170,9 +171,14 @@ class Batcher:
         await asyncio.gather(self._dispatcher, return_exceptions=True)
         self._worker.shutdown()
 
-    def between_batches(self, run: Callable[[], None]) -> None:
-        """Run something else on the worker thread once the batch at work is done; waits, so never in the event loop."""
+    def between_batches(self, run: Callable[[], None], caller: Caller = ANYONE, cost: float = 0.0) -> None:
+        """Run something else on the worker thread once the batch at work is done; waits, so never in the event loop.
+
+        Raises QuotaExceeded where the caller has not so much cost left today.
+        """
+        self._check_quota(caller, cost, 0.0)
         self._worker.submit(run).result()
+        self._loop.call_soon_threadsafe(self._charge, caller, cost)
 
     async def stream(self, work: Work, items: IntArray, caller: Caller = ANYONE) -> AsyncIterator[Answer]:
         """The answers to all items, in their order, as they are ready; raises Overloaded or QuotaExceeded at once."""
@@ -196,26 +202,33 @@ class Batcher:
     # ---- Who may wait
 
     def _admit(self, request: _Request) -> None:
-        caller, account = request.caller, request.caller.account
+        caller = request.caller
         if len(self._requests) >= self.max_requests:
             raise self._refusal("requests", f"{self.max_requests} requests are being served already")
         queued = sum(other.left for other in self._requests)
         if queued > 0 and queued + request.left > self.max_queued_cost:
             raise self._refusal("cost", f"cost {queued:.3g} waits already, of {self.max_queued_cost:.3g} at most")
         own = [other for other in self._requests if other.caller.share == caller.share]
-        if caller.max_in_flight is not None and len(own) >= caller.max_in_flight:
-            raise self._refusal("key", f"your key has {len(own)} requests in flight, of {caller.max_in_flight} at most")
-        if account.daily_quota is not None:
-            taken = account.spent() + sum(other.left for other in own)
-            if taken + request.left > account.daily_quota:
-                self.metrics.refusals.labels("quota").inc()
-                raise QuotaExceeded(
-                    f"your key may use cost {account.daily_quota:.3g} a day, {taken:.3g} is taken, and this request "
-                    f"needs {request.left:.3g}; ask for less, or come back after midnight UTC",
-                    seconds_to_midnight(),
-                )
+        in_flight = sum(other.caller.max_in_flight is not None for other in own)  # a job's do not count
+        if caller.max_in_flight is not None and in_flight >= caller.max_in_flight:
+            most = f"of {caller.max_in_flight} at most"
+            raise self._refusal("key", f"your key has {in_flight} requests in flight, {most}")
+        self._check_quota(caller, request.left, sum(other.left for other in own))
         if not any(other.caller.class_ == caller.class_ for other in own):
             self._shares[caller.class_].enter(caller.share)
+
+    def _check_quota(self, caller: Caller, cost: float, queued: float) -> None:
+        account = caller.account
+        if account.daily_quota is None:
+            return
+        taken = account.spent() + queued
+        if taken + cost > account.daily_quota:
+            self.metrics.refusals.labels("quota").inc()
+            raise QuotaExceeded(
+                f"your key may use cost {account.daily_quota:.3g} a day, {taken:.3g} is taken, and this request "
+                f"needs {cost:.3g}; ask for less, or come back after midnight UTC",
+                seconds_to_midnight(),
+            )
 
     def _refusal(self, reason: str, message: str) -> Overloaded:
         self.metrics.refusals.labels(reason).inc()
@@ -285,14 +298,17 @@ class Batcher:
             request.done = part.last
             self._requests.remove(request)
             self._requests.append(request)
-            self._shares[batch.class_].charge(caller.share, part.cost)
-            caller.account.charge(part.cost)
-            self.metrics.cost.labels(caller.key, batch.class_).inc(part.cost)
+            self._charge(caller, part.cost)
         self.metrics.batches.labels(batch.class_, batch.reason).inc()
         self.metrics.batch_size.labels(batch.class_).observe(sum(part.last - part.first for part in batch.parts))
         self.metrics.batch_fill.labels(batch.class_).observe(min(batch.cost / batch.limit, 1.0))
         if batch.class_ == "bulk":
             self._bulk_served_ns = now
+
+    def _charge(self, caller: Caller, cost: float) -> None:
+        self._shares[caller.class_].charge(caller.share, cost)
+        caller.account.charge(cost)
+        self.metrics.cost.labels(caller.key, caller.class_).inc(cost)
 
     async def _run(self, parts: list[_Part]) -> None:
         items = np.concatenate([part.request.items[part.first : part.last] for part in parts])

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
 
 from polysem.client.measure import Measuring, variants
@@ -29,19 +30,22 @@ from polysem.proto.errors import InvalidArgument, PolysemError
 from polysem.proto.jobs import IndexSpec, Job, JobSpec, MeasureSpec
 from polysem.server import indexing
 from polysem.server.batcher import Batcher
+from polysem.server.callers import Caller
 from polysem.server.corpus import Corpus
 from polysem.server.engine import Engine
 from polysem.server.index import MANIFEST, open_index
 from polysem.server.indexing import Recipe
 from polysem.server.job_store import JobStore, Task
+from polysem.server.keys import Keys
 from polysem.server.model import Model, Past, Visit
-from polysem.server.own_client import OwnClient
+from polysem.server.own_client import JOBS, OwnClient
 from polysem.server.uploads import Corpora
 
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 4096}  # of an index job's forwards: what a caller may have to wait for
 TIDY_S = 60.0
+LOOK_S = 2.0  # how often a job at work is seen to have room and an owner
 MEASUREMENTS = "measurements.parquet"
 
 
@@ -65,14 +69,17 @@ class _CancelledError(Exception):
 class JobRunner:
     """Lives from `start` to `stop`, beside the event loop."""
 
-    def __init__(self, store: JobStore, corpora: Corpora, engine: Engine, batcher: Batcher) -> None:
+    def __init__(
+        self, store: JobStore, corpora: Corpora, engine: Engine, batcher: Batcher, keys: Keys | None = None
+    ) -> None:
         self._store, self._corpora, self._engine, self._batcher = store, corpora, engine, batcher
+        self._keys = keys
         self.progress = Progress("")
         self._telling = threading.Lock()
         self._wake = threading.Event()
         self._cancelled: set[str] = set()
         self._stopping = False
-        self._tidied = 0.0
+        self._tidied = self._looked = 0.0
         self._thread = threading.Thread(target=self._work, name="polysem-jobs", daemon=True)
 
     def start(self) -> None:
@@ -113,7 +120,7 @@ class JobRunner:
     def check(self, spec: JobSpec) -> JobSpec:
         """The spec with defaults filled in. Raises what would make the job fail, as far as it is known beforehand."""
         if isinstance(spec, MeasureSpec):
-            self._measuring(spec)
+            self._measuring(spec, self._client)
             return replace(spec, index=spec.index or self._engine.default_index)
         _recipe(spec).check(self._engine.model)
         self._check_name(spec.name)
@@ -134,9 +141,9 @@ class JobRunner:
     def _corpus(self, spec: IndexSpec) -> Corpus:
         return self._corpora.open(spec.corpus, spec.text_field, spec.skip_bad_documents, spec.max_documents or None)
 
-    def _measuring(self, spec: MeasureSpec) -> Measuring:
+    def _measuring(self, spec: MeasureSpec, client: OwnClient) -> Measuring:
         return Measuring(
-            self._client,
+            client,
             [str(neurons) for neurons in spec.neurons],
             variants(spec.algorithms, spec.embeddings, spec.layer_norms, spec.linkage),
             distance_threshold=spec.distance_threshold,
@@ -196,7 +203,7 @@ class JobRunner:
         """The finished job's result, and its sha256."""
         if self._store.is_cancelled(task.id):
             raise _CancelledError
-        self._store.check_result_room()
+        self._look(task)
         folder = self._store.job_folder(task.id)
         folder.mkdir(exist_ok=True)
         if isinstance(task.spec, IndexSpec):
@@ -211,16 +218,16 @@ class JobRunner:
     def _measure(self, task: Task, spec: MeasureSpec, folder: Path) -> Path:
         out = folder / MEASUREMENTS
         if not out.exists():  # else the server was killed before it could say so
-            measuring = self._measuring(spec)
-            measuring.run(out, partial(self._tell, task.id, "cluster", total=measuring.n_trees))
+            measuring = self._measuring(spec, self._client.asking_as(self._caller(task)))
+            measuring.run(out, partial(self._tell, task, "cluster", total=measuring.n_trees))
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         return out
 
     def _index(self, task: Task, spec: IndexSpec, folder: Path) -> Path:
         out = folder / spec.name
         if not out.exists():
-            model = _BetweenBatches(self._engine.model, self._batcher)
-            tell = partial(self._tell, task.id)
+            model = _BetweenBatches(self._engine.model, self._batcher, self._caller(task))
+            tell = partial(self._tell, task)
             indexing.build(model, self._corpus(spec), out, _recipe(spec), tell, task.batch_tokens)
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         self._serve(out)
@@ -231,11 +238,24 @@ class JobRunner:
         self._check_name(folder.name)
         self._engine.add(open_index(folder))
 
-    def _tell(self, id_: str, stage: str, n: int, total: int | None) -> None:
+    def _caller(self, task: Task) -> Caller:
+        """For whom the job works. Raises Unauthenticated where that key has been revoked."""
+        return JOBS if self._keys is None or not task.owner else self._keys.job_of(task.owner)
+
+    def _look(self, task: Task) -> None:
+        """Raise Unauthenticated where the job's key has been revoked, Overloaded where results have no more room."""
+        self._caller(task)
+        self._store.check_result_room(self._store.disk_bytes(task.id))
+        self._looked = time.monotonic()
+
+    def _tell(self, task: Task, stage: str, n: int, total: int | None) -> None:
+        id_ = task.id
         if self._stopping:
             raise _StoppingError
         if id_ in self._cancelled:
             raise _CancelledError
+        if time.monotonic() - self._looked > LOOK_S:
+            self._look(task)
         with self._telling:
             before = self.progress.done if self.progress.stage == stage else 0
             self.progress = Progress(id_, stage, before + n, total or 0)
@@ -244,14 +264,17 @@ class JobRunner:
 
 
 class _BetweenBatches(Model):
-    """The resident model, whose forwards run in the batcher's thread."""
+    """The resident model, whose forwards run in the batcher's thread, at the caller's cost."""
 
-    def __init__(self, model: Model, batcher: Batcher) -> None:
+    def __init__(self, model: Model, batcher: Batcher, caller: Caller) -> None:
         self.__dict__.update(vars(model))
-        self._resident, self._batcher = model, batcher
+        self._resident, self._batcher, self._caller = model, batcher, caller
 
     def read(self, tokens: Tensor, visit: Visit | None, last_layer: int | None = None, past: Past = ()) -> None:
-        self._batcher.between_batches(lambda: self._resident.read(tokens, visit, last_layer, past))
+        cost = float(self.reading_cost(np.array(tokens.numel())))
+        self._batcher.between_batches(
+            lambda: self._resident.read(tokens, visit, last_layer, past), self._caller, cost
+        )
 
 
 def _sync(folder: Path) -> None:

@@ -11,11 +11,13 @@ from google.protobuf.message import DecodeError
 from polysem.proto import job_codec
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, Unavailable
 from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo
+from polysem.server import callers
 from polysem.server.batcher import Batcher
 from polysem.server.engine import Engine
 from polysem.server.interceptor import Context
 from polysem.server.job_runner import JobRunner
 from polysem.server.job_store import JobStore, Limits
+from polysem.server.keys import Keys
 from polysem.server.settings import Settings
 from polysem.server.uploads import Corpora
 from polysem.v1 import job_service_pb2 as pb
@@ -30,13 +32,13 @@ CANCEL_S = 2.0  # that a running job is given to end before its caller is answer
 class Jobs:
     """All that the service needs. `draining`: watchers are to come back later."""
 
-    def __init__(self, settings: Settings, folder: Path, engine: Engine, batcher: Batcher) -> None:
+    def __init__(self, settings: Settings, folder: Path, engine: Engine, batcher: Batcher, keys: Keys | None) -> None:
         limits = Limits(
             settings.max_jobs, settings.max_result_bytes, settings.max_upload_bytes, settings.result_days * 86_400
         )
         self.store = JobStore(folder, limits)
         self.corpora = Corpora(self.store, [path.expanduser() for path in settings.corpora])
-        self.runner = JobRunner(self.store, self.corpora, engine, batcher)
+        self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys)
         self.draining = False
         self.runner.start()
 
@@ -50,13 +52,13 @@ class Jobs:
         self.store.close()
 
 
-def open_jobs(settings: Settings, folder: Path, engine: Engine, batcher: Batcher) -> Jobs | str:
+def open_jobs(settings: Settings, folder: Path, engine: Engine, batcher: Batcher, keys: Keys | None) -> Jobs | str:
     """The jobs of this server, begun; or why it has none, where no state folder was set and the usual one cannot be.
 
     Raises FailedPrecondition for a state folder that was set.
     """
     try:
-        return Jobs(settings, folder, engine, batcher)
+        return Jobs(settings, folder, engine, batcher, keys)
     except PolysemError as error:
         if settings.state is not None:
             raise
@@ -66,7 +68,7 @@ def open_jobs(settings: Settings, folder: Path, engine: Engine, batcher: Batcher
 
 
 class JobService(pb_grpc.JobServiceServicer):
-    """See proto/polysem/v1/job_service.proto. Without jobs, every call is told why."""
+    """See proto/polysem/v1/job_service.proto. Without jobs, every call is told why. A job is its key's alone."""
 
     def __init__(self, jobs: Jobs | str) -> None:
         self._found = jobs
@@ -99,10 +101,10 @@ class JobService(pb_grpc.JobServiceServicer):
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
         jobs, asked = self._jobs, job_codec.decode_spec(request)
-        job = jobs.store.made(request.request_id, asked)
+        job = jobs.store.made(request.request_id, asked, _key())
         if job is None:
             spec, n_tokens = jobs.runner.check(asked), jobs.runner.batch_tokens
-            job = await asyncio.to_thread(jobs.store.create, asked, spec, request.request_id, n_tokens)
+            job = await asyncio.to_thread(jobs.store.create, asked, spec, request.request_id, n_tokens, _key())
             jobs.runner.wake()
         return pb.CreateJobResponse(job=job_codec.encode_job(jobs.runner.seen(job)))
 
@@ -110,13 +112,13 @@ class JobService(pb_grpc.JobServiceServicer):
         return pb.GetJobResponse(job=self._now(request.id))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
-        jobs, token = self._jobs.store.page(request.page_size, request.page_token)
+        jobs, token = self._jobs.store.page(request.page_size, request.page_token, _key())
         seen = [job_codec.encode_job(self._jobs.runner.seen(job)) for job in jobs]
         return pb.ListJobsResponse(jobs=seen, next_page_token=token)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         jobs = self._jobs
-        job = await asyncio.to_thread(jobs.store.cancel, request.id)
+        job = await asyncio.to_thread(jobs.store.cancel, request.id, _key())
         jobs.runner.cancel(job.id)
         until = time.monotonic() + CANCEL_S
         while not job.finished and time.monotonic() < until:
@@ -125,7 +127,7 @@ class JobService(pb_grpc.JobServiceServicer):
         return pb.CancelJobResponse(job=job_codec.encode_job(jobs.runner.seen(job)))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
-        await asyncio.to_thread(self._jobs.store.delete, request.id)
+        await asyncio.to_thread(self._jobs.store.delete, request.id, _key())
         await asyncio.to_thread(self._jobs.runner.tidy)
         return pb.DeleteJobResponse()
 
@@ -154,7 +156,7 @@ class JobService(pb_grpc.JobServiceServicer):
     async def ReadJobResult(
         self, request: pb.ReadJobResultRequest, context: Context
     ) -> AsyncIterator[pb.ReadJobResultResponse]:
-        path = self._jobs.store.result(request.id)
+        path = self._jobs.store.result(request.id, _key())
         length = path.stat().st_size
         if request.offset > length:
             raise InvalidArgument(f"offset is {request.offset}, but the result has {length} bytes", "offset")
@@ -165,7 +167,12 @@ class JobService(pb_grpc.JobServiceServicer):
 
     def _now(self, id_: str) -> pb.Job:
         jobs = self._jobs
-        return job_codec.encode_job(jobs.runner.seen(jobs.store.get(id_)))
+        return job_codec.encode_job(jobs.runner.seen(jobs.store.get(id_, _key())))
+
+
+def _key() -> str:
+    """Of the caller; "" on an open server."""
+    return callers.current.get().key
 
 
 def _one(corpus: CorpusInfo) -> pb.Corpus:

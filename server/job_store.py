@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,14 +24,14 @@ from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, 
 from polysem.proto.jobs import MAX_JOBS_PER_PAGE, MAX_NAME_CHARACTERS, CorpusInfo, IndexSpec, Job, JobSpec, JobState
 from polysem.server.file_systems import check_local
 
-FORMAT = 1
+FORMAT = 2  # 1 had no owners
 MAX_UPLOADS = 1000
 MAX_REMEMBERED = 10_000  # jobs without a result; the oldest are forgotten beyond
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
-    request_id TEXT UNIQUE,
+    request_id TEXT UNIQUE,  -- owner/what the caller named
     asked BLOB NOT NULL,
     spec BLOB NOT NULL,  -- with the server's defaults filled in
     index_name TEXT,  -- of an index job
@@ -49,7 +49,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     result TEXT NOT NULL DEFAULT '',  -- its path in the job's folder
     result_bytes INTEGER NOT NULL DEFAULT 0,
     result_sha256 TEXT NOT NULL DEFAULT '',
-    disk_bytes INTEGER NOT NULL DEFAULT 0
+    disk_bytes INTEGER NOT NULL DEFAULT 0,
+    owner TEXT NOT NULL DEFAULT ''  -- id of the key that made it; '': made while the server was open, so everybody's
 );
 CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
 CREATE UNIQUE INDEX IF NOT EXISTS index_names ON jobs (index_name) WHERE state IN ('queued', 'running', 'done');
@@ -74,10 +75,14 @@ class Task(NamedTuple):
     id: str
     spec: JobSpec
     batch_tokens: int
+    owner: str
 
 
 class JobStore:
-    """Raises FailedPrecondition where the folder cannot be written, lies on a network, or is another server's."""
+    """Raises FailedPrecondition where the folder cannot be written, lies on a network, or is another server's.
+
+    `key` is the caller's, which sees its own jobs and those of no key; "", on an open server, sees all.
+    """
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self.folder, self.limits = folder, limits
@@ -108,7 +113,12 @@ class JobStore:
 
     def _create(self) -> None:
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, FORMAT):
+        if found == 1:
+            self._db.executescript(
+                "BEGIN; ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
+                "UPDATE jobs SET request_id = '/' || request_id; COMMIT;"
+            )
+        elif found not in (0, FORMAT):
             self.close()
             raise FailedPrecondition(
                 f"the jobs in {str(self.folder)!r} have format {found}, this version reads {FORMAT}; "
@@ -148,13 +158,13 @@ class JobStore:
 
     # ---- Jobs, as callers see them
 
-    def made(self, request_id: str, asked: JobSpec) -> Job | None:
+    def made(self, request_id: str, asked: JobSpec, key: str = "") -> Job | None:
         """The job that this request made before. Raises InvalidArgument where it made another."""
         if len(request_id) > MAX_NAME_CHARACTERS:
             raise InvalidArgument(
                 f"request_id has {len(request_id)} characters; give at most {MAX_NAME_CHARACTERS}", "request_id"
             )
-        rows = self._rows("SELECT id, asked FROM jobs WHERE request_id = ?", request_id)
+        rows = self._rows("SELECT id, asked FROM jobs WHERE request_id = ?", f"{key}/{request_id}")
         if not rows:
             return None
         if rows[0]["asked"] != job_codec.spec_bytes(asked):
@@ -163,19 +173,19 @@ class JobStore:
             )
         return self.get(rows[0]["id"])
 
-    def create(self, asked: JobSpec, spec: JobSpec, request_id: str, batch_tokens: int) -> Job:
+    def create(self, asked: JobSpec, spec: JobSpec, request_id: str, batch_tokens: int, key: str = "") -> Job:
         """Queue a job, or find the one that this request made before.
 
         Raises Overloaded where there is no room, InvalidArgument where the request id or the index's name is taken.
         """
         with self._change() as db:
-            if (job := self.made(request_id, asked)) is not None:
+            if (job := self.made(request_id, asked, key)) is not None:
                 return job
             self._check_room(db)
             id_ = secrets.token_hex(8)
             values = {
                 "id": id_,
-                "request_id": request_id or None,
+                "request_id": f"{key}/{request_id}" if request_id else None,
                 "asked": job_codec.spec_bytes(asked),
                 "spec": job_codec.spec_bytes(spec),
                 "index_name": spec.name if isinstance(spec, IndexSpec) else None,
@@ -183,6 +193,7 @@ class JobStore:
                 "batch_tokens": batch_tokens,
                 "state": "queued",
                 "created": time.time(),
+                "owner": key,
             }
             try:
                 db.execute(
@@ -201,26 +212,28 @@ class JobStore:
             raise Overloaded(f"{unfinished} jobs are waiting already; try again in a minute, or cancel one", 60.0)
         self.check_result_room()
 
-    def check_result_room(self) -> None:
-        """Raise Overloaded where results leave no room for another."""
+    def check_result_room(self, working_bytes: int = 0) -> None:
+        """Raise Overloaded where results, and what the job at work has written, leave no room for more."""
         row = self._rows(
             "SELECT coalesce(sum(disk_bytes), 0) AS n, min(expires) AS next FROM jobs WHERE state = 'done'"
         )[0]
-        if row["n"] >= self.limits.result_bytes:
+        if row["n"] + working_bytes >= self.limits.result_bytes:
+            own = f", and what this one has written {working_bytes / 1e6:,.0f} MB" if working_bytes else ""
             raise Overloaded(
-                f"the results of earlier jobs take {row['n'] / 1e6:,.0f} MB of {self.limits.result_bytes / 1e6:,.0f}; "
-                "delete one with `polysem jobs delete`, or wait until one expires",
+                f"the results of earlier jobs take {row['n'] / 1e6:,.0f} MB of {self.limits.result_bytes / 1e6:,.0f}"
+                f"{own}; delete one with `polysem jobs delete`, or wait until one expires",
                 _until(row["next"]),
             )
 
-    def get(self, id_: str) -> Job:
-        """Raises NotFound."""
+    def get(self, id_: str, key: str = "") -> Job:
+        """Raises NotFound, also for another key's."""
         rows = self._rows("SELECT * FROM jobs WHERE id = ? AND NOT forget", id_)
-        if not rows:
-            raise NotFound(f"there is no job {id_!r}; `polysem jobs list` shows those there are")
+        if not rows or not _may(rows[0], key):
+            yours = " of your key" if key else ""
+            raise NotFound(f"there is no job {id_!r}{yours}; `polysem jobs list` shows those there are")
         return self._job(rows[0])
 
-    def page(self, size: int, token: str) -> tuple[list[Job], str]:
+    def page(self, size: int, token: str, key: str = "") -> tuple[list[Job], str]:
         """Jobs, latest first, and the next page's token, "" on the last. Raises InvalidArgument for a bad token."""
         size = min(size or 100, MAX_JOBS_PER_PAGE)
         if token and not (token.isdecimal() and token.isascii() and len(token) < 19):
@@ -228,11 +241,16 @@ class JobStore:
                 f"{token!r} is not a page token: give the one that the page before came with", "page_token"
             )
         before = int(token) if token else 1 << 62
-        rows = self._rows("SELECT * FROM jobs WHERE seq < ? AND NOT forget ORDER BY seq DESC LIMIT ?", before, size + 1)
+        rows = self._rows(
+            "SELECT * FROM jobs WHERE seq < ? AND NOT forget AND (? = '' OR owner IN (?, '')) "
+            "ORDER BY seq DESC LIMIT ?",
+            before, key, key, size + 1,
+        )  # fmt: skip
         return [self._job(row) for row in rows[:size]], str(rows[size - 1]["seq"]) if len(rows) > size else ""
 
-    def cancel(self, id_: str) -> Job:
+    def cancel(self, id_: str, key: str = "") -> Job:
         """A queued job is cancelled at once; a running one when its runner sees it. Raises NotFound."""
+        self.get(id_, key)
         with self._change() as db:
             db.execute("UPDATE jobs SET cancel = 1 WHERE id = ?", [id_])
             db.execute(
@@ -241,10 +259,10 @@ class JobStore:
             )
             return self.get(id_)
 
-    def delete(self, id_: str) -> None:
+    def delete(self, id_: str, key: str = "") -> None:
         """Forget a finished job. Raises NotFound, and FailedPrecondition where it has not finished."""
         with self._change() as db:
-            if not self.get(id_).finished:
+            if not self.get(id_, key).finished:
                 raise FailedPrecondition(f"job {id_} has not finished; cancel it first")
             db.execute("UPDATE jobs SET state = 'expired' WHERE id = ? AND state = 'done'", [id_])
             db.execute("UPDATE jobs SET forget = 1, request_id = NULL WHERE id = ?", [id_])
@@ -269,9 +287,9 @@ class JobStore:
             result_sha256=row["result_sha256"],
         )
 
-    def result(self, id_: str) -> Path:
+    def result(self, id_: str, key: str = "") -> Path:
         """The file of a finished job. Raises NotFound, and FailedPrecondition where it has no result (yet)."""
-        job = self.get(id_)
+        job = self.get(id_, key)
         if job.state == "expired":
             raise NotFound(
                 f"the result of job {id_} was kept until {job.expires_at:%Y-%m-%d %H:%M} UTC; submit it again"
@@ -296,7 +314,7 @@ class JobStore:
                 "UPDATE jobs SET state = 'running', started = coalesce(started, ?) WHERE id = ? AND state = 'queued'",
                 [time.time(), row["id"]],
             )
-        return Task(row["id"], job_codec.spec_from_bytes(row["spec"]), row["batch_tokens"])
+        return Task(row["id"], job_codec.spec_from_bytes(row["spec"]), row["batch_tokens"], row["owner"])
 
     def is_cancelled(self, id_: str) -> bool:
         return bool(self._rows("SELECT cancel FROM jobs WHERE id = ?", id_)[0]["cancel"])
@@ -318,7 +336,7 @@ class JobStore:
             "result": result.relative_to(folder).as_posix(),
             "result_bytes": result.stat().st_size,
             "result_sha256": sha256,
-            "disk_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            "disk_bytes": self.disk_bytes(id_),
         }
         with self._change() as db:
             sets = ", ".join(f"{name} = ?" for name in values)
@@ -334,6 +352,14 @@ class JobStore:
     def job_folder(self, id_: str) -> Path:
         """Where the job's files are. Ids come from here, never from a caller unseen: `get` first."""
         return self.folder / "jobs" / id_
+
+    def disk_bytes(self, id_: str) -> int:
+        """Of the job's files."""
+        n_bytes = 0
+        for path in self.job_folder(id_).rglob("*"):
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                n_bytes += path.stat().st_size if path.is_file() else 0
+        return n_bytes
 
     def uncleared(self) -> list[str]:
         """Ids of ended jobs whose files are to be removed; those out of time end here."""
@@ -390,6 +416,10 @@ class JobStore:
             time.time(),
         )
         return [row["name"] for row in rows]
+
+
+def _may(job: sqlite3.Row, key: str) -> bool:
+    return not key or job["owner"] in (key, "")
 
 
 def _corpus(row: sqlite3.Row) -> CorpusInfo:

@@ -107,6 +107,15 @@ class Keys:
         self._note(key)
         return Caller(key.id, key.id, key.class_, key.max_in_flight, self._account(key))
 
+    def job_of(self, id_: str) -> Caller:
+        """Whoever holds the key of that id, as the one for whom a job works. Raises Unauthenticated. From any thread.
+
+        A job is one thing, so what it asks at once is not capped, nor counted among what its key has in flight.
+        """
+        self.check(id_)
+        key = self._keys[id_]
+        return Caller(key.id, key.id, "bulk", None, self._account(key))
+
     def check(self, id_: str) -> None:
         """Raises Unauthenticated where the key has been revoked."""
         self._look()
@@ -124,10 +133,9 @@ class Keys:
             self._keys, self._stamp = _keys(self._state / KEYS), stamp
 
     def _account(self, key: Key) -> Account:
-        if key.id not in self._accounts:
-            known = self._usage.get(key.id, {})
-            self._accounts[key.id] = Account(key.daily_quota, known.get("day", ""), known.get("cost", 0.0))
-        account = self._accounts[key.id]
+        known = self._usage.get(key.id, {})
+        begun = Account(key.daily_quota, known.get("day", ""), known.get("cost", 0.0))
+        account = self._accounts.setdefault(key.id, begun)
         account.daily_quota = key.daily_quota
         return account
 
@@ -138,7 +146,7 @@ class Keys:
 
     def keep(self) -> None:
         """Write the usage; at most some seconds of it are lost if the server is killed."""
-        for id_, account in self._accounts.items():
+        for id_, account in list(self._accounts.items()):
             self._usage.setdefault(id_, {}).update(day=_now()[:10], cost=account.spent())
         _write(self._state / USAGE, self._usage)
         self._written = time.monotonic()

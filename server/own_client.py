@@ -5,8 +5,8 @@ and decode every answer for nothing; the batcher sees the same requests either w
 """
 
 import asyncio
+import copy
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
@@ -17,14 +17,14 @@ from polysem.client.calls import StreamCall
 from polysem.client.client import Client
 from polysem.client.results import Answer
 from polysem.proto import codec
-from polysem.proto.errors import Cancelled, Overloaded
+from polysem.proto.errors import Cancelled, Overloaded, QuotaExceeded
 from polysem.proto.types import IndexInfo, ServerInfo
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Caller
 from polysem.server.engine import Engine, Plan
 from polysem.server.service import server_info
 
-JOBS = Caller(share="jobs", class_="bulk")
+JOBS = Caller(share="jobs", class_="bulk")  # whose jobs are of no key
 
 
 class OwnClient(Client):
@@ -33,15 +33,23 @@ class OwnClient(Client):
     For threads beside the event loop, never inside it. Where the queue is full it waits and asks again.
     """
 
+    caller = JOBS
+
     def __init__(self, engine: Engine, batcher: Batcher, loop: asyncio.AbstractEventLoop) -> None:
         self.target = "this server"
         self._engine, self._batcher, self._loop = engine, batcher, loop
         self._changing = threading.Lock()
         self._waiting: set[Future[Any]] = set()
-        self._closed = False
+        self._closed = threading.Event()
+
+    def asking_as(self, caller: Caller) -> "OwnClient":
+        """The same client, closed together with this one, for another caller's work."""
+        other = copy.copy(self)
+        other.caller = caller
+        return other
 
     def info(self) -> ServerInfo:
-        return server_info(self._engine, self._batcher, version("polysem"), JOBS)
+        return server_info(self._engine, self._batcher, version("polysem"), self.caller)
 
     def indexes(self) -> list[IndexInfo]:
         return [index.info for index in self._engine.indexes.values()]
@@ -52,11 +60,13 @@ class OwnClient(Client):
             try:
                 yield from self._stream(plan)
                 return
+            except QuotaExceeded:
+                raise
             except Overloaded as error:  # comes before the first answer
-                time.sleep(error.retry_after_s)
+                self._closed.wait(error.retry_after_s)
 
     def _stream(self, plan: Plan) -> Iterator[Answer]:
-        stream: Any = self._batcher.stream(plan.work, plan.items, JOBS)
+        stream: Any = self._batcher.stream(plan.work, plan.items, self.caller)
         try:
             while (answer := self._await(anext, stream, None)) is not None:
                 yield Answer(answer.batch, plan.provenance, answer.timing)
@@ -71,7 +81,7 @@ class OwnClient(Client):
             return await function(*arguments)
 
         with self._changing:
-            if self._closed:
+            if self._closed.is_set():
                 raise Cancelled("the server stops")
             waiting = asyncio.run_coroutine_threadsafe(wait(), self._loop)
             self._waiting.add(waiting)
@@ -86,7 +96,7 @@ class OwnClient(Client):
     def close(self) -> None:
         """Let go of all that waits."""
         with self._changing:
-            self._closed = True
+            self._closed.set()
             waiting = list(self._waiting)
         for future in waiting:
             future.cancel()

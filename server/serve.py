@@ -90,7 +90,7 @@ async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterat
         metrics.gauge("device_memory_bytes", "Of the GPU's memory", "kind", lambda: device_memory(engine.model.device))
         batcher.start()
         leaving.push_async_callback(batcher.close)
-        jobs = open_jobs(settings, state, engine, batcher)
+        jobs = open_jobs(settings, state, engine, batcher, keys)
         job_pb_grpc.add_JobServiceServicer_to_server(JobService(jobs), services)  # type: ignore[no-untyped-call]
         if isinstance(jobs, Jobs):
             leaving.callback(jobs.close)

@@ -27,7 +27,7 @@ from polysem.proto.errors import (
 )
 from polysem.proto.jobs import MeasureSpec
 from polysem.proto.types import MAX_MESSAGE_BYTES, Selection
-from polysem.server import clustering, indexing
+from polysem.server import clustering, indexing, job_runner
 from polysem.server.corpus import Corpus
 from polysem.server.file_systems import check_local
 from polysem.server.in_process import _running
@@ -497,6 +497,7 @@ def test_what_has_no_room_is_refused_with_a_time_to_come_back(index_folder, tmp_
     monkeypatch.setenv("POLYSEM_MAX_JOBS", "2")
     monkeypatch.setenv("POLYSEM_MAX_UPLOAD_BYTES", "100")
     monkeypatch.setenv("POLYSEM_MAX_RESULT_BYTES", "1")
+    monkeypatch.setattr(job_runner, "LOOK_S", 600)  # the first one may write
     for name, n in (("a.txt", 60), ("b.txt", 60), ("c.txt", 101)):
         (tmp_path / name).write_text("x" * n)
     with polysem.server.local(index_folder, device="cpu", state=tmp_path / "state") as client:
@@ -541,6 +542,20 @@ def test_a_client_waits_for_a_server_that_is_back_in_a_second(index_folder, tmp_
             assert asked.result()[-1] == job
 
 
+def test_a_job_that_writes_more_than_there_is_room_for_ends_in_words(index_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYSEM_MAX_RESULT_BYTES", "2000")
+    monkeypatch.setattr(job_runner, "LOOK_S", 0)
+    with polysem.server.local(index_folder, device="cpu", state=tmp_path) as client:
+        job = finished(client, client.jobs.measure("0.*", best_cut=False))
+        assert job.state == "failed"
+        assert "take 0 MB of 0, and what this one has written" in job.error
+        for _ in range(100):
+            if not (tmp_path / "jobs" / job.id).exists():
+                break
+            time.sleep(0.02)
+        assert list((tmp_path / "jobs").iterdir()) == []
+
+
 # ---- The state folder
 
 
@@ -556,12 +571,28 @@ def test_two_servers_do_not_share_a_state_folder(index_folder, tmp_path):
         pytest.fail("it was served")
 
 
+def test_jobs_of_a_time_without_owners_are_everybodys(tmp_path):
+    store = JobStore(tmp_path, LIMITS)
+    job = store.create(MeasureSpec(), MeasureSpec(), "mine", 256)
+    store.close()
+    with sqlite3.connect(tmp_path / "jobs.sqlite") as db:
+        db.executescript(
+            "ALTER TABLE jobs DROP COLUMN owner; UPDATE jobs SET request_id = 'mine'; PRAGMA user_version = 1"
+        )
+    db.close()
+    for _ in range(2):
+        store = JobStore(tmp_path, LIMITS)
+        assert store.get(job.id, "any key").id == job.id
+        assert store.made("mine", MeasureSpec()).id == job.id
+        store.close()
+
+
 def test_jobs_of_another_format_are_left_alone(tmp_path):
     JobStore(tmp_path, LIMITS).close()
     with sqlite3.connect(tmp_path / "jobs.sqlite") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(FailedPrecondition, match="have format 99, this version reads 1"):
+    with pytest.raises(FailedPrecondition, match="have format 99, this version reads 2"):
         JobStore(tmp_path, LIMITS)
 
 
