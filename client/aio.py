@@ -69,9 +69,7 @@ class AsyncClient:
 
     async def info(self) -> ServerInfo:
         try:
-            return codec.decode_server_info(
-                await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=self._timeout_s)
-            )
+            return codec.decode_server_info(await self._ask("GetServerInfo", pb.GetServerInfoRequest()))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 
@@ -85,7 +83,7 @@ class AsyncClient:
 
     async def indexes(self) -> list[IndexInfo]:
         try:
-            return codec.decode_indexes(await self._stub.ListIndexes(pb.ListIndexesRequest(), timeout=self._timeout_s))
+            return codec.decode_indexes(await self._ask("ListIndexes", pb.ListIndexesRequest()))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 
@@ -266,9 +264,12 @@ class AsyncClient:
     async def _pages(self, pages: calls.Pages) -> AsyncIterator[Answer]:
         try:
             while (request := pages.next()) is not None:
-                yield pages.add(await self._stub.ListNeurons(request, timeout=self._timeout_s))
+                yield pages.add(await self._ask("ListNeurons", request))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
+
+    async def _ask(self, method: str, request: Any) -> Any:
+        return await connection.aio_ask(getattr(self._stub, method), request, self.target, self._timeout_s)
 
     @property
     def _stub(self) -> Any:

@@ -91,9 +91,7 @@ class Client:
     def info(self) -> ServerInfo:
         """The server's model, device, limits and version."""
         try:
-            return codec.decode_server_info(
-                self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=self._timeout_s)
-            )
+            return codec.decode_server_info(self._ask("GetServerInfo", pb.GetServerInfoRequest()))
         except grpc.RpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 
@@ -105,7 +103,7 @@ class Client:
     def indexes(self) -> list[IndexInfo]:
         """The indexes that `index=` can name; the default comes first."""
         try:
-            return codec.decode_indexes(self._stub.ListIndexes(pb.ListIndexesRequest(), timeout=self._timeout_s))
+            return codec.decode_indexes(self._ask("ListIndexes", pb.ListIndexesRequest()))
         except grpc.RpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 
@@ -375,9 +373,12 @@ class Client:
     def _pages(self, pages: calls.Pages) -> Iterator[Answer]:
         try:
             while (request := pages.next()) is not None:
-                yield pages.add(self._stub.ListNeurons(request, timeout=self._timeout_s))
+                yield pages.add(self._ask("ListNeurons", request))
         except grpc.RpcError as error:
             raise status.from_rpc_error(error, self.target) from None
+
+    def _ask(self, method: str, request: Any) -> Any:
+        return connection.ask(getattr(self._stub, method), request, self.target, self._timeout_s)
 
     @property
     def _stub(self) -> Any:

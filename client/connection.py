@@ -13,6 +13,7 @@ import grpc
 
 from polysem.proto import status
 from polysem.proto.errors import InvalidArgument, Unavailable
+from polysem.proto.types import MAX_MESSAGE_BYTES
 from polysem.v1 import job_service_pb2 as job_pb
 from polysem.v1 import neuron_service_pb2 as neuron_pb
 
@@ -72,6 +73,7 @@ def _address(target: str) -> tuple[str, list[tuple[str, Any]]]:
     options: list[tuple[str, Any]] = [("grpc.keepalive_time_ms", 60_000)]  # the server allows a ping every 30 s
     options.append(("grpc.keepalive_timeout_ms", 20_000))
     options.append(("grpc.max_reconnect_backoff_ms", 5_000))  # a server that comes back is found within that
+    options.append(("grpc.max_send_message_length", MAX_MESSAGE_BYTES))  # told at once, instead of sent and refused
     if "," in target and not target.startswith(("ipv4:", "ipv6:")):
         names = [name.strip() for name in target.split(",") if name.strip()]
         options.append(("grpc.default_authority", names[0]))  # the name that all certificates must have
@@ -182,6 +184,21 @@ def note_attempts(target: str, initial_metadata: Iterable[Any]) -> None:
     for name, value in initial_metadata:
         if name == ATTEMPTS_METADATA:
             log.warning("%s was busy or away: it took the call at attempt %s of %d", target, value, MAX_ATTEMPTS)
+
+
+def ask(method: Any, request: Any, target: str, timeout_s: float | None) -> Any:
+    """The answer of a call with one answer, with a word in the log where it took several attempts."""
+    answer, call = method.with_call(request, timeout=timeout_s)
+    note_attempts(target, call.initial_metadata())
+    return answer
+
+
+async def aio_ask(method: Any, request: Any, target: str, timeout_s: float | None) -> Any:
+    """The same for asyncio."""
+    call = method(request, timeout=timeout_s)
+    answer = await call
+    note_attempts(target, await call.initial_metadata())
+    return answer
 
 
 def note_resumed(target: str) -> None:

@@ -19,6 +19,7 @@ from typing import IO, Any, Literal, cast
 
 import grpc
 
+from polysem.client import connection
 from polysem.proto import job_codec, jobs, status
 from polysem.proto.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Unavailable
 from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo, IndexSpec, Job, JobSpec, MeasureSpec
@@ -283,7 +284,7 @@ class Jobs:
 
     def _call(self, method: str, request: Any) -> Any:
         with self._told():
-            return getattr(self._stub, method)(request, timeout=self._timeout_s)
+            return connection.ask(getattr(self._stub, method), request, self._target, self._timeout_s)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -401,7 +402,7 @@ class AsyncJobs:
 
     async def _call(self, method: str, request: Any) -> Any:
         with self._told():
-            return await getattr(self._stub, method)(request, timeout=self._timeout_s)
+            return await connection.aio_ask(getattr(self._stub, method), request, self._target, self._timeout_s)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -4,6 +4,8 @@ On the wire an error is google.rpc.Status with ErrorInfo (domain "polysem"), Bad
 for overload; from it the caller gets the same class with the same message.
 """
 
+import re
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
@@ -14,6 +16,7 @@ from polysem.proto import errors
 from polysem.proto.errors import InvalidArgument, Overloaded, PolysemError
 
 DOMAIN = "polysem"
+TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")  # gRPC's own words, with RESOURCE_EXHAUSTED
 MAX_MESSAGE_BYTES = 1000  # gRPC allows 8 KiB of metadata, which carries a message percent-encoded and twice in base64
 
 # Most specific first.
@@ -89,6 +92,16 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> PolysemError:
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"no answer from {target} in the time given; raise timeout_s or ask for less")
+    if (sizes := TOO_LARGE.search(message)) is not None:
+        n_bytes, most = sizes.groups()
+        if message.startswith("CLIENT: Received"):
+            return errors.Unsupported(
+                f"{target} sent a message of {n_bytes} bytes; Polysem's servers send at most 1 MiB"
+            )
+        return InvalidArgument(
+            f"the question has {n_bytes} bytes, a server reads {most}; name ranges instead of single neurons, or ask "
+            "in parts"
+        )
     return _BY_CODE.get(code, errors.Internal)(f"{message} (from {target})")
 
 

@@ -47,13 +47,20 @@ class RecordingStub:
         self.calls: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._stub, name)
+        return RecordingMethod(getattr(self._stub, name), lambda: self.calls.append(name))
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(name)
-            return method(*args, **kwargs)
 
-        return call
+class RecordingMethod:
+    def __init__(self, method: Any, note: Callable[[], None]) -> None:
+        self._method, self._note = method, note
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._note()
+        return self._method(*args, **kwargs)
+
+    def with_call(self, *args: Any, **kwargs: Any) -> Any:
+        self._note()
+        return self._method.with_call(*args, **kwargs)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def jobs_of_all(index_folder, state):
 
 
 def cost_today(state, client):
-    return json.loads((state / "key-usage.json").read_text())[client.id_].get("cost", 0)
+    return json.loads((state / "key-usage.json").read_text()).get(client.id_, {}).get("cost", 0)
 
 
 def test_a_job_is_its_keys_alone(lab, index_folder, tmp_path):
