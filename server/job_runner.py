@@ -84,7 +84,7 @@ class JobRunner:
 
     def start(self) -> None:
         """Let requests name the indexes that jobs made, and go on with what was interrupted."""
-        self._client = OwnClient(self._engine, self._batcher, asyncio.get_running_loop())
+        self._client = self._at_work = OwnClient(self._engine, self._batcher, asyncio.get_running_loop())
         for folder in self._store.indexes():
             try:
                 self._serve(folder)
@@ -96,7 +96,7 @@ class JobRunner:
         """Returns once nothing of a job runs any more; the event loop and the batcher must go on meanwhile."""
         self._stopping = True
         self._wake.set()
-        self._client.close()
+        self._at_work.close()
         await asyncio.to_thread(self._thread.join)
 
     def wake(self) -> None:
@@ -197,13 +197,15 @@ class JobRunner:
                 task.id, "failed", f"something went wrong in the server; its log has the details under {number}"
             )
         finally:
-            self.progress = Progress("")
+            with self._telling:
+                self.progress = Progress("")
 
     def _result(self, task: Task) -> tuple[Path, str]:
         """The finished job's result, and its sha256."""
         if self._store.is_cancelled(task.id):
             raise _CancelledError
         self._look(task)
+        self.progress = Progress(task.id)
         folder = self._store.job_folder(task.id)
         folder.mkdir(exist_ok=True)
         if isinstance(task.spec, IndexSpec):
@@ -218,8 +220,12 @@ class JobRunner:
     def _measure(self, task: Task, spec: MeasureSpec, folder: Path) -> Path:
         out = folder / MEASUREMENTS
         if not out.exists():  # else the server was killed before it could say so
-            measuring = self._measuring(spec, self._client.asking_as(self._caller(task)))
-            measuring.run(out, partial(self._tell, task, "cluster", total=measuring.n_trees))
+            self._at_work = self._client.of(self._caller(task))
+            try:
+                measuring = self._measuring(spec, self._at_work)
+                measuring.run(out, partial(self._tell, task, "cluster", total=measuring.n_trees))
+            finally:
+                self._at_work.close()  # what it asked last would go on else
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         return out
 
@@ -257,6 +263,8 @@ class JobRunner:
         if time.monotonic() - self._looked > LOOK_S:
             self._look(task)
         with self._telling:
+            if self.progress.id != id_:  # a thread of a job that has ended
+                raise _CancelledError
             before = self.progress.done if self.progress.stage == stage else 0
             self.progress = Progress(id_, stage, before + n, total or 0)
         if time.monotonic() - self._tidied > TIDY_S:

@@ -5,7 +5,6 @@ and decode every answer for nothing; the batcher sees the same requests either w
 """
 
 import asyncio
-import copy
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -33,23 +32,21 @@ class OwnClient(Client):
     For threads beside the event loop, never inside it. Where the queue is full it waits and asks again.
     """
 
-    caller = JOBS
-
-    def __init__(self, engine: Engine, batcher: Batcher, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, engine: Engine, batcher: Batcher, loop: asyncio.AbstractEventLoop, caller: Caller = JOBS
+    ) -> None:
         self.target = "this server"
-        self._engine, self._batcher, self._loop = engine, batcher, loop
+        self._engine, self._batcher, self._loop, self._caller = engine, batcher, loop, caller
         self._changing = threading.Lock()
         self._waiting: set[Future[Any]] = set()
         self._closed = threading.Event()
 
-    def asking_as(self, caller: Caller) -> "OwnClient":
-        """The same client, closed together with this one, for another caller's work."""
-        other = copy.copy(self)
-        other.caller = caller
-        return other
+    def of(self, caller: Caller) -> "OwnClient":
+        """Another one, for another caller."""
+        return OwnClient(self._engine, self._batcher, self._loop, caller)
 
     def info(self) -> ServerInfo:
-        return server_info(self._engine, self._batcher, version("polysem"), self.caller)
+        return server_info(self._engine, self._batcher, version("polysem"), self._caller)
 
     def indexes(self) -> list[IndexInfo]:
         return [index.info for index in self._engine.indexes.values()]
@@ -66,7 +63,7 @@ class OwnClient(Client):
                 self._closed.wait(error.retry_after_s)
 
     def _stream(self, plan: Plan) -> Iterator[Answer]:
-        stream: Any = self._batcher.stream(plan.work, plan.items, self.caller)
+        stream: Any = self._batcher.stream(plan.work, plan.items, self._caller)
         try:
             while (answer := self._await(anext, stream, None)) is not None:
                 yield Answer(answer.batch, plan.provenance, answer.timing)
@@ -82,13 +79,13 @@ class OwnClient(Client):
 
         with self._changing:
             if self._closed.is_set():
-                raise Cancelled("the server stops")
+                raise Cancelled("its job has ended")
             waiting = asyncio.run_coroutine_threadsafe(wait(), self._loop)
             self._waiting.add(waiting)
         try:
             return waiting.result()
         except CancelledError as error:
-            raise Cancelled("the server stops") from error
+            raise Cancelled("its job has ended") from error
         finally:
             with self._changing:
                 self._waiting.discard(waiting)

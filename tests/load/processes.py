@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,8 @@ from polysem.client import Client
 class Server:
     """`polysem serve` on a free loopback port. `log` is what it wrote to stderr."""
 
-    def __init__(self, state, arguments):
+    def __init__(self, state, arguments, token=None):
+        self.token = token
         self.command = [sys.executable, "-m", "polysem.client.cli", "serve", "--port", "0", "--device", "cpu"]
         self.command += ["--state", str(state), *map(str, arguments)]
         self.log = Path(tempfile.mkstemp(prefix="polysem-server-", suffix=".log")[1])
@@ -30,7 +32,7 @@ class Server:
         for line in self.process.stdout:
             if line.startswith("listening on "):
                 self.target = line.split()[2].rstrip(";")
-                self.client = Client(self.target)
+                self.client = Client(self.target, token=self.token)
                 return
         raise SystemExit(f"the server did not start: {' '.join(self.command)}\n{self.log.read_text()}")
 
@@ -58,13 +60,18 @@ class Server:
 
 
 @contextmanager
-def serving(state, arguments=()):
-    server = Server(state, arguments)
+def serving(state, arguments=(), token=None):
+    server = Server(state, arguments, token)
     try:
         yield server
     finally:
         server.stop()
         server.log.unlink()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
 
 
 def indexed(folder):
@@ -80,11 +87,11 @@ def small_index(folder):
     return folder / "small"
 
 
-def sample(path, n_documents=1000):
+def sample(path, n_documents=1000, n_characters=60):
     """A corpus: the beginnings of pydocs' first documents."""
     from polysem.server.demo import pydocs
 
     with path.open("w") as file:
         for _, (name, text) in zip(range(n_documents), pydocs.documents(), strict=False):
-            file.write(json.dumps({"id": name, "text": text[:60]}) + "\n")
+            file.write(json.dumps({"id": name, "text": text[:n_characters]}) + "\n")
     return path

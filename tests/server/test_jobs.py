@@ -542,6 +542,19 @@ def test_a_client_waits_for_a_server_that_is_back_in_a_second(index_folder, tmp_
             assert asked.result()[-1] == job
 
 
+def test_a_cancelled_jobs_questions_end_with_it(client, gate):
+    job = client.jobs.measure("*", algorithms=["hac", "scc"])
+    until(client, job, "running")
+    gate.release(1)
+    client.jobs.cancel(job.id)
+    gate.release(10)  # for what was under way
+    until(client, job, "cancelled")
+    time.sleep(0.2)
+    gate.release(100)
+    time.sleep(0.2)
+    assert gate._value >= 100  # nobody takes them
+
+
 def test_a_job_that_writes_more_than_there_is_room_for_ends_in_words(index_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("POLYSEM_MAX_RESULT_BYTES", "2000")
     monkeypatch.setattr(job_runner, "LOOK_S", 0)

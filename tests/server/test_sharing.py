@@ -13,6 +13,8 @@ from polysem.proto.types import EmbeddingBatch
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Account, Caller
 
+from ..load.figures import jain
+
 
 @dataclass(frozen=True)
 class EchoWork:
@@ -145,10 +147,6 @@ def test_bulk_batches_come_to_take_no_longer_than_they_should():
 
 
 # ---- Fair shares
-
-
-def jain(shares):
-    return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares))
 
 
 @pytest.mark.parametrize("joined", [True, False], ids=["alike", "unlike"])
