@@ -15,18 +15,28 @@ import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
+import grpc
 import numpy as np
 from figures import Figure, jain, ms, show
 from processes import free_port, indexed, sample, serving
 
 from polysem.client import AsyncClient
+from polysem.proto.codec import encode_cluster_query
+from polysem.proto.neurons import parse_neurons
+from polysem.proto.types import Clustering, ClusterQuery, EmbeddingChoice
 from polysem.server import keys
 
 N_CLIENTS, N_KEYS = 64, 8
 N_EACH, GREED = 2, 20  # requests of a key at any time, and times as many of the greedy one
-LAYER = "1.*"
+LAYERS = [
+    encode_cluster_query(
+        ClusterQuery(parse_neurons("1.*"), "", EmbeddingChoice(), Clustering(algorithm))
+    ).SerializeToString()
+    for algorithm in ("hac", "scc")
+]
 
 
 async def keep_asking(client, ask, until):
@@ -122,12 +132,15 @@ def fairness(folder, arguments, seconds):
     greedy, *others = tokens.values()
     port = free_port()
 
-    async def ask(client, number):
-        return len(await client.cluster(LAYER, algorithm=("hac", "scc")[number % 2])) > 0
+    async def ask(call, number):
+        """Reads the answer as it comes, without making sense of it: the server is to be what all wait for."""
+        return sum([1 async for _ in call(LAYERS[number % 2])]) > 0
 
     async def one(target, token, until):
-        async with AsyncClient(target, token=token) as client:
-            return await keep_asking(client, ask, until)
+        metadata = (("authorization", f"Bearer {token}"),)
+        async with grpc.aio.insecure_channel(target) as channel:
+            call = partial(channel.unary_stream("/polysem.v1.NeuronService/ClusterNeurons"), metadata=metadata)
+            return await keep_asking(call, ask, until)
 
     async def all_of(target):
         """Cost served to each key while all of them want more, and the calls' outcomes."""
