@@ -79,7 +79,10 @@ wheel: setup ## build the wheel and check what is in it, and what it is without 
 	$(BIN)/pip wheel --quiet --no-deps $(PIP_ARGS) --wheel-dir dist .
 	$(BIN)/python tests/packaging/check_wheel.py dist/polysem-*.whl
 
-soak: setup ## load and abuse in full, each figure beside its target (half an hour)
+soak: setup ## load and abuse in full, each figure beside its target (three quarters of an hour)
+	$(BIN)/python tests/benchmarks/serving.py
+	$(BIN)/python tests/load/crowd.py
+	$(BIN)/python tests/load/overload.py
 	$(BIN)/python tests/load/hostile.py
 	$(BIN)/python tests/load/replicas.py
 	$(BIN)/python tests/load/kill.py

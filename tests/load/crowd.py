@@ -74,7 +74,7 @@ def beside_a_job(server, seconds):
     asyncio.run(crowd(server.target, labels, min(seconds, 3)))  # what is slow once
     alone, wrong = asyncio.run(crowd(server.target, labels, seconds))
     job = server.client.jobs.measure("*", algorithms=["hac", "scc"], layer_norms=["folded", "raw"])
-    while not server.client.jobs.get(job.id).done:
+    while not ((now := server.client.jobs.get(job.id)).done or now.finished):
         time.sleep(0.05)
     beside, also_wrong = asyncio.run(crowd(server.target, labels, seconds))
     job = server.client.jobs.get(job.id)
@@ -107,7 +107,7 @@ def pinged(server, corpus, seconds):
             return await keep_asking(client, ping, time.monotonic() + seconds)
 
     job = server.client.jobs.index(f"indexed-{time.time_ns()}", corpus.name)
-    while not server.client.jobs.get(job.id).stage:
+    while not ((now := server.client.jobs.get(job.id)).stage or now.finished):
         time.sleep(0.01)
     taken, _ = asyncio.run(ask())
     taken = [s - 0.005 for s in taken]
