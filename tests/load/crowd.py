@@ -14,14 +14,13 @@ import asyncio
 import sys
 import tempfile
 import time
-import urllib.request
 from functools import partial
 from pathlib import Path
 
 import grpc
 import numpy as np
 from figures import Figure, jain, ms, show
-from processes import free_port, indexed, sample, serving
+from processes import free_port, indexed, metric, sample, serving
 
 from polysem.client import AsyncClient
 from polysem.proto.codec import encode_cluster_query
@@ -120,13 +119,6 @@ def pinged(server, corpus, seconds):
     )
 
 
-def served_costs(port):
-    """Cost served to each key so far."""
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-    lines = [line for line in text.splitlines() if line.startswith("polysem_cost_total{")]
-    return {line.split('key="')[1].split('"')[0]: float(line.split()[-1]) for line in lines}
-
-
 def fairness(folder, arguments, seconds):
     tokens = {key.id: token for key, token in (keys.create(folder, f"key {i}") for i in range(N_KEYS))}
     greedy, *others = tokens.values()
@@ -150,8 +142,8 @@ def fairness(folder, arguments, seconds):
         costs = []
         for when in (begun + seconds / 5, begun + seconds):
             await asyncio.sleep(when - time.monotonic())
-            costs.append(await asyncio.to_thread(served_costs, port))
-        return [costs[1].get(key, 0.0) - costs[0].get(key, 0.0) for key in tokens], await asyncio.gather(*tasks)
+            costs.append(await asyncio.to_thread(metric, port, "cost_total", "key"))
+        return [costs[1][key] - costs[0][key] for key in tokens], await asyncio.gather(*tasks)
 
     arguments = (*arguments, "--require-keys", "--metrics-port", port)
     with serving(folder, arguments, token=greedy) as server:

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import tempfile
+import urllib.request
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -72,6 +74,16 @@ def serving(state, arguments=(), token=None):
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as found:
         return found.getsockname()[1]
+
+
+def metric(port, name, label):
+    """The metric's values by this label, as the server tells them now; those of one label's value are summed."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    found = Counter()
+    for line in text.splitlines():
+        if line.startswith(f"polysem_{name}{{"):
+            found[line.split(f'{label}="')[1].split('"')[0]] += float(line.split()[-1])
+    return found
 
 
 def indexed(folder):
