@@ -6,7 +6,7 @@
 Requests of every RPC are built from the descriptors by hypothesis, with extreme and unknown values, and then sent as
 they are, cut, with bits turned over, with other messages behind them, or as plain garbage; none, one or several to a
 call, with odd metadata and deadlines. Between them garbage comes to the port without any gRPC. Exit status 1 where a
-call ended with INTERNAL or UNKNOWN, had no answer in 30 s, is still at work though nobody waits for it, or the server died
+call ended with INTERNAL or UNKNOWN, had no answer in 30 s, or goes on though nobody waits for it, or the server died
 or logged an error.
 """
 
