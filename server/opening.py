@@ -7,6 +7,7 @@ from pathlib import Path
 from polysem.kernels.warm_up import warm_up
 from polysem.proto.errors import InvalidArgument
 from polysem.server import model as models
+from polysem.server import selection
 from polysem.server.clustering import MAX_IN_MATRIX
 from polysem.server.demo import indexes as demo_indexes
 from polysem.server.engine import Engine
@@ -28,4 +29,5 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     model = models.load(settings.model or indexes[0].info.model_id, settings.device, settings.dtype)
     engine = Engine(model, indexes, version("polysem"))
     warm_up(model.device, max(2, *(min(int(index.n_examples.max()), MAX_IN_MATRIX) for index in indexes)))
+    selection.warm_up()  # an index job would keep callers waiting else
     return engine

@@ -38,7 +38,7 @@ band's edge may fall on either side of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -198,6 +198,15 @@ def _take_some(first: int, step: int, column: Array, order: Array, taken: Array)
     for block in range(first, -(-len(order) // TAKEN_AT_ONCE), step):
         for i in range(block * TAKEN_AT_ONCE, min((block + 1) * TAKEN_AT_ONCE, len(order))):
             taken[i] = column[order[i]]
+
+
+def warm_up() -> None:
+    """Compile what is below, for each rule: the interpreter is held by that, and still for a moment by the cache."""
+    maxima, zeros = np.ones((2, 1), np.float32), np.zeros((2, 1))
+    for name in get_args(Selection.__annotations__["rule"]):
+        rule = Selection(name)
+        found = candidates(maxima, zeros.astype(np.int32), zeros.astype(np.uint64), 0, rule)
+        select(join([found, found], rule), maxima[0], rule)
 
 
 @compiled
