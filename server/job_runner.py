@@ -280,9 +280,7 @@ class _BetweenBatches(Model):
 
     def read(self, tokens: Tensor, visit: Visit | None, last_layer: int | None = None, past: Past = ()) -> None:
         cost = float(self.reading_cost(np.array(tokens.numel())))
-        self._batcher.between_batches(
-            lambda: self._resident.read(tokens, visit, last_layer, past), self._caller, cost
-        )
+        self._batcher.between_batches(lambda: self._resident.read(tokens, visit, last_layer, past), self._caller, cost)
 
 
 def _sync(folder: Path) -> None:
