@@ -31,9 +31,13 @@ from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["NeuronService"].full_name
 JOB_SERVICE = job_pb.DESCRIPTOR.services_by_name["JobService"].full_name
+MAX_PENDING = 10_000
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Calls that wait to be looked at: from 1,000 on gRPC would drop some, without our words.
+    ("grpc.server.max_pending_requests", MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING),
     ("grpc.so_reuseport", 0),  # a second server at the same port is told so
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),  # clients ping every 60 s
 )
