@@ -92,10 +92,6 @@ def pings(target: str, neurons: str, algorithm: str, repeats: int) -> list[float
     return sorted(times)
 
 
-def _met(met: bool) -> str:
-    return "yes" if met else "no"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--index", type=Path)
@@ -121,7 +117,8 @@ def main() -> None:
         report("through the client", through, alone)
         report("and a view of each", viewed, alone)
         added = statistics.median(t[0] / a[0] for t, a in zip(through, alone, strict=True)) - 1
-        print(f"| added to the engine's time by gRPC and the client | at most 15 % | {added:.0%} | {_met(added <= 0.15)} |")
+        met = "yes" if added <= 0.15 else "no"
+        print(f"| added to the engine's time by gRPC and the client | at most 15 % | {added:.0%} | {met} |")
         if arguments.no_pings:
             return
         for neurons, algorithm in (("1.*", "hac"), ("1.*", "scc"), ("*", "hac"), ("*", "scc")):
