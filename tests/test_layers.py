@@ -20,7 +20,10 @@ ALSO_CLIENT = {
     "server/job_runner.py",
 }
 FILES = sorted(
-    path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py") if "polysem" not in path.parts[-3:]
+    path
+    for folder in MAY_IMPORT
+    for path in (ROOT / folder).rglob("*.py")
+    if "polysem" not in path.relative_to(ROOT).parts  # generated
 )
 
 
