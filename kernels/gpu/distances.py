@@ -21,9 +21,9 @@ precision "float32"  on tensor cores too: each operand is the sum of two TF32 nu
 
 Tiles have one shape whatever B and N, and so has the order of every sum: a neuron gives the same bytes in any batch.
 
-Tried and dropped (tests/benchmarks/results/launch-shapes.md): float32 in tiles of 128, a tenth less time at N = 1000, none
-at 100, and registers spilled on an A100; tf32 and bf16 with 4 warps on tiles of 128, a quarter less, 1 kB spilled a
-thread.
+Tried and dropped (tests/benchmarks/results/launch-shapes.md): float32 in tiles of 128, a tenth less time at N = 1000,
+none at 100, and registers spilled on an A100; tf32 and bf16 with 4 warps on tiles of 128, a quarter less time, and 1 kB
+spilled a thread.
 """
 
 from collections.abc import Iterator
