@@ -47,9 +47,10 @@ def _retried(names: list[dict[str, str]], *codes: str) -> dict[str, Any]:
 
 SERVICE_CONFIG: dict[str, Any] = {
     "methodConfig": [
-        _retried([{"service": NEURONS}], "UNAVAILABLE", "RESOURCE_EXHAUSTED"),
+        # A server that begins to drain drops what comes in at that moment, and gRPC calls it CANCELLED.
+        _retried([{"service": NEURONS}], "UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"),
         # Room for jobs comes in minutes or hours, so that is told instead; watching and reading go on by themselves.
-        _retried([{"service": JOBS, "method": method} for method in RETRIED_JOB_CALLS], "UNAVAILABLE"),
+        _retried([{"service": JOBS, "method": method} for method in RETRIED_JOB_CALLS], "UNAVAILABLE", "CANCELLED"),
     ]
 }
 # Of several servers each call takes the next that says it serves.
