@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import grpc
@@ -109,6 +110,32 @@ def test_no_server_is_told_within_seconds():
 
 
 # ---- Messages that are too large
+
+
+class Dropping(pb_grpc.NeuronServiceServicer):
+    """Drops its first call, as gRPC does with what comes in while a server begins to drain."""
+
+    def __init__(self):
+        self.n_calls = 0
+
+    def ListIndexes(self, request, context):  # noqa: N802
+        self.n_calls += 1
+        if self.n_calls == 1:
+            context.abort(grpc.StatusCode.CANCELLED, "")
+        return pb.ListIndexesResponse()
+
+
+def test_a_call_that_a_server_dropped_is_made_again():
+    servicer, server = Dropping(), grpc.server(ThreadPoolExecutor(1))
+    pb_grpc.add_NeuronServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with Client(f"127.0.0.1:{port}") as client:
+            assert client.indexes() == []
+    finally:
+        server.stop(None).wait()
+    assert servicer.n_calls == 2
 
 
 @pytest.mark.parametrize("limits", [(), (("grpc.max_send_message_length", -1),)], ids=["here", "there"])
