@@ -56,7 +56,8 @@ def _merges(work: Tensor, matrix: Tensor, counts: Tensor, method: int) -> Tensor
     if merges.numel():
         scratch = counts.new_empty((B, SCRATCH_ROWS, N))
         arguments = work, counts, scratch, merges, failed, N, work.shape[2]
-        _chain_kernel[(B,)](*arguments, METHOD=method, **_shape(N))
+        with torch.cuda.device_of(work):
+            _chain_kernel[(B,)](*arguments, METHOD=method, **_shape(N))
     if failed.any():
         raise_if_outside(failed.cpu().numpy(), matrix.cpu().numpy(), counts.cpu().numpy())
     return merges

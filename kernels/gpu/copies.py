@@ -41,7 +41,9 @@ def _run(distances: Tensor, n_examples: Tensor, copy: Tensor | None) -> None:
     if distances.numel():
         grid = (B * triton.cdiv(N, TILE["ROWS"]),)
         target, stride = (distances, 0) if copy is None else (copy, copy.shape[2])
-        _copy_kernel[grid](distances, n_examples, target, outside, N, stride, COPY=copy is not None, **TILE, **OPTIONS)
+        arguments = distances, n_examples, target, outside, N, stride
+        with torch.cuda.device_of(distances):
+            _copy_kernel[grid](*arguments, COPY=copy is not None, **TILE, **OPTIONS)
     if outside.any():
         raise_if_outside(outside.cpu().numpy(), distances.cpu().numpy(), n_examples.cpu().numpy())
 

@@ -127,7 +127,8 @@ def _lengths(rows: Tensor, used: Tensor, vectors: Vectors, counts: Tensor, preci
     w, o = vectors
     grid = (B * triton.cdiv(N, NORM_SHAPE["ROWS"]),)
     arguments = rows, used, w, w if o is None else o, counts, inverse, scale, mark, N, rows.shape[1]
-    _norm_kernel[grid](*arguments, OFFSETS=o is not None, PRECISION=precision, **NORM_SHAPE)
+    with torch.cuda.device_of(rows):
+        _norm_kernel[grid](*arguments, OFFSETS=o is not None, PRECISION=precision, **NORM_SHAPE)
     return inverse, scale, mark
 
 
@@ -142,7 +143,8 @@ def _gram(
     arguments = rows, used, w, w if o is None else o, counts, *lengths, pairs, result, N, rows.shape[1], pairs.shape[1]
     halves = precision == "bf16" and not INTERPRETED
     constants = {"OFFSETS": o is not None, "PRECISION": precision, "HALVES": halves}
-    _gram_kernel[(B * pairs.shape[1],)](*arguments, **constants, **shape)
+    with torch.cuda.device_of(rows):
+        _gram_kernel[(B * pairs.shape[1],)](*arguments, **constants, **shape)
 
 
 def _raise_not_finite(name: str, rows: Tensor, used: Tensor, b: int, i: int) -> NoReturn:

@@ -22,7 +22,9 @@ def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Te
     where = torch.empty_like(highest, dtype=torch.int32)
     if highest.numel():
         blocks = triton.cdiv(N, TILE["COLS"])
-        _key_tokens_kernel[(b * blocks,)](activations, lengths, highest, where, n_skipped, T, N, **TILE, **OPTIONS)
+        arguments = activations, lengths, highest, where, n_skipped, T, N
+        with torch.cuda.device_of(activations):
+            _key_tokens_kernel[(b * blocks,)](*arguments, **TILE, **OPTIONS)
     return highest, where
 
 
