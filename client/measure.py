@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from polysem.client.measurements import COLUMNS, UNDEFINED, Array, Rows
 from polysem.proto import checks, columns, shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
 from polysem.proto.neurons import NeuronLike, NeuronRange, parse_neurons
-from polysem.proto.shards import Ledger, Shard
+from polysem.proto.shards import Executor, Here, Ledger, Shard
 from polysem.proto.types import (
     METHODS,
     Algorithm,
@@ -135,13 +135,20 @@ class Measuring:
     def n_neurons(self) -> int:
         return len(self._neurons)
 
-    def run(self, out: Path, progress: Progress = lambda n_trees: None, force: bool = False) -> None:
+    def run(
+        self,
+        out: Path,
+        progress: Progress = lambda n_trees: None,
+        force: bool = False,
+        executor: Executor | None = None,
+    ) -> None:
         """Measure, and write the rows to `out`: by neuron, then in the order of the variants.
 
         Work goes on in OUT.tmp, a shard of neurons at a time; killed, it goes on there when it is run again, and ends
         with the same bytes. OUT appears in one rename.
 
         progress  told of every batch of trees that arrives, and of those that were done before
+        executor  where servers are asked; None: the client's, a shard after another
 
         Raises what `Client.cluster` raises, and FailedPrecondition where `out` cannot be written or exists (unless
         `force`), where OUT.tmp holds other measurements, or where the server's index changes on the way.
@@ -152,7 +159,7 @@ class Measuring:
                 work.mkdir(exist_ok=True)
                 with shards.sole_worker(work):
                     self._check_begun(work)
-                    for part in self._finish(work, progress):
+                    for part in self._finish(work, progress, executor or Here(self._client)):
                         writer.write(self.about, shards.read(part.path))
         shutil.rmtree(work, ignore_errors=True)
 
@@ -171,57 +178,67 @@ class Measuring:
                 "go on with the same arguments, or remove that folder"
             )
 
-    def _finish(self, work: Path, progress: Progress) -> list[Shard]:
-        """All shards, done here one after another."""
+    def _finish(self, work: Path, progress: Progress, executor: Executor) -> list[Shard]:
+        """All shards, done."""
         size = max(EXAMPLES_AT_ONCE // max(self._index.selection.max_examples, 1), 1)
         key = shards.key(**self.about)
-        found = [
-            Shard(first, last, work / f"{key}-{first:09d}.npz")
-            for first, last in shards.ranges(len(self._neurons), size)
-        ]
+        stage = shards.Stage(
+            [
+                Shard(first, last, work / f"{key}-{first:09d}.npz")
+                for first, last in shards.ranges(len(self._neurons), size)
+            ],
+            lambda shard: self._neurons[shard.first : shard.last],
+            Chunks(self._variants, self._threshold, self._grid, self._index.name, self._index.sha256, self._version),
+            progress,
+            lambda shard: (shard.last - shard.first) * len(self._variants),
+        )
+        with closing(Ledger(work)) as ledger:
+            executor.finish(ledger, stage)
+        return list(stage.shards)
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """Measures chunks of neurons with any client of a server that holds the index; pickles."""
+
+    variants: Sequence[Variant]
+    threshold: float
+    grid: Sequence[float]
+    index: str
+    index_sha256: str
+    software_version: str
+
+    def __call__(self, client: Client, neurons: Array, advance: Progress) -> Callable[[], Rows]:
+        """Ask for the trees of the neurons (B, 2); what is returned measures them."""
+        asked = _ranges(neurons)
         pool = ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="polysem-measure")
-        trees_a_neuron = self.n_trees // max(len(self._neurons), 1)
         try:
-            with closing(Ledger(work)) as ledger:
-                shards.finish(
-                    ledger,
-                    found,
-                    lambda shard: self._chunk(pool, self._neurons[shard.first : shard.last], progress),
-                    lambda shard: progress((shard.last - shard.first) * trees_a_neuron),
-                )
+            answers = list(pool.map(lambda variant: self._ask(client, asked, variant, advance), self.variants))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # what is under way ends with the client's channel
-        return found
-
-    def _chunk(self, pool: ThreadPoolExecutor, neurons: Array, progress: Progress) -> Callable[[], Rows]:
-        """Ask for the neurons' trees; what is returned measures them."""
-        asked = _ranges(neurons)
-        answers = list(pool.map(lambda variant: self._ask(asked, variant, progress), self._variants))
         return lambda: self._rows(answers)
 
     def _rows(self, answers: Sequence[ClusterBatch]) -> Rows:
-        trees = {
-            variant: Trees(answer, self._threshold) for variant, answer in zip(self._variants, answers, strict=True)
-        }
+        trees = {variant: Trees(answer, self.threshold) for variant, answer in zip(self.variants, answers, strict=True)}
         parts = [
             _own(variant, tree) | _agreement(variant, trees) | _matched(variant, trees)
-            | _best(self._grid, tree.batch.silhouettes)
+            | _best(self.grid, tree.batch.silhouettes)
             for variant, tree in trees.items()
         ]  # fmt: skip
         return {name: np.stack([part[name] for part in parts], axis=1).reshape(-1) for name in COLUMNS}
 
-    def _ask(self, neurons: Sequence[NeuronRange], variant: Variant, progress: Progress) -> ClusterBatch:
+    def _ask(self, client: Client, neurons: Sequence[NeuronRange], variant: Variant, advance: Progress) -> ClusterBatch:
         linkage = variant.linkage or "average"
         call = calls.cluster(
-            neurons, variant.algorithm, linkage, variant.embedding, variant.layer_norm, self._threshold, None, False,
-            self._index.name, self._grid,
+            neurons, variant.algorithm, linkage, variant.embedding, variant.layer_norm, self.threshold, None, False,
+            self.index, self.grid,
         )  # fmt: skip
         batches: list[ClusterBatch] = []
-        for answer in self._client._answers(call):
+        for answer in client._answers(call):
             found = answer.provenance
-            if (found.index_sha256, found.software_version) != (self._index.sha256, self._version):
-                raise FailedPrecondition(f"the server's index {self._index.name!r} changed on the way; measure anew")
-            progress(len(answer.batch.neurons))
+            if (found.index_sha256, found.software_version) != (self.index_sha256, self.software_version):
+                raise FailedPrecondition(f"the server's index {self.index!r} changed on the way; measure anew")
+            advance(len(answer.batch.neurons))
             batches.append(answer.batch)
         return _joined(batches)
 

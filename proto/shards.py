@@ -1,7 +1,7 @@
 """Shards: pieces of a long job, each written whole or not at all, so that a killed job goes on where it was.
 
 A shard is a file named by what it depends on (its content key) and made by a pure function. It is done when the ledger
-says so, a SQLite file beside the shards: one process drives a job and writes the ledger, whoever computes.
+says so, a SQLite file beside the shards: one process drives a job and writes the ledger; an Executor says who computes.
 """
 
 import hashlib
@@ -10,12 +10,12 @@ import os
 import sqlite3
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ import numpy.typing as npt
 from polysem.proto.errors import FailedPrecondition
 
 Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+Advance = Callable[[int], None]
+Compute = Callable[[Any, Any, Advance], Callable[[], Arrays]]
 
 SHARD_CONTEXTS = 256  # of one shard of an index build
 BEGUN_SHARDS = 2  # that are written while another is computed
@@ -70,38 +73,66 @@ class Ledger:
         self._db.close()
 
 
-def finish(
-    ledger: Ledger,
-    shards: Iterable[Shard],
-    compute: Callable[[Shard], Callable[[], Mapping[str, Array]]],
-    found: Callable[[Shard], None],
-) -> None:
-    """Do what is not done yet, here, one after another; `found` is told of each that was.
+class Stage(NamedTuple):
+    """One stage of a job: its shards, and how each is made.
 
-    What `compute` returns makes the shard's arrays of what it read; that, and writing them, goes on beside the next
-    shards' `compute`. An executor on other machines has this signature: it may compute in any order, and records each
-    shard once its file is here.
+    shards   all of them
+    take     what of the job's data a shard needs, read where the job is driven; pickles
+    compute  (held, taken, advance): reads what was taken with what a worker holds (a model, a client), and returns what
+             makes the shard's arrays of it, which uses `held` no more; a pure function that pickles, so that any
+             machine may do it
+    advance  told of progress: tokens, or trees
+    size     of a shard, in that unit
     """
 
-    def rest(shard: Shard, arrays: Callable[[], Mapping[str, Array]]) -> None:
-        write(shard.path, arrays())
-        ledger.record(shard)
-
-    begun: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(BEGUN_SHARDS) as writers:  # on leaving waits, so that what was computed is kept
-        for shard in shards:
-            if ledger.has(shard):
-                found(shard)
-                continue
-            arrays = compute(shard)
-            if len(begun) == BEGUN_SHARDS:
-                begun.popleft().result()
-            begun.append(writers.submit(rest, shard, arrays))
-    for written in begun:
-        written.result()
+    shards: Sequence[Shard]
+    take: Callable[[Shard], Any]
+    compute: Compute
+    advance: Advance
+    size: Callable[[Shard], int]
 
 
-def write(path: Path, arrays: Mapping[str, Array]) -> None:
+class Executor(Protocol):
+    """Where shards are made."""
+
+    def finish(self, ledger: Ledger, stage: Stage) -> None:
+        """Make the stage's shards that the ledger has not; each is recorded once its file is there.
+
+        Raises what `compute` raises, and leaves what is finished.
+        """
+
+
+class Here:
+    """Makes shards in this process, one after another.
+
+    held  what `Stage.compute` is given
+    """
+
+    def __init__(self, held: Any) -> None:
+        self._held = held
+
+    def finish(self, ledger: Ledger, stage: Stage) -> None:
+        """What `compute` returns is called, and its arrays written, beside the next shards' `compute`."""
+
+        def rest(shard: Shard, arrays: Callable[[], Arrays]) -> None:
+            write(shard.path, arrays())
+            ledger.record(shard)
+
+        begun: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(BEGUN_SHARDS) as writers:  # on leaving waits, so that what was computed is kept
+            for shard in stage.shards:
+                if ledger.has(shard):
+                    stage.advance(stage.size(shard))
+                    continue
+                arrays = stage.compute(self._held, stage.take(shard), stage.advance)
+                if len(begun) == BEGUN_SHARDS:
+                    begun.popleft().result()
+                begun.append(writers.submit(rest, shard, arrays))
+        for written in begun:
+            written.result()
+
+
+def write(path: Path, arrays: Arrays) -> None:
     """The shard's file, whole or not at all."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -64,10 +64,46 @@ class Contexts:
         """(T,) int64 token ids, BOS included."""
         return self._tokens[self._offsets[context] : self._offsets[context + 1]].astype(np.int64)
 
+    def piece(self, first: int, last: int) -> "Piece":
+        """Contexts first..last − 1, read into memory."""
+        offsets = np.array(self._offsets[first : last + 1])
+        return Piece(first, np.array(self._tokens[offsets[0] : offsets[-1]]), offsets - offsets[0])
+
     def document(self, context: int) -> str:
         """The corpus's name of the context's document."""
         d = int(self._documents[context])
         return bytes(self._name_bytes[self._name_offsets[d] : self._name_offsets[d + 1]]).decode()
+
+
+class Piece(NamedTuple):
+    """C consecutive contexts, which keep their numbers: what a shard needs, wherever it is made.
+
+    first    number of the first one
+    flat     (T,) the tokens of all
+    offsets  (C + 1,) int64 where each begins
+    """
+
+    first: int
+    flat: Array
+    offsets: Array
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def last(self) -> int:
+        """One more than the last one's number."""
+        return self.first + len(self)
+
+    @property
+    def lengths(self) -> Array:
+        """(C,) int64 tokens of each context."""
+        return np.diff(self.offsets)
+
+    def tokens(self, context: int) -> Array:
+        """(T,) int64 token ids of context number `context`, BOS included."""
+        begin, end = self.offsets[context - self.first : context - self.first + 2]
+        return self.flat[begin:end].astype(np.int64)
 
 
 def write(folder: Path, documents: Iterable[Document], tokenizer: Tokenizer, windowing: Windowing) -> None:

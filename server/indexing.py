@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,22 +21,21 @@ import numpy as np
 
 from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.shards import Ledger, Shard
+from polysem.proto.shards import Executor, Here, Ledger, Shard
 from polysem.proto.types import Selection
 from polysem.server import arrays, contexts, index, scan, selection
 from polysem.server.arrays import Array, ArrayWriter
-from polysem.server.contexts import Contexts, Windowing
+from polysem.server.contexts import Contexts, Piece, Windowing
 from polysem.server.corpus import Corpus, CorpusDigest, Document
 from polysem.server.index import Index
 from polysem.server.model import Model
-from polysem.server.scan import Chosen, Collected, Reader, Scan
+from polysem.server.scan import Collected, Part, Reading, Scan
 from polysem.server.selection import Candidates
+from polysem.server.stages import CollectStage, ScanStage, joined, unflatten
 
 MAX_EXAMPLES = 100_000
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # what keeps the device busy, and no more
 FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
-
-Compute = Callable[[Shard], Callable[[], dict[str, Array]]]
 
 # progress(stage, units done since the last call, units in all or None where unknown)
 Progress = Callable[[str, int, int | None], None]
@@ -86,11 +84,13 @@ def build(
     progress: Progress = lambda stage, n, total: None,
     batch_tokens: int | None = None,
     max_activations: Array | None = None,
+    executor: Executor | None = None,
 ) -> Index:
     """Index the corpus with the model into the new folder `out`.
 
     batch_tokens     read at once; None: as many as suit the model's device
     max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own
+    executor         where contexts are read; None: here, one shard after another
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
     where `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus, maxima or
@@ -111,7 +111,7 @@ def build(
     try:
         with shards.sole_worker(work):
             at_once = batch_tokens or BATCH_TOKENS[model.device.type]
-            _Build(model, corpus, recipe, work, progress, at_once, given).run(out)
+            _Build(model, corpus, recipe, work, progress, at_once, given, executor or Here(model)).run(out)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FailedPrecondition(
@@ -164,18 +164,21 @@ class _Build:
         progress: Progress,
         batch_tokens: int,
         given: Array | None,
+        executor: Executor,
     ) -> None:
         self._model, self._corpus, self._recipe, self._work = model, corpus, recipe, work
         self._progress = progress
         self._batch_tokens = batch_tokens
         self._given = given
+        self._executor = executor
 
     def run(self, out: Path) -> None:
         self._facts = self._describe()
-        reader = Reader(self._model, self._read(), n_skipped=int(self._recipe.bos), batch_tokens=self._batch_tokens)
-        chosen, maximum = self._scan(reader)
-        pieces = self._collect(reader, chosen, maximum)
-        self._assemble(reader.contexts, chosen, pieces)
+        contexts_ = self._read()
+        reading = Reading(int(self._recipe.bos), self._batch_tokens)
+        candidates, maximum = self._scan(contexts_, reading)
+        self._collect(contexts_, reading, candidates, maximum)
+        self._assemble(contexts_, candidates)
         (self._work / FINISHED).touch()
         (self._work / "index").rename(out)
         _sync_folder(out.parent)
@@ -252,21 +255,16 @@ class _Build:
             self._progress(stage, 1, self._corpus.max_documents)
             yield document
 
-    def _scan(self, reader: Reader) -> tuple[Candidates, Array]:
+    def _scan(self, contexts_: Contexts, reading: Reading) -> tuple[Candidates, Array]:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""
         rule = self._recipe.selection
-
-        def compute(shard: Shard) -> Callable[[], dict[str, Array]]:
-            found = scan.key_activations(reader, shard.first, shard.last, partial(self._advance, "scan", reader))
-            return lambda: _flatten_scan(scan.reduced(found, self._model.info, rule, self._given))
-
         parts: list[Scan] = []
-        for shard in self._finish("scan", reader, compute):
-            parts.append(_unflatten_scan(shards.read(shard.path)))
+        for shard in self._finish("scan", contexts_, contexts_.piece, ScanStage(reading, rule, self._given)):
+            parts.append(unflatten(shards.read(shard.path)))
             if len(parts) == 16:
-                parts = [_join_scans(parts, rule, self._given)]
-        whole = _join_scans(parts, rule, self._given)
-        n = len(reader.contexts)
+                parts = [joined(parts, rule, self._given)]
+        whole = joined(parts, rule, self._given)
+        n = len(contexts_)
         folder = self._work / "statistics"
         folder.mkdir(exist_ok=True)
         arrays.save(folder / "maximum.npy", whole.maximum)
@@ -275,40 +273,41 @@ class _Build:
         maximum = whole.maximum if self._given is None else self._given
         return selection.select(whole.candidates, maximum, rule), whole.maximum
 
-    def _collect(self, reader: Reader, candidates: Candidates, maximum: Array) -> list[Shard]:
-        """Shard files with what the chosen examples need, and the contexts of each."""
+    def _collect(self, contexts_: Contexts, reading: Reading, candidates: Candidates, maximum: Array) -> None:
+        """Shard files with what the chosen examples need."""
         info = self._model.info
         self._chosen = [
             scan.chosen_of_layer(candidates, layer, info.n_neurons_per_layer, self._windowing.context_length)
             for layer in range(info.n_layers)
         ]
+        self._parts = [scan.Parts(chosen) for chosen in self._chosen]
 
-        def compute(shard: Shard) -> Callable[[], dict[str, Array]]:
-            advance = partial(self._advance, "collect", reader)
-            layers = scan.collect(reader, shard.first, shard.last, self._chosen, maximum, advance)
-            return lambda: _flatten_collected(layers)
+        def take(first: int, last: int) -> tuple[Piece, list[Part]]:
+            return contexts_.piece(first, last), [parts.of(first, last)[0] for parts in self._parts]
 
-        return self._finish("collect", reader, compute)
+        self._pieces = self._finish("collect", contexts_, take, CollectStage(reading, maximum))
 
-    def _finish(self, stage: str, reader: Reader, compute: Compute) -> list[Shard]:
+    def _finish(
+        self, name: str, contexts_: Contexts, take: Callable[[int, int], Any], compute: shards.Compute
+    ) -> list[Shard]:
         """All shards of a stage, done."""
-        key = shards.key(**self._facts, stage=stage)
+        key = shards.key(**self._facts, stage=name)
         found = [
-            Shard(first, last, self._work / f"{stage}-{key}-{first:09d}.npz")
-            for first, last in shards.ranges(len(reader.contexts), shards.SHARD_CONTEXTS)
+            Shard(first, last, self._work / f"{name}-{key}-{first:09d}.npz")
+            for first, last in shards.ranges(len(contexts_), shards.SHARD_CONTEXTS)
         ]
-
-        def advance(shard: Shard) -> None:
-            self._advance(stage, reader, int(reader.contexts.lengths(slice(shard.first, shard.last)).sum()))
-
+        stage = shards.Stage(
+            found,
+            lambda shard: take(shard.first, shard.last),
+            compute,
+            lambda n_tokens: self._progress(name, n_tokens, contexts_.n_tokens),
+            lambda shard: int(contexts_.lengths(slice(shard.first, shard.last)).sum()),
+        )
         with closing(Ledger(self._work)) as ledger:
-            shards.finish(ledger, found, compute, advance)
+            self._executor.finish(ledger, stage)
         return found
 
-    def _advance(self, stage: str, reader: Reader, n_tokens: int) -> None:
-        self._progress(stage, n_tokens, reader.contexts.n_tokens)
-
-    def _assemble(self, contexts_: Contexts, candidates: Candidates, pieces: list[Shard]) -> None:
+    def _assemble(self, contexts_: Contexts, candidates: Candidates) -> None:
         """Write the index folder: contexts, statistics, layers, manifest."""
         folder = self._work / "index"
         shutil.rmtree(folder, ignore_errors=True)
@@ -319,7 +318,7 @@ class _Build:
         def write(layer: int) -> Array:
             begin = candidates.offsets[layer * info.n_neurons_per_layer]
             activations = candidates.activations[begin : begin + len(self._chosen[layer].rows)]
-            return _write_layer(folder / index.layer_folder(layer), layer, self._chosen[layer], activations, pieces)
+            return self._write_layer(folder / index.layer_folder(layer), layer, activations)
 
         histograms = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -337,52 +336,26 @@ class _Build:
         index.write_manifest(folder, self._facts | {"counts": counts})
         _sync_folder(folder)
 
-
-def _write_layer(folder: Path, layer: int, chosen: Chosen, activations: Array, pieces: list[Shard]) -> Array:
-    """Write one layer's arrays from all shards; its histogram (N, 64)."""
-    folder.mkdir()
-    around = np.empty((len(chosen.rows), index.TOKENS_BEFORE + 1 + index.TOKENS_AFTER), np.float16)
-    histogram: Array = np.zeros(0)
-    with ArrayWriter(folder / "xhat.npy", np.float16, (_width(pieces, layer),)) as xhat:
-        for first, last, path in pieces:
-            part = shards.read(path, [f"{name}_{layer}" for name in Collected._fields])
-            rows, around_, counts = part.values()
-            xhat.append(rows)
-            around[(chosen.contexts >= first) & (chosen.contexts < last)] = around_
-            histogram = histogram + counts if len(histogram) else counts
-    arrays.save(folder / "row_contexts.npy", chosen.row_contexts)
-    arrays.save(folder / "row_positions.npy", chosen.row_positions)
-    arrays.save(folder / "offsets.npy", chosen.offsets)
-    arrays.save(folder / "rows.npy", chosen.rows)
-    arrays.save(folder / "activations.npy", activations)
-    arrays.save(folder / "around.npy", around)
-    return histogram
-
-
-def _width(pieces: list[Shard], layer: int) -> int:
-    return int(shards.read(pieces[0].path, [f"xhat_{layer}"])[f"xhat_{layer}"].shape[1])
-
-
-def _flatten_scan(part: Scan) -> dict[str, Array]:
-    return part.candidates._asdict() | {name: getattr(part, name) for name in ("maximum", "total", "n_positive")}
-
-
-def _unflatten_scan(values: dict[str, Array]) -> Scan:
-    candidates = Candidates(*(values.pop(name) for name in Candidates._fields))
-    return Scan(candidates, **values)
-
-
-def _flatten_collected(layers: list[Collected]) -> dict[str, Array]:
-    return {f"{name}_{layer}": array for layer, part in enumerate(layers) for name, array in part._asdict().items()}
-
-
-def _join_scans(parts: list[Scan], rule: Selection, given: Array | None) -> Scan:
-    return Scan(
-        selection.join([part.candidates for part in parts], rule, given),
-        np.max([part.maximum for part in parts], axis=0),
-        np.sum([part.total for part in parts], axis=0),
-        np.sum([part.n_positive for part in parts], axis=0),
-    )
+    def _write_layer(self, folder: Path, layer: int, activations: Array) -> Array:
+        """Write one layer's arrays from all shards; its histogram (N, 64)."""
+        folder.mkdir()
+        chosen, parts = self._chosen[layer], self._parts[layer]
+        around = np.empty((len(chosen.rows), index.TOKENS_BEFORE + 1 + index.TOKENS_AFTER), np.float16)
+        histogram: Array = np.zeros(0)
+        with ArrayWriter(folder / "xhat.npy", np.float16, (self._model.info.d_model,)) as xhat:
+            for first, last, path in self._pieces:
+                part = shards.read(path, [f"{name}_{layer}" for name in Collected._fields])
+                rows, around_, counts = part.values()
+                xhat.append(rows)
+                around[parts.of(first, last)[1]] = around_
+                histogram = histogram + counts if len(histogram) else counts
+        arrays.save(folder / "row_contexts.npy", chosen.row_contexts)
+        arrays.save(folder / "row_positions.npy", chosen.row_positions)
+        arrays.save(folder / "offsets.npy", chosen.offsets)
+        arrays.save(folder / "rows.npy", chosen.rows)
+        arrays.save(folder / "activations.npy", activations)
+        arrays.save(folder / "around.npy", around)
+        return histogram
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ scan     each neuron's key activation and key token in each context, reduced to 
 collect  x̂ at the chosen key tokens, activations around them, and the histogram of key activations
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from polysem.kernels.key_tokens import key_tokens
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.types import ModelInfo, Selection
 from polysem.server.arrays import Array
-from polysem.server.contexts import Contexts
+from polysem.server.contexts import Piece
 from polysem.server.index import N_BINS, TOKENS_AFTER, TOKENS_BEFORE
 from polysem.server.model import Model
 from polysem.server.selection import Candidates, candidates, prefix_hashes
@@ -23,11 +23,9 @@ from polysem.server.selection import Candidates, candidates, prefix_hashes
 Advance = Callable[[int], None]  # told of tokens read
 
 
-class Reader(NamedTuple):
+class Reading(NamedTuple):
     """How contexts are fed to the model. n_skipped: tokens at each context's start that are no text (BOS)."""
 
-    model: Model
-    contexts: Contexts
     n_skipped: int
     batch_tokens: int
 
@@ -50,18 +48,18 @@ class Scan(NamedTuple):
     n_positive: Array
 
 
-def batches(reader: Reader, first: int, last: int) -> Iterator[Batch]:
-    """Contexts first..last − 1 by length, longest first, at most batch_tokens at once with padding."""
-    lengths = reader.contexts.lengths(slice(first, last))
+def batches(piece: Piece, batch_tokens: int) -> Iterator[Batch]:
+    """The piece's contexts by length, longest first, at most batch_tokens at once with padding."""
+    lengths = piece.lengths
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         width = int(lengths[order[start]])
-        chosen = order[start : start + max(reader.batch_tokens // width, 1)]
+        chosen = order[start : start + max(batch_tokens // width, 1)]
         tokens = np.zeros((len(chosen), width), np.int64)
         for row, context in zip(tokens, chosen, strict=True):
-            row[: lengths[context]] = reader.contexts.tokens(first + int(context))
-        yield Batch(first + chosen, lengths[chosen], torch.from_numpy(tokens))
+            row[: lengths[context]] = piece.tokens(piece.first + int(context))
+        yield Batch(piece.first + chosen, lengths[chosen], torch.from_numpy(tokens))
         start += len(chosen)
 
 
@@ -75,27 +73,27 @@ class KeyActivations(NamedTuple):
     prefixes: Array
 
 
-def key_activations(reader: Reader, first: int, last: int, advance: Advance) -> KeyActivations:
-    """What the model says of contexts first..last − 1: the scan's one forward. Holds C · J · 8 bytes on its device,
-    read at the end only, so that a GPU need not wait for each layer's answer to be fetched."""
-    info, device = reader.model.info, reader.model.device
+def key_activations(model: Model, piece: Piece, reading: Reading, advance: Advance) -> KeyActivations:
+    """What the model says of the piece's contexts: the scan's one forward. Holds C · J · 8 bytes on its device, read at
+    the end only, so that a GPU need not wait for each layer's answer to be fetched."""
+    info, device = model.info, model.device
     n = info.n_neurons_per_layer
-    highest = torch.empty((last - first, info.n_layers * n), device=device)
+    highest = torch.empty((len(piece), info.n_layers * n), device=device)
     where = torch.empty(highest.shape, dtype=torch.int32, device=device)
-    prefixes = np.zeros((last - first, int(reader.contexts.lengths(slice(first, last)).max())), np.uint64)
-    for batch in batches(reader, first, last):
-        rows = torch.from_numpy(batch.numbers - first).to(device)
+    prefixes = np.zeros((len(piece), int(piece.lengths.max())), np.uint64)
+    for batch in batches(piece, reading.batch_tokens):
+        rows = torch.from_numpy(batch.numbers - piece.first).to(device)
 
         def visit(
             layer: int, _residual: Tensor, activations: Tensor, batch: Batch = batch, rows: Tensor = rows
         ) -> None:
             columns = slice(layer * n, (layer + 1) * n)
-            highest[rows, columns], where[rows, columns] = _key_tokens(activations, batch, reader.n_skipped)
+            highest[rows, columns], where[rows, columns] = _key_tokens(activations, batch, reading.n_skipped)
 
-        reader.model.read(batch.tokens, visit)
-        prefixes[batch.numbers - first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())
+        model.read(batch.tokens, visit)
+        prefixes[batch.numbers - piece.first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())
         advance(int(batch.lengths.sum()))
-    return KeyActivations(first, _fetched(highest), _fetched(where), prefixes)
+    return KeyActivations(piece.first, _fetched(highest), _fetched(where), prefixes)
 
 
 def _fetched(tensor: Tensor) -> Array:
@@ -170,6 +168,39 @@ def chosen_of_layer(chosen: Candidates, layer: int, n: int, context_length: int)
     )
 
 
+class Part(NamedTuple):
+    """A layer's Chosen whose contexts lie in a shard: fields as there."""
+
+    contexts: Array
+    positions: Array
+    neurons: Array
+    row_contexts: Array
+    row_positions: Array
+
+
+class Parts:
+    """One layer's Chosen by shards. Cost: a sort once, and then what is taken."""
+
+    def __init__(self, chosen: Chosen) -> None:
+        self._chosen = chosen
+        self._order = np.argsort(chosen.contexts, kind="stable")
+        self._sorted = chosen.contexts[self._order]
+
+    def of(self, first: int, last: int) -> tuple[Part, Array]:
+        """The examples in contexts first..last − 1, by neuron, and their places (E',) among all."""
+        chosen = self._chosen
+        mine = np.sort(self._order[slice(*np.searchsorted(self._sorted, (first, last)))])
+        rows = slice(*np.searchsorted(chosen.row_contexts, (first, last)))
+        part = Part(
+            chosen.contexts[mine],
+            chosen.positions[mine],
+            chosen.neurons[mine],
+            chosen.row_contexts[rows],
+            chosen.row_positions[rows],
+        )
+        return part, mine
+
+
 class Collected(NamedTuple):
     """Of one layer over a shard: xhat (P', D) float16, around (E', 31) float16, histogram (N, 64) int32."""
 
@@ -179,43 +210,35 @@ class Collected(NamedTuple):
 
 
 def collect(
-    reader: Reader, first: int, last: int, chosen: list[Chosen], maximum: Array, advance: Advance
+    model: Model, piece: Piece, parts: Sequence[Part], maximum: Array, reading: Reading, advance: Advance
 ) -> list[Collected]:
-    """Collect contexts first..last − 1, layer by layer. maximum (J,): over the whole corpus. Cost: one forward."""
-    n = reader.model.info.n_neurons_per_layer
+    """Collect the piece's contexts, layer by layer. maximum (J,): over the whole corpus. Cost: one forward."""
+    n = model.info.n_neurons_per_layer
     layers = [
-        _LayerCollector(reader, first, last, of_layer, maximum[layer * n : (layer + 1) * n])
-        for layer, of_layer in enumerate(chosen)
+        _LayerCollector(model, piece, part, maximum[layer * n : (layer + 1) * n], reading)
+        for layer, part in enumerate(parts)
     ]
-    for batch in batches(reader, first, last):
+    for batch in batches(piece, reading.batch_tokens):
 
         def visit(layer: int, residual: Tensor, activations: Tensor, batch: Batch = batch) -> None:
             layers[layer].see(batch, residual, activations)
 
-        reader.model.read(batch.tokens, visit)
+        model.read(batch.tokens, visit)
         advance(int(batch.lengths.sum()))
     return [layer.collected for layer in layers]
 
 
 class _LayerCollector:
-    """One layer's share of a shard: the rows and examples whose contexts lie in first..last − 1."""
+    """One layer's share of a shard: the rows and examples whose contexts lie in it."""
 
-    def __init__(self, reader: Reader, first: int, last: int, chosen: Chosen, maximum: Array) -> None:
-        info, device = reader.model.info, reader.model.device
-        begin, end = np.searchsorted(chosen.row_contexts, (first, last))
-        mine = (chosen.contexts >= first) & (chosen.contexts < last)
-        self._reader, self._first, self._n_contexts = reader, first, last - first
-        self._row_contexts, self._row_positions = (
-            chosen.row_contexts[begin:end],
-            chosen.row_positions[begin:end],
-        )
-        self._contexts, self._positions = chosen.contexts[mine], chosen.positions[mine]
-        self._neurons = chosen.neurons[mine]
+    def __init__(self, model: Model, piece: Piece, part: Part, maximum: Array, reading: Reading) -> None:
+        info, device = model.info, model.device
+        self._model, self._piece, self._part, self._n_skipped = model, piece, part, reading.n_skipped
         self._maximum = torch.from_numpy(maximum).to(device)
         self._histogram = torch.zeros(info.n_neurons_per_layer * N_BINS, dtype=torch.int64, device=device)
         n_around = TOKENS_BEFORE + 1 + TOKENS_AFTER
-        self._xhat = torch.empty((end - begin, info.d_model), dtype=torch.float16, device=device)
-        self._around = torch.empty((len(self._contexts), n_around), dtype=torch.float16, device=device)
+        self._xhat = torch.empty((len(part.row_contexts), info.d_model), dtype=torch.float16, device=device)
+        self._around = torch.empty((len(part.contexts), n_around), dtype=torch.float16, device=device)
 
     @property
     def collected(self) -> Collected:
@@ -223,26 +246,26 @@ class _LayerCollector:
         return Collected(_fetched(self._xhat), _fetched(self._around), histogram)
 
     def see(self, batch: Batch, residual: Tensor, activations: Tensor) -> None:
-        slot = np.full(self._n_contexts, -1)
-        slot[batch.numbers - self._first] = np.arange(len(batch.numbers))
+        slot = np.full(len(self._piece), -1)
+        slot[batch.numbers - self._piece.first] = np.arange(len(batch.numbers))
         self._keep_rows(slot, residual)
         self._keep_around(slot, batch, activations)
-        highest, _ = _key_tokens(activations, batch, self._reader.n_skipped)
+        highest, _ = _key_tokens(activations, batch, self._n_skipped)
         self._count(highest)
 
     def _keep_rows(self, slot: Array, residual: Tensor) -> None:
-        slots = slot[self._row_contexts - self._first]
+        slots = slot[self._part.row_contexts - self._piece.first]
         mine = np.flatnonzero(slots >= 0)
-        rows = residual[_index(slots[mine], residual), _index(self._row_positions[mine], residual)]  # (P', D)
-        self._xhat[_index(mine, residual)] = self._reader.model.normalise(rows).half()
+        rows = residual[_index(slots[mine], residual), _index(self._part.row_positions[mine], residual)]  # (P', D)
+        self._xhat[_index(mine, residual)] = self._model.normalise(rows).half()
 
     def _keep_around(self, slot: Array, batch: Batch, activations: Tensor) -> None:
-        slots = slot[self._contexts - self._first]
+        slots = slot[self._part.contexts - self._piece.first]
         mine = np.flatnonzero(slots >= 0)
         slots, n_tokens = slots[mine], batch.lengths[slots[mine]]
         rows, positions, neurons, lengths = (
             _index(values, activations)[:, None]
-            for values in (slots, self._positions[mine], self._neurons[mine], n_tokens)
+            for values in (slots, self._part.positions[mine], self._part.neurons[mine], n_tokens)
         )
         places = positions + torch.arange(-TOKENS_BEFORE, TOKENS_AFTER + 1, device=activations.device)  # (E', 31)
         outside = (places < 0) | (places >= lengths)

@@ -22,10 +22,10 @@ import transformers
 
 from polysem.proto.types import Selection
 from polysem.server import contexts, model, scan, selection
-from polysem.server.contexts import Contexts, Windowing
+from polysem.server.contexts import Contexts, Piece, Windowing
 from polysem.server.corpus import Corpus
 from polysem.server.indexing import BATCH_TOKENS
-from polysem.server.scan import Reader
+from polysem.server.scan import Reading
 
 
 def main() -> None:
@@ -51,35 +51,38 @@ def main() -> None:
         documents = Corpus(arguments.corpus, max_documents=arguments.contexts).documents()
         (folder / "contexts").mkdir()
         contexts.write(folder / "contexts", documents, loaded.tokenizer, windowing)
-        reader = Reader(loaded, Contexts(folder / "contexts"), 1, BATCH_TOKENS[loaded.device.type])
-        report(reader, bare.eval().to(loaded.device), arguments.repeats)
+        found = Contexts(folder / "contexts")
+        piece, reading = found.piece(0, len(found)), Reading(1, BATCH_TOKENS[loaded.device.type])
+        report(loaded, piece, reading, bare.eval().to(loaded.device), arguments.repeats)
 
 
-def report(reader: Reader, bare: torch.nn.Module, repeats: int) -> None:
-    n, info, device = len(reader.contexts), reader.model.info, reader.model.device
+def report(loaded: model.Model, piece: Piece, reading: Reading, bare: torch.nn.Module, repeats: int) -> None:
+    n, info, device = len(piece), loaded.info, loaded.device
     rule = Selection()
 
     def run_bare() -> None:
         with torch.inference_mode():
-            for batch in scan.batches(reader, 0, n):
+            for batch in scan.batches(piece, reading.batch_tokens):
                 bare(batch.tokens.to(device), use_cache=False)
 
     def run_forward() -> None:
-        for batch in scan.batches(reader, 0, n):
-            reader.model.read(batch.tokens, None)
+        for batch in scan.batches(piece, reading.batch_tokens):
+            loaded.read(batch.tokens, None)
 
     def run_scan() -> scan.KeyActivations:
-        return scan.key_activations(reader, 0, n, lambda n: None)
+        return scan.key_activations(loaded, piece, reading, lambda n: None)
 
     scanned = scan.reduced(run_scan(), info, rule)
     chosen_of_all = selection.select(scanned.candidates, scanned.maximum, rule)
-    chosen = [
-        scan.chosen_of_layer(chosen_of_all, layer, info.n_neurons_per_layer, info.context_length)
+    parts = [
+        scan.Parts(scan.chosen_of_layer(chosen_of_all, layer, info.n_neurons_per_layer, info.context_length)).of(0, n)[
+            0
+        ]
         for layer in range(info.n_layers)
     ]
 
     def run_collect() -> None:
-        scan.collect(reader, 0, n, chosen, scanned.maximum, lambda n: None)
+        scan.collect(loaded, piece, parts, scanned.maximum, reading, lambda n: None)
 
     runs: dict[str, Callable[[], object]] = {
         "bare": run_bare,
@@ -96,13 +99,13 @@ def report(reader: Reader, bare: torch.nn.Module, repeats: int) -> None:
                 torch.cuda.synchronize(device)
             times[name].append(time.perf_counter() - start)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    shape = f"{info.n_layers} layers, D = {info.d_model}, at most {reader.batch_tokens:,} tokens at once"
-    print(f"{where}, torch {torch.__version__}, {reader.model.dtype}: {shape}")
-    print(f"{n:,} contexts, {reader.contexts.n_tokens:,} tokens")
+    shape = f"{info.n_layers} layers, D = {info.d_model}, at most {reading.batch_tokens:,} tokens at once"
+    print(f"{where}, torch {torch.__version__}, {loaded.dtype}: {shape}")
+    print(f"{n:,} contexts, {len(piece.flat):,} tokens")
     print(f"{'':>8}  {'tokens/s':>10}  {'time over bare: median (least to most)':>40}")
     for name, taken in times.items():
         ratios = sorted(t / b for t, b in zip(taken, times["bare"], strict=True))
-        rate = reader.contexts.n_tokens / statistics.median(taken)
+        rate = len(piece.flat) / statistics.median(taken)
         print(f"{name:>8}  {rate:>10,.0f}  {statistics.median(ratios):>20.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
