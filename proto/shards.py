@@ -5,6 +5,7 @@ says so, a SQLite file beside the shards: one process drives a job and writes th
 """
 
 import hashlib
+import io
 import json
 import os
 import sqlite3
@@ -15,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -134,9 +135,23 @@ class Here:
 
 def write(path: Path, arrays: Arrays) -> None:
     """The shard's file, whole or not at all."""
+    with whole(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def packed(arrays: Arrays) -> memoryview:
+    """What `write` would write."""
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getbuffer()
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name, and outlives a power cut, once all is written to it."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        yield file
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)

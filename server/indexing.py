@@ -28,7 +28,7 @@ from polysem.server.arrays import Array, ArrayWriter
 from polysem.server.contexts import Contexts, Piece, Windowing
 from polysem.server.corpus import Corpus, CorpusDigest, Document
 from polysem.server.index import Index
-from polysem.server.model import Model
+from polysem.server.model import Described
 from polysem.server.scan import Collected, Part, Reading, Scan
 from polysem.server.selection import Candidates
 from polysem.server.stages import CollectStage, ScanStage, joined, unflatten
@@ -50,7 +50,7 @@ class Recipe:
     windows: Literal["first", "all"] = "first"
     bos: bool = True
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Described) -> None:
         """Raise InvalidArgument for what cannot be done."""
         rule, longest = self.selection, model.info.context_length
         if rule.rule not in get_args(Selection.__annotations__["rule"]):
@@ -77,7 +77,7 @@ PRESETS = {"paper": Recipe(Selection("first", 0.75, 100), windows="first")}
 
 
 def build(
-    model: Model,
+    model: Described,
     corpus: Corpus,
     out: Path,
     recipe: Recipe,
@@ -90,7 +90,7 @@ def build(
 
     batch_tokens     read at once; None: as many as suit the model's device
     max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own
-    executor         where contexts are read; None: here, one shard after another
+    executor         where contexts are read; None: here, by `model`, which must then be a Model
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
     where `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus, maxima or
@@ -136,7 +136,7 @@ def read_maxima(path: Path) -> Array:
     return values
 
 
-def _checked_maxima(values: Array, model: Model) -> Array:
+def _checked_maxima(values: Array, model: Described) -> Array:
     """(J,) float32."""
     wanted = model.info.n_layers, model.info.n_neurons_per_layer
     if values.shape != wanted:
@@ -157,7 +157,7 @@ def _checked_maxima(values: Array, model: Model) -> Array:
 class _Build:
     def __init__(
         self,
-        model: Model,
+        model: Described,
         corpus: Corpus,
         recipe: Recipe,
         work: Path,

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +40,17 @@ class _SeenEnough(Exception):
     """Ends a forward."""
 
 
-class Model:
+@dataclass
+class Described:
+    """What is known of a model without holding it. device: where it is read, here or elsewhere."""
+
+    info: ModelInfo
+    tokenizer: Tokenizer
+    dtype: str
+    device: torch.device
+
+
+class Model(Described):
     """A GPT-2 kept on one device, with its tokenizer.
 
     Raises what `load` says. Not safe for several threads at once.
@@ -47,7 +58,7 @@ class Model:
 
     def __init__(self, id_: str, gpt2: Any, tokenizer: Tokenizer, device: torch.device, dtype: str) -> None:
         config = gpt2.config
-        self.info = ModelInfo(
+        info = ModelInfo(
             id=id_,
             sha256=_weights_sha256(gpt2),
             n_layers=config.n_layer,
@@ -55,9 +66,7 @@ class Model:
             d_model=config.n_embd,
             context_length=config.n_positions,
         )
-        self.tokenizer = tokenizer
-        self.device = device
-        self.dtype = dtype
+        super().__init__(info, tokenizer, dtype, device)
         self._gpt2 = gpt2.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
         self._eps: float = config.layer_norm_epsilon
         self._visit: Visit | None = None
