@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import groupby, product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from polysem.proto.types import (
     IndexInfo,
     LayerNorm,
     Linkage,
+    ServerInfo,
 )
 
 # Closer where distances are small: raw pre-MLP embeddings are all much alike.
@@ -83,10 +84,20 @@ def variants(
     return tuple(found)
 
 
+class Asked(Protocol):
+    """What `Measuring` must know of a server: a Client, or what one said."""
+
+    target: str
+
+    def info(self) -> ServerInfo: ...
+
+    def indexes(self) -> list[IndexInfo]: ...
+
+
 class Measuring:
     """What is to be measured, checked; nothing is clustered yet.
 
-    client              of the server that holds the index
+    client              of the server that holds the index; without an executor, a Client
     neurons             as `Client.cluster` takes them; each is measured once, in the model's order
     variants            how each is clustered
     distance_threshold  0..2: where each tree is cut
@@ -101,7 +112,7 @@ class Measuring:
 
     def __init__(
         self,
-        client: Client,
+        client: Asked,
         neurons: Sequence[NeuronLike] = ("*",),
         variants: Sequence[Variant] = variants(),
         *,
@@ -243,7 +254,7 @@ class Chunks:
         return _joined(batches)
 
 
-def _index(client: Client, name: str) -> IndexInfo:
+def _index(client: Asked, name: str) -> IndexInfo:
     found = {index.name: index for index in client.indexes()}
     if name not in found:
         raise UnknownIndex(f"there is no index {name!r} at {client.target}; it has {', '.join(found)}")

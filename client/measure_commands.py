@@ -1,8 +1,9 @@
 """The commands of whole models: measure, table1, rank."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,7 @@ import click
 from polysem.client import measurements, ranking, table1
 from polysem.client.client import Client
 from polysem.client.measure import Measuring, variants
-from polysem.client.options import BULK, NEURONS_HELP, connect, connects
+from polysem.client.options import BULK, NEURONS_HELP, connect, connects, executes, ray_options
 from polysem.client.results import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
@@ -89,6 +90,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
     show_default=True,
     help="Also find each tree's best silhouette, over 20 cuts; it takes some time.",
 )
+@executes
 @asks_either
 def measure(
     neurons: Sequence[str],
@@ -102,6 +104,8 @@ def measure(
     best_cut: bool,
     server: str | None,
     index: str | None,
+    executor: str,
+    **ray: Any,
 ) -> None:
     """Cluster every neuron, or NEURONS, in every way asked for, and write the metrics to a Parquet file.
 
@@ -111,11 +115,17 @@ def measure(
     polysem measure --out demo.parquet                      the demo's index, in this process
     polysem measure --index gpt2-texts --out gpt2.parquet   your own
     polysem measure --server gpu-box:50051 --out gpt2.parquet
+    polysem measure --index gpt2-texts --executor ray --out gpt2.parquet
     polysem table1 gpt2.parquet
     polysem rank gpt2.parquet --by n_clusters
     """
     asked_for = variants(algorithms, embeddings, layer_norms, linkage)
-    with asked(server, index) as (client, name):
+    from polysem.client.terminal.progress import bars
+
+    with (
+        bars({"measure": "trees"}) as shown,
+        workers(executor, server, index, ray, shown.note) as (client, name, where),
+    ):
         measuring = Measuring(
             client,
             neurons or ("*",),
@@ -125,8 +135,8 @@ def measure(
             index=name,
         )
         try:
-            with _bar(measuring.n_trees) as advance:
-                measuring.run(out.expanduser(), advance, force)
+            advance = partial(_advance, shown, measuring.n_trees)
+            measuring.run(out.expanduser(), advance, force, where)
         except KeyboardInterrupt:
             click.echo(f"stopped; what is done is kept in {out}.tmp, and the same command goes on from there", err=True)
             raise
@@ -134,37 +144,28 @@ def measure(
     click.echo(f"next: polysem table1 {out}")
 
 
+def _advance(shown: Any, total: int, n_trees: int) -> None:
+    shown.advance("measure", n_trees, total)
+
+
 @contextmanager
-def _bar(total: int) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    bars = Progress(
-        TextColumn("measure"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("trees  {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    task = bars.add_task("measure", total=total, rate="")
-
-    def advance(n_trees: int) -> None:
-        bars.advance(task, n_trees)
-        speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
-        bars.update(task, rate=f"{speed:,.0f}/s" if speed else "")
-
-    with bars:
-        yield advance
+def workers(
+    executor: str, server: str | None, index: str | None, ray: dict[str, Any], note: Callable[[str], None]
+) -> Iterator[tuple[Any, str | None, Any]]:
+    """A client, the name of the index to ask, and the executor (None: in this process)."""
+    options = ray_options(ray)
+    if executor == "local":
+        with asked(server, index) as (client, name):
+            yield client, name, None
+        return
+    if server is not None:
+        raise click.UsageError("--executor ray works without a server; leave out --server, and unset POLYSEM_SERVER")
+    found = entry_points(group="polysem.executors", name="ray")
+    if not found:
+        raise FailedPrecondition("to run on a Ray cluster install server and Ray: pip install 'polysem[server,ray]'")
+    measuring = next(iter(found)).load()  # polysem.server.ray_jobs.measuring
+    with measuring(None if index is None else Path(index).expanduser(), options, note) as (client, where):
+        yield client, None, where
 
 
 @click.command("table1")

@@ -135,3 +135,35 @@ def say_if_none(found: Sequence[Any], places: Sequence[int]) -> None:
     """Of commands that show examples."""
     if not len(found):
         click.echo("none of these neurons has " + ("an example at such a place" if places else "dataset examples"))
+
+
+def executes(command: Command) -> Command:
+    """Options of where the bulk work goes on: `executor`, and `ray_…`, which `ray_options` reads."""
+    for option in (
+        click.option(
+            "--ray-wait-s", type=float, default=300.0, show_default=True, help="Until a worker must be there."
+        ),
+        click.option("--ray-workers", type=int, help="Default: as many as the cluster has room for."),
+        click.option("--ray-gpus", type=float, help="Of a worker, 0.5 for two on one; default: 1 where there are any."),
+        click.option(
+            "--ray-address",
+            default="auto",
+            show_default=True,
+            metavar="auto|local|HOST:PORT",
+            help="The cluster that this machine is part of, one of this machine alone, or another.",
+        ),
+        click.option(
+            "--executor",
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Where the work is done: in this process, or by workers of a Ray cluster.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def ray_options(flags: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of `executes` beside `executor` out of a command's flags."""
+    return {name: flags.pop(f"ray_{name}") for name in ("address", "gpus", "workers", "wait_s")}

@@ -4,15 +4,19 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from polysem.client.options import executes, ray_options
+
 if TYPE_CHECKING:
-    from polysem.server.indexing import Progress, Recipe
+    from polysem.proto.shards import Executor
+    from polysem.server.indexing import Recipe
+    from polysem.server.model import Described
 
 UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens", "collect": "tokens", "write": "layers"}
 
@@ -54,6 +58,7 @@ UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens",
     type=click.IntRange(min=1),
     help="Tokens read at once; changes no choice. Default: 4,096 on a CPU, 65,536 on a GPU.",
 )
+@executes
 @click.option("--verify", type=click.Path(path_type=Path), metavar="DIR", help="Only check every byte of this index.")
 def index(
     model: str,
@@ -68,7 +73,8 @@ def index(
     batch_tokens: int | None,
     max_activations: Path | None,
     verify: Path | None,
-    **recipe: Any,
+    executor: str,
+    **flags: Any,
 ) -> None:
     """Read a corpus with a model and keep what clustering needs, in a folder.
 
@@ -76,6 +82,7 @@ def index(
 
     \b
     polysem index --model gpt2 --corpus openwebtext.jsonl --max-documents 10000 --out gpt2-owt
+    polysem index --model gpt2 --corpus openwebtext.jsonl --executor ray --out gpt2-owt
     polysem index --verify gpt2-owt
     """
     if verify is not None:
@@ -83,17 +90,17 @@ def index(
         return
     if out is None:
         raise click.UsageError("say where the index goes: --out FOLDER")
+    from polysem.client.terminal.progress import bars
     from polysem.server import indexing
-    from polysem.server import model as models
     from polysem.server.corpus import Corpus
 
-    how = _recipe(indexing.PRESETS[preset], **recipe)
+    ray = ray_options(flags)
+    how = _recipe(indexing.PRESETS[preset], **flags)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
     maxima = None if max_activations is None else indexing.read_maxima(max_activations.expanduser())
-    loaded = models.load(model, device, dtype)
     try:
-        with _progress() as progress:
-            built = indexing.build(loaded, source, out.expanduser(), how, progress, batch_tokens, maxima)
+        with bars(UNITS) as shown, _reads(executor, model, device, dtype, ray, shown.note) as (reader, where):
+            built = indexing.build(reader, source, out.expanduser(), how, shown.advance, batch_tokens, maxima, where)
     except KeyboardInterrupt:
         click.echo(f"stopped; what is done is kept in {out}.tmp, and the same command goes on from there", err=True)
         raise
@@ -105,6 +112,23 @@ def index(
     if source.n_skipped:
         click.echo(f"{source.n_skipped:,} documents were no text and were left out")
     click.echo(f"next: polysem serve --index {out}")
+
+
+@contextlib.contextmanager
+def _reads(
+    executor: str, model: str, device: str, dtype: str, ray: dict[str, Any], note: Callable[[str], None]
+) -> Iterator[tuple["Described", "Executor | None"]]:
+    """What reads the corpus: the model here, or as workers have it, and their executor."""
+    if executor == "local":
+        from polysem.server import model as models
+
+        yield models.load(model, device, dtype), None
+        return
+    from polysem.server import ray_jobs
+    from polysem.server.on_ray import RayOptions
+
+    with ray_jobs.building(ray_jobs.describe(model, dtype), device, RayOptions(**ray), note) as found:
+        yield found
 
 
 def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
@@ -128,36 +152,6 @@ def _verify(folder: Path) -> None:
 
     n_bytes = verify(open_index(folder.expanduser()))
     click.echo(f"{folder}: sound ({n_bytes / 1e6:,.1f} MB, every byte as the manifest says)")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator["Progress"]:
-    """A bar a stage, with rate and time left, on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    bars = Progress(
-        TextColumn("{task.description:>12}"),
-        BarColumn(),
-        TextColumn("{task.completed:>12,} {task.fields[unit]}"),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    tasks: dict[str, Any] = {}
-
-    def progress(stage: str, n: int, total: int | None) -> None:
-        if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total, unit=UNITS[stage], rate="")
-        bars.advance(tasks[stage], n)
-        task = bars.tasks[tasks[stage]]
-        speed = task.finished_speed or task.speed
-        bars.update(tasks[stage], rate=f"{speed:,.0f}/s" if speed else "")
-
-    with bars:
-        yield progress
 
 
 @click.command()
@@ -201,6 +195,13 @@ def _progress() -> Iterator["Progress"]:
 @click.option("--max-result-bytes", type=int, help="Of all kept results, indexes too; default 50 GiB.")
 @click.option("--max-upload-bytes", type=int, help="Of all uploaded corpora together; default 10 GiB.")
 @click.option("--result-days", type=float, help="How long results and uploads are kept; default 30.")
+@click.option(
+    "--executor", type=click.Choice(["local", "ray"]), help="Where jobs are done; ray: by workers of a Ray cluster."
+)
+@click.option("--ray-address", metavar="auto|local|HOST:PORT", help="The cluster; default: that of this machine.")
+@click.option("--ray-gpus", type=float, help="Of a worker, 0.5 for two on one; default: 1 where there are any.")
+@click.option("--ray-workers", type=int, help="Default: as many as the cluster has room for.")
+@click.option("--ray-wait-s", type=float, help="Until a worker must be there; default 300.")
 @click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these settings.")
 def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
     """Serve indexes over gRPC until Ctrl-C or SIGTERM.
@@ -217,6 +218,7 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     from polysem.server import address, logs, places
 
     places.keep_compiled_kernels()
+    from polysem.client.terminal.progress import bars
     from polysem.server.engine import Engine
     from polysem.server.opening import open_engine
     from polysem.server.serve import until_stopped
@@ -226,8 +228,8 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     logs.configure(settings)
 
     def load() -> Engine:
-        with _progress() as progress:
-            served.append(open_engine(settings, progress))
+        with bars(UNITS) as shown:
+            served.append(open_engine(settings, shown.advance))
         return served[0]
 
     def ready(port: int) -> None:
@@ -357,9 +359,10 @@ def demo(svg: Path | None, report: Path | None) -> None:
     Builds an index of the embedded model over Python's own documentation and source (kept for the next time), serves
     it on a loopback port, and asks through the client. Writes the neurons shown as a page for a browser, too.
     """
+    from polysem.client.terminal.progress import bars
     from polysem.server.demo import indexes, tour
     from polysem.server.places import cache_folder
 
-    with _progress() as progress:
-        folder = indexes.ensure(progress)
+    with bars(UNITS) as shown:
+        folder = indexes.ensure(shown.advance)
     tour.show(folder, svg, report or cache_folder() / "demo.html")

@@ -17,6 +17,8 @@ import shutil
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from polysem.client import Client
 from polysem.client.measure import Measuring, variants
 from polysem.proto.errors import InvalidArgument, PolysemError
 from polysem.proto.jobs import IndexSpec, Job, JobSpec, MeasureSpec
+from polysem.proto.shards import Executor
 from polysem.server import indexing
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Caller
@@ -37,8 +41,10 @@ from polysem.server.index import MANIFEST, open_index
 from polysem.server.indexing import Recipe
 from polysem.server.job_store import JobStore, Task
 from polysem.server.keys import Keys
-from polysem.server.model import Model, Past, Visit
+from polysem.server.model import Described, Model, Past, Visit
+from polysem.server.on_ray import RayOptions, on_ray
 from polysem.server.own_client import JOBS, OwnClient
+from polysem.server.ray_jobs import Told, building, held_index, told
 from polysem.server.uploads import Corpora
 
 log = logging.getLogger(__name__)
@@ -70,10 +76,16 @@ class JobRunner:
     """Lives from `start` to `stop`, beside the event loop."""
 
     def __init__(
-        self, store: JobStore, corpora: Corpora, engine: Engine, batcher: Batcher, keys: Keys | None = None
+        self,
+        store: JobStore,
+        corpora: Corpora,
+        engine: Engine,
+        batcher: Batcher,
+        keys: Keys | None = None,
+        ray: RayOptions | None = None,
     ) -> None:
         self._store, self._corpora, self._engine, self._batcher = store, corpora, engine, batcher
-        self._keys = keys
+        self._keys, self._ray = keys, ray
         self.progress = Progress("")
         self._telling = threading.Lock()
         self._wake = threading.Event()
@@ -141,7 +153,7 @@ class JobRunner:
     def _corpus(self, spec: IndexSpec) -> Corpus:
         return self._corpora.open(spec.corpus, spec.text_field, spec.skip_bad_documents, spec.max_documents or None)
 
-    def _measuring(self, spec: MeasureSpec, client: OwnClient) -> Measuring:
+    def _measuring(self, spec: MeasureSpec, client: Client | Told) -> Measuring:
         return Measuring(
             client,
             [str(neurons) for neurons in spec.neurons],
@@ -220,24 +232,46 @@ class JobRunner:
     def _measure(self, task: Task, spec: MeasureSpec, folder: Path) -> Path:
         out = folder / MEASUREMENTS
         if not out.exists():  # else the server was killed before it could say so
-            self._at_work = self._client.of(self._caller(task))
-            try:
-                measuring = self._measuring(spec, self._at_work)
-                measuring.run(out, partial(self._tell, task, "cluster", total=measuring.n_trees))
-            finally:
-                self._at_work.close()  # what it asked last would go on else
+            with self._asked(task, spec) as (client, executor):
+                measuring = self._measuring(spec, client)
+                measuring.run(out, partial(self._tell, task, "cluster", total=measuring.n_trees), executor=executor)
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         return out
+
+    @contextmanager
+    def _asked(self, task: Task, spec: MeasureSpec) -> Iterator[tuple[Client | Told, Executor | None]]:
+        """Who is asked of the index, and where that goes on."""
+        if self._ray is not None:
+            index = self._engine.indexes[spec.index]
+            held = held_index(index, self._engine.model)
+            with on_ray(held, self._ray, lambda status: self._go_on(task)) as executor:
+                yield told(executor), executor
+            return
+        self._at_work = self._client.of(self._caller(task))
+        try:
+            yield self._at_work, None
+        finally:
+            self._at_work.close()  # what it asked last would go on else
 
     def _index(self, task: Task, spec: IndexSpec, folder: Path) -> Path:
         out = folder / spec.name
         if not out.exists():
-            model = _BetweenBatches(self._engine.model, self._batcher, self._caller(task))
             tell = partial(self._tell, task)
-            indexing.build(model, self._corpus(spec), out, _recipe(spec), tell, task.batch_tokens)
+            with self._reads(task) as (model, executor):
+                batch_tokens = task.batch_tokens if executor is None else None
+                indexing.build(model, self._corpus(spec), out, _recipe(spec), tell, batch_tokens, executor=executor)
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         self._serve(out)
         return out / MANIFEST
+
+    @contextmanager
+    def _reads(self, task: Task) -> Iterator[tuple[Described, Executor | None]]:
+        """What reads the corpus, and where."""
+        if self._ray is None:
+            yield _BetweenBatches(self._engine.model, self._batcher, self._caller(task)), None
+            return
+        with building(self._engine.model, "auto", self._ray, lambda status: self._go_on(task)) as found:
+            yield found
 
     def _serve(self, folder: Path) -> None:
         """Let requests name the index."""
@@ -254,14 +288,18 @@ class JobRunner:
         self._store.check_result_room(self._store.disk_bytes(task.id))
         self._looked = time.monotonic()
 
-    def _tell(self, task: Task, stage: str, n: int, total: int | None) -> None:
-        id_ = task.id
+    def _go_on(self, task: Task) -> None:
+        """Raise where the job must not."""
         if self._stopping:
             raise _StoppingError
-        if id_ in self._cancelled:
+        if task.id in self._cancelled:
             raise _CancelledError
         if time.monotonic() - self._looked > LOOK_S:
             self._look(task)
+
+    def _tell(self, task: Task, stage: str, n: int, total: int | None) -> None:
+        id_ = task.id
+        self._go_on(task)
         with self._telling:
             if self.progress.id != id_:  # a thread of a job that has ended
                 raise _CancelledError

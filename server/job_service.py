@@ -18,6 +18,7 @@ from polysem.server.interceptor import Context
 from polysem.server.job_runner import JobRunner
 from polysem.server.job_store import JobStore, Limits
 from polysem.server.keys import Keys
+from polysem.server.on_ray import RayOptions
 from polysem.server.settings import Settings
 from polysem.server.uploads import Corpora
 from polysem.v1 import job_service_pb2 as pb
@@ -38,7 +39,7 @@ class Jobs:
         )
         self.store = JobStore(folder, limits)
         self.corpora = Corpora(self.store, [path.expanduser() for path in settings.corpora])
-        self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys)
+        self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys, _ray(settings))
         self.draining = False
         self.runner.start()
 
@@ -50,6 +51,15 @@ class Jobs:
     def close(self) -> None:
         """After the last call."""
         self.store.close()
+
+
+def _ray(settings: Settings) -> RayOptions | None:
+    """How jobs use a cluster, where they do."""
+    if settings.executor == "local":
+        return None
+    options = RayOptions(settings.ray_address, settings.ray_gpus, settings.ray_workers, settings.ray_wait_s)
+    options.check()
+    return options
 
 
 def open_jobs(settings: Settings, folder: Path, engine: Engine, batcher: Batcher, keys: Keys | None) -> Jobs | str:

@@ -6,6 +6,7 @@ both sides. A shard is tried three times, wherever; a worker that dies is replac
 """
 
 import os
+import socket
 import time
 import uuid
 from collections import deque
@@ -94,12 +95,18 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any, address: str) -> None:
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
     try:
+        if address not in ("auto", "local"):  # Ray itself would try for five minutes
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        where = "this machine is part of no Ray cluster" if address == "auto" else f"no Ray cluster is at {address!r}"
+        why = "" if address == "auto" else f" ({_first_line(error)})"
         raise Unavailable(
-            f"there is no Ray cluster at {address!r} ({_first_line(error)}); start one with `ray start --head`, or "
-            "give --ray-address local to use this machine alone"
+            f"{where}{why}; start one with `ray start --head`, or give --ray-address local to use this machine alone"
         ) from error
 
 
@@ -376,8 +383,8 @@ class _Pull:
     def _say(self) -> None:
         n_tries = sum(self._tries.values())
         self._tell(
-            f"{self._n_done:,}/{len(self._stage.shards):,} shards, {len(self._crew.ready):,} workers"
-            + (f", {n_tries:,} failed tries" if n_tries else "")
+            f"{self._n_done:,}/{len(self._stage.shards):,} shards, workers: {len(self._crew.ready):,}"
+            + (f", failed tries: {n_tries:,}" if n_tries else "")
         )
 
     def _told_failed(self) -> str:

@@ -64,8 +64,10 @@ def measuring(folder: Path | None, options: dict[str, Any], tell: Tell) -> Itera
         yield told(executor), executor
 
 
-def held_index(index: Index, device: str = "auto", dtype: str = "float32") -> HeldIndex:
-    return HeldIndex(index.folder.resolve(), index.info.sha256, index.info.model_id, device, dtype)
+def held_index(index: Index, model: Described | None = None) -> HeldIndex:
+    """What workers hold to measure the index with the model; None: with the one that the index names, in float32."""
+    name, dtype = (index.info.model_id, "float32") if model is None else (model.info.id, model.dtype)
+    return HeldIndex(index.folder.resolve(), index.info.sha256, name, dtype)
 
 
 def told(executor: OnRay) -> Told:

@@ -69,8 +69,7 @@ class HeldIndex:
     folder: Path
     sha256: str
     model: str
-    device: str = "auto"
-    dtype: str = "float32"
+    dtype: str
 
     @property
     def folders(self) -> Mapping[str, Path]:
@@ -80,7 +79,7 @@ class HeldIndex:
         from polysem.server.in_process import local
 
         model = str(folders.get("model", self.model))
-        client = stack.enter_context(local(folders["index"], model=model, device=self.device, dtype=self.dtype))
+        client = stack.enter_context(local(folders["index"], model=model, dtype=self.dtype))
         _check_same("index", str(self.folder), self.sha256, client.indexes()[0].sha256)
         return client, "cpu" if client.info().device == "cpu" else "cuda"
 

@@ -60,6 +60,13 @@ class Settings(BaseSettings):
     max_jobs: int = Field(default=100, ge=1, description="unfinished jobs; further ones are refused")
     max_result_bytes: int = Field(default=50 << 30, ge=1, description="of all kept results, indexes too")
     max_upload_bytes: int = Field(default=10 << 30, ge=0, description="of all uploaded corpora together")
+    executor: Literal["local", "ray"] = Field(
+        default="local", description="where jobs are done: in this process, or by workers of a Ray cluster"
+    )
+    ray_address: str = Field(default="auto", description="the cluster that this machine is part of, local, HOST:PORT")
+    ray_gpus: float | None = Field(default=None, ge=0, description="of a worker; default: 1 where there are any")
+    ray_workers: int | None = Field(default=None, ge=1, description="default: as many as the cluster has room for")
+    ray_wait_s: float = Field(default=300.0, gt=0, description="seconds until a worker must be there")
     result_days: float = Field(default=30.0, gt=0, description="how long results and uploads are kept")
 
     @field_validator("index", "corpora", mode="before")
