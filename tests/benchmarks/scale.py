@@ -9,25 +9,25 @@ of the products; the page says where each number is from, and has the formulas.
 
 import argparse
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 SHAPES = {"GPT2-small": (12, 768, 3072, 1024), "7 billion": (32, 4096, 16384, 2048)}
 
 
 class Measured:
-    """tests/benchmarks/results/paper-scale-h200.md, and the page's own trials on two cores."""
+    """tests/benchmarks/results/paper-scale-h200.md; the last three by tests/benchmarks/shards.py on two busy cores."""
 
     products = 784e12  # a second, of an H200 in bfloat16
     share_of_products = 0.5  # that the forward reaches; measured at D = 768, assumed beyond
     scan_s_a_cell, collect_s_a_cell = 22e-9, 35e-9  # beside the forward; a cell: a neuron in a context; 16 cores a GPU
     tokens_read_a_second = 1.15e6  # by the tokeniser on 16 cores
-    join_s_a_candidate = 190e-9  # of one core
-    bytes_through_a_core = 0.66e9  # a second, reading a shard
-    s_a_record = 0.017
+    join_s_a_candidate: ClassVar = {"first": 200e-9, "top": 140e-9}  # of one core
+    bytes_through_a_core = 1.25e9  # a second, reading a shard
+    s_a_record = 0.014
 
 
-# Candidates a neuron of a shard of so many contexts, k = 100. 424 is not measured: k (1 + ln(2560 / k)), the bound.
-CANDIDATES = {"first": {256: 14.5, 1024: 31.9, 2560: 52.8}, "top": {256: 176, 1024: 313, 2560: 424}}
+# Candidates a neuron of a shard of so many contexts, k = 100: tests/benchmarks/shards.py
+CANDIDATES = {"first": {256: 14.3, 1024: 31.9, 2560: 52.8}, "top": {256: 177, 1024: 313, 2560: 403}}
 
 
 class Shape(NamedTuple):
@@ -90,7 +90,7 @@ def plan(shape, n_gpus, how):
             rule: (shards * b + collected / min(L, how.cores)) / Measured.bytes_through_a_core
             for rule, b in scan_bytes.items()
         },
-        join_s={rule: n * Measured.join_s_a_candidate / how.cores for rule, n in joined.items()},
+        join_s={rule: n * Measured.join_s_a_candidate[rule] / how.cores for rule, n in joined.items()},
         join_bytes={rule: 3 * (15 * b + 20 * J * left) for rule, b in scan_bytes.items()},
         kept_bytes=kept,
         index_bytes=examples * (2 * D + 78) + 2 * how.tokens + 16 * (contexts + how.documents) + 280 * J,

@@ -1,0 +1,101 @@
+"""What shards of an index build weigh and cost the driver: the measured numbers of docs/beyond-one-machine.md.
+
+    python tests/benchmarks/shards.py [--model demo] [--corpus pydocs] [--contexts 1024] [--examples 100]
+
+Of each rule: candidates a neuron in a scan shard and in all joined, bytes, and core time (of all threads, so that other
+programs disturb it little) a candidate joined. Of collecting by `first`: bytes. Of files: core time to read, and the
+time of a record in the ledger.
+"""
+
+import argparse
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from polysem.proto import shards
+from polysem.proto.shards import Ledger, Shard
+from polysem.proto.types import Selection
+from polysem.server import contexts, model, scan, selection, stages
+from polysem.server.contexts import Contexts, Windowing
+from polysem.server.corpus import Corpus
+from polysem.server.indexing import BATCH_TOKENS
+from polysem.server.scan import Parts, Reading
+
+RULES = "first", "top", "quantile"
+RECORDS = 100
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--corpus", default="pydocs")
+    parser.add_argument("--contexts", type=int, default=1024)
+    parser.add_argument("--examples", type=int, default=100)
+    arguments = parser.parse_args()
+    selection.warm_up()
+    with tempfile.TemporaryDirectory() as folder:
+        run(Path(folder), arguments)
+
+
+def run(folder, arguments):
+    loaded = model.load(arguments.model, "cpu", "float32")
+    windowing = Windowing(loaded.info.context_length, "first", loaded.tokenizer.bos_id)
+    documents = Corpus(arguments.corpus, max_documents=arguments.contexts).documents()
+    contexts.write(folder, documents, loaded.tokenizer, windowing)
+    pieces = [
+        Contexts(folder).piece(first, last) for first, last in shards.ranges(arguments.contexts, shards.SHARD_CONTEXTS)
+    ]
+    reading = Reading(1, BATCH_TOKENS["cpu"])
+    found = [scan.key_activations(loaded, piece, reading, lambda n: None) for piece in pieces]
+    n_neurons = loaded.info.n_layers * loaded.info.n_neurons_per_layer
+    print(f"{loaded.info.id}: {n_neurons:,} neurons; {len(pieces)} shards of {shards.SHARD_CONTEXTS} contexts")
+    print("| rule | candidates a neuron | bytes a neuron | joined | ns a candidate |\n|---|---|---|---|---|")
+    for name in RULES:
+        rule = Selection(name, max_examples=arguments.examples)
+        scans = [scan.reduced(one, loaded.info, rule) for one in found]
+        size = sum(len(shards.packed(stages._flatten(one))) for one in scans) / len(scans)
+        n = sum(len(one.candidates.contexts) for one in scans)
+        begin = time.process_time()
+        whole = stages.joined(scans, rule, None)
+        taken = (time.process_time() - begin) / n * 1e9
+        joined = len(whole.candidates.contexts) / n_neurons
+        print(f"| {name} | {n / len(scans) / n_neurons:.1f} | {size / n_neurons:.0f} | {joined:.1f} | {taken:.0f} |")
+        if name == "first":
+            chosen = selection.select(whole.candidates, whole.maximum, rule), whole.maximum
+    collect(loaded, pieces, reading, *chosen)
+    files(folder)
+
+
+def collect(loaded, pieces, reading, chosen, maximum):
+    info = loaded.info
+    layers = [
+        Parts(scan.chosen_of_layer(chosen, layer, info.n_neurons_per_layer, info.context_length))
+        for layer in range(info.n_layers)
+    ]
+    stage = stages.CollectStage(reading, maximum)
+    sizes = []
+    for piece in pieces:
+        parts = [layer.of(piece.first, piece.first + len(piece))[0] for layer in layers]
+        sizes.append(len(shards.packed(stage(loaded, (piece, parts), lambda n: None)())))
+    print(f"{len(chosen.contexts):,} examples; collect shards of {min(sizes):,} to {max(sizes):,} bytes")
+
+
+def files(folder):
+    shard = Shard(0, 1, folder / "some.npz")
+    shards.write(shard.path, {"numbers": np.random.default_rng(0).integers(0, 1 << 60, 1 << 22)})
+    begin = time.process_time()
+    shards.read(shard.path)
+    rate = shard.path.stat().st_size / (time.process_time() - begin)
+    with closing(Ledger(folder)) as ledger:
+        begin = time.perf_counter()
+        for _ in range(RECORDS):
+            ledger.record(shard)
+        taken = (time.perf_counter() - begin) / RECORDS
+    print(f"reading {rate / 1e9:.2f} GB/s of a core; a record {taken * 1e3:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
