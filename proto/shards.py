@@ -7,6 +7,7 @@ says so, a SQLite file beside the shards: one process drives a job and writes th
 import hashlib
 import io
 import json
+import math
 import os
 import sqlite3
 import zipfile
@@ -28,13 +29,19 @@ Arrays = Mapping[str, Array]
 Advance = Callable[[int], None]
 Compute = Callable[[Any, Any, Advance], Callable[[], Arrays]]
 
-SHARD_CONTEXTS = 256  # of one shard of an index build
+SHARD_CONTEXTS = 256  # of one shard of an index build, or a multiple
+MAX_SHARDS = 4096  # of a stage of a build
 BEGUN_SHARDS = 2  # that are written while another is computed
 
 
 def key(**parts: Any) -> str:
     """A file name's worth of everything that a shard depends on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def contexts_a_shard(n_contexts: int) -> int:
+    """Of an index build: so many that a large corpus, too, has some thousand shards."""
+    return SHARD_CONTEXTS * max(math.ceil(n_contexts / (SHARD_CONTEXTS * MAX_SHARDS)), 1)
 
 
 def ranges(n: int, size: int) -> list[tuple[int, int]]:
@@ -55,7 +62,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self._lock = Lock()  # threads take turns
-        self._db = sqlite3.connect(folder / "ledger.sqlite", isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(folder / "ledger.sqlite", check_same_thread=False)
         self._db.execute("CREATE TABLE IF NOT EXISTS shards (name TEXT PRIMARY KEY, bytes INTEGER)")
 
     def has(self, shard: Shard) -> bool:
@@ -64,11 +71,11 @@ class Ledger:
             found = self._db.execute("SELECT bytes FROM shards WHERE name = ?", [shard.path.name]).fetchone()
         return found is not None and shard.path.is_file() and shard.path.stat().st_size == found[0]
 
-    def record(self, shard: Shard) -> None:
-        """Say that its file is there, whole."""
-        row = [shard.path.name, shard.path.stat().st_size]
-        with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO shards VALUES (?, ?)", row)
+    def record(self, *shards: Shard) -> None:
+        """Say that their files are there, whole. Cost: one commit."""
+        rows = [(shard.path.name, shard.path.stat().st_size) for shard in shards]
+        with self._lock, self._db:
+            self._db.executemany("INSERT OR REPLACE INTO shards VALUES (?, ?)", rows)
 
     def close(self) -> None:
         self._db.close()

@@ -100,6 +100,12 @@ class Piece(NamedTuple):
         """(C,) int64 tokens of each context."""
         return np.diff(self.offsets)
 
+    def pieces(self, size: int) -> Iterator["Piece"]:
+        """The same in pieces of at most `size` contexts."""
+        for begin in range(0, len(self), size):
+            offsets = self.offsets[begin : begin + size + 1]
+            yield Piece(self.first + begin, self.flat[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     def tokens(self, context: int) -> Array:
         """(T,) int64 token ids of context number `context`, BOS included."""
         begin, end = self.offsets[context - self.first : context - self.first + 2]

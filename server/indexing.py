@@ -259,7 +259,9 @@ class _Build:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""
         rule = self._recipe.selection
         parts: list[Scan] = []
-        for shard in self._finish("scan", contexts_, contexts_.piece, ScanStage(reading, rule, self._given)):
+        for shard in self._finish(
+            "scan", contexts_, contexts_.piece, ScanStage(reading, rule, self._given, shards.SHARD_CONTEXTS)
+        ):
             parts.append(unflatten(shards.read(shard.path)))
             if len(parts) == 16:
                 parts = [joined(parts, rule, self._given)]
@@ -294,7 +296,7 @@ class _Build:
         key = shards.key(**self._facts, stage=name)
         found = [
             Shard(first, last, self._work / f"{name}-{key}-{first:09d}.npz")
-            for first, last in shards.ranges(len(contexts_), shards.SHARD_CONTEXTS)
+            for first, last in shards.ranges(len(contexts_), shards.contexts_a_shard(len(contexts_)))
         ]
         stage = shards.Stage(
             found,
@@ -341,14 +343,14 @@ class _Build:
         folder.mkdir()
         chosen, parts = self._chosen[layer], self._parts[layer]
         around = np.empty((len(chosen.rows), index.TOKENS_BEFORE + 1 + index.TOKENS_AFTER), np.float16)
-        histogram: Array = np.zeros(0)
+        histogram: Array = np.zeros((len(chosen.offsets) - 1, index.N_BINS), np.int32)
         with ArrayWriter(folder / "xhat.npy", np.float16, (self._model.info.d_model,)) as xhat:
             for first, last, path in self._pieces:
                 part = shards.read(path, [f"{name}_{layer}" for name in Collected._fields])
                 rows, around_, counts = part.values()
                 xhat.append(rows)
                 around[parts.of(first, last)[1]] = around_
-                histogram = histogram + counts if len(histogram) else counts
+                histogram += counts
         arrays.save(folder / "row_contexts.npy", chosen.row_contexts)
         arrays.save(folder / "row_positions.npy", chosen.row_positions)
         arrays.save(folder / "offsets.npy", chosen.offsets)

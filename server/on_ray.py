@@ -39,12 +39,14 @@ class RayOptions:
     gpus     of each worker, fractions allowed; None: 1 where the cluster has any, else 0
     workers  None: as many as the cluster has room for, now and later
     wait_s   how long there may be no worker at all
+    shares   workers write shards themselves where they reach the driver's folder; else all goes through the driver
     """
 
     address: str = "auto"
     gpus: float | None = None
     workers: int | None = None
     wait_s: float = 300.0
+    shares: bool = True
 
     def check(self) -> None:
         """Raise InvalidArgument for what cannot be."""
@@ -53,6 +55,10 @@ class RayOptions:
                 f"the address {self.address!r} is of Ray's remote client, which carries no bulk work; run this command "
                 "on the cluster, or with `ray job submit`",
                 "ray_address",
+            )
+        if self.address not in ("auto", "local") and not self.address.rpartition(":")[2].isdecimal():
+            raise InvalidArgument(
+                f"the address {self.address!r} is neither auto nor local nor HOST:PORT", "ray_address"
             )
         if self.gpus is not None and not (self.gpus >= 0 and (self.gpus <= 1 or self.gpus == int(self.gpus))):
             raise InvalidArgument(f"a worker cannot have {self.gpus} GPUs; give 0 to 1, or a whole number", "ray_gpus")
@@ -76,7 +82,7 @@ def on_ray(held: Held, options: RayOptions, tell: Tell = lambda status: None) ->
     try:
         crew = Crew(ray, held, options, tell)
         try:
-            yield OnRay(ray, crew, tell)
+            yield OnRay(ray, crew, options.shares, tell)
         finally:
             crew.dismiss()
     finally:
@@ -247,8 +253,8 @@ class OnRay:
     device  kind of the workers', cpu or cuda; asking waits for the first
     """
 
-    def __init__(self, ray: Any, crew: Crew, tell: Tell) -> None:
-        self._ray, self._crew, self._tell = ray, crew, tell
+    def __init__(self, ray: Any, crew: Crew, shares: bool, tell: Tell) -> None:
+        self._ray, self._crew, self._shares, self._tell = ray, crew, shares, tell
 
     @property
     def device(self) -> str:
@@ -265,7 +271,16 @@ class OnRay:
         Raises Unavailable where no worker came for too long, PolysemError where one must not work (another version,
         model or index).
         """
-        _Pull(self._ray, self._crew, ledger, stage, self._tell).run()
+        pull = _Pull(self._ray, self._crew, ledger, stage, self._tell)
+        if not pull.todo:
+            return
+        mark = pull.todo[0].path.with_name(f"reached-{uuid.uuid4().hex}")  # seen by workers that share the folder
+        if self._shares:
+            mark.touch()
+        try:
+            pull.run(mark)
+        finally:
+            mark.unlink(missing_ok=True)
 
 
 class _Pull:
@@ -273,31 +288,24 @@ class _Pull:
 
     def __init__(self, ray: Any, crew: Crew, ledger: Ledger, stage: Stage, tell: Tell) -> None:
         self._ray, self._crew, self._ledger, self._stage, self._tell = ray, crew, ledger, stage, tell
-        self._todo: deque[Shard] = deque()
         self._busy: dict[Any, tuple[Any, Shard]] = {}  # worker and shard, by reference to what `Worker.make` returns
         self._loads: dict[Any, int] = {}  # shards of each worker
         self._saving: dict[Future[None], Shard] = {}
         self._tries: dict[Shard, int] = {}
         self._failed: dict[Shard, str] = {}
         self._n_done = 0
-
-    def run(self) -> None:
-        for shard in self._stage.shards:
-            if self._ledger.has(shard):
+        self.todo: deque[Shard] = deque()
+        for shard in stage.shards:
+            if ledger.has(shard):
                 self._done(shard)
             else:
-                self._todo.append(shard)
-        if not self._todo:
-            return
-        self._compute = self._ray.put(self._stage.compute)
-        self._mark = self._todo[0].path.with_name(f"reached-{uuid.uuid4().hex}")
-        self._mark.touch()
-        try:
-            with ThreadPoolExecutor(WRITERS) as self._writers:
-                while self._todo or self._busy or self._saving:
-                    self._step()
-        finally:
-            self._mark.unlink(missing_ok=True)
+                self.todo.append(shard)
+
+    def run(self, mark: Path) -> None:
+        self._compute, self._mark = self._ray.put(self._stage.compute), mark
+        with ThreadPoolExecutor(WRITERS) as self._writers:
+            while self.todo or self._busy or self._saving:
+                self._step()
         if self._failed:
             raise FailedPrecondition(self._told_failed())
 
@@ -321,10 +329,10 @@ class _Pull:
         """Give shards to workers that have room, evenly."""
         for load in range(AT_ONCE):
             for worker in self._crew.ready:
-                if not self._todo:
+                if not self.todo:
                     return
                 if self._loads.get(worker, 0) == load:
-                    shard = self._todo.popleft()
+                    shard = self.todo.popleft()
                     taken = self._stage.take(shard)
                     reference = worker.make.remote(self._compute, taken, shard.path, self._mark)
                     self._busy[reference] = worker, shard
@@ -345,18 +353,19 @@ class _Pull:
             wait(self._saving, return_when="FIRST_COMPLETED")
 
     def _save(self, shard: Shard, result: Any) -> None:
-        """In a writer's thread: the shard's file, whole, and then the ledger."""
+        """In a writer's thread: the shard's file, whole."""
         if isinstance(result, str):
             shard.path.with_name(result).rename(shard.path)
-        else:
-            with shards.whole(shard.path) as file:
-                for piece in result:
-                    file.write(self._ray.get(piece))
-        self._ledger.record(shard)
+            return
+        with shards.whole(shard.path) as file:
+            for piece in result:
+                file.write(self._ray.get(piece))
 
     def _saved(self) -> None:
-        if self._saving and not self._busy and not self._todo:
+        """Record the shards whose files are there, in one go: a commit waits for the disk."""
+        if self._saving and not self._busy and not self.todo:
             wait(self._saving, return_when="FIRST_COMPLETED")
+        saved = []
         for future in [future for future in self._saving if future.done()]:
             shard = self._saving.pop(future)
             try:
@@ -364,7 +373,11 @@ class _Pull:
             except self._ray.exceptions.RayError as error:  # its pieces are lost with a machine
                 self._again(shard, error)
             else:
-                self._done(shard)
+                saved.append(shard)
+        if saved:
+            self._ledger.record(*saved)
+        for shard in saved:
+            self._done(shard)
 
     def _done(self, shard: Shard) -> None:
         self._n_done += 1
@@ -375,7 +388,7 @@ class _Pull:
         """Try the shard again, unless it failed too often."""
         self._tries[shard] = self._tries.get(shard, 0) + 1
         if self._tries[shard] < TRIES:
-            self._todo.append(shard)
+            self.todo.append(shard)
         else:
             self._failed[shard] = _first_line(cause(error))
         self._say()

@@ -202,7 +202,8 @@ class Parts:
 
 
 class Collected(NamedTuple):
-    """Of one layer over a shard: xhat (P', D) float16, around (E', 31) float16, histogram (N, 64) int32."""
+    """Of one layer over a shard: xhat (P', D) float16, around (E', 31) float16, histogram (N, 64) uint8 to uint32, as
+    small as the shard's contexts allow."""
 
     xhat: Array
     around: Array
@@ -242,8 +243,10 @@ class _LayerCollector:
 
     @property
     def collected(self) -> Collected:
-        histogram = self._histogram.reshape(-1, N_BINS).cpu().numpy().astype(np.int32)
-        return Collected(_fetched(self._xhat), _fetched(self._around), histogram)
+        histogram = self._histogram.reshape(-1, N_BINS).cpu().numpy()
+        return Collected(
+            _fetched(self._xhat), _fetched(self._around), histogram.astype(np.min_scalar_type(len(self._piece)))
+        )
 
     def see(self, batch: Batch, residual: Tensor, activations: Tensor) -> None:
         slot = np.full(len(self._piece), -1)

@@ -4,31 +4,45 @@ Both pickle, so that a worker on another machine gets them once, and then pieces
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from polysem.proto.shards import Advance, Arrays
-from polysem.proto.types import Selection
+from polysem.proto.types import ModelInfo, Selection
 from polysem.server import scan, selection
 from polysem.server.arrays import Array
 from polysem.server.contexts import Piece
 from polysem.server.model import Model
-from polysem.server.scan import Part, Reading, Scan
+from polysem.server.scan import KeyActivations, Part, Reading, Scan
 from polysem.server.selection import Candidates
 
 
 @dataclass(frozen=True)
 class ScanStage:
-    """given: (J,) float32 maxima for the selection, or None for the corpus's own."""
+    """given: (J,) float32 maxima for the selection, or None for the corpus's own. at_once: contexts held unreduced."""
 
     reading: Reading
     rule: Selection
     given: Array | None
+    at_once: int
 
     def __call__(self, model: Model, piece: Piece, advance: Advance) -> Callable[[], Arrays]:
-        found = scan.key_activations(model, piece, self.reading, advance)
-        return lambda: _flatten(scan.reduced(found, model.info, self.rule, self.given))
+        """What was read is reduced beside the next."""
+        first, *others = piece.pieces(self.at_once)
+        found = scan.key_activations(model, first, self.reading, advance)
+        parts: list[Scan] = []
+        with ThreadPoolExecutor(1) as reducer:
+            for some in others:
+                part = reducer.submit(self._reduced, found, model.info)
+                found = scan.key_activations(model, some, self.reading, advance)
+                parts.append(part.result())
+        info = model.info
+        return lambda: _flatten(joined([*parts, self._reduced(found, info)], self.rule, self.given))
+
+    def _reduced(self, found: KeyActivations, info: ModelInfo) -> Scan:
+        return scan.reduced(found, info, self.rule, self.given)
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,8 @@ class CollectStage:
 
 def joined(parts: Sequence[Scan], rule: Selection, given: Array | None) -> Scan:
     """The scans of parts of a corpus as one of all of them."""
+    if len(parts) == 1:
+        return parts[0]
     return Scan(
         selection.join([part.candidates for part in parts], rule, given),
         np.max([part.maximum for part in parts], axis=0),
