@@ -1,14 +1,16 @@
 """A server over three indexes of one model, and both clients of it."""
 
 import asyncio
+import io
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import polysem.server
-from polysem.client import AsyncClient, Client
+from polysem.client import AsyncClient, Client, cli
 from polysem.proto.types import Selection
 from polysem.server import indexing
 from polysem.server.corpus import Corpus
@@ -35,6 +37,33 @@ def with_async_client(client: Client) -> Callable[..., Any]:
                 return await ask(asynchronous)
 
         return asyncio.run(main())
+
+    return run
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def polysem_here(
+    polysem_client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """A function that runs the command in this process, which has imported all that it needs."""
+
+    def run(*arguments: object, input: str = "") -> Done:  # noqa: A002
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("POLYSEM_SERVER", polysem_client.target)
+        monkeypatch.setenv("COLUMNS", "110")
+        monkeypatch.setattr(sys, "argv", ["polysem", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode())))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert isinstance(ended.value.code, int)
+        return Done(ended.value.code, *capsys.readouterr())
 
     return run
 

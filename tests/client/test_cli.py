@@ -71,16 +71,29 @@ def test_examples_and_info_in_words_and_json(polysem, polysem_client):
         (["index", "--model", "no-such-model", "--out", "i"], 1, "cannot read a model 'no-such-model'"),
         (["index"], 2, "--out FOLDER"),
         (["index", "--verify", "none"], 1, "there is no index 'none'"),
-        (["serve", "--index", "none"], 1, "there is no index 'none'"),
-        (["serve", "--port", "99999"], 1, "setting port"),
-        (["serve", "--host", "0.0.0.0"], 1, "--insecure"),
-        (["serve", "--device", "tpu", "--index", "none"], 1, "none"),
         (["nonsense"], 2, "No such command"),
     ],
 )
-def test_wrong_input_gets_a_sentence_and_an_exit_status(polysem, arguments, status, words):
-    done = polysem(*arguments)
+def test_wrong_input_gets_a_sentence_and_an_exit_status(polysem_here, arguments, status, words):
+    done = polysem_here(*arguments)
     assert done.returncode == status
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve", "--index", "none"], "there is no index 'none'"),
+        (["serve", "--port", "99999"], "setting port"),
+        (["serve", "--host", "0.0.0.0"], "--insecure"),
+        (["serve", "--device", "tpu", "--index", "none"], "none"),
+    ],
+)
+def test_wrong_settings_of_a_server_get_a_sentence_too(polysem, arguments, words):
+    done = polysem(*arguments)  # which sets up the logs of its process
+    assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -92,7 +105,7 @@ def test_no_server_there(polysem):
     assert "start one with `polysem serve`" in done.stderr
 
 
-def test_index_builds_verifies_and_says_what_is_next(polysem, checkpoint, corpus_file, tmp_path):
+def test_index_builds_verifies_and_says_what_is_next(polysem, polysem_here, checkpoint, corpus_file, tmp_path):
     out = tmp_path / "made"
     done = polysem("index", "--model", checkpoint, "--corpus", corpus_file, "--out", out, "--selection", "top",
                    "--max-examples", "7", "--max-documents", "40", "--device", "cpu")  # fmt: skip
@@ -101,21 +114,21 @@ def test_index_builds_verifies_and_says_what_is_next(polysem, checkpoint, corpus
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["selection"] == {"rule": "top", "min_activation_fraction": 0.75, "max_examples": 7, "seed": 0}
     assert manifest["counts"]["n_documents"] == 40
-    assert "sound" in polysem("index", "--verify", out).stdout
-    again = polysem("index", "--model", checkpoint, "--corpus", corpus_file, "--out", out)
+    assert "sound" in polysem_here("index", "--verify", out).stdout
+    again = polysem_here("index", "--model", checkpoint, "--corpus", corpus_file, "--out", out)
     assert again.returncode == 1
     assert "exists already" in again.stderr
 
 
-def test_a_bad_line_stops_the_build_or_is_left_out(polysem, checkpoint, tmp_path):
+def test_a_bad_line_stops_the_build_or_is_left_out(polysem_here, checkpoint, tmp_path):
     corpus = tmp_path / "c.jsonl"
     corpus.write_bytes(b'{"text": "good one"}\n{"text": "\xff"}\n')
-    done = polysem("index", "--model", checkpoint, "--corpus", corpus, "--out", "i")
+    done = polysem_here("index", "--model", checkpoint, "--corpus", corpus, "--out", "i")
     assert done.returncode == 1
     assert "line 2" in done.stderr
     assert not (tmp_path / "i").exists()
     (tmp_path / "i.tmp").rename(tmp_path / "aside")
-    done = polysem("index", "--model", checkpoint, "--corpus", corpus, "--out", "i", "--skip-bad-documents")
+    done = polysem_here("index", "--model", checkpoint, "--corpus", corpus, "--out", "i", "--skip-bad-documents")
     assert done.returncode == 0, done.stderr
     assert "1 documents were no text" in done.stdout
 

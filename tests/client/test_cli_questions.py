@@ -1,26 +1,13 @@
-"""The commands that ask more, as a person types them."""
+"""The commands that ask more, as a person types them; in processes of their own those of test_cli.py."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 
 @pytest.fixture
-def polysem(polysem_client, tmp_path):
-    def run(*arguments, **options):
-        return subprocess.run(
-            [sys.executable, "-m", "polysem.client.cli", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"POLYSEM_SERVER": polysem_client.target, "COLUMNS": "110"},
-            **options,
-        )
-
-    return run
+def polysem(polysem_here):
+    return polysem_here
 
 
 def lines(done):
