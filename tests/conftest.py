@@ -20,6 +20,8 @@ STATE = tempfile.TemporaryDirectory(
     prefix="polysem-test-state-"
 )  # of this process alone: a server goes on with its jobs
 os.environ["XDG_STATE_HOME"] = STATE.name
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # they and their servers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 settings.register_profile("polysem", deadline=None, derandomize=True)
 settings.load_profile("polysem")

@@ -44,7 +44,9 @@ def test_the_number_of_threads_changes_no_bit(clustered_embeddings):
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.usefixtures("restore_threads")
 def test_many_threads_may_call_at_once(clustered_embeddings):
+    torch.set_num_threads(2)  # with one, none would enter the pool
     batches = [clustered_embeddings(seed, 30, 17, 16) for seed in range(6)]
     alone = [all_of_it(x) for x in batches]
     with ThreadPoolExecutor(6) as pool:
