@@ -29,7 +29,7 @@ demo: setup ## see it work
 
 test: setup ## the whole suite
 	$(BIN)/python -m polysem.kernels.warm_up  # compiled once, not by each process
-	$(BIN)/pytest -q -n auto
+	$(BIN)/pytest -q -n auto --dist worksteal  # a module's tests, and so its servers, stay together
 
 lint: setup ## ruff
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import pytest
 @pytest.mark.parametrize(
     ("script", "options", "words"),
     [
-        ("crowd.py", ["--seconds", "2"], ["| calls answered wrongly or not at all | 0 | 0 | yes |", "Jain's index"]),
+        ("crowd.py", ["--seconds", "1"], ["| calls answered wrongly or not at all | 0 | 0 | yes |", "Jain's index"]),
         (
             "overload.py",
             ["--seconds", "3", "--calls", "1200"],
