@@ -175,15 +175,19 @@ def test_a_stream_whose_reading_was_cancelled_is_not_taken_for_whole(with_async_
 def test_nobody_there_is_told():
     async def ask():
         async with AsyncClient("127.0.0.1:1") as nobody:
-            for call in (
+            calls = [
                 nobody.info(),
                 nobody.indexes(),
                 nobody.cluster("0.0"),
                 nobody.embed("0.0"),
                 nobody.examples("0.0"),
-            ):
+            ]
+
+            async def told(call):
                 with pytest.raises(Unavailable, match=r"no Polysem server answers at 127\.0\.0\.1:1"):
                     await call
+
+            await asyncio.gather(*map(told, calls))
 
     asyncio.run(ask())
 

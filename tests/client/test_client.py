@@ -300,22 +300,24 @@ def every_call(client):
     ]
 
 
+def every_call_raises(client, error, match):
+    """All at once, as each is made again several times."""
+    with futures.ThreadPoolExecutor() as pool:
+        for asked in [pool.submit(call) for call in every_call(client)]:
+            with pytest.raises(error, match=match):
+                asked.result()
+
+
 def test_no_server_is_told_with_its_address_and_what_to_do():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         target = f"127.0.0.1:{taken.getsockname()[1]}"
     with Client(target) as nobody:
-        for call in every_call(nobody):
-            with pytest.raises(
-                Unavailable, match=f"no Polysem server answers at {target}: start one with `polysem serve`"
-            ):
-                call()
+        every_call_raises(nobody, Unavailable, f"no Polysem server answers at {target}: start one with `polysem serve`")
 
 
 def test_a_server_that_hangs_up_is_told():
     with listening(lambda connection: connection.close()) as target, Client(target, timeout_s=20) as client:
-        for call in every_call(client):
-            with pytest.raises(Unavailable, match=target):
-                call()
+        every_call_raises(client, Unavailable, target)
 
 
 def test_a_server_of_another_kind_is_told():
@@ -325,9 +327,7 @@ def test_a_server_of_another_kind_is_told():
         connection.close()
 
     with listening(say_http) as target, Client(target, timeout_s=20) as client:
-        for call in every_call(client):
-            with pytest.raises(Unavailable, match=target):
-                call()
+        every_call_raises(client, Unavailable, target)
 
 
 def test_a_server_that_says_nothing_is_given_up_after_the_time_given():
