@@ -5,14 +5,14 @@ import io
 import json
 import socket
 import struct
-import subprocess
-import sys
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
 import pytest
 
 import polysem.server
+from polysem.server.in_process import _running
+from polysem.server.settings import Settings
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -209,19 +209,14 @@ def test_a_server_that_went_away_is_told_and_the_cut_still_moves(page, watched, 
     watched.complaints.clear()
 
 
-def test_a_page_that_comes_too_early_goes_on_by_itself(page, watched, index_folder, another_explorer):
+def test_a_page_that_comes_too_early_goes_on_by_itself(page, watched, index_folder, another_explorer, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     _, address = another_explorer(f"127.0.0.1:{port}")
     page.goto(f"{address}/neuron/0.3?algorithm=scc")
     assert f"127.0.0.1:{port}" in page.get_by_role("alert").inner_text()
-    command = [sys.executable, "-m", "polysem.client.cli", "serve", "--index", str(index_folder), "--port", str(port)]
-    server = subprocess.Popen([*command, "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
+    with _running(Settings(index=[index_folder], port=port, device="cpu", state=tmp_path)):
         page.locator(".ps-card").first.wait_for(timeout=60_000)
-    finally:
-        server.terminate()
-        server.wait(30)
     assert page.url.endswith("/neuron/0.3?algorithm=scc")
     assert all("Failed to load resource" in complaint for complaint in watched.complaints)
     watched.complaints.clear()

@@ -17,7 +17,7 @@ import pytest
         ("crowd.py", ["--seconds", "1"], ["| calls answered wrongly or not at all | 0 | 0 | yes |", "Jain's index"]),
         (
             "overload.py",
-            ["--seconds", "3", "--calls", "1200"],
+            ["--seconds", "2", "--calls", "600"],
             ["afterwards: answered", "MiB; failed: {}", "the server lives"],
         ),
     ],
