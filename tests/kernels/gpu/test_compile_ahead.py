@@ -10,10 +10,13 @@ SCRIPT = Path(__file__).with_name("compile_ahead.py")
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """What the script says, a line a kernel, from a process of its own: this one may be interpreting."""
+def compiled():
+    """What the script says, a line a kernel, from a process of its own: this one may be interpreting.
+
+    What has not changed since the last time comes from Triton's cache, which knows a kernel by all that it is made of.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    environment["TRITON_CACHE_DIR"] = str(Path(os.environ["POLYSEM_CACHE_DIR"]) / "triton")
     done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
