@@ -141,8 +141,8 @@ class JobRunner:
 
     @property
     def batch_tokens(self) -> int:
-        """Of a new job."""
-        return BATCH_TOKENS[self._engine.model.device.type]
+        """Of a new job; small where the device is shared with callers."""
+        return (BATCH_TOKENS if self._ray is None else indexing.BATCH_TOKENS)[self._engine.model.device.type]
 
     def _check_name(self, name: str) -> None:
         """Raise InvalidArgument where the operator's own index has it."""
@@ -258,8 +258,9 @@ class JobRunner:
         if not out.exists():
             tell = partial(self._tell, task)
             with self._reads(task) as (model, executor):
-                batch_tokens = task.batch_tokens if executor is None else None
-                indexing.build(model, self._corpus(spec), out, _recipe(spec), tell, batch_tokens, executor=executor)
+                indexing.build(
+                    model, self._corpus(spec), out, _recipe(spec), tell, task.batch_tokens, executor=executor
+                )
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         self._serve(out)
         return out / MANIFEST

@@ -288,8 +288,9 @@ class _Pull:
 
     def __init__(self, ray: Any, crew: Crew, ledger: Ledger, stage: Stage, tell: Tell) -> None:
         self._ray, self._crew, self._ledger, self._stage, self._tell = ray, crew, ledger, stage, tell
-        self._busy: dict[Any, tuple[Any, Shard]] = {}  # worker and shard, by reference to what `Worker.make` returns
-        self._loads: dict[Any, int] = {}  # shards of each worker
+        # worker, shard and share of the worker's room, by reference to what `Worker.make` returns
+        self._busy: dict[Any, tuple[Any, Shard, int]] = {}
+        self._loads: dict[Any, int] = {}  # of AT_ONCE, what each worker has
         self._saving: dict[Future[None], Shard] = {}
         self._tries: dict[Shard, int] = {}
         self._failed: dict[Shard, str] = {}
@@ -326,21 +327,22 @@ class _Pull:
         self._saved()
 
     def _hand_out(self) -> None:
-        """Give shards to workers that have room, evenly."""
+        """Give shards to workers that have room, evenly; one that failed before goes alone, and takes none with it."""
         for load in range(AT_ONCE):
             for worker in self._crew.ready:
                 if not self.todo:
                     return
-                if self._loads.get(worker, 0) == load:
+                share = AT_ONCE if self.todo[0] in self._tries else 1
+                if self._loads.get(worker, 0) == load <= AT_ONCE - share:
                     shard = self.todo.popleft()
                     taken = self._stage.take(shard)
                     reference = worker.make.remote(self._compute, taken, shard.path, self._mark)
-                    self._busy[reference] = worker, shard
-                    self._loads[worker] = load + 1
+                    self._busy[reference] = worker, shard, share
+                    self._loads[worker] = load + share
 
     def _back(self, reference: Any) -> None:
-        worker, shard = self._busy.pop(reference)
-        self._loads[worker] -= 1
+        worker, shard, share = self._busy.pop(reference)
+        self._loads[worker] -= share
         try:
             result = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:

@@ -1,6 +1,7 @@
 """A real server in this process with any settings, and a certificate for one."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -75,3 +76,23 @@ def write_certificate(authority: trustme.CA, files: dict[str, Path]) -> None:
         fresh = files[name].with_suffix(".new")
         blob.write_to_path(fresh)
         fresh.replace(files[name])
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray cluster of three one-CPU machines, each with a GPU that is none; this process is its driver."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    machine = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 200 << 20}
+    found = Cluster(initialize_head=True, head_node_args=machine)
+    try:
+        for _ in range(2):
+            found.add_node(**machine)
+        ray.init(address=found.address, log_to_driver=False, logging_level="error")
+        yield found
+    finally:
+        ray.shutdown()
+        found.shutdown()

@@ -1,0 +1,161 @@
+"""Indexes and measurements made on a cluster: the bytes of the local executor, whatever happens on the way."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from polysem.client import Client
+from polysem.client.cli import cli
+from polysem.client.measure import Measuring, variants
+from polysem.proto import shards
+from polysem.proto.errors import FailedPrecondition
+from polysem.proto.types import Selection
+from polysem.server import indexing, local, ray_jobs
+from polysem.server.corpus import Corpus
+from polysem.server.indexing import Recipe
+from polysem.server.on_ray import RayOptions
+
+if not os.environ.get("POLYSEM_NEEDS_RAY"):
+    pytest.importorskip("ray")
+
+RECIPE = Recipe(Selection("first", 0.5, 30))
+
+
+@pytest.fixture(autouse=True)
+def _many_shards(monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_CONTEXTS", 17)
+
+
+@pytest.fixture(scope="module")
+def described(checkpoint):
+    return ray_jobs.describe(str(checkpoint), "float32")
+
+
+@pytest.fixture(scope="module")
+def here(small_model, corpus_file, tmp_path_factory):
+    """The index as the local executor makes it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_CONTEXTS", 17)
+        return indexing.build(small_model, Corpus(str(corpus_file)), tmp_path_factory.mktemp("here") / "index", RECIPE)
+
+
+@pytest.mark.parametrize("options", [RayOptions(), RayOptions(shares=False, workers=2)], ids=["shared", "sent"])
+def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file, here, tmp_path, options):
+    with ray_jobs.building(described, "auto", options) as (known, executor):
+        built = indexing.build(known, Corpus(str(corpus_file)), tmp_path / "index", RECIPE, executor=executor)
+    assert built.sha256 == here.sha256
+
+
+def test_an_index_survives_a_killed_worker(cluster, described, corpus_file, here, tmp_path):
+    with ray_jobs.building(described, "auto", RayOptions()) as (known, executor):
+        victims = [executor.ask(lambda held: os.getpid())]
+
+        def progress(stage, n, total):
+            if stage == "collect" and n and victims:
+                os.kill(victims.pop(), signal.SIGKILL)
+
+        built = indexing.build(known, Corpus(str(corpus_file)), tmp_path / "index", RECIPE, progress, executor=executor)
+        assert not victims
+    assert built.sha256 == here.sha256
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from polysem.proto import shards
+from polysem.proto.types import Selection
+from polysem.server import indexing, ray_jobs
+from polysem.server.corpus import Corpus
+from polysem.server.on_ray import RayOptions
+shards.SHARD_CONTEXTS = 17
+def progress(stage, n, total):
+    if n:
+        print(stage, flush=True)
+model, corpus, out, address = sys.argv[1:]
+with ray_jobs.building(ray_jobs.describe(model, "float32"), "auto", RayOptions(address)) as (known, executor):
+    indexing.build(known, Corpus(corpus), Path(out), indexing.Recipe(Selection("first", 0.5, 30)), progress,
+                   executor=executor)
+"""
+
+
+def test_a_killed_driver_goes_on_from_the_last_finished_shard(
+    cluster, described, checkpoint, corpus_file, here, tmp_path, monkeypatch
+):
+    out = tmp_path / "index"
+    arguments = [sys.executable, "-c", DRIVER, str(checkpoint), str(corpus_file), str(out), cluster.address]
+    driver = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    n_scanned = 0
+    for line in driver.stdout:
+        n_scanned += line.strip() == "scan"
+        if n_scanned == 3:
+            os.kill(driver.pid, signal.SIGKILL)
+            break
+    driver.stdout.close()
+    assert driver.wait() == -signal.SIGKILL
+    work = out.with_name("index.tmp")
+    with closing(shards.Ledger(work)) as ledger:
+        before = {path for path in work.glob("*.npz") if ledger.has(shards.Shard(0, 0, path))}
+    assert len(before) >= 3
+    made = set()
+    record = shards.Ledger.record
+    monkeypatch.setattr(
+        shards.Ledger, "record", lambda self, *some: made.update(s.path for s in some) or record(self, *some)
+    )
+    with ray_jobs.building(described, "auto", RayOptions()) as (known, executor):
+        built = indexing.build(known, Corpus(str(corpus_file)), out, RECIPE, executor=executor)
+    assert built.sha256 == here.sha256
+    assert made
+    assert not made & before
+
+
+def test_another_model_on_a_worker_is_refused(cluster, described, make_checkpoint):
+    other = ray_jobs.describe(str(make_checkpoint(seed=1)), "float32")
+    mixed = replace(described, info=replace(described.info, id=other.info.id))
+    with (
+        pytest.raises(FailedPrecondition, match=r"has another model at .* give all machines the same one"),
+        ray_jobs.building(mixed, "auto", RayOptions(workers=1)),
+    ):
+        pass
+
+
+def test_measurements_have_the_bytes_of_the_local_ones(cluster, here, tmp_path, monkeypatch):
+    monkeypatch.setattr("polysem.client.measure.EXAMPLES_AT_ONCE", 30 * 40)  # 5 shards
+    with local(here.folder) as client:
+        Measuring(client).run(tmp_path / "here.parquet")
+    told = []
+    with ray_jobs.measuring(here.folder, {"workers": 2}, lambda status: None) as (client, executor):
+        measuring = Measuring(client)
+        measuring.run(tmp_path / "ray.parquet", told.append, executor=executor)
+    assert (tmp_path / "ray.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
+    assert sum(told) == measuring.n_trees
+
+
+def test_a_server_hands_its_jobs_to_the_cluster(cluster, served, small_model, here, corpus_file, tmp_path):
+    flags = {"index": [here.folder], "corpora": [corpus_file], "executor": "ray", "ray_workers": 2}
+    with served(**flags) as target, Client(target) as client:
+        measuring = client.jobs.measure("0.0-20")
+        making = client.jobs.index("made", corpus_file.name, selection=RECIPE.selection)
+        measured, made = (list(client.jobs.watch(job.id))[-1] for job in (measuring, making))
+        assert (measured.state, made.state) == ("done", "done")
+        client.jobs.fetch(measured.id, tmp_path / "job.parquet")
+        Measuring(client, ["0.0-20"], variants()).run(tmp_path / "here.parquet")
+    assert (tmp_path / "job.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
+    corpus = Corpus(corpus_file.name, path=corpus_file)
+    assert made.result_sha256 == indexing.build(small_model, corpus, tmp_path / "made", RECIPE).sha256
+
+
+def test_the_command_line_asks_a_cluster(cluster, here, tmp_path):
+    out = tmp_path / "few.parquet"
+    line = ["measure", "0.0-3", "--index", str(here.folder), "--executor", "ray", "--ray-workers", "1"]
+    done = CliRunner().invoke(cli, [*line, "--ray-address", cluster.address, "--out", str(out)])
+    assert done.exit_code == 0
+    assert "few.parquet: 4 neurons by" in done.output
+    refused = CliRunner().invoke(cli, [*line, "--server", "box:1", "--out", str(out)])
+    assert refused.exit_code == 2
+    assert "leave out --server" in refused.output
