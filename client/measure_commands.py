@@ -16,6 +16,7 @@ from polysem.client.measure import Measuring, variants
 from polysem.client.options import BULK, NEURONS_HELP, connect, connects, executes, ray_options
 from polysem.client.results import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
+from polysem.proto.publishing import Place
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
@@ -53,7 +54,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The Parquet file; a row a clustering.")
+@click.option("--out", required=True, help="The Parquet file, or its URL, s3://bucket/name; a row a clustering.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 @click.option(
     "--algorithm",
@@ -94,7 +95,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 @asks_either
 def measure(
     neurons: Sequence[str],
-    out: Path,
+    out: str,
     force: bool,
     algorithms: Sequence[Algorithm],
     linkage: Linkage,
@@ -122,26 +123,31 @@ def measure(
     asked_for = variants(algorithms, embeddings, layer_norms, linkage)
     from polysem.client.terminal.progress import bars
 
-    with (
-        bars({"measure": "trees"}) as shown,
-        workers(executor, server, index, ray, shown.note) as (client, name, where),
-    ):
-        measuring = Measuring(
-            client,
-            neurons or ("*",),
-            asked_for,
-            distance_threshold=distance_threshold,
-            best_cut=best_cut,
-            index=name,
-        )
-        try:
-            advance = partial(_advance, shown, measuring.n_trees)
-            measuring.run(out.expanduser(), advance, force, where)
-        except KeyboardInterrupt:
-            click.echo(f"stopped; what is done is kept in {out}.tmp, and the same command goes on from there", err=True)
-            raise
-    click.echo(f"{out}: {measuring.n_neurons:,} neurons by {len(asked_for)} clusterings")
-    click.echo(f"next: polysem table1 {out}")
+    place = Place(out, force)
+    if not place.made:
+        with (
+            bars({"measure": "trees"}) as shown,
+            workers(executor, server, index, ray, shown.note) as (client, name, where),
+        ):
+            measuring = Measuring(
+                client,
+                neurons or ("*",),
+                asked_for,
+                distance_threshold=distance_threshold,
+                best_cut=best_cut,
+                index=name,
+            )
+            try:
+                measuring.run(place.local, partial(_advance, shown, measuring.n_trees), force, where)
+            except KeyboardInterrupt:
+                kept = f"what is done is kept in {place.local}.tmp"
+                click.echo(f"stopped; {kept}, and the same command goes on from there", err=True)
+                raise
+    n_trees = len(measurements.read(place.local))
+    place.publish()
+    click.echo(f"{out}: {n_trees // len(asked_for):,} neurons by {len(asked_for)} clusterings")
+    if place.url is None:
+        click.echo(f"next: polysem table1 {out}")
 
 
 def _advance(shown: Any, total: int, n_trees: int) -> None:

@@ -29,7 +29,7 @@ UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens",
     show_default=True,
     help="pydocs, a .jsonl, .jsonl.gz, .txt or .parquet file, a folder, or hf:NAME:CONFIG:SPLIT.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The index's folder; it must not exist yet.")
+@click.option("--out", help="The index's folder, or a URL such as s3://bucket/name; it must not exist yet.")
 @click.option(
     "--preset", type=click.Choice(["paper"]), default="paper", show_default=True, help="What the others default to."
 )
@@ -63,7 +63,7 @@ UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens",
 def index(
     model: str,
     corpus: str,
-    out: Path | None,
+    out: str | None,
     preset: str,
     text_field: str,
     skip_bad_documents: bool,
@@ -91,27 +91,34 @@ def index(
     if out is None:
         raise click.UsageError("say where the index goes: --out FOLDER")
     from polysem.client.terminal.progress import bars
+    from polysem.proto.publishing import Place
     from polysem.server import indexing
     from polysem.server.corpus import Corpus
+    from polysem.server.index import open_index
 
     ray = ray_options(flags)
     how = _recipe(indexing.PRESETS[preset], **flags)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
     maxima = None if max_activations is None else indexing.read_maxima(max_activations.expanduser())
+    place = Place(out)
     try:
-        with bars(UNITS) as shown, _reads(executor, model, device, dtype, ray, shown.note) as (reader, where):
-            built = indexing.build(reader, source, out.expanduser(), how, shown.advance, batch_tokens, maxima, where)
+        if not place.made:
+            with bars(UNITS) as shown, _reads(executor, model, device, dtype, ray, shown.note) as (reader, where):
+                indexing.build(reader, source, place.local, how, shown.advance, batch_tokens, maxima, where)
+        info = open_index(place.local).info
+        place.publish()
     except KeyboardInterrupt:
-        click.echo(f"stopped; what is done is kept in {out}.tmp, and the same command goes on from there", err=True)
+        click.echo(
+            f"stopped; what is done is kept in {place.local}.tmp, and the same command goes on from there", err=True
+        )
         raise
-    info = built.info
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
         f"from {info.n_contexts:,} contexts ({info.n_tokens:,} tokens)"
     )
     if source.n_skipped:
         click.echo(f"{source.n_skipped:,} documents were no text and were left out")
-    click.echo(f"next: polysem serve --index {out}")
+    click.echo(f"next: polysem serve --index {out}" if place.url is None else "next: serve a copy of it")
 
 
 @contextlib.contextmanager
