@@ -14,20 +14,22 @@ import gzip
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from polysem.proto.errors import BadCorpus, InvalidArgument
+from polysem.server import corpus_ranges
+from polysem.server.corpus_ranges import WHOLE, Range, readable
 
 PYDOCS = "pydocs"
 MAX_DOCUMENT_BYTES = 64 << 20
 MAX_NAME_CHARACTERS = 512
 HUGGING_FACE = "hf:"
 PARQUET_ROWS = 256  # read at once
+RANGE_BYTES = 16 << 20  # of text
 
 
 class Document(NamedTuple):
@@ -35,6 +37,19 @@ class Document(NamedTuple):
 
     name: str
     text: str
+
+
+class Texts(NamedTuple):
+    """What a range of a corpus holds.
+
+    documents  with text
+    n_skipped  left out among them
+    problem    what ended the reading, in a sentence; empty where nothing did
+    """
+
+    documents: list[Document]
+    n_skipped: int = 0
+    problem: str = ""
 
 
 @dataclass
@@ -56,73 +71,133 @@ class Corpus:
 
     def documents(self) -> Iterator[Document]:
         """Read the corpus from its start."""
-        if self.max_documents is not None and self.max_documents < 1:
-            raise InvalidArgument(f"max_documents is {self.max_documents}; give at least 1", "max_documents")
+        self._check()
         self.n_skipped = 0
         n = 0
-        for document in self._read():
-            if not document.text:
-                continue
+        for document in self._with_text(WHOLE):
             n += 1
             yield document
             if n == self.max_documents:
                 return
+        self.check_number(n)
+
+    def _check(self) -> None:
+        if self.max_documents is not None and self.max_documents < 1:
+            raise InvalidArgument(f"max_documents is {self.max_documents}; give at least 1", "max_documents")
+
+    def check_number(self, n: int) -> None:
+        """Raise BadCorpus where the n documents with text that it has are not enough."""
         if n == 0:
             raise BadCorpus(f"the corpus {self.id!r} has no document with text in it")
-        if self.max_documents is not None:
+        if self.max_documents is not None and n < self.max_documents:
             raise BadCorpus(
                 f"the corpus {self.id!r} has {n:,} documents with text, and {self.max_documents:,} are asked for; "
                 "ask for at most so many, or leave out --max-documents"
             )
 
-    def _read(self) -> Iterator[Document]:
-        if self.id == PYDOCS and self.path is None:
-            from polysem.server.demo import pydocs
+    def ranges(self) -> Iterator[Range] | None:
+        """Consecutive ranges of about RANGE_BYTES (of a row group or a file, where that is more), found as they are
+        asked for; None where no part can be read without what stands before it: archives, streams, `pydocs`.
+        """
+        self._check()
+        kind, place = self._place()
+        if kind in (".jsonl", ".txt"):
+            return corpus_ranges.of_lines(place, RANGE_BYTES)
+        if kind == "folder":
+            return corpus_ranges.of_files(place, RANGE_BYTES)
+        if kind == ".parquet":
+            with _parquet(place, self.text_field) as (file, _):
+                groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+                return corpus_ranges.of_row_groups([(g.num_rows, g.total_byte_size) for g in groups], RANGE_BYTES)
+        if kind == "saved":
+            with _told(self.id):
+                saved = _saved(self.id, place)
+                return corpus_ranges.of_rows(len(saved), 1 + RANGE_BYTES * len(saved) // (1 + saved.data.nbytes))
+        return None
 
-            return (Document(name, text) for name, text in pydocs.documents())
+    def read(self, range_: Range, limit: int | None = None) -> Texts:
+        """The documents of one of its ranges, the first `limit` at most; `max_documents` does not matter."""
+        reader = replace(self, n_skipped=0)
+        documents = []
+        try:
+            for document in reader._with_text(range_):
+                documents.append(document)
+                if len(documents) == limit:
+                    break
+        except BadCorpus as error:
+            return Texts(documents, reader.n_skipped, error.message)
+        return Texts(documents, reader.n_skipped)
+
+    def fingerprint(self, times: bool = False) -> str:
+        """Cheap, and the same wherever the same corpus is reached; empty where it has no ranges.
+
+        times  add when its files were changed, which is the same on one machine only
+        """
+        kind, place = self._place()
+        has_ranges = kind in (".jsonl", ".txt", ".parquet", "folder", "saved")
+        return corpus_ranges.fingerprint(place, times) if has_ranges else ""
+
+    def _place(self) -> tuple[str, Path]:
+        """What it is, and where."""
+        if self.id == PYDOCS and self.path is None:
+            return "pydocs", Path()
         if self.id.startswith(HUGGING_FACE) and self.path is None:
-            return self._from_records(_hugging_face(self.id), "row")
+            folder = Path(os.path.expanduser(self.id.removeprefix(HUGGING_FACE).partition(":")[0]))
+            by_save_to_disk = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
+            return "saved" if by_save_to_disk else "hub", folder
         path = self.path or Path(os.path.expanduser(self.id))  # "~nobody" stays as it is
         if path.is_dir():
-            return self._read_folder(path)
+            return "folder", path
         if not path.is_file():
             raise BadCorpus(
                 f"there is no corpus {self.id!r}; give 'pydocs', a .jsonl, .jsonl.gz, .txt or .parquet file, a folder, "
                 "or hf:NAME"
             )
         if path.name.endswith((".jsonl", ".jsonl.gz")):
-            return self._read_jsonl(path)
-        if path.suffix == ".txt":
-            return self._read_lines(path)
-        if path.suffix == ".parquet":
-            return self._from_records(_parquet_rows(path, self.text_field), "row")
+            return "archive" if path.suffix == ".gz" else ".jsonl", path
+        if path.suffix in (".txt", ".parquet"):
+            return path.suffix, path
         raise BadCorpus(
             f"cannot tell what {path.name!r} is; a corpus is a .jsonl, .jsonl.gz, .txt or .parquet file, a folder, or "
             "hf:NAME"
         )
 
-    def _read_folder(self, folder: Path) -> Iterator[Document]:
-        files = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        )
-        for path in files:
+    def _with_text(self, range_: Range) -> Iterator[Document]:
+        return (document for document in self._read(range_) if document.text)
+
+    def _read(self, range_: Range) -> Iterator[Document]:
+        kind, place = self._place()
+        if kind == "pydocs":
+            from polysem.server.demo import pydocs
+
+            return (Document(name, text) for name, text in pydocs.documents())
+        if kind in ("saved", "hub"):
+            return self._from_records(_hugging_face(self.id, kind, place, range_), range_)
+        if kind == "folder":
+            return self._read_folder(place, range_)
+        if kind == ".txt":
+            return self._read_lines(place, range_)
+        if kind == ".parquet":
+            return self._from_records(_parquet_rows(place, self.text_field, range_), range_)
+        return self._read_jsonl(place, range_)
+
+    def _read_folder(self, folder: Path, range_: Range) -> Iterator[Document]:
+        for path in [folder / file for file in range_.files] or corpus_ranges.files(folder):
             name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "replace")
-            with _readable(path), path.open("rb") as file:
+            with readable(path), path.open("rb") as file:
                 data = file.read(MAX_DOCUMENT_BYTES + len(codecs.BOM_UTF8) + 1)
             text = self._text(data.removeprefix(codecs.BOM_UTF8), f"the file {name!r} of {self.id!r}")
             if text is not None:
                 yield Document(name[:MAX_NAME_CHARACTERS], text)
 
-    def _read_lines(self, path: Path) -> Iterator[Document]:
-        for number, line in _lines(path):
+    def _read_lines(self, path: Path, range_: Range) -> Iterator[Document]:
+        for number, line in _lines(path, range_):
             text = self._text(line, f"line {number} of {self.id!r}")
             if text is not None:
                 yield Document(str(number), text)
 
-    def _read_jsonl(self, path: Path) -> Iterator[Document]:
-        for number, line in _lines(path):
+    def _read_jsonl(self, path: Path, range_: Range) -> Iterator[Document]:
+        for number, line in _lines(path, range_):
             place = f"line {number} of {self.id!r}"
             text = self._text(line, place)
             if text is None or not text.strip():
@@ -143,12 +218,12 @@ class Corpus:
             raise ValueError("is not a JSON object")
         return self._document(record, number)
 
-    def _from_records(self, records: Iterable[Mapping[str, Any]], noun: str) -> Iterator[Document]:
-        for number, record in enumerate(records, 1):
+    def _from_records(self, records: Iterable[Mapping[str, Any]], range_: Range) -> Iterator[Document]:
+        for number, record in enumerate(records, range_.first + 1):
             try:
                 yield self._document(record, number)
             except ValueError as error:
-                self._bad(f"{noun} {number} of {self.id!r} {error}")
+                self._bad(f"row {number} of {self.id!r} {error}")
 
     def _document(self, record: Mapping[str, Any], number: int) -> Document:
         text = record.get(self.text_field)
@@ -184,58 +259,87 @@ class Corpus:
         self.n_skipped += 1
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, range_: Range) -> Iterator[tuple[int, bytes]]:
     """Lines from 1 without their ends; one longer than a document may be comes cut, its rest is passed over."""
-    with _readable(path), _open(path) as file:
-        number = 0
-        while line := file.readline(MAX_DOCUMENT_BYTES + len(codecs.BOM_UTF8 + b"\r\n")):
+    with readable(path), _open(path) as file:
+        file.seek(range_.begin)
+        number, left = range_.first, range_.end - range_.begin
+        while left > 0 and (line := file.readline(MAX_DOCUMENT_BYTES + len(codecs.BOM_UTF8 + b"\r\n"))):
             number += 1
+            left -= len(line)
             rest = line
             while not rest.endswith(b"\n") and (rest := file.readline(1 << 20)):
-                pass
+                left -= len(rest)
             line = line.removesuffix(b"\n").removesuffix(b"\r")
             yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
-def _parquet_rows(path: Path, text_field: str) -> Iterator[Mapping[str, Any]]:
-    """Its rows, some at a time, with the fields that a document is made of."""
+@contextmanager
+def _parquet(path: Path, text_field: str) -> Iterator[tuple[Any, list[str]]]:
+    """The open file, and its columns that a document is made of."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise BadCorpus(f"to read {str(path)!r} install pyarrow: pip install pyarrow") from error
-    with _readable(path):
+    with readable(path):
         try:
-            file = parquet.ParquetFile(path)
-            names = file.schema_arrow.names
-            if text_field not in names:
-                raise BadCorpus(f"{str(path)!r} has no column {text_field!r}; it has {', '.join(names)}")
-            wanted = [name for name in (text_field, "id") if name in names]
-            for batch in file.iter_batches(PARQUET_ROWS, columns=wanted):
-                yield from batch.to_pylist()
+            with parquet.ParquetFile(path) as file:
+                names = file.schema_arrow.names
+                if text_field not in names:
+                    raise BadCorpus(f"{str(path)!r} has no column {text_field!r}; it has {', '.join(names)}")
+                yield file, [name for name in (text_field, "id") if name in names]
         except pyarrow.ArrowException as error:
             raise BadCorpus(f"cannot read {str(path)!r}: {_first_line(error)}") from error
 
 
-def _hugging_face(id_: str) -> Iterator[Mapping[str, Any]]:
+def _parquet_rows(path: Path, text_field: str, range_: Range) -> Iterator[Mapping[str, Any]]:
+    """Its rows, some at a time."""
+    with _parquet(path, text_field) as (file, wanted):
+        groups = list(range(range_.begin, min(range_.end, file.num_row_groups)))
+        for batch in file.iter_batches(PARQUET_ROWS, groups, columns=wanted):
+            yield from batch.to_pylist()
+
+
+def _hugging_face(id_: str, kind: str, folder: Path, range_: Range) -> Iterator[Mapping[str, Any]]:
     """The rows of hf:NAME[:CONFIG][:SPLIT]; NAME may be a folder."""
-    try:
+    with _told(id_):
+        if kind == "saved":
+            saved = _saved(id_, folder)
+            yield from saved.select(range(range_.begin, min(range_.end, len(saved))))
+            return
         import datasets
-    except ModuleNotFoundError as error:
-        raise BadCorpus(f"to read {id_!r} install datasets: pip install 'polysem[hf]'") from error
+
+        name, config, split = _parts(id_)
+        where = str(folder) if folder.is_dir() else name
+        yield from datasets.load_dataset(where, config or None, split=split, streaming=True)
+
+
+def _saved(id_: str, folder: Path) -> Any:
+    """The split of what `save_to_disk` left."""
+    import datasets
+
+    saved = datasets.load_from_disk(folder)
+    return saved if isinstance(saved, datasets.Dataset) else saved[_parts(id_)[2]]
+
+
+def _parts(id_: str) -> tuple[str, str, str]:
+    """Name, configuration or nothing, split."""
     name, _, rest = id_.removeprefix(HUGGING_FACE).partition(":")
     config, _, split = rest.partition(":")
-    folder = Path(os.path.expanduser(name))
+    return name, config, split or "train"
+
+
+@contextmanager
+def _told(id_: str) -> Iterator[None]:
+    """Raise BadCorpus for whatever Hugging Face's library raises."""
     try:
-        if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):  # by `save_to_disk`
-            saved = datasets.load_from_disk(folder)
-            rows = saved if isinstance(saved, datasets.Dataset) else saved[split or "train"]
-        else:
-            rows = datasets.load_dataset(
-                str(folder) if folder.is_dir() else name, config or None, split=split or "train", streaming=True
-            )
-        yield from rows
-    except Exception as error:  # the library raises of all kinds
+        import datasets  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise BadCorpus(f"to read {id_!r} install datasets: pip install 'polysem[hf]'") from error
+    try:
+        yield
+    except Exception as error:  # of all kinds
         raise BadCorpus(
             f"cannot read the data set {id_!r}: {_first_line(error)} (hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT)"
         ) from error
@@ -249,25 +353,28 @@ def _open(path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadCorpus(f"cannot read {str(path)!r}: {error}") from error
+def digest_of(document: Document) -> bytes:
+    """(32,) sha256 of its name and text."""
+    digest = hashlib.sha256()
+    for part in document:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.digest()
 
 
 class CorpusDigest:
-    """sha256 over the names and texts of documents, in order."""
+    """sha256 over the digests of documents, in order: so those of ranges may be made apart."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
 
     def add(self, document: Document) -> None:
-        for part in document:
-            data = part.encode()
-            self._digest.update(len(data).to_bytes(8, "little"))
-            self._digest.update(data)
+        self.add_digests(digest_of(document))
+
+    def add_digests(self, digests: bytes) -> None:
+        """(n · 32,) those of n documents, one after the other."""
+        self._digest.update(digests)
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()

@@ -22,7 +22,10 @@ _DOCUMENT, _END, _BAD = b"d", b"e", b"b"
 
 
 class CorpusElsewhere(Corpus):
-    """As `Corpus`, with the same documents and errors."""
+    """As `Corpus`, with the same documents and errors; one child reads it, from its start, so it has no ranges."""
+
+    def ranges(self) -> None:
+        return None
 
     def documents(self) -> Iterator[Document]:
         asked = {

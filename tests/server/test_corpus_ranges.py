@@ -1,0 +1,233 @@
+"""Ranges of a corpus: read one by one, in any order and anywhere, they are the corpus."""
+
+import gzip
+import json
+import os
+import pickle
+
+import pyarrow
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from polysem.proto.errors import BadCorpus, InvalidArgument
+from polysem.server import corpus as corpora
+from polysem.server import corpus_ranges
+from polysem.server.corpus import Corpus, Document
+from polysem.server.corpus_ranges import Range
+from polysem.server.reading import CorpusElsewhere
+
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.fixture
+def ranges_of(monkeypatch):
+    """A function: the ranges of about so many bytes."""
+
+    def ranges(corpus, n_bytes):
+        monkeypatch.setattr(corpora, "RANGE_BYTES", n_bytes)
+        return list(corpus.ranges())
+
+    return ranges
+
+
+def in_ranges(corpus, ranges):
+    """What a reader of the whole finds, or the problem that ends it; and how many it left out."""
+    documents, n_skipped = [], 0
+    for range_ in ranges:
+        texts = corpus.read(pickle.loads(pickle.dumps(range_)))
+        documents += texts.documents
+        n_skipped += texts.n_skipped
+        if texts.problem:
+            return documents, n_skipped, texts.problem
+    return documents, n_skipped, ""
+
+
+def as_a_whole(corpus):
+    documents, problem = [], ""
+    try:
+        for document in corpus.documents():
+            documents.append(document)  # noqa: PERF402 (those before the problem are kept)
+    except BadCorpus as error:
+        problem = "" if "has no document with text" in error.message else error.message
+    return documents, corpus.n_skipped, problem
+
+
+# ---- Lines
+
+
+def test_a_range_ends_at_the_first_line_end_that_makes_it_long_enough(tmp_path, ranges_of):
+    (tmp_path / "c.txt").write_bytes(MARK + b"one\r\n\ntwo\nthree\n\nfour")
+    corpus = Corpus(str(tmp_path / "c.txt"))
+    ranges = ranges_of(corpus, 9)
+    assert ranges == [Range(0, 9, 0), Range(9, 19, 2), Range(19, 24, 4)]
+    assert [corpus.read(range_).documents for range_ in ranges] == [
+        [Document("1", "one")],
+        [Document("3", "two"), Document("4", "three")],
+        [Document("6", "four")],
+    ]
+
+
+def test_a_bad_line_has_its_number_in_the_file(tmp_path, ranges_of):
+    (tmp_path / "c.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}\nno\n{"text": "c"}\n')
+    corpus = Corpus(str(tmp_path / "c.jsonl"))
+    read = [corpus.read(range_) for range_ in ranges_of(corpus, 1)]
+    assert [texts.documents for texts in read] == [[("1", "a")], [], [("3", "b")], [], [("5", "c")]]
+    assert [bool(texts.problem) for texts in read] == [False, False, False, True, False]
+    assert read[3].problem.startswith(f"line 4 of {corpus.id!r} is not JSON")
+
+
+def test_a_limit_ends_a_range_before_what_it_does_not_want(tmp_path, ranges_of):
+    (tmp_path / "c.jsonl").write_text('{"text": ""}\nno\n{"text": "a"}\nno\n{"text": "b"}\n')
+    corpus = Corpus(str(tmp_path / "c.jsonl"), skip_bad=True)
+    (whole,) = ranges_of(corpus, 1000)
+    assert corpus.read(whole, 1) == ([("3", "a")], 1, "")
+    assert corpus.read(whole) == ([("3", "a"), ("5", "b")], 2, "")
+    assert corpus.n_skipped == 0  # of readings of the whole only
+
+
+def test_only_as_much_is_read_as_ranges_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 4)
+    (tmp_path / "c.txt").write_text("one\ntwo\nsix\n")
+    ranges = Corpus(str(tmp_path / "c.txt")).ranges()
+    assert next(ranges) == Range(0, 4, 0)
+    (tmp_path / "c.txt").write_text("one\n")
+    assert list(ranges) in ([], [Range(4, 8, 1), Range(8, 12, 2)])  # as a buffer holds
+
+
+LINES = st.one_of(
+    st.sampled_from([b"", b" ", b"no JSON", b"\xff", b"a\0b", b'{"text": 3}', b"x" * 60, b'{"text": ""}', MARK, b"\r"]),
+    st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=12).map(str.encode),
+    st.text(st.characters(codec="utf-8"), max_size=12).map(lambda text: json.dumps({"text": text}).encode()),
+    st.text("é日😀", min_size=1, max_size=4).map(lambda text: json.dumps({"id": text, "text": text * 3}).encode()),
+)
+
+
+@given(
+    lines=st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r\n"])), max_size=12),
+    mark=st.sampled_from([b"", MARK]),
+    last=st.booleans(),
+    n_bytes=st.integers(1, 90),
+    suffix=st.sampled_from([".jsonl", ".txt"]),
+    skip_bad=st.booleans(),
+)
+def test_ranges_of_any_file_are_the_file(tmp_path_factory, lines, mark, last, n_bytes, suffix, skip_bad):
+    data = mark + b"".join(line + end for line, end in lines)
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(data if last else data.removesuffix(b"\n"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpora, "RANGE_BYTES", n_bytes)
+        patch.setattr(corpora, "MAX_DOCUMENT_BYTES", 50)
+        corpus = Corpus(str(path), skip_bad=skip_bad)
+        ranges = list(corpus.ranges())
+        assert [range_.begin for range_ in ranges] == [0, *(range_.end for range_ in ranges)][: len(ranges)]
+        assert in_ranges(corpus, ranges) == as_a_whole(corpus)
+
+
+# ---- Tables
+
+
+@pytest.mark.parametrize("skip_bad", [True, False])
+@pytest.mark.parametrize("n_bytes", [1, 700, 10**6])
+def test_ranges_of_row_groups_are_the_table(tmp_path, ranges_of, n_bytes, skip_bad):
+    texts = [f"text {i} é 日本" for i in range(50)]
+    texts[33] = None
+    parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "c.parquet", row_group_size=7)
+    corpus = Corpus(str(tmp_path / "c.parquet"), skip_bad=skip_bad)
+    ranges = ranges_of(corpus, n_bytes)
+    assert len(ranges) == {1: 8, 700: 3, 10**6: 1}[n_bytes]
+    assert in_ranges(corpus, ranges) == as_a_whole(corpus)
+    assert ("row 34 of" in in_ranges(corpus, ranges)[2]) != skip_bad
+
+
+def test_a_table_that_cannot_be_read_is_told_when_ranges_are_asked_for(tmp_path):
+    parquet.write_table(pyarrow.table({"body": ["a"]}), tmp_path / "c.parquet")
+    with pytest.raises(BadCorpus, match="has no column 'text'; it has body"):
+        Corpus(str(tmp_path / "c.parquet")).ranges()
+    (tmp_path / "d.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadCorpus, match="cannot read"):
+        Corpus(str(tmp_path / "d.parquet")).ranges()
+
+
+@pytest.mark.parametrize("n_bytes", [1, 60, 10**6])
+def test_ranges_of_a_saved_data_set_are_its_split(tmp_path, ranges_of, n_bytes):
+    import datasets
+
+    of = datasets.Dataset.from_dict
+    splits = {"train": of({"text": [f"text {i}" for i in range(9)]}), "test": of({"text": ["a", None, "b"]})}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    for split in ("", "::test"):
+        corpus = Corpus(f"hf:{tmp_path / 'saved'}{split}", skip_bad=True)
+        ranges = ranges_of(corpus, n_bytes)
+        assert len(ranges) >= {1: 3, 60: 1, 10**6: 1}[n_bytes]
+        assert in_ranges(corpus, ranges) == as_a_whole(corpus)
+    with pytest.raises(BadCorpus, match="cannot read the data set 'hf:"):
+        Corpus(f"hf:{tmp_path / 'saved'}::absent").ranges()
+
+
+# ---- Folders
+
+
+@pytest.mark.parametrize(("n_bytes", "files"), [(1, [1, 1, 1, 1, 1]), (8, [2, 1, 2]), (10**6, [5])])
+def test_ranges_of_a_folder_are_runs_of_its_files(tmp_path, ranges_of, n_bytes, files):
+    for name, text in {"a": "four", "b/c": "", "b/d": "longer than 8", ".e": "no", "é\udcff": "x", "z": MARK}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    corpus = Corpus(str(tmp_path))
+    ranges = ranges_of(corpus, n_bytes)
+    assert [len(range_.files) for range_ in ranges] == files
+    assert in_ranges(corpus, ranges) == as_a_whole(corpus)
+
+
+# ---- What has none
+
+
+def test_archives_streams_and_pydocs_have_no_ranges(tmp_path):
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
+    (tmp_path / "c.txt").write_text("a")
+    for corpus in (
+        Corpus(str(tmp_path / "c.jsonl.gz")),
+        Corpus("pydocs"),
+        Corpus("hf:nobody/nothing"),
+        CorpusElsewhere(str(tmp_path / "c.txt")),
+    ):
+        assert corpus.ranges() is None
+    assert Corpus("pydocs").fingerprint() == ""
+
+
+def test_what_cannot_be_is_told_when_ranges_are_asked_for(tmp_path):
+    with pytest.raises(BadCorpus, match="there is no corpus"):
+        Corpus(str(tmp_path / "none.txt")).ranges()
+    with pytest.raises(InvalidArgument, match="max_documents is 0"):
+        Corpus("pydocs", max_documents=0).ranges()
+
+
+# ---- Whether two machines reach the same
+
+
+def test_a_fingerprint_is_of_what_is_there_not_of_where(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_ranges, "_END_BYTES", 4)
+    data = b"begin, middle, end"
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "c.txt").write_bytes(data)
+    here, there = (Corpus(str(tmp_path / folder / "c.txt")) for folder in ("here", "there"))
+    folders = Corpus(str(tmp_path / "here")), Corpus(str(tmp_path / "there"))
+    assert here.fingerprint() == there.fingerprint()
+    assert folders[0].fingerprint() == folders[1].fingerprint()
+    for other in (b"Begin, middle, end", b"begin, middle, End", b"begin, middle , end"):
+        (tmp_path / "there" / "c.txt").write_bytes(other)
+        assert here.fingerprint() != there.fingerprint()
+    assert folders[0].fingerprint() != folders[1].fingerprint()
+    with pytest.raises(BadCorpus, match="there is no corpus"):
+        Corpus(str(tmp_path / "c.txt")).fingerprint()
+
+
+def test_a_fingerprint_with_times_tells_a_change_that_keeps_the_size(tmp_path):
+    (tmp_path / "c.txt").write_bytes(b"text")
+    corpus = Corpus(str(tmp_path / "c.txt"))
+    before = corpus.fingerprint(), corpus.fingerprint(times=True)
+    os.utime(tmp_path / "c.txt", ns=(1, 1))
+    assert corpus.fingerprint() == before[0]
+    assert corpus.fingerprint(times=True) != before[1]
