@@ -5,8 +5,8 @@ packed together. Files in a folder: tokens, offsets, documents, starts, name_byt
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -112,31 +112,90 @@ class Piece(NamedTuple):
         return self.flat[begin:end].astype(np.int64)
 
 
-def write(folder: Path, documents: Iterable[Document], tokenizer: Tokenizer, windowing: Windowing) -> None:
-    """Tokenise the documents and write their contexts; memory does not grow with their number."""
-    token_dtype = np.uint16 if tokenizer.n_tokens <= 1 << 16 else np.int32
+class Cut(NamedTuple):
+    """The contexts of some documents, as in the files of a folder; documents count from 0 among those with tokens.
+
+    tokens        (T,) ids of all contexts
+    offsets       (C + 1,) int64 where each begins
+    documents     (C,) int32
+    starts        (C,) int32 first token's place in its document
+    name_bytes    (B,) uint8 UTF-8 of all names
+    name_offsets  (D + 1,) int64
+    """
+
+    tokens: Array
+    offsets: Array
+    documents: Array
+    starts: Array
+    name_bytes: Array
+    name_offsets: Array
+
+
+def cut(
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    windowing: Windowing,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Cut:
+    """Tokenise the documents; `advance` is told how many were."""
     head = [] if windowing.bos_id is None else [windowing.bos_id]
+    dtype = token_dtype(tokenizer)
+    tokens = [np.zeros(0, dtype)]
+    numbers: list[int] = []
+    starts: list[int] = []
+    names: list[bytes] = []
+    for batch in _batches(documents):
+        for document, ids in zip(batch, tokenizer.encode([d.text for d in batch]), strict=True):
+            for start, window in windowing.cut(ids):
+                tokens.append(np.array([*head, *window], dtype))
+                numbers.append(len(names))
+                starts.append(start)
+            if ids:
+                names.append(document.name.encode())
+        advance(len(batch))
+    return Cut(
+        np.concatenate(tokens),
+        np.cumsum([len(window) for window in tokens]),  # of the first, which is empty, too
+        np.array(numbers, np.int32),
+        np.array(starts, np.int32),
+        np.frombuffer(b"".join(names), np.uint8),
+        np.cumsum([0, *map(len, names)]),
+    )
+
+
+def token_dtype(tokenizer: Tokenizer) -> type[np.uint16] | type[np.int32]:
+    return np.uint16 if tokenizer.n_tokens <= 1 << 16 else np.int32
+
+
+@contextmanager
+def writing(folder: Path, tokenizer: Tokenizer) -> Iterator[Callable[[Cut], None]]:
+    """A function that adds contexts to those of the folder, which is whole on leaving."""
+    dtypes = Cut(token_dtype(tokenizer), np.int64, np.int32, np.int32, np.uint8, np.int64)  # type: ignore[arg-type]
     with ExitStack() as stack:
-
-        def writer(name: str, dtype: type) -> ArrayWriter:
-            return stack.enter_context(ArrayWriter(folder / f"{name}.npy", dtype))
-
-        tokens, offsets = writer("tokens", token_dtype), writer("offsets", np.int64)
-        documents_, starts = writer("documents", np.int32), writer("starts", np.int32)
-        name_bytes, name_offsets = writer("name_bytes", np.uint8), writer("name_offsets", np.int64)
+        files = [
+            stack.enter_context(ArrayWriter(folder / f"{name}.npy", dtype)) for name, dtype in dtypes._asdict().items()
+        ]
+        tokens, offsets, _, _, name_bytes, name_offsets = files
         offsets.append([0])
         name_offsets.append([0])
+
+        def add(part: Cut) -> None:
+            renumbered = part._replace(
+                offsets=part.offsets[1:] + tokens.n_rows,
+                documents=part.documents + (name_offsets.n_rows - 1),
+                name_offsets=part.name_offsets[1:] + name_bytes.n_rows,
+            )
+            for file, rows in zip(files, renumbered, strict=True):
+                file.append(rows)
+
+        yield add
+
+
+def write(folder: Path, documents: Iterable[Document], tokenizer: Tokenizer, windowing: Windowing) -> None:
+    """Tokenise the documents and write their contexts; memory does not grow with their number."""
+    with writing(folder, tokenizer) as add:
         for batch in _batches(documents):
-            for document, ids in zip(batch, tokenizer.encode([d.text for d in batch]), strict=True):
-                if not ids:
-                    continue
-                for start, window in windowing.cut(ids):
-                    tokens.append([*head, *window])
-                    offsets.append([tokens.n_rows])
-                    documents_.append([name_offsets.n_rows - 1])
-                    starts.append([start])
-                name_bytes.append(np.frombuffer(document.name.encode(), np.uint8))
-                name_offsets.append([name_bytes.n_rows])
+            add(cut(batch, tokenizer, windowing))
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,15 +23,16 @@ from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.shards import Executor, Here, Ledger, Shard
 from polysem.proto.types import Selection
-from polysem.server import arrays, contexts, index, scan, selection
+from polysem.server import arrays, index, scan, selection
 from polysem.server.arrays import Array, ArrayWriter
 from polysem.server.contexts import Contexts, Piece, Windowing
-from polysem.server.corpus import Corpus, CorpusDigest, Document
+from polysem.server.corpus import Corpus, CorpusDigest
 from polysem.server.index import Index
 from polysem.server.model import Described
 from polysem.server.scan import Collected, Part, Reading, Scan
 from polysem.server.selection import Candidates
 from polysem.server.stages import CollectStage, ScanStage, joined, unflatten
+from polysem.server.tokenising import Tokenising
 
 MAX_EXAMPLES = 100_000
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # what keeps the device busy, and no more
@@ -85,12 +86,14 @@ def build(
     batch_tokens: int | None = None,
     max_activations: Array | None = None,
     executor: Executor | None = None,
+    workers_read: bool = True,
 ) -> Index:
     """Index the corpus with the model into the new folder `out`.
 
     batch_tokens     read at once; None: as many as suit the model's device
     max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own
-    executor         where contexts are read; None: here, by `model`, which must then be a Model
+    executor         where texts are tokenised and contexts are read; None: here, by `model`, then a Model
+    workers_read     whether its workers reach the corpus (its `fingerprint` there is ours); else texts are sent to them
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
     where `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus, maxima or
@@ -111,7 +114,8 @@ def build(
     try:
         with shards.sole_worker(work):
             at_once = batch_tokens or BATCH_TOKENS[model.device.type]
-            _Build(model, corpus, recipe, work, progress, at_once, given, executor or Here(model)).run(out)
+            where = executor or Here(model)
+            _Build(model, corpus, recipe, work, progress, at_once, given, where, workers_read).run(out)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FailedPrecondition(
@@ -165,12 +169,14 @@ class _Build:
         batch_tokens: int,
         given: Array | None,
         executor: Executor,
+        workers_read: bool,
     ) -> None:
         self._model, self._corpus, self._recipe, self._work = model, corpus, recipe, work
         self._progress = progress
         self._batch_tokens = batch_tokens
         self._given = given
         self._executor = executor
+        self._workers_read = workers_read
 
     def run(self, out: Path) -> None:
         self._facts = self._describe()
@@ -226,9 +232,19 @@ class _Build:
     def _read(self) -> Contexts:
         """Tokenise the corpus, or check that it is still the one that was."""
         folder, facts = self._work / "contexts", self._work / "corpus.json"
-        digest = CorpusDigest()
+        tokenising = Tokenising(
+            self._corpus,
+            self._model.tokenizer,
+            self._windowing,
+            self._work,
+            self._executor,
+            self._workers_read,
+            lambda n: self._progress("tokenise", n, self._corpus.max_documents),
+        )
         if facts.exists():
-            for document in self._documents("check corpus"):
+            digest = CorpusDigest()
+            for document in self._corpus.documents():
+                self._progress("check corpus", 1, self._corpus.max_documents)
                 digest.add(document)
             if digest.hexdigest() != json.loads(facts.read_text())["sha256"]:
                 raise FailedPrecondition(
@@ -238,22 +254,11 @@ class _Build:
         else:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-
-            def seen() -> Iterator[Document]:
-                for document in self._documents("tokenise"):
-                    digest.add(document)
-                    yield document
-
-            contexts.write(folder, seen(), self._model.tokenizer, self._windowing)
-            found = {"sha256": digest.hexdigest(), "n_skipped": self._corpus.n_skipped}
-            _write_whole(facts, json.dumps(found))
+            sha256 = tokenising.write(folder)
+            _write_whole(facts, json.dumps({"sha256": sha256, "n_skipped": self._corpus.n_skipped}))
+        tokenising.remove_shards()
         self._facts["corpus"] |= json.loads(facts.read_text())
         return Contexts(folder)
-
-    def _documents(self, stage: str) -> Iterator[Document]:
-        for document in self._corpus.documents():
-            self._progress(stage, 1, self._corpus.max_documents)
-            yield document
 
     def _scan(self, contexts_: Contexts, reading: Reading) -> tuple[Candidates, Array]:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""

@@ -1,22 +1,57 @@
-"""What a worker does of an index build: the two passes of the model, each a shard's arrays from a piece of contexts.
+"""What a worker does of an index build: contexts of a range of the corpus, then the model's two passes over them.
 
-Both pickle, so that a worker on another machine gets them once, and then pieces only.
+All pickle, so that a worker on another machine gets them once, and then ranges or pieces only.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from polysem.proto.shards import Advance, Arrays
 from polysem.proto.types import ModelInfo, Selection
-from polysem.server import scan, selection
+from polysem.server import contexts, scan, selection
 from polysem.server.arrays import Array
-from polysem.server.contexts import Piece
+from polysem.server.contexts import Cut, Piece, Windowing
+from polysem.server.corpus import Corpus, Texts, digest_of
+from polysem.server.corpus_ranges import Range
 from polysem.server.model import Model
 from polysem.server.scan import KeyActivations, Part, Reading, Scan
 from polysem.server.selection import Candidates
+
+
+@dataclass(frozen=True)
+class TokenStage:
+    """Contexts of a range of the corpus, or of the texts that it holds: the same arrays.
+
+    limit  documents of a range that are read at most, or None
+    """
+
+    corpus: Corpus
+    windowing: Windowing
+    limit: int | None
+
+    def __call__(self, model: Model, taken: Range | Texts, advance: Advance) -> Callable[[], Arrays]:
+        texts = taken if isinstance(taken, Texts) else self.corpus.read(taken, self.limit)
+        made = contexts.cut(texts.documents, model.tokenizer, self.windowing, advance)
+        return lambda: _flatten_tokens(texts, made)
+
+
+class Tokenised(NamedTuple):
+    """A shard of the corpus.
+
+    contexts   of its documents
+    digests    (n, 32) uint8 of all documents with text
+    n_skipped  left out among them
+    problem    what ended the reading, or nothing
+    """
+
+    contexts: Cut
+    digests: Array
+    n_skipped: int
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -58,6 +93,18 @@ class CollectStage:
         return lambda: {
             f"{name}_{layer}": array for layer, part in enumerate(layers) for name, array in part._asdict().items()
         }
+
+
+def _flatten_tokens(texts: Texts, made: Cut) -> dict[str, Array]:
+    digests = np.frombuffer(b"".join(map(digest_of, texts.documents)), np.uint8).reshape(-1, 32)
+    rest = {"digests": digests, "n_skipped": np.array(texts.n_skipped), "problem": np.array(texts.problem)}
+    return made._asdict() | rest
+
+
+def unflatten_tokens(values: dict[str, Array]) -> Tokenised:
+    """The arrays of a shard as what they are of."""
+    made = Cut(*(values[name] for name in Cut._fields))
+    return Tokenised(made, values["digests"], int(values["n_skipped"]), str(values["problem"]))
 
 
 def joined(parts: Sequence[Scan], rule: Selection, given: Array | None) -> Scan:

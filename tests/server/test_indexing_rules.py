@@ -19,6 +19,7 @@ import torch
 from polysem.proto import shards
 from polysem.proto.errors import BadCorpus, DamagedIndex, FailedPrecondition, InvalidArgument, NotFound
 from polysem.proto.types import Selection
+from polysem.server import corpus as corpora
 from polysem.server import index as indexes
 from polysem.server import indexing, model
 from polysem.server.corpus import Corpus, CorpusDigest
@@ -309,9 +310,10 @@ def interrupted(at, stage):
     return progress
 
 
-@pytest.mark.parametrize(("stage", "at"), [("tokenise", 5), ("scan", 1), ("scan", 3), ("collect", 2), ("write", 1)])
+@pytest.mark.parametrize(("stage", "at"), [("tokenise", 3), ("scan", 1), ("scan", 3), ("collect", 2), ("write", 1)])
 def test_a_build_that_was_stopped_goes_on_to_the_same_bytes(build, tmp_path, monkeypatch, stage, at):
     monkeypatch.setattr(shards, "SHARD_CONTEXTS", 8)
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 400)
     out, unfinished = tmp_path / "index", tmp_path / "index.tmp"
     with pytest.raises(Interrupted):
         build(out=out, progress=interrupted(at, stage))
@@ -331,11 +333,12 @@ KILLED = """
     import os, signal, sys
     from polysem.proto.types import Selection
     from polysem.proto import shards
-    from polysem.server import indexing, model
+    from polysem.server import corpus as corpora, indexing, model
     from polysem.server.corpus import Corpus
     from transformers import AutoConfig, AutoTokenizer, GPT2Model  # so that not every child must
 
     shards.SHARD_CONTEXTS = 8
+    corpora.RANGE_BYTES = 400
     checkpoint, corpus, out = sys.argv[1:4]
 
     def build(n_touches):

@@ -1,0 +1,186 @@
+"""Tokenising by ranges: the same contexts, errors and counts whoever reads which range when, and after a stop."""
+
+import gzip
+import json
+import os
+import pickle
+
+import pytest
+
+from polysem.proto import shards
+from polysem.proto.errors import BadCorpus
+from polysem.proto.shards import Here
+from polysem.server import corpus as corpora
+from polysem.server import tokenising
+from polysem.server.contexts import Contexts, Windowing
+from polysem.server.corpus import Corpus
+from polysem.server.reading import CorpusElsewhere
+from polysem.server.tokenising import Tokenising
+
+TEXTS = [f"{'text ' * (i % 9)}{i} é日" for i in range(40)]
+
+
+class BackwardsElsewhere:
+    """Makes a stage's shards from the last to the first, each from pickles, as other machines do."""
+
+    def __init__(self, held):
+        self._held = held
+        self.taken = []
+
+    def finish(self, ledger, stage):
+        for shard in reversed(stage.shards):
+            if not ledger.has(shard):
+                compute, taken = pickle.loads(pickle.dumps((stage.compute, stage.take(shard))))
+                self.taken.append(type(taken).__name__)
+                shards.write(shard.path, compute(self._held, taken, stage.advance)())
+                ledger.record(shard)
+
+
+@pytest.fixture
+def write(small_model, tmp_path):
+    """A function that writes a corpus's contexts; all files' bytes, the corpus's sha256 and how many were left out."""
+
+    def write(corpus, folder=None, executor=None, workers_read=True, tell=lambda n: None):
+        work = tmp_path / (folder or f"work{len(list(tmp_path.iterdir()))}")
+        (work / "contexts").mkdir(parents=True, exist_ok=True)
+        windowing = Windowing(8, "all", 256)
+        executor = executor or Here(small_model)
+        it = Tokenising(corpus, small_model.tokenizer, windowing, work, executor, workers_read, tell)
+        sha256 = it.write(work / "contexts")
+        made = {path.name: path.read_bytes() for path in (work / "contexts").iterdir()}
+        return made, sha256, corpus.n_skipped
+
+    return write
+
+
+@pytest.fixture
+def file(tmp_path):
+    """40 documents; among them an empty one, blank lines and two lines that are no JSON."""
+    lines = [json.dumps({"text": text}) for text in TEXTS]
+    lines[7:7] = ["", "no JSON"]
+    lines[20:20] = [json.dumps({"text": ""}), "nor this"]
+    path = tmp_path / "c.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("n_bytes", [10, 150, 1000])
+@pytest.mark.parametrize("max_documents", [None, 1, 7, 18, 40])
+def test_who_reads_which_range_changes_no_byte(write, file, small_model, tmp_path, monkeypatch, n_bytes, max_documents):
+    options = {"skip_bad": True, "max_documents": max_documents, "path": file}
+    want = write(Corpus("c", **options))
+    assert want[2] == {None: 2, 1: 0, 7: 0, 18: 1, 40: 2}[max_documents]
+    monkeypatch.setattr(corpora, "RANGE_BYTES", n_bytes)
+    monkeypatch.setattr(tokenising, "TEXT_CHARACTERS", n_bytes)
+    assert write(Corpus("c", **options)) == want
+    for workers_read in (True, False):
+        elsewhere = BackwardsElsewhere(small_model)
+        assert write(Corpus("c", **options), executor=elsewhere, workers_read=workers_read) == want
+        assert set(elsewhere.taken) == {"Range" if workers_read else "Texts"}
+    archive = tmp_path / "c.jsonl.gz"
+    archive.write_bytes(gzip.compress(file.read_bytes()))
+    assert write(Corpus("c", **options | {"path": archive}), executor=BackwardsElsewhere(small_model)) == want
+
+
+@pytest.mark.parametrize("max_documents", [None, 18])
+def test_a_corpus_read_by_a_child_has_the_same_bytes(write, file, monkeypatch, max_documents):
+    options = {"skip_bad": True, "max_documents": max_documents, "path": file}
+    monkeypatch.setattr(tokenising, "TEXT_CHARACTERS", 100)
+    assert write(CorpusElsewhere("c", **options)) == write(Corpus("c", **options))
+
+
+def test_the_first_problem_is_told_whoever_finds_one_first(write, file, small_model, monkeypatch):
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 100)
+    for executor in (Here(small_model), BackwardsElsewhere(small_model)):
+        with pytest.raises(BadCorpus, match=r"line 9 of .* is not JSON"):
+            write(Corpus(str(file)), executor=executor)
+    assert write(Corpus(str(file), max_documents=7), executor=BackwardsElsewhere(small_model))[2] == 0
+
+
+@pytest.mark.parametrize("n_bytes", [100, 10_000])
+def test_too_few_documents_are_told_as_ever(write, file, tmp_path, monkeypatch, n_bytes):
+    monkeypatch.setattr(corpora, "RANGE_BYTES", n_bytes)
+    with pytest.raises(BadCorpus, match="has 40 documents with text, and 41 are asked for; ask for at most so many"):
+        write(Corpus(str(file), skip_bad=True, max_documents=41))
+    (tmp_path / "empty.txt").write_text("\n" * 500)
+    with pytest.raises(BadCorpus, match="has no document with text in it"):
+        write(Corpus(str(tmp_path / "empty.txt")))
+
+
+def test_few_documents_of_a_large_corpus_are_soon_read(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 10)
+    (tmp_path / "c.txt").write_text("".join(f"text {i:4d}\n" for i in range(2000)))
+    limits, read = [], Corpus.read
+    monkeypatch.setattr(Corpus, "read", lambda self, range_, n: limits.append(n) or read(self, range_, n))
+    write(Corpus(str(tmp_path / "c.txt"), max_documents=30))
+    assert len(limits) <= 32
+    assert max(limits) == 30
+
+
+def test_told_is_each_document_that_is_kept(write, file, monkeypatch):
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 200)
+    for max_documents in (None, 7, 18, 40):
+        told = []
+        write(Corpus(str(file), skip_bad=True, max_documents=max_documents), tell=told.append)
+        assert sum(told) == (max_documents or 40)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted_at(n_calls):
+    left = n_calls
+
+    def tell(n):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Interrupted
+
+    return tell
+
+
+@pytest.mark.parametrize("reader", [Corpus, CorpusElsewhere])
+@pytest.mark.parametrize("max_documents", [None, 18])
+def test_what_was_tokenised_before_a_stop_is_not_tokenised_again(write, file, monkeypatch, reader, max_documents):
+    corpus = reader("c", skip_bad=True, max_documents=max_documents, path=file)
+    want = write(corpus)
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 60)
+    monkeypatch.setattr(tokenising, "TEXT_CHARACTERS", 40)
+    with pytest.raises(Interrupted):
+        write(corpus, "stopped", tell=interrupted_at(6))
+    written, plain = [], shards.write
+    monkeypatch.setattr(shards, "write", lambda path, arrays: written.append(path) or plain(path, arrays))
+    kept = set(file.parent.glob("stopped/*.npz"))
+    told = []
+    assert write(corpus, "stopped", tell=told.append) == want
+    assert len(kept) >= 4
+    assert written
+    assert not kept & set(written)
+    assert sum(told) == (max_documents or 40)
+
+
+def test_a_file_that_was_mended_or_changed_in_between_is_read_anew(write, file, monkeypatch):
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 150)
+    with pytest.raises(BadCorpus, match=r"line 9 of .* is not JSON"):
+        write(Corpus(str(file)), "stopped")
+    stat, text = file.stat(), file.read_text()
+    file.write_text(text.replace("no JSON", '{"n":1}').replace("nor this", '{"text":1}'))
+    with pytest.raises(BadCorpus, match=r"line 9 of .* has no text in its field"):
+        write(Corpus(str(file)), "stopped")
+    file.write_text(text.replace("no JSON", "       ").replace("nor this", "        "))  # as long as it was
+    os.utime(file, ns=(stat.st_mtime_ns, stat.st_mtime_ns + 1))
+    assert write(Corpus(str(file)), "stopped") == write(Corpus(str(file)))
+
+
+def test_contexts_of_a_folder_are_numbered_through(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 1)
+    for name in "abc":
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / name).write_text(name * 10)
+    write(Corpus(str(tmp_path / "texts")), "here")
+    found = Contexts(tmp_path / "here" / "contexts")
+    assert [found.document(c) for c in range(len(found))] == ["a", "a", "b", "b", "c", "c"]
+    assert found.starts.tolist() == [0, 7] * 3
+    assert found.lengths().tolist() == [8, 4] * 3
