@@ -140,22 +140,25 @@ def cut(
     """Tokenise the documents; `advance` is told how many were."""
     head = [] if windowing.bos_id is None else [windowing.bos_id]
     dtype = token_dtype(tokenizer)
-    tokens = [np.zeros(0, dtype)]
-    numbers: list[int] = []
+    tokens = [np.zeros(0, dtype)]  # of each batch: an array a window would take more memory than its tokens
+    lengths, numbers = [0], []
     starts: list[int] = []
     names: list[bytes] = []
     for batch in _batches(documents):
+        flat: list[int] = []
         for document, ids in zip(batch, tokenizer.encode([d.text for d in batch]), strict=True):
             for start, window in windowing.cut(ids):
-                tokens.append(np.array([*head, *window], dtype))
+                flat += (*head, *window)
+                lengths.append(len(head) + len(window))
                 numbers.append(len(names))
                 starts.append(start)
             if ids:
                 names.append(document.name.encode())
+        tokens.append(np.array(flat, dtype))
         advance(len(batch))
     return Cut(
         np.concatenate(tokens),
-        np.cumsum([len(window) for window in tokens]),  # of the first, which is empty, too
+        np.cumsum(lengths),
         np.array(numbers, np.int32),
         np.array(starts, np.int32),
         np.frombuffer(b"".join(names), np.uint8),

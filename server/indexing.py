@@ -1,4 +1,4 @@
-"""From a corpus to an index: read, scan, select, collect, assemble.
+"""From a corpus to an index: tokenise, scan, select, collect, assemble.
 
 All work goes on in OUT.tmp, shard by shard; a killed build goes on there when it is started again with the same
 arguments. The finished index appears at OUT in one rename.
@@ -97,8 +97,8 @@ def build(
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
     where `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus, maxima or
-    batch_tokens. Cost: two forwards of the corpus. Memory: a shard's activations, and the candidates (some kB a
-    neuron).
+    batch_tokens. Cost: two forwards of the corpus. Memory: a range's texts, a shard's activations, and the candidates
+    (some kB a neuron).
     """
     recipe.check(model)
     given = None if max_activations is None else _checked_maxima(max_activations, model)

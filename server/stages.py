@@ -36,7 +36,8 @@ class TokenStage:
     def __call__(self, model: Model, taken: Range | Texts, advance: Advance) -> Callable[[], Arrays]:
         texts = taken if isinstance(taken, Texts) else self.corpus.read(taken, self.limit)
         made = contexts.cut(texts.documents, model.tokenizer, self.windowing, advance)
-        return lambda: _flatten_tokens(texts, made)
+        arrays = _flatten_tokens(texts, made)  # not later, so that the texts are let go
+        return lambda: arrays
 
 
 class Tokenised(NamedTuple):

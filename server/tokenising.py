@@ -92,6 +92,7 @@ class Tokenising:
                     yield part
                     return
                 if part.problem:
+                    self._forget_problems()
                     raise BadCorpus(part.problem)
                 n += len(part.digests)
                 yield part
@@ -117,10 +118,13 @@ class Tokenising:
         stage = TokenStage(self._corpus, self._windowing, limit)
         self._executor.finish(ledger, shards.Stage(found, take, stage, self._advance, size))
         for part, shard in zip(parts, found, strict=True):
-            made = unflatten_tokens(shards.read(shard.path))
-            if made.problem:  # is looked for again by who starts again
-                shard.path.unlink()
-            yield part, made
+            yield part, unflatten_tokens(shards.read(shard.path))
+
+    def _forget_problems(self) -> None:
+        """Whoever starts again looks again: a disk may have been away, not a text been bad."""
+        for path in self._work.glob("tokenise-*.npz"):
+            if str(shards.read(path, ["problem"])["problem"]):
+                path.unlink()
 
     def _path(self, part: Part, limit: int | None) -> Path:
         """A shard's file, named by all that it depends on."""

@@ -11,9 +11,10 @@ from polysem.proto import shards
 from polysem.proto.errors import BadCorpus
 from polysem.proto.shards import Here
 from polysem.server import corpus as corpora
-from polysem.server import tokenising
+from polysem.server import indexing, tokenising
 from polysem.server.contexts import Contexts, Windowing
 from polysem.server.corpus import Corpus
+from polysem.server.indexing import Recipe
 from polysem.server.reading import CorpusElsewhere
 from polysem.server.tokenising import Tokenising
 
@@ -172,6 +173,35 @@ def test_a_file_that_was_mended_or_changed_in_between_is_read_anew(write, file, 
     file.write_text(text.replace("no JSON", "       ").replace("nor this", "        "))  # as long as it was
     os.utime(file, ns=(stat.st_mtime_ns, stat.st_mtime_ns + 1))
     assert write(Corpus(str(file)), "stopped") == write(Corpus(str(file)))
+
+
+def test_a_range_that_could_not_be_read_is_tried_again_by_the_next_start(write, small_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 1)
+    (tmp_path / "texts").mkdir()
+    for name in "abcdef":
+        (tmp_path / "texts" / name).write_text(name)
+    corpus = Corpus(str(tmp_path / "texts"))
+
+    with monkeypatch.context() as patch:
+        readable, lost = corpora.readable, {"b", "e"}
+        patch.setattr(corpora, "readable", lambda path: _lost(path) if path.name in lost else readable(path))
+        with pytest.raises(BadCorpus, match="cannot read 'b'"):
+            write(corpus, "stopped", executor=BackwardsElsewhere(small_model))
+    assert write(corpus, "stopped") == write(corpus)
+
+
+def _lost(path):
+    raise BadCorpus(f"cannot read {path.name!r}")
+
+
+def test_an_index_made_elsewhere_of_texts_that_are_sent_has_the_same_bytes(small_model, file, tmp_path, monkeypatch):
+    corpus = Corpus(str(file), skip_bad=True)
+    want = indexing.build(small_model, corpus, tmp_path / "a", Recipe()).sha256
+    monkeypatch.setattr(corpora, "RANGE_BYTES", 200)
+    elsewhere = BackwardsElsewhere(small_model)
+    got = indexing.build(small_model, corpus, tmp_path / "b", Recipe(), executor=elsewhere, workers_read=False)
+    assert got.sha256 == want
+    assert {"Texts", "Piece"} <= set(elsewhere.taken)
 
 
 def test_contexts_of_a_folder_are_numbered_through(write, tmp_path, monkeypatch):
