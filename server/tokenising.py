@@ -146,9 +146,9 @@ class Tokenising:
     def _advance(self, n: int) -> None:
         """Of what is read beyond `max_documents`, or again, nothing is told."""
         most = self._corpus.max_documents
-        if (new := n if most is None else min(n, most - self._told)) > 0:
-            self._told += new
-            self._tell(new)
+        new = n if most is None else min(n, most - self._told)
+        self._told += new
+        self._tell(new)  # 0, too: whoever is told may have had enough
 
 
 def _texts(corpus: Corpus) -> Iterator[Texts]:
