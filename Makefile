@@ -11,7 +11,7 @@ NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs other-clients breaking baseline soak lens wheel bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test lint types stubs other-clients breaking baseline soak ray lens wheel bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -70,6 +70,9 @@ $(LENS)/.installed: Makefile
 	test -x $(LENS)/bin/python || $(PYTHON) -m venv $(LENS)
 	$(LENS)/bin/pip install --quiet $(PIP_ARGS) 'torch>=2.11,<2.14' 'transformer-lens>=4.3,<5'
 	touch $@
+
+ray: setup ## install Ray beside it, for the tests of clusters
+	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[ray]'
 
 lens: setup $(LENS)/.installed ## compare with TransformerLens itself, not only with what it left in the tests
 	TRANSFORMER_LENS_PYTHON=$(abspath $(LENS)/bin/python) $(BIN)/pytest -q tests/oracle

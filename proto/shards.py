@@ -91,6 +91,7 @@ class Stage(NamedTuple):
              machine may do it
     advance  told of progress: tokens, or trees
     size     of a shard, in that unit
+    instead  taken for a worker that does not reach what `take` only names (a range of a corpus)
     """
 
     shards: Sequence[Shard]
@@ -98,6 +99,7 @@ class Stage(NamedTuple):
     compute: Compute
     advance: Advance
     size: Callable[[Shard], int]
+    instead: Callable[[Shard], Any] | None = None
 
 
 class Executor(Protocol):

@@ -15,6 +15,7 @@ from polysem.client.options import executes, ray_options
 
 if TYPE_CHECKING:
     from polysem.proto.shards import Executor
+    from polysem.server.corpus import Corpus
     from polysem.server.indexing import Recipe
     from polysem.server.model import Described
 
@@ -103,7 +104,10 @@ def index(
     place = Place(out)
     try:
         if not place.made:
-            with bars(UNITS) as shown, _reads(executor, model, device, dtype, ray, shown.note) as (reader, where):
+            with (
+                bars(UNITS) as shown,
+                _reads(executor, source, model, device, dtype, ray, shown.note) as (reader, where),
+            ):
                 indexing.build(reader, source, place.local, how, shown.advance, batch_tokens, maxima, where)
         info = open_index(place.local).info
         place.publish()
@@ -123,7 +127,13 @@ def index(
 
 @contextlib.contextmanager
 def _reads(
-    executor: str, model: str, device: str, dtype: str, ray: dict[str, Any], note: Callable[[str], None]
+    executor: str,
+    corpus: "Corpus",
+    model: str,
+    device: str,
+    dtype: str,
+    ray: dict[str, Any],
+    note: Callable[[str], None],
 ) -> Iterator[tuple["Described", "Executor | None"]]:
     """What reads the corpus: the model here, or as workers have it, and their executor."""
     if executor == "local":
@@ -134,7 +144,7 @@ def _reads(
     from polysem.server import ray_jobs
     from polysem.server.on_ray import RayOptions
 
-    with ray_jobs.building(ray_jobs.describe(model, dtype), device, RayOptions(**ray), note) as found:
+    with ray_jobs.building(ray_jobs.describe(model, dtype), corpus, device, RayOptions(**ray), note) as found:
         yield found
 
 

@@ -137,6 +137,12 @@ class Corpus:
         has_ranges = kind in (".jsonl", ".txt", ".parquet", "folder", "saved")
         return corpus_ranges.fingerprint(place, times) if has_ranges else ""
 
+    def anchor(self) -> None:
+        """Let it be found from other folders too, where it lies on a path."""
+        path = Path(os.path.expanduser(self.id))
+        if self.path is None and self.id != PYDOCS and path.exists():
+            self.path = path.resolve()
+
     def _place(self) -> tuple[str, Path]:
         """What it is, and where."""
         if self.id == PYDOCS and self.path is None:

@@ -86,14 +86,12 @@ def build(
     batch_tokens: int | None = None,
     max_activations: Array | None = None,
     executor: Executor | None = None,
-    workers_read: bool = True,
 ) -> Index:
     """Index the corpus with the model into the new folder `out`.
 
     batch_tokens     read at once; None: as many as suit the model's device
     max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own
     executor         where texts are tokenised and contexts are read; None: here, by `model`, then a Model
-    workers_read     whether its workers reach the corpus (its `fingerprint` there is ours); else texts are sent to them
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
     where `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus, maxima or
@@ -115,7 +113,7 @@ def build(
         with shards.sole_worker(work):
             at_once = batch_tokens or BATCH_TOKENS[model.device.type]
             where = executor or Here(model)
-            _Build(model, corpus, recipe, work, progress, at_once, given, where, workers_read).run(out)
+            _Build(model, corpus, recipe, work, progress, at_once, given, where).run(out)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FailedPrecondition(
@@ -169,14 +167,12 @@ class _Build:
         batch_tokens: int,
         given: Array | None,
         executor: Executor,
-        workers_read: bool,
     ) -> None:
         self._model, self._corpus, self._recipe, self._work = model, corpus, recipe, work
         self._progress = progress
         self._batch_tokens = batch_tokens
         self._given = given
         self._executor = executor
-        self._workers_read = workers_read
 
     def run(self, out: Path) -> None:
         self._facts = self._describe()
@@ -238,7 +234,6 @@ class _Build:
             self._windowing,
             self._work,
             self._executor,
-            self._workers_read,
             lambda n: self._progress("tokenise", n, self._corpus.max_documents),
         )
         if facts.exists():

@@ -257,7 +257,7 @@ class JobRunner:
         out = folder / spec.name
         if not out.exists():
             tell = partial(self._tell, task)
-            with self._reads(task) as (model, executor):
+            with self._reads(task, self._corpus(spec)) as (model, executor):
                 indexing.build(
                     model, self._corpus(spec), out, _recipe(spec), tell, task.batch_tokens, executor=executor
                 )
@@ -266,12 +266,12 @@ class JobRunner:
         return out / MANIFEST
 
     @contextmanager
-    def _reads(self, task: Task) -> Iterator[tuple[Described, Executor | None]]:
+    def _reads(self, task: Task, corpus: Corpus) -> Iterator[tuple[Described, Executor | None]]:
         """What reads the corpus, and where."""
         if self._ray is None:
             yield _BetweenBatches(self._engine.model, self._batcher, self._caller(task)), None
             return
-        with building(self._engine.model, "auto", self._ray, lambda status: self._go_on(task)) as found:
+        with building(self._engine.model, corpus, "auto", self._ray, lambda status: self._go_on(task)) as found:
             yield found
 
     def _serve(self, folder: Path) -> None:

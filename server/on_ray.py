@@ -119,7 +119,8 @@ def _connect(ray: Any, address: str) -> None:
 class Crew:
     """The workers: started, sent what they lack, replaced.
 
-    ready  those that can be given shards
+    ready     those that can be given shards
+    reaching  of them, those that reach what stages only name
     """
 
     def __init__(self, ray: Any, held: Held, options: RayOptions, tell: Tell) -> None:
@@ -128,6 +129,7 @@ class Crew:
         self._run = uuid.uuid4().hex
         self._versions = Versions.here()
         self.ready: list[Any] = []
+        self.reaching: set[Any] = set()
         self._beginning: dict[Any, Any] = {}  # by reference to what `Worker.begin` returns
         self._device = ""
         self._n_failed = 0
@@ -220,6 +222,8 @@ class Crew:
                 "all the same with --ray-gpus"
             )
         self.ready.append(worker)
+        if answer.reaches:
+            self.reaching.add(worker)
 
     def _send(self, worker: Any, name: str) -> None:
         """The folder's files, a piece at a time."""
@@ -335,7 +339,8 @@ class _Pull:
                 share = AT_ONCE if self.todo[0] in self._tries else 1
                 if self._loads.get(worker, 0) == load <= AT_ONCE - share:
                     shard = self.todo.popleft()
-                    taken = self._stage.take(shard)
+                    take = self._stage.take if worker in self._crew.reaching else self._stage.instead
+                    taken = (take or self._stage.take)(shard)
                     reference = worker.make.remote(self._compute, taken, shard.path, self._mark)
                     self._busy[reference] = worker, shard, share
                     self._loads[worker] = load + share

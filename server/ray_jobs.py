@@ -10,6 +10,7 @@ import torch
 from polysem.client import Client
 from polysem.proto.types import IndexInfo, ServerInfo
 from polysem.server import model as models
+from polysem.server.corpus import Corpus
 from polysem.server.demo import indexes as demo_indexes
 from polysem.server.index import Index, open_index
 from polysem.server.model import Described
@@ -19,15 +20,17 @@ from polysem.server.ray_worker import HeldIndex, HeldModel
 
 @contextmanager
 def building(
-    described: Described, device: str, options: RayOptions, tell: Tell = lambda status: None
+    described: Described, corpus: Corpus, device: str, options: RayOptions, tell: Tell = lambda status: None
 ) -> Iterator[tuple[Described, OnRay]]:
     """The model as the workers have it, and the executor, for `indexing.build`.
 
+    corpus  that will be read; from its own path where workers find it there, too
     device  of the workers: auto, cpu, cuda
 
     Raises what `on_ray` does, and what the workers' `models.load` does.
     """
-    held = HeldModel(described.info.id, device, described.dtype, described.info)
+    corpus.anchor()
+    held = HeldModel(described.info.id, device, described.dtype, described.info, corpus, corpus.fingerprint())
     with on_ray(held, options, tell) as executor:
         yield Described(described.info, described.tokenizer, described.dtype, torch.device(executor.device)), executor
 

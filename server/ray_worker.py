@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from polysem.proto import shards
-from polysem.proto.errors import FailedPrecondition
+from polysem.proto.errors import FailedPrecondition, PolysemError
 from polysem.proto.types import ModelInfo
+from polysem.server.corpus import Corpus
 
 PIECE_BYTES = 32 << 20  # of what travels at once
 
@@ -40,15 +41,20 @@ class Held(Protocol):
         Raises FailedPrecondition where it is not what the driver has.
         """
 
+    def reaches(self) -> bool:
+        """Whether what stages only name is the same here."""
+
 
 @dataclass(frozen=True)
 class HeldModel:
-    """The model for an index build. info: as the driver has it."""
+    """The model for an index build. info, fingerprint: of the model and the corpus, as the driver has them."""
 
     name: str
     device: str
     dtype: str
     info: ModelInfo
+    corpus: Corpus
+    fingerprint: str
 
     @property
     def folders(self) -> Mapping[str, Path]:
@@ -60,6 +66,12 @@ class HeldModel:
         model = models.load(str(folders.get("model", self.name)), self.device, self.dtype)
         _check_same("model", self.name, self.info.sha256, model.info.sha256)
         return model, model.device.type
+
+    def reaches(self) -> bool:
+        try:
+            return self.corpus.fingerprint() == self.fingerprint
+        except PolysemError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -82,6 +94,9 @@ class HeldIndex:
         client = stack.enter_context(local(folders["index"], model=model, dtype=self.dtype))
         _check_same("index", str(self.folder), self.sha256, client.indexes()[0].sha256)
         return client, "cpu" if client.info().device == "cpu" else "cuda"
+
+    def reaches(self) -> bool:
+        return True
 
 
 def _model_folder(name: str) -> dict[str, Path]:
@@ -111,10 +126,11 @@ class Versions(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """lacks: names of folders that must be sent before the worker can open what it is to hold."""
+    """lacks: names of folders that must be sent before the worker can open what it holds. reaches: as `Held` says."""
 
     lacks: tuple[str, ...]
     device: str = ""
+    reaches: bool = False
 
 
 class Worker:
@@ -146,7 +162,7 @@ class Worker:
 
         torch.set_num_threads(n_threads)
         self._held, device = held.open(self._stack, folders)
-        return Begun((), device)
+        return Begun((), device, held.reaches())
 
     def _place(self, name: str, folder: Path) -> Path:
         """Where the folder lies here: where the driver has it, or where it was sent."""

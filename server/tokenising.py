@@ -33,9 +33,8 @@ Part = Range | Texts
 class Tokenising:
     """One corpus on its way into a folder of contexts.
 
-    work          the build's folder, for shards
-    workers_read  whether the executor's workers reach the corpus; else ranges are read here and sent
-    tell          told of documents with text, at most `max_documents` in all
+    work  the build's folder, for shards
+    tell  told of documents with text, at most `max_documents` in all
     """
 
     def __init__(
@@ -45,11 +44,10 @@ class Tokenising:
         windowing: Windowing,
         work: Path,
         executor: Executor,
-        workers_read: bool,
         tell: Callable[[int], None],
     ) -> None:
         self._corpus, self._tokenizer, self._windowing = corpus, tokenizer, windowing
-        self._work, self._executor, self._workers_read = work, executor, workers_read
+        self._work, self._executor = work, executor
         self._tell, self._told = tell, 0
         self._fingerprint = ""
         self._n_shards = 0
@@ -109,14 +107,17 @@ class Tokenising:
         found = [Shard(n, n + 1, self._path(part, limit)) for n, part in enumerate(parts, n_before)]
 
         def take(shard: Shard) -> Part:
-            part = parts[shard.first - n_before]
-            return part if self._workers_read or isinstance(part, Texts) else self._corpus.read(part, limit)
+            return parts[shard.first - n_before]
+
+        def texts(shard: Shard) -> Texts:
+            part = take(shard)
+            return part if isinstance(part, Texts) else self._corpus.read(part, limit)
 
         def size(shard: Shard) -> int:
             return len(shards.read(shard.path, ["digests"])["digests"])
 
         stage = TokenStage(self._corpus, self._windowing, limit)
-        self._executor.finish(ledger, shards.Stage(found, take, stage, self._advance, size))
+        self._executor.finish(ledger, shards.Stage(found, take, stage, self._advance, size, texts))
         for part, shard in zip(parts, found, strict=True):
             yield part, unflatten_tokens(shards.read(shard.path))
 

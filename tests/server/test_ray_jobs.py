@@ -45,15 +45,22 @@ def here(small_model, corpus_file, tmp_path_factory):
         return indexing.build(small_model, Corpus(str(corpus_file)), tmp_path_factory.mktemp("here") / "index", RECIPE)
 
 
-@pytest.mark.parametrize("options", [RayOptions(), RayOptions(shares=False, workers=2)], ids=["shared", "sent"])
-def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file, here, tmp_path, options):
-    with ray_jobs.building(described, "auto", options) as (known, executor):
-        built = indexing.build(known, Corpus(str(corpus_file)), tmp_path / "index", RECIPE, executor=executor)
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file, here, tmp_path, monkeypatch, shared):
+    monkeypatch.setattr("polysem.server.corpus.RANGE_BYTES", 1000)
+    corpus = Corpus(str(corpus_file))
+    if not shared:
+        monkeypatch.setattr(corpus, "fingerprint", lambda times=False: "what no worker sees")
+    options = RayOptions(workers=3 if shared else 2, shares=shared)
+    with ray_jobs.building(described, corpus, "auto", options) as (known, executor):
+        if not shared:
+            monkeypatch.delattr(corpus, "fingerprint")
+        built = indexing.build(known, corpus, tmp_path / "index", RECIPE, executor=executor)
     assert built.sha256 == here.sha256
 
 
 def test_an_index_survives_a_killed_worker(cluster, described, corpus_file, here, tmp_path):
-    with ray_jobs.building(described, "auto", RayOptions()) as (known, executor):
+    with ray_jobs.building(described, Corpus(str(corpus_file)), "auto", RayOptions()) as (known, executor):
         victims = [executor.ask(lambda held: os.getpid())]
 
         def progress(stage, n, total):
@@ -77,9 +84,10 @@ shards.SHARD_CONTEXTS = 17
 def progress(stage, n, total):
     if n:
         print(stage, flush=True)
-model, corpus, out, address = sys.argv[1:]
-with ray_jobs.building(ray_jobs.describe(model, "float32"), "auto", RayOptions(address)) as (known, executor):
-    indexing.build(known, Corpus(corpus), Path(out), indexing.Recipe(Selection("first", 0.5, 30)), progress,
+model, text, out, address = sys.argv[1:]
+known, corpus = ray_jobs.describe(model, "float32"), Corpus(text)
+with ray_jobs.building(known, corpus, "auto", RayOptions(address)) as (known, executor):
+    indexing.build(known, corpus, Path(out), indexing.Recipe(Selection("first", 0.5, 30)), progress,
                    executor=executor)
 """
 
@@ -107,7 +115,7 @@ def test_a_killed_driver_goes_on_from_the_last_finished_shard(
     monkeypatch.setattr(
         shards.Ledger, "record", lambda self, *some: made.update(s.path for s in some) or record(self, *some)
     )
-    with ray_jobs.building(described, "auto", RayOptions()) as (known, executor):
+    with ray_jobs.building(described, Corpus(str(corpus_file)), "auto", RayOptions()) as (known, executor):
         built = indexing.build(known, Corpus(str(corpus_file)), out, RECIPE, executor=executor)
     assert built.sha256 == here.sha256
     assert made
@@ -119,7 +127,7 @@ def test_another_model_on_a_worker_is_refused(cluster, described, make_checkpoin
     mixed = replace(described, info=replace(described.info, id=other.info.id))
     with (
         pytest.raises(FailedPrecondition, match=r"has another model at .* give all machines the same one"),
-        ray_jobs.building(mixed, "auto", RayOptions(workers=1)),
+        ray_jobs.building(mixed, Corpus("pydocs"), "auto", RayOptions(workers=1)),
     ):
         pass
 

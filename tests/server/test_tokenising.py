@@ -24,14 +24,15 @@ TEXTS = [f"{'text ' * (i % 9)}{i} é日" for i in range(40)]
 class BackwardsElsewhere:
     """Makes a stage's shards from the last to the first, each from pickles, as other machines do."""
 
-    def __init__(self, held):
-        self._held = held
+    def __init__(self, held, reaches=True):
+        self._held, self._reaches = held, reaches
         self.taken = []
 
     def finish(self, ledger, stage):
         for shard in reversed(stage.shards):
             if not ledger.has(shard):
-                compute, taken = pickle.loads(pickle.dumps((stage.compute, stage.take(shard))))
+                take = stage.take if self._reaches else stage.instead or stage.take
+                compute, taken = pickle.loads(pickle.dumps((stage.compute, take(shard))))
                 self.taken.append(type(taken).__name__)
                 shards.write(shard.path, compute(self._held, taken, stage.advance)())
                 ledger.record(shard)
@@ -41,12 +42,12 @@ class BackwardsElsewhere:
 def write(small_model, tmp_path):
     """A function that writes a corpus's contexts; all files' bytes, the corpus's sha256 and how many were left out."""
 
-    def write(corpus, folder=None, executor=None, workers_read=True, tell=lambda n: None):
+    def write(corpus, folder=None, executor=None, tell=lambda n: None):
         work = tmp_path / (folder or f"work{len(list(tmp_path.iterdir()))}")
         (work / "contexts").mkdir(parents=True, exist_ok=True)
         windowing = Windowing(8, "all", 256)
         executor = executor or Here(small_model)
-        it = Tokenising(corpus, small_model.tokenizer, windowing, work, executor, workers_read, tell)
+        it = Tokenising(corpus, small_model.tokenizer, windowing, work, executor, tell)
         sha256 = it.write(work / "contexts")
         made = {path.name: path.read_bytes() for path in (work / "contexts").iterdir()}
         return made, sha256, corpus.n_skipped
@@ -74,10 +75,10 @@ def test_who_reads_which_range_changes_no_byte(write, file, small_model, tmp_pat
     monkeypatch.setattr(corpora, "RANGE_BYTES", n_bytes)
     monkeypatch.setattr(tokenising, "TEXT_CHARACTERS", n_bytes)
     assert write(Corpus("c", **options)) == want
-    for workers_read in (True, False):
-        elsewhere = BackwardsElsewhere(small_model)
-        assert write(Corpus("c", **options), executor=elsewhere, workers_read=workers_read) == want
-        assert set(elsewhere.taken) == {"Range" if workers_read else "Texts"}
+    for reaches in (True, False):
+        elsewhere = BackwardsElsewhere(small_model, reaches=reaches)
+        assert write(Corpus("c", **options), executor=elsewhere) == want
+        assert set(elsewhere.taken) == {"Range" if reaches else "Texts"}
     archive = tmp_path / "c.jsonl.gz"
     archive.write_bytes(gzip.compress(file.read_bytes()))
     assert write(Corpus("c", **options | {"path": archive}), executor=BackwardsElsewhere(small_model)) == want
@@ -198,8 +199,8 @@ def test_an_index_made_elsewhere_of_texts_that_are_sent_has_the_same_bytes(small
     corpus = Corpus(str(file), skip_bad=True)
     want = indexing.build(small_model, corpus, tmp_path / "a", Recipe()).sha256
     monkeypatch.setattr(corpora, "RANGE_BYTES", 200)
-    elsewhere = BackwardsElsewhere(small_model)
-    got = indexing.build(small_model, corpus, tmp_path / "b", Recipe(), executor=elsewhere, workers_read=False)
+    elsewhere = BackwardsElsewhere(small_model, reaches=False)
+    got = indexing.build(small_model, corpus, tmp_path / "b", Recipe(), executor=elsewhere)
     assert got.sha256 == want
     assert {"Texts", "Piece"} <= set(elsewhere.taken)
 
