@@ -249,7 +249,7 @@ class Batcher:
         lead = self._shares[class_].choose(ready)
         alike = [request for request in ready if request.work == lead.work]
         limit = self.max_batch_cost if class_ == "interactive" else self._bulk_limit(lead.work)
-        parts = _filled(alike, lead, _even(sum(request.left for request in alike), limit))
+        parts = _filled(alike, lead, limit)
         taken = {part.request: part.last for part in parts}
         full = any(taken.get(request, request.done) < len(request.items) for request in alike)
         return _Batch(parts, "full" if full else "waited" if self.max_wait_ms else "idle", limit)
@@ -366,11 +366,6 @@ class Batcher:
             class_: max(((now - r.arrived_ns) / 1e9 for r in requests), default=0.0)
             for class_, requests in self._by_class().items()
         }
-
-
-def _even(cost: float, limit: float) -> float:
-    """Of each batch, where so many as are needed for the cost share it evenly: many a small last one would be work."""
-    return min(cost / max(np.ceil(cost / limit), 1) * (1 + 1e-9), limit)
 
 
 def _filled(alike: list[_Request], lead: _Request, limit: float) -> list[_Part]:

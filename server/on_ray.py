@@ -121,6 +121,7 @@ class Crew:
 
     ready     those that can be given shards
     reaching  of them, those that reach what stages only name
+    changes   how often `ready` did
     """
 
     def __init__(self, ray: Any, held: Held, options: RayOptions, tell: Tell) -> None:
@@ -128,8 +129,9 @@ class Crew:
         self._worker = ray.remote(Worker)
         self._run = uuid.uuid4().hex
         self._versions = Versions.here()
-        self.ready: list[Any] = []
+        self.ready: dict[Any, None] = {}  # in the order that they came
         self.reaching: set[Any] = set()
+        self.changes = 0
         self._beginning: dict[Any, Any] = {}  # by reference to what `Worker.begin` returns
         self._device = ""
         self._n_failed = 0
@@ -221,7 +223,8 @@ class Crew:
                 f"some workers compute on {self._device} and others on {answer.device}, whose last digits differ; give "
                 "all the same with --ray-gpus"
             )
-        self.ready.append(worker)
+        self.ready[worker] = None
+        self.changes += 1
         if answer.reaches:
             self.reaching.add(worker)
 
@@ -237,7 +240,8 @@ class Crew:
     def lost(self, worker: Any) -> None:
         """It works no more; another takes its place while there is room."""
         if worker in self.ready:
-            self.ready.remove(worker)
+            del self.ready[worker]
+            self.changes += 1
             self._looked = -LOOK_S
             self._ray.kill(worker)
 
@@ -267,7 +271,7 @@ class OnRay:
     def ask(self, question: Callable[[Any], Any]) -> Any:
         """What a worker answers of what it holds; waits for the first."""
         _ = self._crew.device
-        return self._ray.get(self._crew.ready[0].answer.remote(question))
+        return self._ray.get(next(iter(self._crew.ready)).answer.remote(question))
 
     def finish(self, ledger: Ledger, stage: Stage) -> None:
         """Make what is not done yet; all that can be is, and then FailedPrecondition names what failed three times.
@@ -295,6 +299,8 @@ class _Pull:
         # worker, shard and share of the worker's room, by reference to what `Worker.make` returns
         self._busy: dict[Any, tuple[Any, Shard, int]] = {}
         self._loads: dict[Any, int] = {}  # of AT_ONCE, what each worker has
+        self._with_room: dict[Any, None] = {}  # workers that have not AT_ONCE, in the order that they came
+        self._changes = -1
         self._saving: dict[Future[None], Shard] = {}
         self._tries: dict[Shard, int] = {}
         self._failed: dict[Shard, str] = {}
@@ -332,8 +338,11 @@ class _Pull:
 
     def _hand_out(self) -> None:
         """Give shards to workers that have room, evenly; one that failed before goes alone, and takes none with it."""
+        if self._changes != self._crew.changes:
+            self._changes = self._crew.changes
+            self._with_room = {w: None for w in self._crew.ready if self._loads.get(w, 0) < AT_ONCE}
         for load in range(AT_ONCE):
-            for worker in self._crew.ready:
+            for worker in list(self._with_room):
                 if not self.todo:
                     return
                 share = AT_ONCE if self.todo[0] in self._tries else 1
@@ -344,10 +353,14 @@ class _Pull:
                     reference = worker.make.remote(self._compute, taken, shard.path, self._mark)
                     self._busy[reference] = worker, shard, share
                     self._loads[worker] = load + share
+                    if load + share == AT_ONCE:
+                        del self._with_room[worker]
 
     def _back(self, reference: Any) -> None:
         worker, shard, share = self._busy.pop(reference)
         self._loads[worker] -= share
+        if worker in self._crew.ready:
+            self._with_room[worker] = None
         try:
             result = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:

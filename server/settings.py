@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto")
     dtype: Literal["float32", "tf32", "bfloat16"] = Field(default="float32", description="of the model's arithmetic")
     max_batch_cost: float | None = Field(
-        default=None, gt=0, description="n_examples² · d_model of one batch on the device; default: 6.5e8, 3e10 on a GPU"
+        default=None,
+        gt=0,
+        description="n_examples² · d_model of one batch on the device; default: 6.5e8, 3e10 on a GPU",
     )
     max_wait_ms: float = Field(default=0.0, ge=0, le=1000, description="that a batch which is not full waits")
     bulk_batch_ms: float = Field(default=20.0, gt=0, le=10_000, description="what a batch of bulk work should take")
