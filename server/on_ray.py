@@ -203,8 +203,9 @@ class Crew:
         worker = self._beginning.pop(reference)
         try:
             answer: Begun = self._ray.get(reference)
-            for name in answer.lacks:
-                self._send(worker, name)
+            if answer.lacks:  # unless another of the same machine has been sent it meanwhile
+                for name in self._ray.get(worker.lacking.remote(self._held)):
+                    self._send(worker, name)
         except self._ray.exceptions.RayError as error:
             self._ray.kill(worker)
             why = cause(error)
@@ -223,6 +224,7 @@ class Crew:
                 f"some workers compute on {self._device} and others on {answer.device}, whose last digits differ; give "
                 "all the same with --ray-gpus"
             )
+        self._n_failed = 0
         self.ready[worker] = None
         self.changes += 1
         if answer.reaches:
@@ -325,10 +327,8 @@ class _Pull:
         self._crew.staff()
         self._hand_out()
         if references := [*self._busy, *self._crew.waiting]:
-            done, rest = self._ray.wait(references, timeout=0.05 if self._saving else 1.0)
-            if done and rest:
-                more, _ = self._ray.wait(rest, num_returns=len(rest), timeout=0)
-                done = [*done, *more]
+            # Of many some together: a wait takes the longer the more there are, and workers have more to do meanwhile.
+            done, _ = self._ray.wait(references, num_returns=1 + len(references) // 50, timeout=1.0)
             for reference in done:
                 if reference in self._busy:
                     self._back(reference)

@@ -155,14 +155,18 @@ class Worker:
                 f"{here.index_format}, and the driver {versions.software} with {versions.index_format}; install one "
                 "version everywhere"
             )
-        folders = {name: self._place(name, folder) for name, folder in held.folders.items()}
-        if lacks := tuple(name for name, folder in folders.items() if not folder.is_dir()):
+        if lacks := self.lacking(held):
             return Begun(lacks)
         import torch
 
         torch.set_num_threads(n_threads)
+        folders = {name: self._place(name, folder) for name, folder in held.folders.items()}
         self._held, device = held.open(self._stack, folders)
         return Begun((), device, held.reaches())
+
+    def lacking(self, held: Held) -> tuple[str, ...]:
+        """Names of folders that are neither where the driver has them nor sent."""
+        return tuple(name for name, folder in held.folders.items() if not self._place(name, folder).is_dir())
 
     def _place(self, name: str, folder: Path) -> Path:
         """Where the folder lies here: where the driver has it, or where it was sent."""

@@ -89,12 +89,14 @@ class SimulatedRay:
     def wait(self, references: list[int], num_returns: int = 1, timeout: float | None = None) -> Any:
         start = time.perf_counter()
         self.n_waits += 1
-        if timeout and self._running and not self._ready:
-            self._jumped += max(min(self._running[0][0] - self.now(), timeout), 0)
+        if timeout and len(self._ready) < num_returns:
+            due = heapq.nsmallest(num_returns - len(self._ready), self._running)
+            until = due[-1][0] if len(due) == num_returns - len(self._ready) else float("inf")
+            self._jumped += max(min(until - self.now(), timeout), 0)
         while self._running and self._running[0][0] <= self.now():
             self._ready.add(heapq.heappop(self._running)[1])
         done = list(itertools.islice((r for r in references if r in self._ready), num_returns))
-        rest = [r for r in references if r not in done[:1]] if num_returns == 1 else []
+        rest = [r for r in references if r not in self._ready]
         self.spent += time.perf_counter() - start
         return done, rest
 

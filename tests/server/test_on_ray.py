@@ -62,6 +62,11 @@ def slow_squares(held, taken, advance):
     return squares(held, taken, advance)
 
 
+def whose(held, taken, advance):
+    time.sleep(0.1)
+    return lambda: {"pid": np.array(os.getpid())}
+
+
 def stage(folder, compute=squares, n=12, take=lambda shard: shard.last):
     found = [Shard(i, i + 1, folder / f"s-{i:03d}.npz") for i in range(n)]
     told = []
@@ -189,6 +194,9 @@ def test_a_folder_that_workers_lack_is_sent(cluster, tmp_path):
     with on_ray.on_ray(Nothing(things, os.getpid()), RayOptions(workers=2)) as executor:
         assert executor.ask(lambda held: held["things"]["empty"]) == b""
         assert executor.ask(lambda held: held["things"]["large"]) == (things / "large").read_bytes()
+        made, _ = stage(tmp_path, whose, n=60)
+        finish(executor, tmp_path, made)
+    assert len({int(read(shard.path)["pid"]) for shard in made.shards}) == 2  # the second found it there
 
 
 def test_workers_of_another_version_are_refused(cluster, monkeypatch):
