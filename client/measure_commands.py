@@ -13,10 +13,9 @@ import click
 from polysem.client import measurements, ranking, table1
 from polysem.client.client import Client
 from polysem.client.measure import Measuring, variants
-from polysem.client.options import BULK, NEURONS_HELP, connect, connects, executes, ray_options
+from polysem.client.options import BULK, NEURONS_HELP, connect, connects, executes, place_of, published, ray_options
 from polysem.client.results import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.publishing import Place
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
@@ -123,28 +122,23 @@ def measure(
     asked_for = variants(algorithms, embeddings, layer_norms, linkage)
     from polysem.client.terminal.progress import bars
 
-    place = Place(out, force)
-    if not place.made:
-        with (
-            bars({"measure": "trees"}) as shown,
-            workers(executor, server, index, ray, shown.note) as (client, name, where),
-        ):
-            measuring = Measuring(
-                client,
-                neurons or ("*",),
-                asked_for,
-                distance_threshold=distance_threshold,
-                best_cut=best_cut,
-                index=name,
-            )
-            try:
+    place = place_of(out, force)
+    with published(place):
+        if not place.made:
+            with (
+                bars({"measure": "trees"}) as shown,
+                workers(executor, server, index, ray, shown.note) as (client, name, where),
+            ):
+                measuring = Measuring(
+                    client,
+                    neurons or ("*",),
+                    asked_for,
+                    distance_threshold=distance_threshold,
+                    best_cut=best_cut,
+                    index=name,
+                )
                 measuring.run(place.local, partial(_advance, shown, measuring.n_trees), force, where)
-            except KeyboardInterrupt:
-                kept = f"what is done is kept in {place.local}.tmp"
-                click.echo(f"stopped; {kept}, and the same command goes on from there", err=True)
-                raise
-    n_trees = len(measurements.read(place.local))
-    place.publish()
+        n_trees = len(measurements.read(place.local))
     click.echo(f"{out}: {n_trees // len(asked_for):,} neurons by {len(asked_for)} clusterings")
     if place.url is None:
         click.echo(f"next: polysem table1 {out}")

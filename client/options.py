@@ -1,13 +1,15 @@
 """Options that commands share, and what they do with them."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, get_args
 
 import click
 
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
+from polysem.proto.publishing import Place
 from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -167,3 +169,23 @@ def executes(command: Command) -> Command:
 def ray_options(flags: dict[str, Any]) -> dict[str, Any]:
     """Take the options of `executes` beside `executor` out of a command's flags."""
     return {name: flags.pop(f"ray_{name}") for name in ("address", "gpus", "workers", "wait_s")}
+
+
+def place_of(out: str, force: bool = False) -> Place:
+    """Where the command's result goes; it depends on all arguments but those of where the work is done."""
+    given = click.get_current_context().params.items()
+    depends = {name: value for name, value in given if name not in ("executor", "force") and name[:4] != "ray_"}
+    return Place(out, force, json.dumps(depends, default=str, sort_keys=True))
+
+
+@contextmanager
+def published(place: Place) -> Iterator[None]:
+    """Copy the result to its URL, if that is where it goes, once it is made; say what is kept where it was stopped."""
+    try:
+        yield
+        if place.url is not None:
+            click.echo(f"copying {place.local} to {place.url}", err=True)
+        place.publish()
+    except KeyboardInterrupt:
+        click.echo(f"stopped; what is done is kept in {place.kept}, and the same command goes on from there", err=True)
+        raise

@@ -1,9 +1,10 @@
 """Results that are to go to a store such as s3://bucket/name, by way of fsspec.
 
-They are made on this machine first, in the current folder under the URL's last name, and copied when all is there. A
-copy that broke off is gone on with by the same command; the local result goes once the copy is whole.
+They are made on this machine first, in the current folder, and copied when all is there. A copy that broke off is gone
+on with by the same command; what was made here goes once the copy is whole.
 """
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,59 +19,70 @@ LAST = "manifest.json"  # of an index: what makes a folder one
 class Place:
     """Where a result goes: a path, or a URL.
 
-    local  where it is to be made
-    made   it was, and only the copy is lacking
+    depends  on what the result does; another one for the same URL is made under another name
+    local    where it is to be made: the path, or the URL's last name with a hash of URL and `depends`
+    made     it was, for the URL, and only the copy is lacking
 
     Raises InvalidArgument for a URL without a name, FailedPrecondition where fsspec or what it needs for the URL is not
-    installed, where there is something at the URL already (unless `force`), or `local` is taken.
+    installed, where the store does not answer, or where there is something at the URL already (unless `force`).
     """
 
-    def __init__(self, out: str, force: bool = False) -> None:
+    def __init__(self, out: str, force: bool = False, depends: str = "") -> None:
         self.url = out if "://" in out else None
+        self.local = Path(out).expanduser()
         self.made = False
         if self.url is None:
-            self.local = Path(out).expanduser()
             return
-        name = self.url.rstrip("/").rpartition("/")[2]
-        if not name or name.endswith(":"):
+        self._force = force
+        self._store, self._path = self._open(self.url)
+        parent, _, name = self._path.rpartition("/")
+        if not name or (not parent and not self._path.startswith("/")):  # s3://bucket
             raise InvalidArgument(f"the URL {out!r} names no file or folder; give one such as s3://bucket/name", "out")
-        self.local = Path(name)
-        self._note = Path(f"{name}.url")
-        self._store, self._path = _store(self.url)
-        begun = self._note.exists() and self._note.read_text() == self.url
-        self.made = begun and self.local.exists()
-        if not begun and self.local.exists():
-            raise FailedPrecondition(
-                f"the result is made as {name!r} in the current folder first, and there is such a thing already; go to "
-                "another folder"
-            )
-        with _told(self.url):
-            if not force and not begun and self._store.exists(self._path):
-                raise FailedPrecondition(f"there is something at {self.url!r} already; choose another name")
-        self._note.write_text(self.url)
+        self.local = Path(f"{name}.{hashlib.sha256(repr((out, depends)).encode()).hexdigest()[:8]}")
+        self._copying = Path(f"{self.local}.copying")  # is there from the copy's beginning to its end
+        self.made = self.local.exists()
+        if not self.made:
+            self._copying.unlink(missing_ok=True)
+        self._check_free()
+
+    @property
+    def kept(self) -> Path:
+        """Where there is what is done, where it was interrupted."""
+        made = self.url is not None and self.local.exists()
+        return self.local if made else self.local.with_name(f"{self.local.name}.tmp")
 
     def publish(self) -> None:
         """Copy what was made to the URL, if it is one; a folder's manifest comes last, so that no half index is one.
 
-        Raises FailedPrecondition where the store does not take it, or has other sizes in the end.
+        Raises FailedPrecondition where the store does not take it, has other sizes in the end, or has got something at
+        the URL meanwhile (unless `force`).
         """
         if self.url is None:
             return
-        with _told(self.url):
-            for path, there in self._files():
-                if not self._is_whole(path, there):
-                    self._store.makedirs(there.rpartition("/")[0], exist_ok=True)
-                    self._store.put_file(str(path), there)
-                if not self._is_whole(path, there):
-                    raise FailedPrecondition(
-                        f"{there!r} has {self._store.size(there):,} bytes after the copy, and {str(path)!r} "
-                        f"{path.stat().st_size:,}; the same command copies it anew"
-                    )
+        self._check_free()
+        self._copying.write_text(self.url)
+        for path, there in self._files():
+            size = path.stat().st_size
+            if self.local.is_file() or self._size(there) != size:  # a file may replace another of the same size
+                self._put(path, there)
+            if (found := self._size(there)) != size:
+                raise FailedPrecondition(
+                    f"{there!r} has {found or 0:,} bytes after the copy, and {str(path)!r} {size:,}; the same command "
+                    "copies it anew"
+                )
+        self._copying.unlink()
+        shutil.rmtree(f"{self.local}.tmp", ignore_errors=True)  # of a build that was killed while it cleaned up
         if self.local.is_dir():
             shutil.rmtree(self.local)
         else:
             self.local.unlink()
-        self._note.unlink()
+
+    def _check_free(self) -> None:
+        """Nothing may be at the URL, but for what was copied already."""
+        if self._force or self._copying.exists() or self._size(self._path) is None:
+            return
+        kept = f"; what was made is kept in {str(self.local)!r}" if self.local.exists() else ""
+        raise FailedPrecondition(f"there is something at {self.url!r} already; choose another name{kept}")
 
     def _files(self) -> Iterator[tuple[Path, str]]:
         if self.local.is_file():
@@ -80,32 +92,38 @@ class Place:
         for path in sorted(found, key=lambda path: path.name == LAST):
             yield path, f"{self._path}/{path.relative_to(self.local).as_posix()}"
 
-    def _is_whole(self, path: Path, there: str) -> bool:
-        self._store.invalidate_cache()
-        return bool(self._store.exists(there)) and bool(self._store.size(there) == path.stat().st_size)
+    def _open(self, url: str) -> tuple[Any, str]:
+        try:
+            from fsspec.core import url_to_fs
+        except ModuleNotFoundError as error:
+            raise FailedPrecondition(f"to write to {url!r} install fsspec: pip install fsspec") from error
+        with self._told():
+            store, path = url_to_fs(url)
+        return store, path.rstrip("/")
 
+    def _put(self, path: Path, there: str) -> None:
+        with self._told():
+            try:
+                self._store.put_file(str(path), there)
+            except FileNotFoundError:  # of stores that have folders
+                self._store.makedirs(there.rpartition("/")[0], exist_ok=True)
+                self._store.put_file(str(path), there)
 
-def _store(url: str) -> tuple[Any, str]:
-    try:
-        from fsspec.core import url_to_fs
-    except ModuleNotFoundError as error:
-        raise FailedPrecondition(f"to write to {url!r} install fsspec: pip install fsspec") from error
-    try:
-        store, path = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise FailedPrecondition(f"cannot write to {url!r}: {error}") from error
-    return store, path.rstrip("/")
+    def _size(self, there: str) -> int | None:
+        """Bytes of what is there; None where nothing is."""
+        with self._told():
+            self._store.invalidate_cache()
+            try:
+                return int(self._store.info(there)["size"] or 0)
+            except FileNotFoundError:
+                return None
 
-
-@contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Say in words what the store would not do."""
-    try:
-        yield
-    except FailedPrecondition:
-        raise
-    except Exception as error:  # of the store's own kinds
-        why = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise FailedPrecondition(
-            f"cannot write to {url!r}: {why}; what was made is kept here, and the same command goes on"
-        ) from error
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Say in words what the store would not do."""
+        try:
+            yield
+        except Exception as error:  # of the store's own kinds
+            why = (str(error).splitlines() or [""])[0] or type(error).__name__
+            kept = f"; {str(self.local)!r} is kept, and the same command goes on" if self.local.exists() else ""
+            raise FailedPrecondition(f"cannot write to {self.url!r}: {why}{kept}") from error

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from polysem.client.options import executes, ray_options
+from polysem.client.options import executes, place_of, published, ray_options
 
 if TYPE_CHECKING:
     from polysem.proto.shards import Executor
@@ -92,7 +92,6 @@ def index(
     if out is None:
         raise click.UsageError("say where the index goes: --out FOLDER")
     from polysem.client.terminal.progress import bars
-    from polysem.proto.publishing import Place
     from polysem.server import indexing
     from polysem.server.corpus import Corpus
     from polysem.server.index import open_index
@@ -101,8 +100,8 @@ def index(
     how = _recipe(indexing.PRESETS[preset], **flags)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
     maxima = None if max_activations is None else indexing.read_maxima(max_activations.expanduser())
-    place = Place(out)
-    try:
+    place = place_of(out)
+    with published(place):
         if not place.made:
             with (
                 bars(UNITS) as shown,
@@ -110,12 +109,6 @@ def index(
             ):
                 indexing.build(reader, source, place.local, how, shown.advance, batch_tokens, maxima, where)
         info = open_index(place.local).info
-        place.publish()
-    except KeyboardInterrupt:
-        click.echo(
-            f"stopped; what is done is kept in {place.local}.tmp, and the same command goes on from there", err=True
-        )
-        raise
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
         f"from {info.n_contexts:,} contexts ({info.n_tokens:,} tokens)"

@@ -284,7 +284,8 @@ class OnRay:
         pull = _Pull(self._ray, self._crew, ledger, stage, self._tell)
         if not pull.todo:
             return
-        mark = pull.todo[0].path.with_name(f"reached-{uuid.uuid4().hex}")  # seen by workers that share the folder
+        # seen by workers that share the folder
+        mark = pull.todo[0].path.with_name(f"reached-{uuid.uuid4().hex}").absolute()
         if self._shares:
             mark.touch()
         try:
@@ -350,7 +351,7 @@ class _Pull:
                     shard = self.todo.popleft()
                     take = self._stage.take if worker in self._crew.reaching else self._stage.instead
                     taken = (take or self._stage.take)(shard)
-                    reference = worker.make.remote(self._compute, taken, shard.path, self._mark)
+                    reference = worker.make.remote(self._compute, taken, shard.path.absolute(), self._mark)
                     self._busy[reference] = worker, shard, share
                     self._loads[worker] = load + share
                     if load + share == AT_ONCE:

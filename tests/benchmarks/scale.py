@@ -1,6 +1,6 @@
 """How far an index build goes on many GPUs, on paper: the tables of docs/beyond-one-machine.md.
 
-    python tests/benchmarks/scale.py [--gpus 8 64] [--price 3.0] [--shard-contexts 256]
+    python tests/benchmarks/scale.py [--gpus 8 64] [--price 3.0] [--shard-contexts S]
                                      [--documents 8e6] [--tokens 9e9] [--shape L D N T] …
 
 Nothing is run. What was measured stands in `Measured` and `CANDIDATES`, what is assumed in the arguments and the share
@@ -9,7 +9,10 @@ of the products; the page says where each number is from, and has the formulas.
 
 import argparse
 import math
+from itertools import pairwise
 from typing import ClassVar, NamedTuple
+
+from polysem.proto.shards import contexts_a_shard
 
 SHAPES = {"GPT2-small": (12, 768, 3072, 1024), "7 billion": (32, 4096, 16384, 2048)}
 
@@ -30,6 +33,13 @@ class Measured:
 CANDIDATES = {"first": {256: 14.3, 1024: 31.9, 2560: 52.8}, "top": {256: 177, 1024: 313, 2560: 403}}
 
 
+def candidates(rule, shard_contexts):
+    """Between what was measured, and beyond it, in a line of the logarithm: k more of `top` for each factor e."""
+    pairs = list(pairwise(CANDIDATES[rule].items()))
+    (s0, c0), (s1, c1) = next((pair for pair in pairs if shard_contexts <= pair[1][0]), pairs[-1])
+    return c0 + (c1 - c0) * math.log(shard_contexts / s0) / math.log(s1 / s0)
+
+
 class Shape(NamedTuple):
     """L layers of N neurons, d_model D, T tokens of context."""
 
@@ -45,6 +55,7 @@ class Plan(NamedTuple):
     shape: Shape
     n_gpus: int
     contexts: float
+    shard_contexts: int
     shards: int
     scan_bytes: dict[str, float]  # of a shard, by rule
     collect_bytes: float
@@ -63,22 +74,25 @@ def plan(shape, n_gpus, how):
     L, D, N, T = shape
     J, k = L * N, how.max_examples
     contexts = how.tokens / (T - 1) + how.documents / 2  # the last window of a document is half full
-    shards = math.ceil(contexts / how.shard_contexts)
+    shard_contexts = how.shard_contexts or contexts_a_shard(math.ceil(contexts))
+    shards = math.ceil(contexts / shard_contexts)
     operations = 2 * L * (4 * D * D + 2 * D * N) + 2 * L * D * how.tokens / contexts  # of a token in one pass
     forward_s = operations * how.tokens / (Measured.products * Measured.share_of_products)
     cells_s = contexts * J * (Measured.scan_s_a_cell + Measured.collect_s_a_cell)
     examples = J * k
     left = k * (1 + math.log(contexts / k))  # a neuron's candidates once all is joined, at most
-    per_neuron = {rule: counts[how.shard_contexts] for rule, counts in CANDIDATES.items()}
+    per_neuron = {rule: candidates(rule, shard_contexts) for rule in CANDIDATES}
     scan_bytes = {rule: J * (20 * c + 28) for rule, c in per_neuron.items()}
     rows_bytes = examples * (2 * D + 62)  # x̂ and the activations around, of all shards together
-    collected = 256 * J * shards + rows_bytes  # the histograms of each shard
+    count_bytes = 2 if shard_contexts < 1 << 16 else 4
+    collected = 64 * count_bytes * J * shards + rows_bytes  # the histograms of each shard
     kept = {rule: shards * b + collected for rule, b in scan_bytes.items()}
     joined = {rule: shards * J * (c + left / 15) for rule, c in per_neuron.items()}  # 15 shards with what was left
     return Plan(
         shape=shape,
         n_gpus=n_gpus,
         contexts=contexts,
+        shard_contexts=shard_contexts,
         shards=shards,
         scan_bytes=scan_bytes,
         collect_bytes=collected / shards,
@@ -124,7 +138,8 @@ def both(values, show):
 
 
 ROWS = {
-    "contexts, shards": lambda p, how: f"{p.contexts / 1e6:,.1f} M, {p.shards:,}",
+    "contexts": lambda p, how: f"{p.contexts / 1e6:,.1f} M",
+    "shards of a stage": lambda p, how: f"{p.shards:,} of {p.shard_contexts:,}",
     "tokens/s a GPU, both passes": lambda p, how: f"{how.tokens / p.gpu_s:,.0f}",
     "GPU hours of work": lambda p, how: f"{p.gpu_s / 3600:,.0f}",
     "a scan shard": lambda p, how: both(p.scan_bytes, size),
@@ -132,10 +147,10 @@ ROWS = {
     "all shards": lambda p, how: both(p.kept_bytes, size),
     "the index": lambda p, how: size(p.index_bytes),
     "workers tokenise": lambda p, how: time(p.tokenise_s / p.n_gpus),
-    "(the driver alone would)": lambda p, how: time(p.tokenise_s),
+    "(one machine would)": lambda p, how: time(p.tokenise_s),
     "GPUs work": lambda p, how: time(p.gpu_s / p.n_gpus),
     "meanwhile the driver receives": lambda p, how: both(p.receive_s, time),
-    "and records": lambda p, how: time(p.record_s),
+    "and records, at most": lambda p, how: time(p.record_s),
     "then it reads the shards": lambda p, how: both(p.read_s, time),
     "and joins candidates": lambda p, how: both(p.join_s, time),
     "in memory of at most": lambda p, how: both(p.join_bytes, size),
@@ -156,7 +171,7 @@ def main():
     parser.add_argument("--network", type=float, default=1.25e9, help="bytes a second into the driver and to its disk")
     parser.add_argument("--cores", type=int, default=16, help="of the driver")
     parser.add_argument("--max-examples", type=int, default=100)
-    parser.add_argument("--shard-contexts", type=int, choices=[256, 1024, 2560], default=256)
+    parser.add_argument("--shard-contexts", type=int, help="instead of what a build takes")
     how = parser.parse_args()
     shapes = {"this shape": how.shape} if how.shape else SHAPES
     plans = {f"{name}, {n} GPUs": plan(Shape(*shape), n, how) for name, shape in shapes.items() for n in how.gpus}

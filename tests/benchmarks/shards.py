@@ -1,10 +1,11 @@
 """What shards of an index build weigh and cost the driver: the measured numbers of docs/beyond-one-machine.md.
 
-    python tests/benchmarks/shards.py [--model demo] [--corpus pydocs] [--contexts 1024] [--examples 100]
+    python tests/benchmarks/shards.py [--model demo] [--corpus pydocs] [--contexts 1024] [--shard-contexts 256]
+                                      [--examples 100]
 
 Of each rule: candidates a neuron in a scan shard and in all joined, bytes, and core time (of all threads, so that other
-programs disturb it little) a candidate joined. Of collecting by `first`: bytes. Of files: core time to read, and the
-time of a record in the ledger.
+programs disturb it little) a candidate joined. A shard is scanned some contexts at a time, as in a build. Of collecting
+by `first`: bytes. Of files: core time to read, and the time of a record in the ledger.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def main():
     parser.add_argument("--model", default="demo")
     parser.add_argument("--corpus", default="pydocs")
     parser.add_argument("--contexts", type=int, default=1024)
+    parser.add_argument("--shard-contexts", type=int, default=shards.SHARD_CONTEXTS)
     parser.add_argument("--examples", type=int, default=100)
     arguments = parser.parse_args()
     selection.warm_up()
@@ -45,17 +47,20 @@ def run(folder, arguments):
     windowing = Windowing(loaded.info.context_length, "first", loaded.tokenizer.bos_id)
     documents = Corpus(arguments.corpus, max_documents=arguments.contexts).documents()
     contexts.write(folder, documents, loaded.tokenizer, windowing)
-    pieces = [
-        Contexts(folder).piece(first, last) for first, last in shards.ranges(arguments.contexts, shards.SHARD_CONTEXTS)
-    ]
+    held = Contexts(folder)
+    pieces = [held.piece(first, last) for first, last in shards.ranges(len(held), arguments.shard_contexts)]
     reading = Reading(1, BATCH_TOKENS["cpu"])
-    found = [scan.key_activations(loaded, piece, reading, lambda n: None) for piece in pieces]
+    found = [
+        [scan.key_activations(loaded, some, reading, lambda n: None) for some in piece.pieces(shards.SHARD_CONTEXTS)]
+        for piece in pieces
+    ]
     n_neurons = loaded.info.n_layers * loaded.info.n_neurons_per_layer
-    print(f"{loaded.info.id}: {n_neurons:,} neurons; {len(pieces)} shards of {shards.SHARD_CONTEXTS} contexts")
+    print(f"{loaded.info.id}: {n_neurons:,} neurons; {len(pieces)} shards of {arguments.shard_contexts:,} contexts, ")
+    print(f"{held.n_tokens / len(held):.0f} tokens each\n")
     print("| rule | candidates a neuron | bytes a neuron | joined | ns a candidate |\n|---|---|---|---|---|")
     for name in RULES:
         rule = Selection(name, max_examples=arguments.examples)
-        scans = [scan.reduced(one, loaded.info, rule) for one in found]
+        scans = [stages.joined([scan.reduced(some, loaded.info, rule) for some in one], rule, None) for one in found]
         size = sum(len(shards.packed(stages._flatten(one))) for one in scans) / len(scans)
         n = sum(len(one.candidates.contexts) for one in scans)
         begin = time.process_time()
