@@ -320,7 +320,7 @@ def test_measurements_at_a_url_are_the_local_ones(here, index_folder):
     assert run(*words, "few.parquet").exit_code == 0
     done = run(*words, "memory://bucket/few.parquet")
     assert done.exit_code == 0, done.output
-    assert "memory://bucket/few.parquet: 4 neurons by 4 clusterings" in done.output
+    assert "memory://bucket/few.parquet: 4 neurons by 6 clusterings" in done.output
     assert found("memory://bucket/few.parquet") == {"": Path("few.parquet").read_bytes()}
     assert names(here) == ["few.parquet"]
     assert isinstance(run(*words, "memory://bucket/few.parquet").exception, FailedPrecondition)
