@@ -30,7 +30,10 @@ class Measured:
 
 
 # Candidates a neuron of a shard of so many contexts, k = 100: tests/benchmarks/shards.py
-CANDIDATES = {"first": {256: 14.3, 1024: 31.9, 2560: 52.8, 3328: 61.0}, "top": {256: 177, 1024: 313, 2560: 403, 3328: 432}}
+CANDIDATES = {
+    "first": {256: 14.3, 1024: 31.9, 2560: 52.8, 3328: 61.0},
+    "top": {256: 177, 1024: 313, 2560: 403, 3328: 432},
+}
 
 
 def candidates(rule, shard_contexts):
