@@ -233,6 +233,7 @@ class Crew:
     def _send(self, worker: Any, name: str) -> None:
         """The folder's files, a piece at a time."""
         folder = self._held.folders[name]
+        self._ray.get(worker.expect.remote(name))
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             file = path.relative_to(folder).as_posix()
             for piece in _pieces(path):

@@ -173,6 +173,10 @@ class Worker:
         sent = self._sent / name / folder.name
         return sent if sent.is_dir() or not folder.is_dir() else folder
 
+    def expect(self, name: str) -> None:
+        """A folder is to come; what is left of one that broke off goes."""
+        shutil.rmtree(self._sent / f"{name}.partial", ignore_errors=True)
+
     def receive(self, name: str, folder: str, file: str, data: npt.NDArray[np.uint8]) -> None:
         """Append a piece to a file of a folder that was lacking."""
         path = self._sent / f"{name}.partial" / folder / file

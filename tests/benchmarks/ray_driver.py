@@ -8,8 +8,8 @@ many seconds for a shard (a fifth more or less, one in 200 three times as long),
 on the clock, too. What calls into Ray cost is measured first, on a real cluster of this machine: a call with the
 tokens of a shard, its result, and a wait on as many references as 1,000 workers have; it is added to the driver's.
 
-Defaults: the scan of a model of 7 billion parameters, 256 contexts of 2,048 tokens a shard, as in
-docs/beyond-one-machine.md; workers write shards into a folder that they share with the driver. --result-bytes: so many
+Defaults: a model of 7 billion parameters scans 256 contexts of 2,048 tokens, the least that a shard has
+(docs/beyond-one-machine.md); workers write shards into a folder that they share with the driver. --result-bytes: so many
 come through the driver instead.
 """
 
