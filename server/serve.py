@@ -41,7 +41,7 @@ OPTIONS = (
     ("grpc.so_reuseport", 0),  # a second server at the same port is told so
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),  # clients ping every 60 s
 )
-MAX_BATCH_COST = {"cpu": 6.5e8, "cuda": 3e10}  # some 30 ms on two cores; what a GPU needs to be busy
+MAX_BATCH_COST = {"cpu": 9.5e8, "cuda": 3e10}  # 50 ms on two cores; what a GPU needs to be busy
 QUEUED_BATCHES = 10_000  # that may wait, where the settings do not say
 
 

@@ -122,11 +122,12 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         interceptor.about(len(plan.items), float(plan.work.costs(plan.items).sum()))
         encoding = self._batcher.metrics.stage_seconds.labels("encode")
         async for batch, timing in whole(self._batcher.stream(plan.work, plan.items, callers.current.get())):
-            started = time.perf_counter()
-            messages = list(codec.encode_batch(batch, plan.provenance, timing))
-            encoding.observe(time.perf_counter() - started)
-            for message in messages:
-                yield message
+            spent, started = 0.0, time.perf_counter()
+            for message in codec.encode_batch(batch, plan.provenance, timing):
+                spent += time.perf_counter() - started
+                yield message  # and the caller decodes it while the next is made
+                started = time.perf_counter()
+            encoding.observe(spent)
 
 
 def server_info(engine: Engine, batcher: Batcher, version: str, caller: Caller) -> ServerInfo:

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     max_batch_cost: float | None = Field(
         default=None,
         gt=0,
-        description="n_examples² · d_model of one batch on the device; default: 6.5e8, 3e10 on a GPU",
+        description="n_examples² · d_model of one batch on the device; default: 9.5e8, 3e10 on a GPU",
     )
     max_wait_ms: float = Field(default=0.0, ge=0, le=1000, description="that a batch which is not full waits")
     bulk_batch_ms: float = Field(default=20.0, gt=0, le=10_000, description="what a batch of bulk work should take")

@@ -9,8 +9,8 @@ on the clock, too. What calls into Ray cost is measured first, on a real cluster
 tokens of a shard, its result, and a wait on as many references as 1,000 workers have; it is added to the driver's.
 
 Defaults: a model of 7 billion parameters scans 256 contexts of 2,048 tokens, the least that a shard has
-(docs/beyond-one-machine.md); workers write shards into a folder that they share with the driver. --result-bytes: so many
-come through the driver instead.
+(docs/beyond-one-machine.md); workers write shards into a folder that they share with the driver. --result-bytes: so
+many come through the driver instead.
 """
 
 import argparse
