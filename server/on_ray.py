@@ -272,9 +272,14 @@ class OnRay:
         return self._crew.device
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
-        """What a worker answers of what it holds; waits for the first."""
-        _ = self._crew.device
-        return self._ray.get(next(iter(self._crew.ready)).answer.remote(question))
+        """What a worker answers of what it holds; waits for the first, and asks another where that dies."""
+        while True:
+            _ = self._crew.device
+            worker = next(iter(self._crew.ready))
+            try:
+                return self._ray.get(worker.answer.remote(question))
+            except self._ray.exceptions.RayActorError:
+                self._crew.lost(worker)
 
     def finish(self, ledger: Ledger, stage: Stage) -> None:
         """Make what is not done yet; all that can be is, and then FailedPrecondition names what failed three times.

@@ -147,6 +147,11 @@ class TestOneCrew:
             finish(executor, tmp_path, made)
         assert sum(told) == 7
 
+    def test_another_worker_answers_where_one_died(self, executor):
+        first = executor.ask(lambda held: os.getpid())
+        os.kill(first, signal.SIGKILL)
+        assert executor.ask(lambda held: os.getpid()) != first
+
     def test_whoever_is_told_can_stop_it(self, executor, tmp_path):
         def enough(n):
             raise KeyboardInterrupt
