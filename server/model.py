@@ -40,7 +40,7 @@ class _SeenEnough(Exception):
     """Ends a forward."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Described:
     """What is known of a model without holding it. device: where it is read, here or elsewhere."""
 
