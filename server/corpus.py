@@ -4,8 +4,9 @@ pydocs                what the running Python carries (server/demo/pydocs.py)
 x.jsonl, x.jsonl.gz   a JSON object a line; the text in one field, the name in `id` where there is one
 x.txt                 a document a line, named by its line number from 1
 x.parquet             a document a row; text and name as in JSON lines
-hf:NAME:CONFIG:SPLIT  a data set of Hugging Face's hub, or a folder of that library's, streamed; the last two may be
-                      left out, the split is then `train`. No code of a data set is run
+hf:NAME:CONFIG:SPLIT  a data set of Hugging Face's hub, or a folder of that library's (server/tables.py); the last two
+                      may be left out, the split is then `train`. Where it has several files, row 7 of the third one is
+                      named 3:7
 folder                a document a file, named by its path in the folder
 """
 
@@ -15,20 +16,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
 from polysem.proto.errors import BadCorpus, InvalidArgument
-from polysem.server import corpus_ranges
+from polysem.server import corpus_ranges, tables
 from polysem.server.corpus_ranges import WHOLE, Range, readable
 
 PYDOCS = "pydocs"
 MAX_DOCUMENT_BYTES = 64 << 20
 MAX_NAME_CHARACTERS = 512
-HUGGING_FACE = "hf:"
-PARQUET_ROWS = 256  # read at once
 RANGE_BYTES = 16 << 20  # of text
 
 
@@ -50,6 +49,29 @@ class Texts(NamedTuple):
     documents: list[Document]
     n_skipped: int = 0
     problem: str = ""
+
+
+class Stream:
+    """A range of a corpus, read as its documents are asked for.
+
+    documents           with text
+    n_skipped, problem  as in Texts, once they were all asked for
+    """
+
+    def __init__(self, corpus: "Corpus", range_: Range, limit: int | None) -> None:
+        self._corpus = replace(corpus, n_skipped=0)
+        self.documents = self._read(range_, limit)
+        self.problem = ""
+
+    @property
+    def n_skipped(self) -> int:
+        return self._corpus.n_skipped
+
+    def _read(self, range_: Range, limit: int | None) -> Iterator[Document]:
+        try:
+            yield from islice(self._corpus.with_text(range_), limit)
+        except BadCorpus as error:
+            self.problem = error.message
 
 
 @dataclass
@@ -74,7 +96,7 @@ class Corpus:
         self._check()
         self.n_skipped = 0
         n = 0
-        for document in self._with_text(WHOLE):
+        for document in self.with_text(WHOLE):
             n += 1
             yield document
             if n == self.max_documents:
@@ -106,27 +128,22 @@ class Corpus:
         if kind == "folder":
             return corpus_ranges.of_files(place, RANGE_BYTES)
         if kind == ".parquet":
-            with _parquet(place, self.text_field) as (file, _):
-                groups = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-                return corpus_ranges.of_row_groups([(g.num_rows, g.total_byte_size) for g in groups], RANGE_BYTES)
+            return tables.parquet_ranges(place, self.text_field, RANGE_BYTES)
         if kind == "saved":
-            with _told(self.id):
-                saved = _saved(self.id, place)
-                return corpus_ranges.of_rows(len(saved), 1 + RANGE_BYTES * len(saved) // (1 + saved.data.nbytes))
+            return tables.saved_ranges(self.id, place, RANGE_BYTES)
+        if kind == "repository":
+            data_set = tables.DataSet(self.id, place)
+            return data_set.ranges(self.text_field, RANGE_BYTES) if data_set.is_divisible else None
         return None
 
-    def read(self, range_: Range, limit: int | None = None) -> Texts:
+    def stream(self, range_: Range, limit: int | None = None) -> Stream:
         """The documents of one of its ranges, the first `limit` at most; `max_documents` does not matter."""
-        reader = replace(self, n_skipped=0)
-        documents = []
-        try:
-            for document in reader._with_text(range_):
-                documents.append(document)
-                if len(documents) == limit:
-                    break
-        except BadCorpus as error:
-            return Texts(documents, reader.n_skipped, error.message)
-        return Texts(documents, reader.n_skipped)
+        return Stream(self, range_, limit)
+
+    def read(self, range_: Range, limit: int | None = None) -> Texts:
+        """The same in memory."""
+        stream = self.stream(range_, limit)
+        return Texts(list(stream.documents), stream.n_skipped, stream.problem)
 
     def fingerprint(self, times: bool = False) -> str:
         """Cheap, and the same wherever the same corpus is reached; empty where it has no ranges.
@@ -134,24 +151,30 @@ class Corpus:
         times  add when its files were changed, which is the same on one machine only
         """
         kind, place = self._place()
+        if kind == "repository":
+            return tables.DataSet(self.id, place).fingerprint(times)
         has_ranges = kind in (".jsonl", ".txt", ".parquet", "folder", "saved")
         return corpus_ranges.fingerprint(place, times) if has_ranges else ""
 
     def anchor(self) -> None:
         """Let it be found from other folders too, where it lies on a path."""
-        path = Path(os.path.expanduser(self.id))
+        path = self._named()
         if self.path is None and self.id != PYDOCS and path.exists():
             self.path = path.resolve()
+
+    def _named(self) -> Path:
+        """Where it lies, if its id is a path."""
+        name = tables.name_of(self.id) if self.id.startswith(tables.HUGGING_FACE) else self.id
+        return Path(os.path.expanduser(name))  # "~nobody" stays as it is
 
     def _place(self) -> tuple[str, Path]:
         """What it is, and where."""
         if self.id == PYDOCS and self.path is None:
             return "pydocs", Path()
-        if self.id.startswith(HUGGING_FACE) and self.path is None:
-            folder = Path(os.path.expanduser(self.id.removeprefix(HUGGING_FACE).partition(":")[0]))
-            by_save_to_disk = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
-            return "saved" if by_save_to_disk else "hub", folder
-        path = self.path or Path(os.path.expanduser(self.id))  # "~nobody" stays as it is
+        path = self.path or self._named()
+        if self.id.startswith(tables.HUGGING_FACE) and (self.path is None or path.is_dir()):
+            by_save_to_disk = any((path / file).is_file() for file in ("dataset_dict.json", "state.json"))
+            return "saved" if by_save_to_disk else "repository", path
         if path.is_dir():
             return "folder", path
         if not path.is_file():
@@ -168,7 +191,8 @@ class Corpus:
             "hf:NAME"
         )
 
-    def _with_text(self, range_: Range) -> Iterator[Document]:
+    def with_text(self, range_: Range) -> Iterator[Document]:
+        """Those of a range, as they are read; raises BadCorpus where one is bad and may not be skipped."""
         return (document for document in self._read(range_) if document.text)
 
     def _read(self, range_: Range) -> Iterator[Document]:
@@ -177,15 +201,23 @@ class Corpus:
             from polysem.server.demo import pydocs
 
             return (Document(name, text) for name, text in pydocs.documents())
-        if kind in ("saved", "hub"):
-            return self._from_records(_hugging_face(self.id, kind, place, range_), range_)
+        if kind == "saved":
+            return self._from_records(tables.saved_rows(self.id, place, range_), range_)
+        if kind == "repository":
+            return self._read_repository(place, range_)
         if kind == "folder":
             return self._read_folder(place, range_)
         if kind == ".txt":
             return self._read_lines(place, range_)
         if kind == ".parquet":
-            return self._from_records(_parquet_rows(place, self.text_field, range_), range_)
+            return self._from_records(tables.parquet_rows(place, self.text_field, range_), range_)
         return self._read_jsonl(place, range_)
+
+    def _read_repository(self, folder: Path, range_: Range) -> Iterator[Document]:
+        parts = tables.DataSet(self.id, folder).ranges(self.text_field, RANGE_BYTES) if range_ == WHOLE else [range_]
+        for part in parts:
+            rows = tables.repository_rows(self.id, folder, self.text_field, part)
+            yield from self._from_records(rows, part)
 
     def _read_folder(self, folder: Path, range_: Range) -> Iterator[Document]:
         for path in [folder / file for file in range_.files] or corpus_ranges.files(folder):
@@ -222,16 +254,17 @@ class Corpus:
             raise ValueError(f"is not JSON ({error})") from error
         if not isinstance(record, dict):
             raise ValueError("is not a JSON object")
-        return self._document(record, number)
+        return self._document(record, str(number))
 
     def _from_records(self, records: Iterable[Mapping[str, Any]], range_: Range) -> Iterator[Document]:
+        of_file, place = (f"{range_.file}:", f"file {range_.file} of ") if range_.file else ("", "")
         for number, record in enumerate(records, range_.first + 1):
             try:
-                yield self._document(record, number)
+                yield self._document(record, f"{of_file}{number}")
             except ValueError as error:
-                self._bad(f"row {number} of {self.id!r} {error}")
+                self._bad(f"row {number} of {place}{self.id!r} {error}")
 
-    def _document(self, record: Mapping[str, Any], number: int) -> Document:
+    def _document(self, record: Mapping[str, Any], number: str) -> Document:
         text = record.get(self.text_field)
         if not isinstance(text, str):
             known = ", ".join(repr(key) for key, value in record.items() if isinstance(value, str)) or "none"
@@ -239,7 +272,7 @@ class Corpus:
         if len(text) > MAX_DOCUMENT_BYTES:
             raise ValueError(f"is larger than {MAX_DOCUMENT_BYTES >> 20} MiB, which is no document")
         id_ = record.get("id")
-        name = str(number if id_ is None else id_)[:MAX_NAME_CHARACTERS]
+        name = (number if id_ is None else str(id_))[:MAX_NAME_CHARACTERS]
         try:
             (name + text).encode()
         except UnicodeEncodeError as error:
@@ -278,81 +311,6 @@ def _lines(path: Path, range_: Range) -> Iterator[tuple[int, bytes]]:
                 left -= len(rest)
             line = line.removesuffix(b"\n").removesuffix(b"\r")
             yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-
-
-@contextmanager
-def _parquet(path: Path, text_field: str) -> Iterator[tuple[Any, list[str]]]:
-    """The open file, and its columns that a document is made of."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise BadCorpus(f"to read {str(path)!r} install pyarrow: pip install pyarrow") from error
-    with readable(path):
-        try:
-            with parquet.ParquetFile(path) as file:
-                names = file.schema_arrow.names
-                if text_field not in names:
-                    raise BadCorpus(f"{str(path)!r} has no column {text_field!r}; it has {', '.join(names)}")
-                yield file, [name for name in (text_field, "id") if name in names]
-        except pyarrow.ArrowException as error:
-            raise BadCorpus(f"cannot read {str(path)!r}: {_first_line(error)}") from error
-
-
-def _parquet_rows(path: Path, text_field: str, range_: Range) -> Iterator[Mapping[str, Any]]:
-    """Its rows, some at a time."""
-    with _parquet(path, text_field) as (file, wanted):
-        groups = list(range(range_.begin, min(range_.end, file.num_row_groups)))
-        for batch in file.iter_batches(PARQUET_ROWS, groups, columns=wanted):
-            yield from batch.to_pylist()
-
-
-def _hugging_face(id_: str, kind: str, folder: Path, range_: Range) -> Iterator[Mapping[str, Any]]:
-    """The rows of hf:NAME[:CONFIG][:SPLIT]; NAME may be a folder."""
-    with _told(id_):
-        if kind == "saved":
-            saved = _saved(id_, folder)
-            yield from saved.select(range(range_.begin, min(range_.end, len(saved))))
-            return
-        import datasets
-
-        name, config, split = _parts(id_)
-        where = str(folder) if folder.is_dir() else name
-        yield from datasets.load_dataset(where, config or None, split=split, streaming=True)
-
-
-def _saved(id_: str, folder: Path) -> Any:
-    """The split of what `save_to_disk` left."""
-    import datasets
-
-    saved = datasets.load_from_disk(folder)
-    return saved if isinstance(saved, datasets.Dataset) else saved[_parts(id_)[2]]
-
-
-def _parts(id_: str) -> tuple[str, str, str]:
-    """Name, configuration or nothing, split."""
-    name, _, rest = id_.removeprefix(HUGGING_FACE).partition(":")
-    config, _, split = rest.partition(":")
-    return name, config, split or "train"
-
-
-@contextmanager
-def _told(id_: str) -> Iterator[None]:
-    """Raise BadCorpus for whatever Hugging Face's library raises."""
-    try:
-        import datasets  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise BadCorpus(f"to read {id_!r} install datasets: pip install 'polysem[hf]'") from error
-    try:
-        yield
-    except Exception as error:  # of all kinds
-        raise BadCorpus(
-            f"cannot read the data set {id_!r}: {_first_line(error)} (hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT)"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _open(path: Path) -> IO[bytes]:

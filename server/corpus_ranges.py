@@ -18,14 +18,16 @@ class Range(NamedTuple):
     """Bytes of a file of lines, row groups of a Parquet file, rows of a data set, or files of a folder.
 
     begin, end  the first one, and one more than the last
-    first       lines or rows before it
-    files       their paths in the folder
+    first       lines or rows before it, in its file
+    files       their paths in the folder, or the URL of the data set's file
+    file        the number of that file from 1, where there are several
     """
 
     begin: int
     end: int
     first: int = 0
     files: tuple[str, ...] = ()
+    file: int = 0
 
 
 WHOLE = Range(0, sys.maxsize)
@@ -95,7 +97,7 @@ def fingerprint(place: Path, times: bool) -> str:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def readable(path: Path | str) -> Iterator[None]:
     """Raise BadCorpus where the path cannot be read."""
     try:
         yield

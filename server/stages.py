@@ -3,7 +3,7 @@
 All pickle, so that a worker on another machine gets them once, and then ranges or pieces only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from polysem.proto.types import ModelInfo, Selection
 from polysem.server import contexts, scan, selection
 from polysem.server.arrays import Array
 from polysem.server.contexts import Cut, Piece, Windowing
-from polysem.server.corpus import Corpus, Texts, digest_of
+from polysem.server.corpus import Corpus, Document, Texts, digest_of
 from polysem.server.corpus_ranges import Range
 from polysem.server.model import Model
 from polysem.server.scan import KeyActivations, Part, Reading, Scan
@@ -34,9 +34,20 @@ class TokenStage:
     limit: int | None
 
     def __call__(self, model: Model, taken: Range | Texts, advance: Advance) -> Callable[[], Arrays]:
-        texts = taken if isinstance(taken, Texts) else self.corpus.read(taken, self.limit)
-        made = contexts.cut(texts.documents, model.tokenizer, self.windowing, advance)
-        arrays = _flatten_tokens(texts, made)  # not later, so that the texts are let go
+        texts = taken if isinstance(taken, Texts) else self.corpus.stream(taken, self.limit)
+        digests: list[bytes] = []
+
+        def read() -> Iterator[Document]:
+            for document in texts.documents:
+                digests.append(digest_of(document))
+                yield document
+
+        made = contexts.cut(read(), model.tokenizer, self.windowing, advance)
+        arrays = made._asdict() | {
+            "digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+            "n_skipped": np.array(texts.n_skipped),
+            "problem": np.array(texts.problem),
+        }
         return lambda: arrays
 
 
@@ -94,12 +105,6 @@ class CollectStage:
         return lambda: {
             f"{name}_{layer}": array for layer, part in enumerate(layers) for name, array in part._asdict().items()
         }
-
-
-def _flatten_tokens(texts: Texts, made: Cut) -> dict[str, Array]:
-    digests = np.frombuffer(b"".join(map(digest_of, texts.documents)), np.uint8).reshape(-1, 32)
-    rest = {"digests": digests, "n_skipped": np.array(texts.n_skipped), "problem": np.array(texts.problem)}
-    return made._asdict() | rest
 
 
 def unflatten_tokens(values: dict[str, Array]) -> Tokenised:

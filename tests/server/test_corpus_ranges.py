@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -13,7 +14,7 @@ from pyarrow import parquet
 
 from polysem.proto.errors import BadCorpus, InvalidArgument
 from polysem.server import corpus as corpora
-from polysem.server import corpus_ranges
+from polysem.server import corpus_ranges, tables
 from polysem.server.corpus import Corpus, Document
 from polysem.server.corpus_ranges import Range
 from polysem.server.reading import CorpusElsewhere
@@ -166,6 +167,97 @@ def test_ranges_of_a_saved_data_set_are_its_split(tmp_path, ranges_of, n_bytes):
         Corpus(f"hf:{tmp_path / 'saved'}::absent").ranges()
 
 
+@pytest.fixture
+def write_repository(tmp_path):
+    """A function that writes rows to a repository's files of one format, so many a file; its id."""
+
+    def write(suffix, files):
+        folder = tmp_path / f"repository{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for number, rows in enumerate(files):
+            path = folder / f"train-{number:05d}-of-{len(files):05d}.{suffix}"
+            lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            if suffix == "parquet":
+                parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
+            else:
+                path.write_bytes(gzip.compress(lines) if suffix.endswith("gz") else lines)
+        return f"hf:{folder}"
+
+    return write
+
+
+@pytest.mark.parametrize(("suffix", "n_ranges"), [("parquet", 6), ("jsonl", 3), ("json.gz", 3)])
+def test_ranges_of_a_repository_are_its_files_or_their_row_groups(write_repository, ranges_of, suffix, n_ranges):
+    texts = [["a", "b", "c"], ["d", "", "f"], ["g", "é 日本", "i"]]
+    corpus = Corpus(write_repository(suffix, [[{"text": text} for text in file] for file in texts]))
+    ranges = ranges_of(corpus, 1)
+    assert len(ranges) == n_ranges
+    assert in_ranges(corpus, ranges) == as_a_whole(corpus)
+    names = [name for name, _ in as_a_whole(corpus)[0]]
+    assert names == ["1:1", "1:2", "1:3", "2:1", "2:3", "3:1", "3:2", "3:3"]
+    assert corpus.read(ranges[-1], 1).documents == [("3:3", "i") if suffix == "parquet" else ("3:1", "g")]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_names_of_their_own_stay_and_a_bad_row_has_its_place(write_repository, ranges_of, suffix):
+    files = [
+        [{"id": "x", "text": "a"}],
+        [{"id": None, "text": "b"}, {"id": "y", "text": None}, {"id": "z", "text": "d"}],
+    ]
+    id_ = write_repository(suffix, files)
+    corpus = Corpus(id_)
+    ranges = ranges_of(corpus, 1)
+    assert in_ranges(corpus, ranges) == as_a_whole(corpus)
+    documents, _, problem = as_a_whole(corpus)
+    assert documents == [("x", "a"), ("2:1", "b")]
+    assert problem.startswith(f"row 2 of file 2 of {id_!r} has no text in its field 'text'; fields with text: 'id'")
+    skipping = Corpus(id_, skip_bad=True)
+    assert in_ranges(skipping, ranges) == as_a_whole(skipping)
+    assert as_a_whole(skipping) == ([("x", "a"), ("2:1", "b"), ("z", "d")], 1, "")
+
+
+def test_the_rows_of_a_repository_of_one_file_have_plain_numbers(write_repository, ranges_of):
+    rows = [{"text": text} for text in "abc"]
+    table, lines = (Corpus(write_repository(suffix, [rows])) for suffix in ("parquet", "jsonl"))
+    assert in_ranges(table, ranges_of(table, 1)) == ([("1", "a"), ("2", "b"), ("3", "c")], 0, "")
+    assert lines.ranges() is None  # one reader has it all: those who tokenise get its texts
+    assert as_a_whole(lines) == as_a_whole(table)
+
+
+def test_a_file_too_large_for_one_range_is_read_from_its_start(write_repository, ranges_of, monkeypatch):
+    files = [[{"text": "a"}], [{"text": "b" * 50}]]
+    monkeypatch.setattr(tables, "MAX_FILE_BYTES", 40)
+    lines, table = (Corpus(write_repository(suffix, files)) for suffix in ("jsonl", "parquet"))
+    assert lines.ranges() is None
+    assert len(ranges_of(table, 1)) == 2
+    assert as_a_whole(lines) == as_a_whole(table) == ([("1:1", "a"), ("2:1", "b" * 50)], 0, "")
+
+
+def test_a_file_of_a_repository_that_cannot_be_read_is_told(write_repository, ranges_of):
+    corpus = Corpus(write_repository("parquet", [[{"text": "a"}], [{"text": "b"}]]))
+    ranges = ranges_of(corpus, 1)
+    second = Path(ranges[1].files[0])
+    second.write_bytes(b"PAR1")
+    assert "train-00001-of-00002.parquet" in in_ranges(corpus, ranges)[2]
+    second.unlink()
+    assert "train-00001-of-00002.parquet" in in_ranges(corpus, ranges)[2]
+    with pytest.raises(BadCorpus, match="has no column 'body'; it has text"):
+        list(Corpus(corpus.id, text_field="body").ranges())
+
+
+def test_a_repository_of_a_relative_folder_is_found_from_elsewhere(write_repository, ranges_of, tmp_path, monkeypatch):
+    whole = Corpus(write_repository("parquet", [[{"text": "a"}], [{"text": "b"}]]))
+    monkeypatch.chdir(tmp_path)
+    corpus = Corpus(f"hf:{Path(whole.id).name}")
+    corpus.anchor()
+    monkeypatch.chdir("/")
+    assert as_a_whole(corpus) == as_a_whole(whole)
+    assert corpus.fingerprint() == whole.fingerprint() != ""
+    away = Corpus("hf:repository0", path=tmp_path / "away")
+    with pytest.raises(BadCorpus, match="there is no corpus 'hf:repository0'"):
+        away.fingerprint()
+
+
 # ---- Folders
 
 
@@ -183,13 +275,12 @@ def test_ranges_of_a_folder_are_runs_of_its_files(tmp_path, ranges_of, n_bytes, 
 # ---- What has none
 
 
-def test_archives_streams_and_pydocs_have_no_ranges(tmp_path):
+def test_archives_pydocs_and_what_a_child_reads_have_no_ranges(tmp_path):
     (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n'))
     (tmp_path / "c.txt").write_text("a")
     for corpus in (
         Corpus(str(tmp_path / "c.jsonl.gz")),
         Corpus("pydocs"),
-        Corpus("hf:nobody/nothing"),
         CorpusElsewhere(str(tmp_path / "c.txt")),
     ):
         assert corpus.ranges() is None
@@ -201,6 +292,8 @@ def test_what_cannot_be_is_told_when_ranges_are_asked_for(tmp_path):
         Corpus(str(tmp_path / "none.txt")).ranges()
     with pytest.raises(InvalidArgument, match="max_documents is 0"):
         Corpus("pydocs", max_documents=0).ranges()
+    with pytest.raises(BadCorpus, match="cannot read the data set 'hf:nobody/nothing'"):
+        Corpus("hf:nobody/nothing").ranges()
 
 
 # ---- Whether two machines reach the same

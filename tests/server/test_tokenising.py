@@ -112,8 +112,8 @@ def test_too_few_documents_are_told_as_ever(write, file, tmp_path, monkeypatch, 
 def test_few_documents_of_a_large_corpus_are_soon_read(write, tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "RANGE_BYTES", 10)
     (tmp_path / "c.txt").write_text("".join(f"text {i:4d}\n" for i in range(2000)))
-    limits, read = [], Corpus.read
-    monkeypatch.setattr(Corpus, "read", lambda self, range_, n: limits.append(n) or read(self, range_, n))
+    limits, stream = [], Corpus.stream
+    monkeypatch.setattr(Corpus, "stream", lambda self, range_, n: limits.append(n) or stream(self, range_, n))
     write(Corpus(str(tmp_path / "c.txt"), max_documents=30))
     assert len(limits) <= 32
     assert max(limits) == 30
