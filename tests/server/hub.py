@@ -1,0 +1,105 @@
+"""A hub of data sets on this machine: of its HTTP interface as much as the real libraries ask for to stream one."""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+class Hub(ThreadingHTTPServer):
+    """Keeps the data set lab/texts: each commit is a folder; `head` is the newest one's name, 40 hex digits."""
+
+    daemon_threads = True
+
+    def __init__(self, commits: dict[str, Path]) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.commits = commits
+        self.head = next(iter(commits))
+        self.read: list[str] = []  # COMMIT/FILE of each time that a file was sent
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+
+
+@contextmanager
+def serving(commits: dict[str, Path]) -> Iterator[Hub]:
+    with Hub(commits) as hub:
+        thread = threading.Thread(target=hub.serve_forever)
+        thread.start()
+        try:
+            yield hub
+        finally:
+            hub.shutdown()
+            thread.join()
+
+
+class _Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if re.fullmatch(r"/api/datasets/lab/texts(/revision/\w+)?", path):
+            self._json({"id": "lab/texts", "sha": self._commit(path.partition("/revision/")[2]), "siblings": []})
+        elif found := re.fullmatch(r"/api/datasets/lab/texts/tree/(\w+)/?(.*)", path):
+            self._list(self.server.commits[self._commit(found[1])], found[2])
+        elif found := re.fullmatch(r"/datasets/lab/texts/resolve/(\w+)/(.+)", path):
+            self._file(self._commit(found[1]), found[2])
+        else:
+            self._answer(404, headers={"X-Error-Code": "RepoNotFound"})
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _commit(self, revision: str) -> str:
+        return revision if revision in self.server.commits else self.server.head
+
+    def _list(self, root: Path, folder: str) -> None:
+        if not (root / folder).is_dir():
+            return self._answer(404, headers={"X-Error-Code": "EntryNotFound"})
+        return self._json(
+            [
+                {
+                    "type": "directory" if path.is_dir() else "file",
+                    "path": path.relative_to(root).as_posix(),
+                    "size": path.stat().st_size,
+                    "oid": hashlib.sha1(path.name.encode()).hexdigest(),
+                }
+                for path in sorted((root / folder).iterdir())
+            ]
+        )
+
+    def _file(self, commit: str, name: str) -> None:
+        path = self.server.commits[commit] / name
+        if not path.is_file():
+            return self._answer(404, headers={"X-Error-Code": "EntryNotFound"})
+        data, status = path.read_bytes(), 200
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(data).hexdigest()}"', "Accept-Ranges": "bytes"}
+        if asked := re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            begin, end = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
+            headers["Content-Range"] = f"bytes {begin}-{end}/{len(data)}"
+            data, status = data[begin : end + 1], 206
+        if self.command == "GET":
+            self.server.read.append(f"{commit}/{name}")
+        return self._answer(status, data, headers)
+
+    def _json(self, value: Any) -> None:
+        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _answer(self, status: int, data: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""

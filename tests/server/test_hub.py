@@ -1,0 +1,119 @@
+"""A data set streamed from a hub, by the libraries that stream it from the real one."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from tests.server import hub as hubs
+
+TEXTS = [f"text {i} é 日本 " * (1 + i % 7) for i in range(90)]
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def child(tmp_path):
+    """A function that starts Python over a script, with the library's caches in a place of their own."""
+
+    def start(hub, script, *arguments):
+        environment = os.environ | hub.environment | {"HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    return start
+
+
+def write(folder, suffix, texts):
+    """Three files below `data`, as the hub has them."""
+    (folder / "data").mkdir(parents=True)
+    for number in range(3):
+        path = folder / "data" / f"train-0000{number}-of-00003.{suffix}"
+        some = texts[number * 30 : number * 30 + 30]
+        if suffix == "parquet":
+            parquet.write_table(pyarrow.table({"text": some}), path, row_group_size=10)
+        else:
+            path.write_bytes(gzip.compress("".join(json.dumps({"text": text}) + "\n" for text in some).encode()))
+    return folder
+
+
+READ = """
+import json, sys
+from polysem.server import corpus
+corpus.RANGE_BYTES = 1000
+found = corpus.Corpus("hf:lab/texts")
+ranges, before = list(found.ranges()), found.fingerprint()
+print(len(ranges), flush=True)
+sys.stdin.readline()
+in_ranges = [document for range_ in ranges for document in found.read(range_).documents]
+print(json.dumps([in_ranges, list(found.documents()), before != found.fingerprint()]))
+"""
+
+
+@pytest.mark.parametrize(("suffix", "n_ranges"), [("parquet", 9), ("json.gz", 3)])
+def test_ranges_are_of_the_commit_that_they_were_found_in(child, tmp_path, suffix, n_ranges):
+    commits = {OLD: write(tmp_path / "old", suffix, TEXTS), NEW: write(tmp_path / "new", suffix, TEXTS[::-1])}
+    with hubs.serving(commits) as hub, child(hub, READ) as reader:
+        n = reader.stdout.readline()
+        hub.head = NEW
+        out, err = reader.communicate("go on\n")
+    assert reader.returncode == 0, err
+    assert int(n) == n_ranges
+    in_ranges, whole, has_changed = json.loads(out)
+    names = [f"{1 + i // 30}:{1 + i % 30}" for i in range(90)]
+    assert in_ranges == [list(row) for row in zip(names, TEXTS, strict=True)]
+    assert whole == [list(row) for row in zip(names, TEXTS[::-1], strict=True)]
+    assert has_changed
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from polysem.proto.types import Selection
+from polysem.server import corpus, indexing, model, ray_jobs
+from polysem.server.on_ray import RayOptions
+corpus.RANGE_BYTES = 1000
+checkpoint, out = sys.argv[1], Path(sys.argv[2])
+texts, recipe = corpus.Corpus("hf:lab/texts"), indexing.Recipe(Selection("first", 0.5, 30))
+here = indexing.build(model.load(checkpoint, "cpu", "float32"), texts, out / "here", recipe)
+known = ray_jobs.describe(checkpoint, "float32")
+def refuse(*_):
+    raise AssertionError("the driver read the corpus")
+corpus.Corpus.with_text = refuse
+with ray_jobs.building(known, texts, "auto", RayOptions("local", gpus=0, workers=2)) as (known, executor):
+    there = indexing.build(known, texts, out / "there", recipe, executor=executor)
+print(here.sha256, there.sha256, here.info.n_documents)
+"""
+
+
+def test_workers_of_a_cluster_read_it_themselves(child, tmp_path, checkpoint):
+    if not os.environ.get("POLYSEM_NEEDS_RAY"):
+        pytest.importorskip("ray")
+    commits = {OLD: write(tmp_path / "old", "parquet", TEXTS)}
+    with hubs.serving(commits) as hub, child(hub, BUILD, checkpoint, tmp_path) as builder:
+        out, err = builder.communicate()
+    assert builder.returncode == 0, err
+    here, there, n_documents = out.split()
+    assert (here, n_documents) == (there, "90")
+
+
+@pytest.mark.parametrize("id_", ["hf:lab/absent", "hf:lab/texts:absent", "hf:lab/texts::absent"])
+def test_what_a_hub_does_not_have_is_told_in_one_sentence(child, tmp_path, id_):
+    script, arguments = (
+        "from polysem.client.cli import main; main()",
+        ["index", "--corpus", id_, "--out", tmp_path / "i"],
+    )
+    commits = {OLD: write(tmp_path / "old", "parquet", TEXTS)}
+    with hubs.serving(commits) as hub, child(hub, script, *arguments) as command:
+        _, err = command.communicate()
+    assert command.returncode == 1
+    last = err.splitlines()[-1]
+    assert last.startswith(f"polysem: cannot read the data set {id_!r}: "), err
+    assert "absent" in last.removeprefix(f"polysem: cannot read the data set {id_!r}: ")
+    assert "Traceback" not in err
