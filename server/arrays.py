@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polysem.proto.errors import DamagedIndex
+from polysem.proto.shards import HEADERS
 
 Array = npt.NDArray[Any]
 
@@ -69,7 +70,8 @@ def load(path: Path) -> Array:
     Raises DamagedIndex where the file is no array.
     """
     try:
-        mapped: Array = np.load(path, mmap_mode="c", allow_pickle=False)
+        with HEADERS:
+            mapped: Array = np.load(path, mmap_mode="c", allow_pickle=False)
     except Exception as error:  # of a changed header NumPy raises whatever its parsers do
         raise DamagedIndex(
             f"the file {str(path)!r} is damaged ({error}); copy the index again, or index the corpus anew"

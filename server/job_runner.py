@@ -151,7 +151,8 @@ class JobRunner:
             raise InvalidArgument(f"the server has an index {name!r} already; take another name", "name")
 
     def _corpus(self, spec: IndexSpec) -> Corpus:
-        return self._corpora.open(spec.corpus, spec.text_field, spec.skip_bad_documents, spec.max_documents or None)
+        most = spec.max_documents or None
+        return self._corpora.open(spec.corpus, spec.text_field, spec.skip_bad_documents, most, self._ray is not None)
 
     def _measuring(self, spec: MeasureSpec, client: Client | Told) -> Measuring:
         return Measuring(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from polysem.proto.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Overloaded
 from polysem.proto.jobs import CorpusInfo, check_corpus_name
-from polysem.server.corpus import PYDOCS, Corpus
+from polysem.server.corpus import PYDOCS
 from polysem.server.job_store import MAX_UPLOADS, JobStore
 from polysem.server.reading import CorpusElsewhere
 
@@ -38,9 +38,14 @@ class Corpora:
         own = [CorpusInfo(name) for name in {PYDOCS, *self._allowed}]
         return sorted([*own, *self._store.corpora()], key=lambda corpus: corpus.name)
 
-    def open(self, name: str, text_field: str, skip_bad: bool, max_documents: int | None) -> Corpus:
-        """The corpus of that name, to be read by a process of its own. Raises NotFound."""
-        return CorpusElsewhere(name, text_field, skip_bad, max_documents, path=self._path(name))
+    def open(
+        self, name: str, text_field: str, skip_bad: bool, max_documents: int | None, for_workers: bool
+    ) -> CorpusElsewhere:
+        """The corpus of that name, to be read by a process of its own, or by workers. Raises NotFound."""
+        path = self._path(name)
+        return CorpusElsewhere(
+            name, text_field, skip_bad, max_documents, path=path and path.absolute(), for_workers=for_workers
+        )
 
     def _path(self, name: str) -> Path | None:
         if name in self._allowed:

@@ -1,12 +1,17 @@
 """Arrays in files: NumPy reads what we write, and the other way round."""
 
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysem.proto.errors import DamagedIndex
+from polysem.proto import shards
+from polysem.proto.errors import DamagedIndex, FailedPrecondition
 from polysem.server import arrays
 from polysem.server.arrays import ArrayWriter
 
@@ -96,3 +101,55 @@ def test_a_flipped_bit_in_the_header_is_told_or_changes_nothing_else(path, place
     except DamagedIndex:
         return
     assert got.nbytes <= 96  # another shape or dtype of the same bytes: `verify` tells
+
+
+def test_threads_read_arrays_and_shards_at_once(tmp_path):
+    """Python before 3.11.8 parses literals, such as a header, in one thread only; a collection lets others run."""
+    shards.write(tmp_path / "s.npz", {f"a{i}": np.full((2, 3), i) for i in range(40)})
+    arrays.save(tmp_path / "a.npy", np.arange(6))
+
+    def read(_):
+        assert all((array == i).all() for i, array in enumerate(shards.read(tmp_path / "s.npz").values()))
+        assert list(arrays.load(tmp_path / "a.npy")) == [0, 1, 2, 3, 4, 5]
+
+    before = gc.get_threshold()
+    gc.callbacks.append(give_way := lambda *_: time.sleep(0))
+    gc.set_threshold(5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(read, range(20)))
+    finally:
+        gc.callbacks.remove(give_way)
+        gc.set_threshold(*before)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_shard_gives_back_what_was_written(tmp_path, order):
+    written = {
+        "matrix": np.asarray(np.arange(6.0).reshape(2, 3), order=order),
+        "none": np.zeros((0, 3), np.float16),
+        "text": np.array("é 日本"),
+        "empty": np.array(""),
+        "number": np.array(7),
+        "long": np.arange(1 << 18),
+    }
+    shards.write(tmp_path / "s.npz", written)
+    for names in (None, ["text", "matrix"]):
+        found = shards.read(tmp_path / "s.npz", names)
+        assert list(found) == (names or list(written))
+        for name, array in found.items():
+            assert (array.dtype, array.shape, array.flags.writeable) == (written[name].dtype, written[name].shape, True)
+            assert (array == written[name]).all()
+
+
+def test_a_shard_that_is_cut_or_lacks_an_array_is_told(tmp_path):
+    path = tmp_path / "s.npz"
+    shards.write(path, {"a": np.arange(1000)})
+    whole = path.read_bytes()
+    for data in (whole[:-30], whole.replace(np.arange(500, 504).tobytes(), b"\0" * 32), b""):
+        path.write_bytes(data)
+        with pytest.raises(FailedPrecondition, match="is damaged"):
+            shards.read(path)
+    path.write_bytes(whole)
+    with pytest.raises(FailedPrecondition, match="is damaged"):
+        shards.read(path, ["b"])

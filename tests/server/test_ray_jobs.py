@@ -20,6 +20,7 @@ from polysem.server import indexing, local, ray_jobs
 from polysem.server.corpus import Corpus
 from polysem.server.indexing import Recipe
 from polysem.server.on_ray import RayOptions
+from polysem.server.reading import CorpusElsewhere
 
 if not os.environ.get("POLYSEM_NEEDS_RAY"):
     pytest.importorskip("ray")
@@ -144,7 +145,12 @@ def test_measurements_have_the_bytes_of_the_local_ones(cluster, here, tmp_path, 
     assert sum(told) == measuring.n_trees
 
 
-def test_a_server_hands_its_jobs_to_the_cluster(cluster, served, small_model, here, corpus_file, tmp_path):
+def test_a_server_hands_its_jobs_to_the_cluster(cluster, served, small_model, here, corpus_file, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the server read the corpus that workers reach")
+
+    monkeypatch.setattr(CorpusElsewhere, "read", refuse)
+    monkeypatch.setattr(CorpusElsewhere, "documents", refuse)
     flags = {"index": [here.folder], "corpora": [corpus_file], "executor": "ray", "ray_workers": 2}
     with served(**flags) as target, Client(target) as client:
         measuring = client.jobs.measure("0.0-20")

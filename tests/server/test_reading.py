@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -28,6 +29,37 @@ def test_what_is_left_out_is_counted_and_what_is_bad_is_told(tmp_path):
     assert corpus.n_skipped == 1
 
 
+def test_for_workers_it_has_the_same_ranges(tmp_path):
+    bad = tmp_path / "bad.txt"
+    bad.write_bytes(b"first\n\xff\n" + b"other\n" * 3_000_000)
+    there, here = CorpusElsewhere("c", path=bad, for_workers=True), Corpus("c", path=bad)
+    ranges = there.ranges()
+    assert next(ranges) == next(here.ranges())
+    ranges.close()
+    assert list(there.ranges()) == list(here.ranges())
+    first, last = here.ranges()
+    assert there.read(first) == here.read(first) == ([("1", "first")], 0, here.read(first).problem)
+    assert there.read(last, 9) == here.read(last, 9)
+    skipping = CorpusElsewhere("c", path=bad, skip_bad=True, for_workers=True)
+    assert (skipping.read(first, 2).documents, skipping.read(first, 2).n_skipped) == (
+        [("1", "first"), ("3", "other")],
+        1,
+    )
+    assert skipping.n_skipped == 0
+    assert CorpusElsewhere("c", path=bad).ranges() is None
+    assert CorpusElsewhere("pydocs", for_workers=True).ranges() is None
+
+
+def test_ranges_of_folders_and_of_what_cannot_be_read(tmp_path):
+    (tmp_path / "é\udcff").write_text("text")
+    assert list(CorpusElsewhere("c", path=tmp_path, for_workers=True).ranges()) == list(
+        Corpus("c", path=tmp_path).ranges()
+    )
+    (tmp_path / "c.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadCorpus, match="cannot read"):
+        CorpusElsewhere("c", path=tmp_path / "c.parquet", for_workers=True).ranges()
+
+
 def test_a_reader_that_is_left_or_killed_is_gone(corpus_file, tmp_path):
     def readers():
         return [
@@ -56,9 +88,8 @@ def test_a_reader_whose_server_was_killed_ends(tmp_path):
     reader = subprocess.Popen(
         [sys.executable, "-m", "polysem.server.reading"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    reader.stdin.write(
-        f'{{"id": "c", "text_field": "text", "skip_bad": false, "max_documents": null, "path": "{large}"}}'.encode()
-    )
+    asked = {"id": "c", "text_field": "text", "skip_bad": False, "max_documents": None, "path": str(large)}
+    reader.stdin.write(json.dumps([asked, "documents"]).encode())
     reader.stdin.close()
     assert reader.stdout.read(1) == b"d"
     reader.stdout.close()
