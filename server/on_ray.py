@@ -133,26 +133,33 @@ class Crew:
         self.reaching: set[Any] = set()
         self.changes = 0
         self._beginning: dict[Any, Any] = {}  # by reference to what `Worker.begin` returns
+        self._sending: dict[Future[None], Any] = {}  # workers that lack folders
+        self._sender = ThreadPoolExecutor(1)  # one at a time, so that a second worker of a machine finds them there
+        self._dismissed = False
         self._device = ""
         self._n_failed = 0
         self._room = 0
         self._looked = -LOOK_S
         self._alone_since = time.monotonic()
 
-    @property
-    def waiting(self) -> list[Any]:
-        """References that `begun` is to be told of."""
-        return list(self._beginning)
-
-    @property
-    def device(self) -> str:
-        """cpu or cuda, once there is a worker."""
-        while not self.ready:
+    def gather(self, n: int) -> str:
+        """Wait until so many workers are ready; their device, cpu or cuda."""
+        while len(self.ready) < n:
             self.staff()
-            done, _ = self._ray.wait(self.waiting, timeout=1)
-            for reference in done:
-                self.begun(reference)
+            self.wait([])
         return self._device
+
+    def wait(self, references: list[Any]) -> list[Any]:
+        """Those that came within a second; workers that begin are seen to meanwhile."""
+        if not (waiting := [*references, *self._beginning]):
+            wait(self._sending, timeout=1.0)
+            return []
+        # Of many some together: a wait takes the longer the more there are, and workers have more to do meanwhile.
+        done, _ = self._ray.wait(waiting, num_returns=1 + len(waiting) // 50, timeout=1.0)
+        for reference in [reference for reference in done if reference in self._beginning]:
+            done.remove(reference)
+            self._begun(reference)
+        return list(done)
 
     def staff(self) -> None:
         """Start workers where there is room. Raises Unavailable where there has been none for too long."""
@@ -165,7 +172,9 @@ class Crew:
             self._tell(f"waiting for a worker, {alone:.0f} s of {self._options.wait_s:g}")
         if now - self._looked >= LOOK_S:
             self._looked, self._room = now, self._options.workers or self._count_room()
-        while len(self.ready) + len(self._beginning) < self._room:
+        for future in [future for future in self._sending if future.done()]:
+            self._sent(future)
+        while len(self.ready) + len(self._beginning) + len(self._sending) < self._room:
             self._begin(self._worker.options(**self._asked, max_concurrency=2).remote(self._run))
 
     @property
@@ -198,25 +207,16 @@ class Crew:
         reference = worker.begin.remote(self._held, self._versions, _n_threads())
         self._beginning[reference] = worker
 
-    def begun(self, reference: Any) -> None:
+    def _begun(self, reference: Any) -> None:
         """A worker has begun, or says why not. Raises PolysemError where it must not work."""
         worker = self._beginning.pop(reference)
         try:
             answer: Begun = self._ray.get(reference)
-            if answer.lacks:  # unless another of the same machine has been sent it meanwhile
-                for name in self._ray.get(worker.lacking.remote(self._held)):
-                    self._send(worker, name)
         except self._ray.exceptions.RayError as error:
-            self._ray.kill(worker)
-            why = cause(error)
-            self._n_failed += 1
-            if isinstance(why, PolysemError):
-                raise why from None
-            if self._n_failed >= TRIES and not self.ready:
-                raise FailedPrecondition(f"workers cannot start: {_first_line(why)}") from error
+            self._not_begun(worker, error)
             return
         if answer.lacks:
-            self._begin(worker)
+            self._sending[self._sender.submit(self._send, worker)] = worker
             return
         self._device = self._device or answer.device
         if answer.device != self._device:
@@ -230,15 +230,36 @@ class Crew:
         if answer.reaches:
             self.reaching.add(worker)
 
-    def _send(self, worker: Any, name: str) -> None:
-        """The folder's files, a piece at a time."""
-        folder = self._held.folders[name]
-        self._ray.get(worker.expect.remote(name))
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            file = path.relative_to(folder).as_posix()
-            for piece in _pieces(path):
-                self._ray.get(worker.receive.remote(name, folder.name, file, piece))
-        self._ray.get(worker.received.remote(name))
+    def _not_begun(self, worker: Any, error: Exception) -> None:
+        self._ray.kill(worker)
+        why = cause(error)
+        self._n_failed += 1
+        if isinstance(why, PolysemError):
+            raise why from None
+        if self._n_failed >= TRIES and not self.ready:
+            raise FailedPrecondition(f"workers cannot start: {_first_line(why)}") from error
+
+    def _send(self, worker: Any) -> None:
+        """In the sender's thread: the files of folders that it lacks, a piece at a time."""
+        for name in self._ray.get(worker.lacking.remote(self._held)):  # by now: another of its machine may have them
+            folder = self._held.folders[name]
+            self._ray.get(worker.expect.remote(name))
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                file = path.relative_to(folder).as_posix()
+                for piece in _pieces(path):
+                    if self._dismissed:
+                        return
+                    self._ray.get(worker.receive.remote(name, folder.name, file, piece))
+            self._ray.get(worker.received.remote(name))
+
+    def _sent(self, future: Future[None]) -> None:
+        worker = self._sending.pop(future)
+        try:
+            future.result()
+        except self._ray.exceptions.RayError as error:
+            self._not_begun(worker, error)
+        else:
+            self._begin(worker)
 
     def lost(self, worker: Any) -> None:
         """It works no more; another takes its place while there is room."""
@@ -250,10 +271,12 @@ class Crew:
 
     def dismiss(self) -> None:
         """End all workers."""
-        leaving = [worker.leave.remote() for worker in self.ready]
+        self._dismissed = True
+        self._sender.shutdown(cancel_futures=True)
+        leaving = [worker.leave.remote() for worker in (*self.ready, *self._sending.values())]
         with suppress(self._ray.exceptions.RayError):
             self._ray.wait(leaving, num_returns=len(leaving), timeout=10) if leaving else None
-        for worker in (*self.ready, *self._beginning.values()):
+        for worker in (*self.ready, *self._beginning.values(), *self._sending.values()):
             with suppress(self._ray.exceptions.RayError):
                 self._ray.kill(worker)
 
@@ -269,12 +292,16 @@ class OnRay:
 
     @property
     def device(self) -> str:
-        return self._crew.device
+        return self.gather(1)
+
+    def gather(self, n: int) -> str:
+        """Wait until so many workers are ready; their device."""
+        return self._crew.gather(n)
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
         """What a worker answers of what it holds; waits for the first, and asks another where that dies."""
         while True:
-            _ = self._crew.device
+            self.gather(1)
             worker = next(iter(self._crew.ready))
             try:
                 return self._ray.get(worker.answer.remote(question))
@@ -333,14 +360,8 @@ class _Pull:
         self._stage.advance(0)  # whoever is told may have had enough
         self._crew.staff()
         self._hand_out()
-        if references := [*self._busy, *self._crew.waiting]:
-            # Of many some together: a wait takes the longer the more there are, and workers have more to do meanwhile.
-            done, _ = self._ray.wait(references, num_returns=1 + len(references) // 50, timeout=1.0)
-            for reference in done:
-                if reference in self._busy:
-                    self._back(reference)
-                else:
-                    self._crew.begun(reference)
+        for reference in self._crew.wait(list(self._busy)):
+            self._back(reference)
         self._saved()
 
     def _hand_out(self) -> None:

@@ -73,10 +73,7 @@ def measured(name: str, loaded: model.Model, out: Path, documents: int) -> tuple
         return build(loaded, out, documents)
     n = int(name.split()[0])
     with ray_jobs.building(loaded, Corpus("pydocs"), "cpu", RayOptions(workers=n)) as (known, executor):
-        while len(executor._crew.ready) < n:  # else the first would begin alone
-            time.sleep(0.1)
-            for reference in executor._crew.waiting:
-                executor._crew.begun(reference)
+        executor.gather(n)  # else the first would begin alone
         return build(known, out, documents, executor)
 
 

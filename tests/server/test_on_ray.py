@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -202,6 +203,61 @@ def test_a_folder_that_workers_lack_is_sent(cluster, tmp_path):
         made, _ = stage(tmp_path, whose, n=60)
         finish(executor, tmp_path, made)
     assert len({int(read(shard.path)["pid"]) for shard in made.shards}) == 2  # the second found it there
+
+
+def test_work_goes_on_while_a_worker_is_sent_what_it_lacks(cluster, tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class OneLacks(Nothing):
+        @property
+        def folders(self):
+            if os.getpid() == self.here:
+                return {"things": self.folder}
+            with locked(self.folder):
+                mine = self.folder.with_name(f"worker-{os.getpid()}")
+                mine.write_text(mine.read_text() if mine.exists() else "lacks" if self._others() else "has")
+            return {"things": self.folder if mine.read_text() == "has" else self.folder.with_name("no") / "things"}
+
+        def _others(self):
+            return list(self.folder.parent.glob("worker-*"))
+
+    worked, pieces = threading.Event(), on_ray._pieces
+
+    def slowly(path):
+        seen.append(worked.wait(60))
+        yield from pieces(path)
+
+    seen = []
+    monkeypatch.setattr(on_ray, "_pieces", slowly)
+    (tmp_path / "things").mkdir()
+    (tmp_path / "things" / "one").write_bytes(b"1")
+    made, _ = stage(tmp_path, whose, n=40)
+    with on_ray.on_ray(OneLacks(tmp_path / "things", os.getpid()), RayOptions(workers=2)) as executor:
+        assert all(finish(executor, tmp_path, made._replace(advance=lambda n: worked.set() if n else None)))
+        executor.gather(2)
+    assert seen == [True]
+
+
+def test_who_leaves_does_not_wait_until_all_is_sent(cluster, tmp_path, monkeypatch):
+    sending = threading.Event()
+
+    def endless(path):
+        while True:
+            sending.set()
+            yield np.zeros(1, np.uint8)
+
+    monkeypatch.setattr(on_ray, "_pieces", endless)
+    (tmp_path / "things").mkdir()
+    (tmp_path / "things" / "one").touch()
+
+    def leave(status):
+        if sending.is_set():
+            raise KeyboardInterrupt
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        on_ray.on_ray(Nothing(tmp_path / "things", os.getpid()), RayOptions(workers=1), leave) as executor,
+    ):
+        executor.gather(1)
 
 
 def test_workers_of_another_version_are_refused(cluster, monkeypatch):
