@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -237,23 +237,33 @@ class _Build:
             lambda n: self._progress("tokenise", n, self._corpus.max_documents),
         )
         if facts.exists():
-            digest = CorpusDigest()
-            for document in self._corpus.documents():
-                self._progress("check corpus", 1, self._corpus.max_documents)
-                digest.add(document)
-            if digest.hexdigest() != json.loads(facts.read_text())["sha256"]:
-                raise FailedPrecondition(
-                    f"the corpus {self._corpus.id!r} has changed since the unfinished build in {str(self._work)!r} "
-                    "began; remove that folder to begin anew"
-                )
+            self._check_corpus(json.loads(facts.read_text()))
         else:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             sha256 = tokenising.write(folder)
-            _write_whole(facts, json.dumps({"sha256": sha256, "n_skipped": self._corpus.n_skipped}))
+            read = {"sha256": sha256, "n_skipped": self._corpus.n_skipped, "fingerprint": tokenising.fingerprint}
+            _write_whole(facts, json.dumps(read))
         tokenising.remove_shards()
-        self._facts["corpus"] |= json.loads(facts.read_text())
+        read = json.loads(facts.read_text())
+        self._facts["corpus"] |= {"sha256": read["sha256"], "n_skipped": read["n_skipped"]}
         return Contexts(folder)
+
+    def _check_corpus(self, read: Mapping[str, Any]) -> None:
+        """Raise FailedPrecondition where it is not the one that was read; its texts are looked at only if its files or
+        their times are others."""
+        fingerprint = read.get("fingerprint")
+        if fingerprint and fingerprint == self._corpus.fingerprint(times=True):
+            return
+        digest = CorpusDigest()
+        for document in self._corpus.documents():
+            self._progress("check corpus", 1, self._corpus.max_documents)
+            digest.add(document)
+        if digest.hexdigest() != read["sha256"]:
+            raise FailedPrecondition(
+                f"the corpus {self._corpus.id!r} has changed since the unfinished build in {str(self._work)!r} "
+                "began; remove that folder to begin anew"
+            )
 
     def _scan(self, contexts_: Contexts, reading: Reading) -> tuple[Candidates, Array]:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""

@@ -33,8 +33,9 @@ Part = Range | Texts
 class Tokenising:
     """One corpus on its way into a folder of contexts.
 
-    work  the build's folder, for shards
-    tell  told of documents with text, at most `max_documents` in all
+    work         the build's folder, for shards
+    tell         told of documents with text, at most `max_documents` in all
+    fingerprint  the corpus's, of this machine, when it was read; empty where it has no ranges
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Tokenising:
         self._corpus, self._tokenizer, self._windowing = corpus, tokenizer, windowing
         self._work, self._executor = work, executor
         self._tell, self._told = tell, 0
-        self._fingerprint = ""
+        self.fingerprint = ""
         self._n_shards = 0
 
     def write(self, folder: Path) -> str:
@@ -78,7 +79,7 @@ class Tokenising:
             for texts in _batches(_texts(self._corpus)):
                 yield from (part for _, part in self._made(ledger, texts, None))
             return
-        self._fingerprint = self._corpus.fingerprint(times=True)
+        self.fingerprint = self._corpus.fingerprint(times=True)
         n, done, batch_size, wanted = 0, 0, 1, self._corpus.max_documents
         while batch := list(islice(ranges, batch_size)):
             limit = None if wanted is None else wanted - n
@@ -137,7 +138,7 @@ class Tokenising:
                 "corpus": self._corpus.id,
                 "text_field": self._corpus.text_field,
                 "skip_bad": self._corpus.skip_bad,
-                "fingerprint": self._fingerprint,
+                "fingerprint": self.fingerprint,
                 "range": part,
                 "limit": limit,
             }

@@ -124,6 +124,29 @@ def test_an_unfinished_build_goes_on_only_with_the_same_arguments(loaded, corpus
     assert build(loaded, corpus_file, tmp_path / "i").info.n_documents > 0
 
 
+def test_a_build_that_goes_on_reads_the_corpus_again_only_if_its_files_may_be_others(loaded, corpus_file, tmp_path):
+    def stop(stage, n, total):
+        if stage == "scan":
+            raise KeyboardInterrupt
+
+    def go_on():
+        stages = set()
+        with pytest.raises(KeyboardInterrupt):
+            build(loaded, corpus, tmp_path / "i", progress=lambda stage, *rest: stages.add(stage) or stop(stage, *rest))
+        return stages
+
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(corpus_file.read_text())
+    assert go_on() == {"tokenise", "scan"}
+    assert go_on() == {"scan"}
+    os.utime(corpus, (1, 1))
+    assert go_on() == {"check corpus", "scan"}
+    facts = json.loads((tmp_path / "i.tmp" / "corpus.json").read_text())
+    (tmp_path / "i.tmp" / "corpus.json").write_text(json.dumps(facts | {"fingerprint": ""}))
+    assert go_on() == {"check corpus", "scan"}  # as for what has no ranges
+    assert "fingerprint" not in json.loads((build(loaded, corpus, tmp_path / "i").folder / "manifest.json").read_text())
+
+
 def test_a_second_process_in_the_same_folder_is_refused(loaded, corpus_file, tmp_path):
     (tmp_path / "i.tmp").mkdir()
     with shards.sole_worker(tmp_path / "i.tmp"), pytest.raises(FailedPrecondition, match="another process"):
