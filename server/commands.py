@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from polysem.server.indexing import Recipe
     from polysem.server.model import Described
 
-UNITS = {"tokenise": "documents", "check corpus": "documents", "scan": "tokens", "collect": "tokens", "write": "layers"}
+UNITS = {
+    "tokenise": "documents",
+    "check corpus": "documents",
+    "scan": "tokens",
+    "choose": "layers",
+    "collect": "tokens",
+    "write": "layers",
+}
 
 
 @click.command()

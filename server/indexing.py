@@ -1,4 +1,4 @@
-"""From a corpus to an index: tokenise, scan, select, collect, assemble.
+"""From a corpus to an index: tokenise, scan, choose, collect, assemble.
 
 All work goes on in OUT.tmp, shard by shard; a killed build goes on there when it is started again with the same
 arguments. The finished index appears at OUT in one rename.
@@ -23,19 +23,20 @@ from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.shards import Executor, Here, Ledger, Shard
 from polysem.proto.types import Selection
-from polysem.server import arrays, index, scan, selection
+from polysem.server import arrays, choosing, index, scan
 from polysem.server.arrays import Array, ArrayWriter
 from polysem.server.contexts import Contexts, Piece, Windowing
 from polysem.server.corpus import Corpus, CorpusDigest
 from polysem.server.index import Index
 from polysem.server.model import Described
-from polysem.server.scan import Collected, Part, Reading, Scan
+from polysem.server.scan import Collected, Part, Reading
 from polysem.server.selection import Candidates
-from polysem.server.stages import CollectStage, ScanStage, joined, unflatten
+from polysem.server.stages import CollectStage, ScanStage
 from polysem.server.tokenising import Tokenising
 
 MAX_EXAMPLES = 100_000
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # what keeps the device busy, and no more
+LAYOUT = 2  # of what is in shards: an unfinished build makes those of another layout again
 FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
 
 # progress(stage, units done since the last call, units in all or None where unknown)
@@ -268,22 +269,21 @@ class _Build:
     def _scan(self, contexts_: Contexts, reading: Reading) -> tuple[Candidates, Array]:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""
         rule = self._recipe.selection
-        parts: list[Scan] = []
-        for shard in self._finish(
-            "scan", contexts_, contexts_.piece, ScanStage(reading, rule, self._given, shards.SHARD_CONTEXTS)
-        ):
-            parts.append(unflatten(shards.read(shard.path)))
-            if len(parts) == 16:
-                parts = [joined(parts, rule, self._given)]
-        whole = joined(parts, rule, self._given)
+        stage = ScanStage(reading, rule, self._given, shards.SHARD_CONTEXTS)
+        paths = [shard.path for shard in self._finish("scan", contexts_, contexts_.piece, stage)]
+        sums = choosing.sums(paths)
         n = len(contexts_)
         folder = self._work / "statistics"
         folder.mkdir(exist_ok=True)
-        arrays.save(folder / "maximum.npy", whole.maximum)
-        arrays.save(folder / "mean.npy", (whole.total / n).astype(np.float32))
-        arrays.save(folder / "share_positive.npy", (whole.n_positive / n).astype(np.float32))
-        maximum = whole.maximum if self._given is None else self._given
-        return selection.select(whole.candidates, maximum, rule), whole.maximum
+        arrays.save(folder / "maximum.npy", sums.maximum)
+        arrays.save(folder / "mean.npy", (sums.total / n).astype(np.float32))
+        arrays.save(folder / "share_positive.npy", (sums.n_positive / n).astype(np.float32))
+        n_layers = self._model.info.n_layers
+        maximum = sums.maximum if self._given is None else self._given
+        chosen = choosing.choose(
+            paths, maximum, n_layers, rule, self._given, lambda n: self._progress("choose", n, n_layers)
+        )
+        return chosen, sums.maximum
 
     def _collect(self, contexts_: Contexts, reading: Reading, candidates: Candidates, maximum: Array) -> None:
         """Shard files with what the chosen examples need."""
@@ -303,7 +303,7 @@ class _Build:
         self, name: str, contexts_: Contexts, take: Callable[[int, int], Any], compute: shards.Compute
     ) -> list[Shard]:
         """All shards of a stage, done."""
-        key = shards.key(**self._facts, stage=name)
+        key = shards.key(**self._facts, stage=name, layout=LAYOUT)
         found = [
             Shard(first, last, self._work / f"{name}-{key}-{first:09d}.npz")
             for first, last in shards.ranges(len(contexts_), shards.contexts_a_shard(len(contexts_)))

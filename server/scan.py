@@ -4,7 +4,7 @@ scan     each neuron's key activation and key token in each context, reduced to 
 collect  x̂ at the chosen key tokens, activations around them, and the histogram of key activations
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,14 +38,29 @@ class Batch(NamedTuple):
     tokens: Tensor
 
 
-class Scan(NamedTuple):
-    """Of J neurons over a shard: candidates, and maximum (J,) float32, total (J,) float64, n_positive (J,) int64 of
-    their key activations."""
+class Sums(NamedTuple):
+    """Of J neurons' key activations: maximum (J,) float32, total (J,) float64, n_positive (J,) int64."""
 
-    candidates: Candidates
     maximum: Array
     total: Array
     n_positive: Array
+
+
+def added(parts: Iterable[Sums]) -> Sums:
+    """Those of all parts' contexts; floats are added in their order."""
+    every = iter(parts)
+    whole = next(every)
+    for part in every:
+        maximum = np.maximum(whole.maximum, part.maximum)
+        whole = Sums(maximum, whole.total + part.total, whole.n_positive + part.n_positive)
+    return whole
+
+
+class Scan(NamedTuple):
+    """Of J neurons over a shard."""
+
+    candidates: Candidates
+    sums: Sums
 
 
 def batches(piece: Piece, batch_tokens: int) -> Iterator[Batch]:
@@ -113,12 +128,8 @@ def reduced(found: KeyActivations, info: ModelInfo, rule: Selection, given: Arra
     """
     first, highest, where, prefixes = found
     _check_finite(highest, first, info.n_neurons_per_layer)
-    return Scan(
-        candidates(highest, where, prefixes, first, rule, given),
-        highest.max(axis=0),
-        highest.sum(axis=0, dtype=np.float64),
-        (highest > 0).sum(axis=0),
-    )
+    sums = Sums(highest.max(axis=0), highest.sum(axis=0, dtype=np.float64), (highest > 0).sum(axis=0))
+    return Scan(candidates(highest, where, prefixes, first, rule, given), sums)
 
 
 def _key_tokens(activations: Tensor, batch: Batch, n_skipped: int) -> tuple[Tensor, Tensor]:

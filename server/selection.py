@@ -136,6 +136,20 @@ def join(parts: Sequence[Candidates], rule: Selection, given: Array | None = Non
     return _kept(all_, keep)
 
 
+def split(all_: Candidates, n: int) -> list[Candidates]:
+    """Those of n equal runs of neurons, as views; n divides J."""
+    size = (len(all_.offsets) - 1) // n
+    runs = [all_.offsets[first : first + size + 1] for first in range(0, n * size, size)]
+    return [Candidates(run - run[0], *(column[run[0] : run[-1]] for column in all_[1:])) for run in runs]
+
+
+def chained(parts: Sequence[Candidates]) -> Candidates:
+    """The other way round: those of all neurons, one run after the other."""
+    lengths = [np.diff(part.offsets) for part in parts]
+    columns = (np.concatenate(column) for column in zip(*(part[1:] for part in parts), strict=True))
+    return Candidates(np.cumsum([0, *np.concatenate(lengths)]), *columns)
+
+
 def select(remaining: Candidates, maxima: Array, rule: Selection) -> Candidates:
     """The chosen contexts of each neuron, given the maximum (J,) of each: over the whole corpus, or another."""
     activations = remaining.activations.copy()

@@ -12,14 +12,13 @@ import numpy as np
 
 from polysem.proto.shards import Advance, Arrays
 from polysem.proto.types import ModelInfo, Selection
-from polysem.server import contexts, scan, selection
+from polysem.server import choosing, contexts, scan, selection
 from polysem.server.arrays import Array
 from polysem.server.contexts import Cut, Piece, Windowing
 from polysem.server.corpus import Corpus, Document, Texts, digest_of
 from polysem.server.corpus_ranges import Range
 from polysem.server.model import Model
 from polysem.server.scan import KeyActivations, Part, Reading, Scan
-from polysem.server.selection import Candidates
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,9 @@ class ScanStage:
                 found = scan.key_activations(model, some, self.reading, advance)
                 parts.append(part.result())
         info = model.info
-        return lambda: _flatten(joined([*parts, self._reduced(found, info)], self.rule, self.given))
+        return lambda: choosing.flattened(
+            joined([*parts, self._reduced(found, info)], self.rule, self.given), info.n_layers
+        )
 
     def _reduced(self, found: KeyActivations, info: ModelInfo) -> Scan:
         return scan.reduced(found, info, self.rule, self.given)
@@ -117,19 +118,5 @@ def joined(parts: Sequence[Scan], rule: Selection, given: Array | None) -> Scan:
     """The scans of parts of a corpus as one of all of them."""
     if len(parts) == 1:
         return parts[0]
-    return Scan(
-        selection.join([part.candidates for part in parts], rule, given),
-        np.max([part.maximum for part in parts], axis=0),
-        np.sum([part.total for part in parts], axis=0),
-        np.sum([part.n_positive for part in parts], axis=0),
-    )
-
-
-def _flatten(part: Scan) -> dict[str, Array]:
-    return part.candidates._asdict() | {name: getattr(part, name) for name in ("maximum", "total", "n_positive")}
-
-
-def unflatten(values: dict[str, Array]) -> Scan:
-    """A shard's arrays as the scan that they are of."""
-    candidates = Candidates(*(values.pop(name) for name in Candidates._fields))
-    return Scan(candidates, **values)
+    candidates = selection.join([part.candidates for part in parts], rule, given)
+    return Scan(candidates, scan.added(part.sums for part in parts))

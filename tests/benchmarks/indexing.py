@@ -73,7 +73,7 @@ def report(loaded: model.Model, piece: Piece, reading: Reading, bare: torch.nn.M
         return scan.key_activations(loaded, piece, reading, lambda n: None)
 
     scanned = scan.reduced(run_scan(), info, rule)
-    chosen_of_all = selection.select(scanned.candidates, scanned.maximum, rule)
+    chosen_of_all = selection.select(scanned.candidates, scanned.sums.maximum, rule)
     parts = [
         scan.Parts(scan.chosen_of_layer(chosen_of_all, layer, info.n_neurons_per_layer, info.context_length)).of(0, n)[
             0
@@ -82,7 +82,7 @@ def report(loaded: model.Model, piece: Piece, reading: Reading, bare: torch.nn.M
     ]
 
     def run_collect() -> None:
-        scan.collect(loaded, piece, parts, scanned.maximum, reading, lambda n: None)
+        scan.collect(loaded, piece, parts, scanned.sums.maximum, reading, lambda n: None)
 
     runs: dict[str, Callable[[], object]] = {
         "bare": run_bare,

@@ -28,7 +28,6 @@ from polysem.server import indexing, local, model
 from polysem.server.corpus import Corpus
 
 CHARACTERS = 7000  # of a document: more than 1,024 tokens of English
-STAGES = {"tokenise": "tokenise", "scan": "scan, select", "collect": "collect", "write": "write"}
 
 
 def strung_together(source, out, n_documents):
@@ -53,7 +52,7 @@ def build(loaded, corpus, out):
     index = indexing.build(loaded, Corpus(str(corpus)), out, indexing.Recipe(Selection()), progress)
     ends = [*list(begins.values())[1:], time.perf_counter()]
     begins = dict(zip(begins, [begin, *list(begins.values())[1:]], strict=True))
-    return {STAGES[stage]: end - begins[stage] for stage, end in zip(begins, ends, strict=True)}, index
+    return {stage: end - begins[stage] for stage, end in zip(begins, ends, strict=True)}, index
 
 
 def product_rate(device, dtype):

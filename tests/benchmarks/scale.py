@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 from polysem.proto.shards import contexts_a_shard
+from polysem.server.choosing import LAYERS_AT_ONCE
 
 SHAPES = {"GPT2-small": (12, 768, 3072, 1024), "7 billion": (32, 4096, 16384, 2048)}
 
@@ -103,15 +104,19 @@ def plan(shape, n_gpus, how):
         tokenise_s=how.tokens / Measured.tokens_read_a_second,
         receive_s={rule: b / how.network for rule, b in kept.items()},
         record_s=2 * shards * Measured.s_a_record,
-        read_s={  # scan shards one after another, collected ones a layer a thread
-            rule: (shards * b + collected / min(L, how.cores)) / Measured.bytes_through_a_core
+        read_s={
+            rule: read_s(shards * b, min(L, LAYERS_AT_ONCE), how) + read_s(collected, min(L, how.cores), how)
             for rule, b in scan_bytes.items()
         },
         join_s={rule: n * Measured.join_s_a_candidate[rule] / how.cores for rule, n in joined.items()},
-        join_bytes={rule: 3 * (15 * b + 20 * J * left) for rule, b in scan_bytes.items()},
+        join_bytes={rule: 3 * (15 * b + 20 * J * left) * min(L, LAYERS_AT_ONCE) / L for rule, b in scan_bytes.items()},
         kept_bytes=kept,
         index_bytes=examples * (2 * D + 78) + 2 * how.tokens + 16 * (contexts + how.documents) + 280 * J,
     )
+
+
+def read_s(n_bytes, threads, how):
+    return n_bytes / min(threads * Measured.bytes_through_a_core, how.disk)
 
 
 def run_s(p):
@@ -172,6 +177,7 @@ def main():
     parser.add_argument("--shape", type=int, nargs=4, metavar=("L", "D", "N", "T"), help="instead of both")
     parser.add_argument("--price", type=float, default=3.0, help="of a GPU and its 16 cores for an hour")
     parser.add_argument("--network", type=float, default=1.25e9, help="bytes a second into the driver and to its disk")
+    parser.add_argument("--disk", type=float, default=5e9, help="bytes a second out of the driver's disk")
     parser.add_argument("--cores", type=int, default=16, help="of the driver")
     parser.add_argument("--max-examples", type=int, default=100)
     parser.add_argument("--shard-contexts", type=int, help="instead of what a build takes")

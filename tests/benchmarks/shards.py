@@ -19,7 +19,7 @@ import numpy as np
 from polysem.proto import shards
 from polysem.proto.shards import Ledger, Shard
 from polysem.proto.types import Selection
-from polysem.server import contexts, model, scan, selection, stages
+from polysem.server import choosing, contexts, model, scan, selection, stages
 from polysem.server.contexts import Contexts, Windowing
 from polysem.server.corpus import Corpus
 from polysem.server.indexing import BATCH_TOKENS
@@ -61,7 +61,7 @@ def run(folder, arguments):
     for name in RULES:
         rule = Selection(name, max_examples=arguments.examples)
         scans = [stages.joined([scan.reduced(some, loaded.info, rule) for some in one], rule, None) for one in found]
-        size = sum(len(shards.packed(stages._flatten(one))) for one in scans) / len(scans)
+        size = sum(len(shards.packed(choosing.flattened(one, loaded.info.n_layers))) for one in scans) / len(scans)
         n = sum(len(one.candidates.contexts) for one in scans)
         begin = time.process_time()
         whole = stages.joined(scans, rule, None)
@@ -69,7 +69,7 @@ def run(folder, arguments):
         joined = len(whole.candidates.contexts) / n_neurons
         print(f"| {name} | {n / len(scans) / n_neurons:.1f} | {size / n_neurons:.0f} | {joined:.1f} | {taken:.0f} |")
         if name == "first":
-            chosen = selection.select(whole.candidates, whole.maximum, rule), whole.maximum
+            chosen = selection.select(whole.candidates, whole.sums.maximum, rule), whole.sums.maximum
     collect(loaded, pieces, reading, *chosen)
     files(folder)
 

@@ -68,7 +68,9 @@ indexing.build(model.load(sys.argv[1], "cpu"), Corpus(sys.argv[2]), Path(sys.arg
 """
 
 
-@pytest.mark.parametrize(("stage", "times"), [("tokenise", 7), ("scan", 3), ("collect", 4), ("write", 1)])
+@pytest.mark.parametrize(
+    ("stage", "times"), [("tokenise", 7), ("scan", 3), ("choose", 1), ("collect", 4), ("write", 1)]
+)
 def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
     loaded, checkpoint, corpus_file, tmp_path, monkeypatch, stage, times
 ):

@@ -284,8 +284,14 @@ def test_documents_that_begin_alike_stay_ties_however_they_are_batched(build, co
 def test_progress_counts_every_document_token_and_layer_once_a_stage(build):
     told = {}
     info = build(progress=lambda stage, n, total: told.setdefault(stage, []).append((n, total))).info
-    assert list(told) == ["tokenise", "scan", "collect", "write"]
-    for stage, want in {"tokenise": 31, "scan": info.n_tokens, "collect": info.n_tokens, "write": 2}.items():
+    assert list(told) == ["tokenise", "scan", "choose", "collect", "write"]
+    for stage, want in {
+        "tokenise": 31,
+        "scan": info.n_tokens,
+        "choose": 2,
+        "collect": info.n_tokens,
+        "write": 2,
+    }.items():
         assert sum(n for n, _ in told[stage]) == want
         assert {total for _, total in told[stage]} == {None if stage == "tokenise" else want}
 

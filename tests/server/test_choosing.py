@@ -1,0 +1,78 @@
+"""Choosing from shards, a layer at a time: what choosing from all of them at once gives."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from polysem.proto import shards
+from polysem.proto.errors import FailedPrecondition
+from polysem.proto.types import Selection
+from polysem.server import choosing, selection
+from polysem.server.scan import Scan, Sums
+
+N_LAYERS, N_NEURONS = 3, 4
+
+
+def scans(maxima, size, rule, known=None):
+    """Of each `size` contexts of (C, J) maxima."""
+    prefixes = np.arange(len(maxima), dtype=np.uint64)[:, None]
+    for first in range(0, len(maxima), size):
+        some = maxima[first : first + size]
+        found = selection.candidates(
+            some, np.zeros(some.shape, np.int32), prefixes[first : first + size], first, rule, known
+        )
+        yield Scan(found, Sums(some.max(0), some.sum(0, dtype=np.float64), (some > 0).sum(0)))
+
+
+def written(folder, parts):
+    paths = [folder / f"{i}.npz" for i in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        shards.write(path, choosing.flattened(part, N_LAYERS))
+    return paths
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n_contexts=st.integers(1, 120),
+    size=st.integers(1, 40),
+    rule=st.sampled_from(
+        [Selection("first", 0.5, 5), Selection("top", max_examples=5), Selection("quantile", max_examples=13)]
+    ),
+    is_given=st.booleans(),
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_layer_by_layer_is_all_at_once(tmp_path, seed, n_contexts, size, rule, is_given):
+    maxima = np.random.default_rng(seed).integers(-2, 9, (n_contexts, N_LAYERS * N_NEURONS)).astype(np.float32)
+    known = np.full(N_LAYERS * N_NEURONS, 7, np.float32) if is_given else None
+    (whole,) = scans(maxima, n_contexts, rule, known)
+    paths = written(tmp_path, list(scans(maxima, size, rule, known)))
+    sums = choosing.sums(paths)
+    assert all((mine == wanted).all() for mine, wanted in zip(sums, whole.sums, strict=True))
+    maximum = sums.maximum if known is None else known
+    told = []
+    chosen = choosing.choose(paths, maximum, N_LAYERS, rule, known, told.append)
+    assert told == [0, *[1] * N_LAYERS]
+    for mine, wanted in zip(chosen, selection.select(whole.candidates, maximum, rule), strict=True):
+        assert mine.dtype == wanted.dtype
+        np.testing.assert_array_equal(mine, wanted)
+
+
+def test_what_is_split_chains_to_the_same():
+    maxima = np.random.default_rng(0).random((50, N_LAYERS * N_NEURONS), np.float32)
+    ((all_, _),) = scans(maxima, 50, Selection("top", max_examples=3))
+    parts = selection.split(all_, N_LAYERS)
+    assert [len(part.offsets) for part in parts] == [N_NEURONS + 1] * N_LAYERS
+    assert all(part.offsets[0] == 0 for part in parts)
+    for mine, wanted in zip(selection.chained(parts), all_, strict=True):
+        np.testing.assert_array_equal(mine, wanted)
+
+
+def test_a_damaged_shard_is_told(tmp_path):
+    maxima = np.random.default_rng(0).random((50, N_LAYERS * N_NEURONS), np.float32)
+    rule = Selection("top", max_examples=3)
+    paths = written(tmp_path, list(scans(maxima, 10, rule)))
+    maximum = choosing.sums(paths).maximum
+    paths[3].write_bytes(paths[3].read_bytes()[:-40])
+    with pytest.raises(FailedPrecondition, match=r"3\.npz' is damaged"):
+        choosing.choose(paths, maximum, N_LAYERS, rule, None, lambda n: None)
