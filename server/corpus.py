@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -82,6 +83,7 @@ class Corpus:
     skip_bad      leave out what cannot be read as text, and count it in `n_skipped`; else BadCorpus names the place
     max_documents of those with text
     path          where it lies, if `id` is only its name
+    anchored      where it lies, if `id` is a path: see `anchor`
     """
 
     id: str
@@ -90,6 +92,7 @@ class Corpus:
     max_documents: int | None = None
     n_skipped: int = 0
     path: Path | None = None
+    anchored: Path | None = None
 
     def documents(self) -> Iterator[Document]:
         """Read the corpus from its start."""
@@ -119,7 +122,8 @@ class Corpus:
 
     def ranges(self) -> Iterator[Range] | None:
         """Consecutive ranges of about RANGE_BYTES (of a row group or a file, where that is more), found as they are
-        asked for; None where no part can be read without what stands before it: archives, streams, `pydocs`.
+        asked for; None where no part can be read alone (archives, `pydocs`), and of data sets in one file, or in larger
+        ones, that are not Parquet.
         """
         self._check()
         kind, place = self._place()
@@ -132,8 +136,7 @@ class Corpus:
         if kind == "saved":
             return tables.saved_ranges(self.id, place, RANGE_BYTES)
         if kind == "repository":
-            data_set = tables.DataSet(self.id, place)
-            return data_set.ranges(self.text_field, RANGE_BYTES) if data_set.is_divisible else None
+            return tables.DataSet(self.id, place).ranges(self.text_field, RANGE_BYTES)
         return None
 
     def stream(self, range_: Range, limit: int | None = None) -> Stream:
@@ -158,21 +161,21 @@ class Corpus:
 
     def anchor(self) -> None:
         """Let it be found from other folders too, where it lies on a path."""
-        path = self._named()
-        if self.path is None and self.id != PYDOCS and path.exists():
-            self.path = path.resolve()
+        self.anchored = self._given_path()
 
-    def _named(self) -> Path:
+    def _given_path(self) -> Path:
         """Where it lies, if its id is a path."""
+        if self.anchored is not None:
+            return self.anchored
         name = tables.name_of(self.id) if self.id.startswith(tables.HUGGING_FACE) else self.id
-        return Path(os.path.expanduser(name))  # "~nobody" stays as it is
+        return Path(os.path.expanduser(name)).absolute()  # "~nobody" stays as it is
 
     def _place(self) -> tuple[str, Path]:
         """What it is, and where."""
-        if self.id == PYDOCS and self.path is None:
+        if self.path is None and self.id == PYDOCS:
             return "pydocs", Path()
-        path = self.path or self._named()
-        if self.id.startswith(tables.HUGGING_FACE) and (self.path is None or path.is_dir()):
+        path = self.path or self._given_path()
+        if self.path is None and self.id.startswith(tables.HUGGING_FACE):
             by_save_to_disk = any((path / file).is_file() for file in ("dataset_dict.json", "state.json"))
             return "saved" if by_save_to_disk else "repository", path
         if path.is_dir():
@@ -214,10 +217,13 @@ class Corpus:
         return self._read_jsonl(place, range_)
 
     def _read_repository(self, folder: Path, range_: Range) -> Iterator[Document]:
-        parts = tables.DataSet(self.id, folder).ranges(self.text_field, RANGE_BYTES) if range_ == WHOLE else [range_]
-        for part in parts:
-            rows = tables.repository_rows(self.id, folder, self.text_field, part)
-            yield from self._from_records(rows, part)
+        if range_ == WHOLE:
+            data_set = tables.DataSet(self.id, folder)
+            files, rows = data_set.files, data_set.rows
+        else:
+            files, rows = list(tables.in_files(range_)), partial(tables.repository_rows, self.id, folder)
+        for file in files:
+            yield from self._from_records(rows(file, self.text_field), file)
 
     def _read_folder(self, folder: Path, range_: Range) -> Iterator[Document]:
         for path in [folder / file for file in range_.files] or corpus_ranges.files(folder):
@@ -266,6 +272,8 @@ class Corpus:
 
     def _document(self, record: Mapping[str, Any], number: str) -> Document:
         text = record.get(self.text_field)
+        if isinstance(text, bytes):  # a column of Parquet that does not say that it is text
+            text = _decoded(text)
         if not isinstance(text, str):
             known = ", ".join(repr(key) for key, value in record.items() if isinstance(value, str)) or "none"
             raise ValueError(f"has no text in its field {self.text_field!r}; fields with text: {known}")
@@ -311,6 +319,13 @@ def _lines(path: Path, range_: Range) -> Iterator[tuple[int, bytes]]:
                 left -= len(rest)
             line = line.removesuffix(b"\n").removesuffix(b"\r")
             yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 (byte {error.start})") from error
 
 
 def _open(path: Path) -> IO[bytes]:

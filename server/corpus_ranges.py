@@ -54,7 +54,7 @@ def of_rows(n_rows: int, n_rows_a_range: int) -> Iterator[Range]:
 def of_row_groups(groups: Sequence[tuple[int, int]], n_bytes: int) -> Iterator[Range]:
     """groups: (rows, bytes) of each; a range has at least one, else at most `n_bytes`."""
     first = 0
-    for begin, end in _runs([size for _, size in groups], n_bytes):
+    for begin, end in runs([size for _, size in groups], n_bytes):
         yield Range(begin, end, first)
         first += sum(n_rows for n_rows, _ in groups[begin:end])
 
@@ -64,7 +64,7 @@ def of_files(folder: Path, n_bytes: int) -> Iterator[Range]:
     with readable(folder):
         paths = files(folder)
         names = [str(path.relative_to(folder)) for path in paths]
-        for begin, end in _runs([path.stat().st_size for path in paths], n_bytes):
+        for begin, end in runs([path.stat().st_size for path in paths], n_bytes):
             yield Range(begin, end, files=tuple(names[begin:end]))
 
 
@@ -102,10 +102,10 @@ def readable(path: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error) as error:
-        raise BadCorpus(f"cannot read {str(path)!r}: {error}") from error
+        raise BadCorpus(f"cannot read {str(path)!r}: {' '.join(str(error).split())}") from error
 
 
-def _runs(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
+def runs(sizes: Iterable[int], most: int) -> Iterator[tuple[int, int]]:
     """(first, last + 1) of runs that add up to `most` at most, or have one member."""
     begin, end, total = 0, 0, 0
     for end, size in enumerate(sizes, 1):

@@ -152,7 +152,7 @@ class Crew:
     def wait(self, references: list[Any]) -> list[Any]:
         """Those that came within a second; workers that begin are seen to meanwhile."""
         if not (waiting := [*references, *self._beginning]):
-            wait(self._sending, timeout=1.0)
+            wait(self._sending, timeout=1.0) if self._sending else time.sleep(1.0)
             return []
         # Of many some together: a wait takes the longer the more there are, and workers have more to do meanwhile.
         done, _ = self._ray.wait(waiting, num_returns=1 + len(waiting) // 50, timeout=1.0)
@@ -164,8 +164,10 @@ class Crew:
     def staff(self) -> None:
         """Start workers where there is room. Raises Unavailable where there has been none for too long."""
         now = time.monotonic()
-        if self.ready:
+        if self.ready or self._sending:
             self._alone_since = now
+            if not self.ready:
+                self._tell(f"a worker is sent {' and '.join(self._held.folders)}")
         elif (alone := now - self._alone_since) > self._options.wait_s:
             raise Unavailable(self._nobody())
         elif alone > 1:
@@ -253,12 +255,14 @@ class Crew:
             self._ray.get(worker.received.remote(name))
 
     def _sent(self, future: Future[None]) -> None:
-        worker = self._sending.pop(future)
+        worker = self._sending[future]
         try:
             future.result()
         except self._ray.exceptions.RayError as error:
+            del self._sending[future]
             self._not_begun(worker, error)
         else:
+            del self._sending[future]
             self._begin(worker)
 
     def lost(self, worker: Any) -> None:

@@ -81,7 +81,10 @@ class CorpusElsewhere(Corpus):
     def _frames(self, pipe: IO[bytes]) -> Iterator[_Frame]:
         while len(head := pipe.read(_HEAD.size)) == _HEAD.size:
             kind, *lengths = _HEAD.unpack(head)
-            frame = _Frame(kind, *(pipe.read(length).decode() for length in lengths))
+            first, second = (pipe.read(length) for length in lengths)
+            if [len(first), len(second)] != lengths:
+                break
+            frame = _Frame(kind, first.decode(), second.decode())
             if kind == _BAD:
                 raise BadCorpus(frame.first)
             yield frame

@@ -7,6 +7,7 @@ hf:NAME[:CONFIG][:SPLIT] is a repository of its hub or a folder like one, read f
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -36,56 +37,99 @@ class DataSet:
 
             where = str(folder) if folder.is_dir() else name
             builder = datasets.load_dataset_builder(where, config or None, revision=revision)
-            self._rows = builder.as_streaming_dataset(split=split)
-        self._n_files = self._rows.num_shards
+            self._stream = builder.as_streaming_dataset(split=split)
         files = list((builder.config.data_files or {}).get(split, []))
-        self._files = files if len(files) == self._n_files else [""] * self._n_files
+        known = len(files) == self._stream.num_shards  # of "train+test" they are not: it is one stream
+        self._files = files if files and known else [""]
 
     @property
-    def is_divisible(self) -> bool:
-        """Whether its ranges can be read apart at little cost; else it is read from its start."""
-        if all(map(_is_parquet, self._files)):
-            return True
-        if self._n_files == 1 or not all(self._files):
+    def files(self) -> list[Range]:
+        """All of it, each file whole."""
+        several = len(self._files) > 1
+        return [WHOLE._replace(files=(file,), file=i if several else 0) for i, file in enumerate(self._files, 1)]
+
+    def ranges(self, text_field: str, n_bytes: int) -> Iterator[Range] | None:
+        """All of it: runs of a Parquet file's row groups, found when they are asked for, or of other files; at least
+        one of them, else `n_bytes` at most. None where it is better read from its start."""
+        if not self._has_ranges:
+            return None
+        return self._row_groups(text_field, n_bytes) if self._is_parquet else self._runs(n_bytes)
+
+    def _row_groups(self, text_field: str, n_bytes: int) -> Iterator[Range]:
+        for whole in self.files:
+            with _told(self._id):
+                found = parquet_ranges(whole.files[0], text_field, n_bytes)
+            yield from (range_._replace(files=whole.files, file=whole.file) for range_ in found)
+
+    def _runs(self, n_bytes: int) -> Iterator[Range]:
+        for begin, end in corpus_ranges.runs(self._sizes, n_bytes):
+            yield self.files[begin]._replace(files=tuple(self._files[begin:end]))
+
+    @property
+    def _has_ranges(self) -> bool:
+        if any("://" in file and not file.startswith("hf://") for file in self._files):  # which may change unseen
             return False
+        return self._is_parquet or (len(self._files) > 1 and max(self._sizes) <= MAX_FILE_BYTES)
+
+    @property
+    def _is_parquet(self) -> bool:
+        return all(map(_is_parquet, self._files))
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Bytes of each file."""
         with _told(self._id):
             import fsspec
 
             system, _ = fsspec.url_to_fs(self._files[0])
-            return all((system.size(file) or 0) <= MAX_FILE_BYTES for file in self._files)
+            return [system.size(file) for file in self._files]
 
-    def ranges(self, text_field: str, n_bytes: int) -> Iterator[Range]:
-        """All of it: runs of a Parquet file's row groups, found when they are asked for; other files whole."""
-        for number, file in enumerate(self._files, 1):
-            found = [WHOLE]
-            if _is_parquet(file):
-                with _told(self._id):
-                    found = list(parquet_ranges(file, text_field, n_bytes))
-            for range_ in found:
-                yield range_._replace(files=(file,), file=number if self._n_files > 1 else 0)
-
-    def rows(self, file: int) -> Iterator[Mapping[str, Any]]:
-        """Those of one file, by its number in a range."""
+    def rows(self, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
+        """Those of one file of a range."""
         with _told(self._id):
-            yield from self._rows.shard(self._n_files, max(0, file - 1))
+            if _is_parquet(file.files[0]):
+                yield from parquet_rows(file.files[0], text_field, file)
+            elif file.file:
+                yield from self._stream.shard(len(self._files), file.file - 1)
+            else:
+                yield from self._stream
 
     def fingerprint(self, times: bool) -> str:
-        """Of what is in the folder, as corpus_ranges.fingerprint has it, or of URLs that name a hub's commit."""
-        if self._folder.is_dir():
-            return corpus_ranges.fingerprint(self._folder, times)
-        return hashlib.sha256("\n".join(self._files).encode()).hexdigest()
+        """Of the folder and of files elsewhere, as corpus_ranges.fingerprint has it; URLs name a hub's commit. Empty
+        where it has no ranges."""
+        if not self._has_ranges:
+            return ""
+        found = [corpus_ranges.fingerprint(self._folder, times)] if self._folder.is_dir() else []
+        for file in self._files:
+            if "://" in file:
+                found.append(file)
+            elif not Path(file).is_relative_to(self._folder.resolve()):
+                found.append(corpus_ranges.fingerprint(Path(file), times))
+        return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
-def repository_rows(id_: str, folder: Path, text_field: str, range_: Range) -> Iterator[Mapping[str, Any]]:
-    """Those of a range, as they were when the range was found: its URL names the commit."""
-    (file,) = range_.files
-    if _is_parquet(file):
+def in_files(range_: Range) -> Iterator[Range]:
+    """Each file of it alone."""
+    for i, file in enumerate(range_.files):
+        yield range_._replace(files=(file,), file=range_.file + i if range_.file else 0)
+
+
+def repository_rows(id_: str, folder: Path, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
+    """Those of one file of a range, as it was when the range was found: its URL names the commit."""
+    url = file.files[0]
+    if _is_parquet(url):
         with _told(id_):
-            yield from parquet_rows(file, text_field, range_)
+            yield from parquet_rows(url, text_field, file)
     else:
-        scheme, _, path = file.partition("://")
-        revision = path.partition("@")[2].partition("/")[0] if scheme == "hf" else ""
-        yield from DataSet(id_, folder, revision or None).rows(range_.file)
+        revision = url.partition("@")[2].partition("/")[0] if url.startswith("hf://") else None
+        state = corpus_ranges.fingerprint(folder, times=True) if folder.is_dir() else ""
+        yield from _data_set(id_, folder, revision, state).rows(file, text_field)
+
+
+@lru_cache(maxsize=1)
+def _data_set(id_: str, folder: Path, revision: str | None, state: str) -> DataSet:
+    """Kept, since to find it takes a dozen requests. state: of the folder"""
+    return DataSet(id_, folder, revision)
 
 
 def saved(id_: str, folder: Path) -> Any:

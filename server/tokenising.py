@@ -74,12 +74,12 @@ class Tokenising:
 
     def _parts(self, ledger: Ledger) -> Iterator[Tokenised]:
         """The shards in order, as far as documents are wanted."""
+        self.fingerprint = self._corpus.fingerprint(times=True)  # before ranges: a change between them is then seen
         ranges = self._corpus.ranges()
         if ranges is None:  # its reader stops at `max_documents` itself
             for texts in _batches(_texts(self._corpus)):
                 yield from (part for _, part in self._made(ledger, texts, None))
             return
-        self.fingerprint = self._corpus.fingerprint(times=True)
         n, done, batch_size, wanted = 0, 0, 1, self._corpus.max_documents
         while batch := list(islice(ranges, batch_size)):
             limit = None if wanted is None else wanted - n

@@ -21,7 +21,8 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answers)
         self.commits = commits
         self.head = next(iter(commits))
-        self.read: list[str] = []  # COMMIT/FILE of each time that a file was sent
+        self.sent: list[tuple[str, str, int]] = []  # commit, file and bytes of each answer with some of a file's
+        self.n_looked_up = 0  # how often the data set itself was asked for
 
     @property
     def environment(self) -> dict[str, str]:
@@ -47,6 +48,7 @@ class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         if re.fullmatch(r"/api/datasets/lab/texts(/revision/\w+)?", path):
+            self.server.n_looked_up += 1
             self._json({"id": "lab/texts", "sha": self._commit(path.partition("/revision/")[2]), "siblings": []})
         elif found := re.fullmatch(r"/api/datasets/lab/texts/tree/(\w+)/?(.*)", path):
             self._list(self.server.commits[self._commit(found[1])], found[2])
@@ -87,7 +89,7 @@ class _Answers(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {begin}-{end}/{len(data)}"
             data, status = data[begin : end + 1], 206
         if self.command == "GET":
-            self.server.read.append(f"{commit}/{name}")
+            self.server.sent.append((commit, name, len(data)))
         return self._answer(status, data, headers)
 
     def _json(self, value: Any) -> None:

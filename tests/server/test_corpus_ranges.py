@@ -233,6 +233,68 @@ def test_a_file_too_large_for_one_range_is_read_from_its_start(write_repository,
     assert as_a_whole(lines) == as_a_whole(table) == ([("1:1", "a"), ("2:1", "b" * 50)], 0, "")
 
 
+def test_small_files_are_read_together_and_looked_for_once(write_repository, ranges_of, monkeypatch):
+    import datasets
+
+    looked_for, find = [], datasets.load_dataset_builder
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *a, **k: looked_for.append(a) or find(*a, **k))
+    corpus = Corpus(write_repository("jsonl", [[{"text": f"text {i}"}, {"id": "x", "text": "b"}] for i in range(12)]))
+    ranges = ranges_of(corpus, 200)
+    assert [(range_.file, len(range_.files)) for range_ in ranges] == [(1, 4), (5, 4), (9, 4)]
+    looked_for.clear()
+    whole = as_a_whole(corpus)
+    assert len(looked_for) == 1
+    assert in_ranges(corpus, ranges) == whole
+    assert len(looked_for) == 2
+    assert whole[0][-2:] == [("12:1", "text 11"), ("x", "b")]
+
+
+def test_splits_added_up_are_one_stream(tmp_path):
+    for split in ("train", "test"):
+        parquet.write_table(pyarrow.table({"text": [f"{split} {i}" for i in range(3)]}), tmp_path / f"{split}.parquet")
+    corpus = Corpus(f"hf:{tmp_path}::train+test")
+    assert corpus.ranges() is None
+    assert corpus.fingerprint() == ""
+    texts = [f"{split} {i}" for split in ("train", "test") for i in range(3)]
+    assert as_a_whole(corpus)[0] == [(str(i), text) for i, text in enumerate(texts, 1)]
+
+
+def test_files_that_a_card_names_elsewhere_count_for_the_fingerprint(tmp_path):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: {tmp_path}/away/*.parquet\n---\n"
+    )
+    corpus, found = Corpus(f"hf:{tmp_path / 'repository'}"), set()
+    for texts in (["a"], ["b", "c"]):
+        parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "away" / "x.parquet")
+        assert [text for _, text in as_a_whole(corpus)[0]] == texts
+        found.add(corpus.fingerprint())
+    assert len(found) == 2
+
+
+def test_bytes_of_a_column_are_text_where_they_can_be(tmp_path):
+    table = pyarrow.table({"text": pyarrow.array(["é".encode(), b"\xff", b"c"], pyarrow.binary())})
+    parquet.write_table(table, tmp_path / "c.parquet")
+    with pytest.raises(BadCorpus, match=r"row 2 of .* is not UTF-8 \(byte 0\)"):
+        list(Corpus(str(tmp_path / "c.parquet")).documents())
+    assert as_a_whole(Corpus(str(tmp_path / "c.parquet"), skip_bad=True)) == ([("1", "é"), ("3", "c")], 1, "")
+
+
+def test_a_name_of_the_hub_is_no_file_that_happens_to_be_called_so(write_repository, tmp_path, monkeypatch):
+    (tmp_path / "imdb").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    for anchored in (False, True):
+        corpus = Corpus("hf:imdb")
+        if anchored:
+            corpus.anchor()
+        with pytest.raises(BadCorpus, match="cannot read the data set 'hf:imdb'"):
+            corpus.fingerprint()
+    (tmp_path / "hf:folder").mkdir()
+    (tmp_path / "hf:folder" / "a.md").write_text("text")
+    assert as_a_whole(Corpus("hf:folder", path=tmp_path / "hf:folder"))[0] == [("a.md", "text")]
+
+
 def test_a_file_of_a_repository_that_cannot_be_read_is_told(write_repository, ranges_of):
     corpus = Corpus(write_repository("parquet", [[{"text": "a"}], [{"text": "b"}]]))
     ranges = ranges_of(corpus, 1)
@@ -253,9 +315,6 @@ def test_a_repository_of_a_relative_folder_is_found_from_elsewhere(write_reposit
     monkeypatch.chdir("/")
     assert as_a_whole(corpus) == as_a_whole(whole)
     assert corpus.fingerprint() == whole.fingerprint() != ""
-    away = Corpus("hf:repository0", path=tmp_path / "away")
-    with pytest.raises(BadCorpus, match="there is no corpus 'hf:repository0'"):
-        away.fingerprint()
 
 
 # ---- Folders

@@ -46,7 +46,7 @@ def write(folder, suffix, texts):
 READ = """
 import json, sys
 from polysem.server import corpus
-corpus.RANGE_BYTES = 1000
+corpus.RANGE_BYTES = int(sys.argv[1])
 found = corpus.Corpus("hf:lab/texts")
 ranges, before = list(found.ranges()), found.fingerprint()
 print(len(ranges), flush=True)
@@ -59,7 +59,7 @@ print(json.dumps([in_ranges, list(found.documents()), before != found.fingerprin
 @pytest.mark.parametrize(("suffix", "n_ranges"), [("parquet", 9), ("json.gz", 3)])
 def test_ranges_are_of_the_commit_that_they_were_found_in(child, tmp_path, suffix, n_ranges):
     commits = {OLD: write(tmp_path / "old", suffix, TEXTS), NEW: write(tmp_path / "new", suffix, TEXTS[::-1])}
-    with hubs.serving(commits) as hub, child(hub, READ) as reader:
+    with hubs.serving(commits) as hub, child(hub, READ, 200) as reader:
         n = reader.stdout.readline()
         hub.head = NEW
         out, err = reader.communicate("go on\n")
@@ -70,6 +70,47 @@ def test_ranges_are_of_the_commit_that_they_were_found_in(child, tmp_path, suffi
     assert in_ranges == [list(row) for row in zip(names, TEXTS, strict=True)]
     assert whole == [list(row) for row in zip(names, TEXTS[::-1], strict=True)]
     assert has_changed
+
+
+WHILE_READ = """
+import json, sys
+from polysem.server.corpus import Corpus
+documents = Corpus("hf:lab/texts" + sys.argv[1]).documents()
+begun = [next(documents)]
+print(flush=True)
+sys.stdin.readline()
+print(json.dumps([*begun, *documents]))
+"""
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json.gz"])
+@pytest.mark.parametrize("split", ["", "::train+train"])
+def test_one_reader_sees_one_commit_too(child, tmp_path, suffix, split):
+    commits = {OLD: write(tmp_path / "old", suffix, TEXTS), NEW: write(tmp_path / "new", suffix, TEXTS[::-1])}
+    with hubs.serving(commits) as hub, child(hub, WHILE_READ, split) as reader:
+        reader.stdout.readline()
+        hub.head = NEW
+        out, err = reader.communicate("go on\n")
+    assert reader.returncode == 0, err
+    names = [str(i + 1) for i in range(180)] if split else [f"{1 + i // 30}:{1 + i % 30}" for i in range(90)]
+    assert json.loads(out) == [list(row) for row in zip(names, TEXTS * (2 if split else 1), strict=True)]
+    assert {commit for commit, name, _ in hub.sent if name.startswith("data/")} == {OLD}
+
+
+def test_a_hub_is_asked_for_little_more_than_the_texts(child, tmp_path):
+    (tmp_path / "old" / "data").mkdir(parents=True)
+    for number in range(2):
+        table = {"image": [os.urandom(1 << 20) for _ in range(20)], "text": TEXTS[number * 20 : number * 20 + 20]}
+        parquet.write_table(pyarrow.table(table), tmp_path / "old" / "data" / f"{number}.parquet", row_group_size=20)
+    with hubs.serving({OLD: tmp_path / "old"}) as hub, child(hub, READ, 1000) as reader:
+        assert int(reader.stdout.readline()) == 2
+        n_looked_up = hub.n_looked_up
+        hub.sent.clear()
+        out, err = reader.communicate("go on\n")
+    assert reader.returncode == 0, err
+    assert [text for _, text in json.loads(out)[0]] == TEXTS[:40]
+    assert sum(n_bytes for _, _, n_bytes in hub.sent) < 20 << 20  # of both files, twice 40 MiB
+    assert hub.n_looked_up - n_looked_up <= 4  # by the reader of the whole and the fingerprint, none for a range
 
 
 BUILD = """
@@ -101,6 +142,7 @@ def test_workers_of_a_cluster_read_it_themselves(child, tmp_path, checkpoint):
     assert builder.returncode == 0, err
     here, there, n_documents = out.split()
     assert (here, n_documents) == (there, "90")
+    assert {commit for commit, *_ in hub.sent} == {OLD}
 
 
 @pytest.mark.parametrize("id_", ["hf:lab/absent", "hf:lab/texts:absent", "hf:lab/texts::absent"])

@@ -237,6 +237,19 @@ def test_work_goes_on_while_a_worker_is_sent_what_it_lacks(cluster, tmp_path, mo
     assert seen == [True]
 
 
+def test_a_worker_that_is_still_sent_things_is_waited_for(cluster, tmp_path, monkeypatch):
+    def slowly(path):
+        time.sleep(4)
+        yield np.zeros(1, np.uint8)
+
+    monkeypatch.setattr(on_ray, "_pieces", slowly)
+    (tmp_path / "things").mkdir()
+    (tmp_path / "things" / "one").touch()
+    held, options = Nothing(tmp_path / "things", os.getpid()), RayOptions(workers=1, wait_s=3)
+    with on_ray.on_ray(held, options) as executor:
+        assert executor.ask(lambda held: held["things"]["one"]) == b"\0"
+
+
 def test_who_leaves_does_not_wait_until_all_is_sent(cluster, tmp_path, monkeypatch):
     sending = threading.Event()
 

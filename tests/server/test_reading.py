@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from polysem.proto.errors import BadCorpus, FailedPrecondition
+from polysem.server import reading
 from polysem.server.corpus import Corpus
 from polysem.server.reading import CorpusElsewhere
 
@@ -58,6 +60,13 @@ def test_ranges_of_folders_and_of_what_cannot_be_read(tmp_path):
     (tmp_path / "c.parquet").write_bytes(b"PAR1")
     with pytest.raises(BadCorpus, match="cannot read"):
         CorpusElsewhere("c", path=tmp_path / "c.parquet", for_workers=True).ranges()
+
+
+def test_a_frame_that_is_cut_is_no_end():
+    whole = reading._HEAD.pack(b"r", 9, 0) + b"[0, 1, 0,"
+    for n in range(1, len(whole)):
+        with pytest.raises(FailedPrecondition, match="ended before the corpus"):
+            list(CorpusElsewhere("c")._frames(io.BytesIO(whole[:n])))
 
 
 def test_a_reader_that_is_left_or_killed_is_gone(corpus_file, tmp_path):
