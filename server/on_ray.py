@@ -144,15 +144,19 @@ class Crew:
 
     def gather(self, n: int) -> str:
         """Wait until so many workers are ready; their device, cpu or cuda."""
-        while len(self.ready) < n:
+        while True:
             self.staff()
-            self.wait([])
-        return self._device
+            if len(self.ready) >= n:
+                return self._device
+            if self._beginning or self._sending:
+                self.wait([])
+            else:  # there is no room for so many
+                time.sleep(1.0)
 
     def wait(self, references: list[Any]) -> list[Any]:
         """Those that came within a second; workers that begin are seen to meanwhile."""
         if not (waiting := [*references, *self._beginning]):
-            wait(self._sending, timeout=1.0) if self._sending else time.sleep(1.0)
+            wait(self._sending, timeout=1.0)
             return []
         # Of many some together: a wait takes the longer the more there are, and workers have more to do meanwhile.
         done, _ = self._ray.wait(waiting, num_returns=1 + len(waiting) // 50, timeout=1.0)
