@@ -87,13 +87,14 @@ class Stage(NamedTuple):
     """One stage of a job: its shards, and how each is made.
 
     shards   all of them
-    take     what of the job's data a shard needs, read where the job is driven; pickles
+    take     what of the job's data a shard needs, or only its name; read where the job is driven; pickles
     compute  (held, taken, advance): reads what was taken with what a worker holds (a model, a client), and returns what
              makes the shard's arrays of it, which uses `held` no more; a pure function that pickles, so that any
              machine may do it
     advance  told of progress: tokens, or trees
     size     of a shard, in that unit
-    instead  taken for a worker that does not reach what `take` only names (a range of a corpus)
+    instead  taken for a worker that does not reach what `take` only names
+    beside   what `take` names lies in the folder of the shards, which a worker may see; else it is the corpus
     """
 
     shards: Sequence[Shard]
@@ -102,6 +103,7 @@ class Stage(NamedTuple):
     advance: Advance
     size: Callable[[Shard], int]
     instead: Callable[[Shard], Any] | None = None
+    beside: bool = False
 
 
 class Executor(Protocol):

@@ -112,6 +112,18 @@ class Piece(NamedTuple):
         return self.flat[begin:end].astype(np.int64)
 
 
+class Kept(NamedTuple):
+    """Where contexts first..last − 1 lie."""
+
+    folder: Path
+    first: int
+    last: int
+
+    def read(self) -> Piece:
+        """They themselves."""
+        return Contexts(self.folder).piece(self.first, self.last)
+
+
 class Cut(NamedTuple):
     """The contexts of some documents, as in the files of a folder; documents count from 0 among those with tokens.
 

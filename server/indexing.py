@@ -25,11 +25,11 @@ from polysem.proto.shards import Executor, Here, Ledger, Shard
 from polysem.proto.types import Selection
 from polysem.server import arrays, choosing, index, scan
 from polysem.server.arrays import Array, ArrayWriter
-from polysem.server.contexts import Contexts, Piece, Windowing
+from polysem.server.contexts import Contexts, Kept, Piece, Windowing
 from polysem.server.corpus import Corpus, CorpusDigest
 from polysem.server.index import Index
 from polysem.server.model import Described
-from polysem.server.scan import Collected, Part, Reading
+from polysem.server.scan import Collected, Reading
 from polysem.server.selection import Candidates
 from polysem.server.stages import CollectStage, ScanStage
 from polysem.server.tokenising import Tokenising
@@ -270,7 +270,7 @@ class _Build:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""
         rule = self._recipe.selection
         stage = ScanStage(reading, rule, self._given, shards.SHARD_CONTEXTS)
-        paths = [shard.path for shard in self._finish("scan", contexts_, contexts_.piece, stage)]
+        paths = [shard.path for shard in self._finish("scan", contexts_, self._kept, contexts_.piece, stage)]
         sums = choosing.sums(paths)
         n = len(contexts_)
         folder = self._work / "statistics"
@@ -294,13 +294,22 @@ class _Build:
         ]
         self._parts = [scan.Parts(chosen) for chosen in self._chosen]
 
-        def take(first: int, last: int) -> tuple[Piece, list[Part]]:
-            return contexts_.piece(first, last), [parts.of(first, last)[0] for parts in self._parts]
+        def with_parts(piece: Callable[[int, int], Kept | Piece]) -> Callable[[int, int], Any]:
+            return lambda first, last: (piece(first, last), [parts.of(first, last)[0] for parts in self._parts])
 
-        self._pieces = self._finish("collect", contexts_, take, CollectStage(reading, maximum))
+        take, instead = with_parts(self._kept), with_parts(contexts_.piece)
+        self._pieces = self._finish("collect", contexts_, take, instead, CollectStage(reading, maximum))
+
+    def _kept(self, first: int, last: int) -> Kept:
+        return Kept((self._work / "contexts").absolute(), first, last)
 
     def _finish(
-        self, name: str, contexts_: Contexts, take: Callable[[int, int], Any], compute: shards.Compute
+        self,
+        name: str,
+        contexts_: Contexts,
+        take: Callable[[int, int], Any],
+        instead: Callable[[int, int], Any],
+        compute: shards.Compute,
     ) -> list[Shard]:
         """All shards of a stage, done."""
         key = shards.key(**self._facts, stage=name, layout=LAYOUT)
@@ -314,6 +323,8 @@ class _Build:
             compute,
             lambda n_tokens: self._progress(name, n_tokens, contexts_.n_tokens),
             lambda shard: int(contexts_.lengths(slice(shard.first, shard.last)).sum()),
+            lambda shard: instead(shard.first, shard.last),
+            beside=True,
         )
         with closing(Ledger(self._work)) as ledger:
             self._executor.finish(ledger, stage)

@@ -120,7 +120,8 @@ class Crew:
     """The workers: started, sent what they lack, replaced.
 
     ready     those that can be given shards
-    reaching  of them, those that reach what stages only name
+    reaching  of them, those that reach the corpus themselves
+    sharing   those that were seen to write into the folder of the shards
     changes   how often `ready` did
     """
 
@@ -131,6 +132,7 @@ class Crew:
         self._versions = Versions.here()
         self.ready: dict[Any, None] = {}  # in the order that they came
         self.reaching: set[Any] = set()
+        self.sharing: set[Any] = set()
         self.changes = 0
         self._beginning: dict[Any, Any] = {}  # by reference to what `Worker.begin` returns
         self._sending: dict[Future[None], Any] = {}  # workers that lack folders
@@ -384,13 +386,17 @@ class _Pull:
                 share = AT_ONCE if self.todo[0] in self._tries else 1
                 if self._loads.get(worker, 0) == load <= AT_ONCE - share:
                     shard = self.todo.popleft()
-                    take = self._stage.take if worker in self._crew.reaching else self._stage.instead
-                    taken = (take or self._stage.take)(shard)
+                    taken = self._taken(worker, shard)
                     reference = worker.make.remote(self._compute, taken, shard.path.absolute(), self._mark)
                     self._busy[reference] = worker, shard, share
                     self._loads[worker] = load + share
                     if load + share == AT_ONCE:
                         del self._with_room[worker]
+
+    def _taken(self, worker: Any, shard: Shard) -> Any:
+        reaching = self._crew.sharing if self._stage.beside else self._crew.reaching
+        take = self._stage.take if worker in reaching else self._stage.instead
+        return (take or self._stage.take)(shard)
 
     def _back(self, reference: Any) -> None:
         worker, shard, share = self._busy.pop(reference)
@@ -400,10 +406,13 @@ class _Pull:
         try:
             result = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
+            self._crew.sharing.discard(worker)
             if isinstance(error, self._ray.exceptions.RayActorError):
                 self._crew.lost(worker)
             self._again(shard, error)
             return
+        if isinstance(result, str):
+            self._crew.sharing.add(worker)
         self._saving[self._writers.submit(self._save, shard, result)] = shard
         if len(self._saving) >= 2 * WRITERS:
             wait(self._saving, return_when="FIRST_COMPLETED")

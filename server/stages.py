@@ -14,7 +14,7 @@ from polysem.proto.shards import Advance, Arrays
 from polysem.proto.types import ModelInfo, Selection
 from polysem.server import choosing, contexts, scan, selection
 from polysem.server.arrays import Array
-from polysem.server.contexts import Cut, Piece, Windowing
+from polysem.server.contexts import Cut, Kept, Piece, Windowing
 from polysem.server.corpus import Corpus, Document, Texts, digest_of
 from polysem.server.corpus_ranges import Range
 from polysem.server.model import Model
@@ -74,9 +74,9 @@ class ScanStage:
     given: Array | None
     at_once: int
 
-    def __call__(self, model: Model, piece: Piece, advance: Advance) -> Callable[[], Arrays]:
+    def __call__(self, model: Model, taken: Piece | Kept, advance: Advance) -> Callable[[], Arrays]:
         """What was read is reduced beside the next."""
-        first, *others = piece.pieces(self.at_once)
+        first, *others = _read(taken).pieces(self.at_once)
         found = scan.key_activations(model, first, self.reading, advance)
         parts: list[Scan] = []
         with ThreadPoolExecutor(1) as reducer:
@@ -100,12 +100,18 @@ class CollectStage:
     reading: Reading
     maximum: Array
 
-    def __call__(self, model: Model, taken: tuple[Piece, Sequence[Part]], advance: Advance) -> Callable[[], Arrays]:
+    def __call__(
+        self, model: Model, taken: tuple[Piece | Kept, Sequence[Part]], advance: Advance
+    ) -> Callable[[], Arrays]:
         piece, parts = taken
-        layers = scan.collect(model, piece, parts, self.maximum, self.reading, advance)
+        layers = scan.collect(model, _read(piece), parts, self.maximum, self.reading, advance)
         return lambda: {
             f"{name}_{layer}": array for layer, part in enumerate(layers) for name, array in part._asdict().items()
         }
+
+
+def _read(taken: Piece | Kept) -> Piece:
+    return taken.read() if isinstance(taken, Kept) else taken
 
 
 def unflatten_tokens(values: dict[str, Array]) -> Tokenised:

@@ -6,11 +6,12 @@ python tests/benchmarks/ray_driver.py [--workers 1000] [--shards 100000] [--seco
 The executor, its ledger and its files are the real ones. Ray's place is taken by a clock that jumps: a worker takes so
 many seconds for a shard (a fifth more or less, one in 200 three times as long), and what the driver spends goes by
 on the clock, too. What calls into Ray cost is measured first, on a real cluster of this machine: a call with the
-tokens of a shard, its result, and a wait on as many references as 1,000 workers have; it is added to the driver's.
+tokens of a shard, one with their place, each with its result, and a wait on as many references as 1,000 workers have;
+it is added to the driver's.
 
 Defaults: a model of 7 billion parameters scans 256 contexts of 2,048 tokens, the least that a shard has
-(docs/beyond-one-machine.md); workers write shards into a folder that they share with the driver. --result-bytes: so
-many come through the driver instead.
+(docs/beyond-one-machine.md); workers read them from, and write shards into, a folder that they share with the driver.
+--result-bytes: so many come through the driver instead, and tokens are sent.
 """
 
 import argparse
@@ -31,8 +32,11 @@ import numpy as np
 
 from polysem.proto.shards import Ledger, Shard, Stage
 from polysem.server import on_ray
+from polysem.server.contexts import Kept
 from polysem.server.on_ray import AT_ONCE, Crew, OnRay, RayOptions
 from polysem.server.ray_worker import PIECE_BYTES, Begun
+
+PLACE = Kept(Path("/data/an-index.tmp/contexts"), 1_000_000, 1_000_256)
 
 
 class SimulatedRay:
@@ -140,8 +144,8 @@ class Nothing:
         return False
 
 
-def calls_into_ray(n_references: int, token_bytes: int) -> tuple[float, float]:
-    """CPU seconds of a call and its small result, and of a wait on so many references."""
+def calls_into_ray(n_references: int, token_bytes: int) -> tuple[float, float, float]:
+    """CPU seconds of a call with tokens, of one with their place, and of a wait on so many references."""
     import ray
 
     class Echo:
@@ -154,19 +158,20 @@ def calls_into_ray(n_references: int, token_bytes: int) -> tuple[float, float]:
     ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="error", include_dashboard=False)
     try:
         actor, sleeper = (ray.remote(Echo).options(num_cpus=0).remote() for _ in range(2))
-        tokens = np.zeros(token_bytes, np.uint8)
-        ray.get(actor.make.remote(tokens))
-        start, n = time.process_time(), 300
-        for _ in range(n):
-            ray.get(actor.make.remote(tokens.copy()))
-        call = (time.process_time() - start) / n
+        tokens, calls, n = np.zeros(token_bytes, np.uint8), [], 300
+        for take in (tokens.copy, lambda: PLACE):
+            ray.get(actor.make.remote(take()))
+            start = time.process_time()
+            for _ in range(n):
+                ray.get(actor.make.remote(take()))
+            calls.append((time.process_time() - start) / n)
         pending = [sleeper.sleep.remote() for _ in range(n_references)]
         waits = []
         for _ in range(20):
             start = time.process_time()
             ray.wait(pending, num_returns=len(pending), timeout=0)
             waits.append(time.process_time() - start)
-        return call, statistics.median(waits)
+        return *calls, statistics.median(waits)
     finally:
         ray.shutdown()
 
@@ -180,14 +185,22 @@ def main() -> None:
     parser.add_argument("--result-bytes", type=int, default=0)
     arguments = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    call_s, wait_s = calls_into_ray(arguments.workers * AT_ONCE, arguments.token_bytes)
-    print(f"Ray: {call_s * 1e3:.2f} ms of CPU a call with its result, {wait_s * 1e3:.1f} ms a wait on all references")
+    sent_s, named_s, wait_s = calls_into_ray(arguments.workers * AT_ONCE, arguments.token_bytes)
+    print(f"Ray: {sent_s * 1e3:.2f} ms of CPU a call with tokens and its result, {named_s * 1e3:.2f} with their place, "
+          f"{wait_s * 1e3:.1f} a wait on all references")  # fmt: skip
     ray = SimulatedRay(arguments.workers, arguments.seconds, arguments.result_bytes)
     on_ray.time = SimpleNamespace(monotonic=ray.now)  # type: ignore[attr-defined]
     tokens = np.zeros(arguments.token_bytes, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         shards = [Shard(i, i + 1, Path(folder) / f"scan-{i:09d}.npz") for i in range(arguments.shards)]
-        stage = Stage(shards, lambda shard: tokens.copy(), None, lambda n: None, lambda shard: 1)  # type: ignore[arg-type]
+        n_sent = 0
+
+        def send(shard: Shard) -> Any:
+            nonlocal n_sent
+            n_sent += 1
+            return tokens.copy()
+
+        stage = Stage(shards, lambda shard: PLACE, None, lambda n: None, lambda shard: 1, send, True)  # type: ignore[arg-type]
         ledger = Ledger(Path(folder))
         crew = Crew(ray, Nothing(), RayOptions(gpus=1), lambda status: None)
         before, began = resource.getrusage(resource.RUSAGE_SELF), ray.now()
@@ -197,10 +210,10 @@ def main() -> None:
         ledger.close()
     cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime - ray.spent
     ideal_s = arguments.shards * arguments.seconds / arguments.workers
-    calls_s = arguments.shards * call_s + ray.n_waits * wait_s
+    calls_s = n_sent * sent_s + (arguments.shards - n_sent) * named_s + ray.n_waits * wait_s
     print(f"run on the clock: {run_s:,.0f} s, {ideal_s / run_s:.0%} of the workers' time used")
     print(f"driver: {cpu_s:,.0f} s of CPU of its own ({cpu_s / arguments.shards * 1e3:.2f} ms a shard)")
-    print(f"calls into Ray, from what one costs: {calls_s:,.0f} s ({ray.n_waits:,} waits)")
+    print(f"calls into Ray, from what one costs: {calls_s:,.0f} s ({n_sent:,} with tokens; {ray.n_waits:,} waits)")
     print(f"both together: {(cpu_s + calls_s) / run_s:.1%} of the run; memory grew by "
           f"{(after.ru_maxrss - before.ru_maxrss) / 1024:,.0f} MiB")  # fmt: skip
 

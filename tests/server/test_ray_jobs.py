@@ -17,6 +17,7 @@ from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.types import Selection
 from polysem.server import indexing, local, ray_jobs
+from polysem.server.contexts import Contexts
 from polysem.server.corpus import Corpus
 from polysem.server.indexing import Recipe
 from polysem.server.on_ray import RayOptions
@@ -56,8 +57,12 @@ def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file
     with ray_jobs.building(described, corpus, "auto", options) as (known, executor):
         if not shared:
             monkeypatch.delattr(corpus, "fingerprint")
+        read, piece = [], Contexts.piece
+        monkeypatch.setattr(Contexts, "piece", lambda self, *at: read.append(at) or piece(self, *at))
         built = indexing.build(known, corpus, tmp_path / "index", RECIPE, executor=executor)
     assert built.sha256 == here.sha256
+    n_shards = 2 * -(-built.info.n_contexts // 17)
+    assert len(read) < n_shards / 2 if shared else len(read) == n_shards  # by the driver; workers read the others
 
 
 def test_an_index_survives_a_killed_worker(cluster, described, corpus_file, here, tmp_path):
