@@ -17,7 +17,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -218,12 +217,11 @@ class Corpus:
 
     def _read_repository(self, folder: Path, range_: Range) -> Iterator[Document]:
         if range_ == WHOLE:
-            data_set = tables.DataSet(self.id, folder)
-            files, rows = data_set.files, data_set.rows
+            by_file = tables.DataSet(self.id, folder).by_file(self.text_field)
         else:
-            files, rows = list(tables.in_files(range_)), partial(tables.repository_rows, self.id, folder)
-        for file in files:
-            yield from self._from_records(rows(file, self.text_field), file)
+            by_file = tables.rows_by_file(self.id, folder, range_, self.text_field)
+        for file, rows in by_file:
+            yield from self._from_records(rows, file)
 
     def _read_folder(self, folder: Path, range_: Range) -> Iterator[Document]:
         for path in [folder / file for file in range_.files] or corpus_ranges.files(folder):

@@ -43,8 +43,7 @@ class DataSet:
         self._files = files if files and known else [""]
 
     @property
-    def files(self) -> list[Range]:
-        """All of it, each file whole."""
+    def _whole_files(self) -> list[Range]:
         several = len(self._files) > 1
         return [WHOLE._replace(files=(file,), file=i if several else 0) for i, file in enumerate(self._files, 1)]
 
@@ -56,14 +55,15 @@ class DataSet:
         return self._row_groups(text_field, n_bytes) if self._is_parquet else self._runs(n_bytes)
 
     def _row_groups(self, text_field: str, n_bytes: int) -> Iterator[Range]:
-        for whole in self.files:
+        for whole in self._whole_files:
             with _told(self._id):
                 found = parquet_ranges(whole.files[0], text_field, n_bytes)
             yield from (range_._replace(files=whole.files, file=whole.file) for range_ in found)
 
     def _runs(self, n_bytes: int) -> Iterator[Range]:
+        files = self._whole_files
         for begin, end in corpus_ranges.runs(self._sizes, n_bytes):
-            yield self.files[begin]._replace(files=tuple(self._files[begin:end]))
+            yield files[begin]._replace(files=tuple(self._files[begin:end]))
 
     @property
     def _has_ranges(self) -> bool:
@@ -84,15 +84,18 @@ class DataSet:
             system, _ = fsspec.url_to_fs(self._files[0])
             return [system.size(file) for file in self._files]
 
+    def by_file(self, text_field: str) -> Iterator[tuple[Range, Iterator[Mapping[str, Any]]]]:
+        """Each file, and its rows."""
+        for file in self._whole_files:
+            yield file, self.rows(file, text_field)
+
     def rows(self, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
         """Those of one file of a range."""
+        if _is_parquet(file.files[0]):
+            yield from _told_rows(self._id, file, text_field)
+            return
         with _told(self._id):
-            if _is_parquet(file.files[0]):
-                yield from parquet_rows(file.files[0], text_field, file)
-            elif file.file:
-                yield from self._stream.shard(len(self._files), file.file - 1)
-            else:
-                yield from self._stream
+            yield from self._stream.shard(len(self._files), file.file - 1) if file.file else self._stream
 
     def fingerprint(self, times: bool) -> str:
         """Of the folder and of files elsewhere, as corpus_ranges.fingerprint has it; URLs name a hub's commit. Empty
@@ -108,27 +111,33 @@ class DataSet:
         return hashlib.sha256("\n".join(found).encode()).hexdigest()
 
 
-def in_files(range_: Range) -> Iterator[Range]:
-    """Each file of it alone."""
-    for i, file in enumerate(range_.files):
-        yield range_._replace(files=(file,), file=range_.file + i if range_.file else 0)
+def rows_by_file(
+    id_: str, folder: Path, range_: Range, text_field: str
+) -> Iterator[tuple[Range, Iterator[Mapping[str, Any]]]]:
+    """Each file of a range alone, and its rows, as they were when the range was found: a URL names the commit."""
+    data_set = None
+    for i, url in enumerate(range_.files):
+        file = range_._replace(files=(url,), file=range_.file + i if range_.file else 0)
+        if _is_parquet(url):
+            yield file, _told_rows(id_, file, text_field)
+        else:
+            data_set = data_set or _as_found(id_, folder, url)
+            yield file, data_set.rows(file, text_field)
 
 
-def repository_rows(id_: str, folder: Path, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
-    """Those of one file of a range, as it was when the range was found: its URL names the commit."""
-    url = file.files[0]
-    if _is_parquet(url):
-        with _told(id_):
-            yield from parquet_rows(url, text_field, file)
-    else:
-        revision = url.partition("@")[2].partition("/")[0] if url.startswith("hf://") else None
-        state = corpus_ranges.fingerprint(folder, times=True) if folder.is_dir() else ""
-        yield from _data_set(id_, folder, revision, state).rows(file, text_field)
+def _told_rows(id_: str, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
+    with _told(id_):
+        yield from parquet_rows(file.files[0], text_field, file)
+
+
+def _as_found(id_: str, folder: Path, url: str) -> DataSet:
+    revision = url.partition("@")[2].partition("/")[0] if url.startswith("hf://") else None
+    return _kept(id_, folder, revision, corpus_ranges.fingerprint(folder, times=True) if folder.is_dir() else "")
 
 
 @lru_cache(maxsize=1)
-def _data_set(id_: str, folder: Path, revision: str | None, state: str) -> DataSet:
-    """Kept, since to find it takes a dozen requests. state: of the folder"""
+def _kept(id_: str, folder: Path, revision: str | None, _state: str) -> DataSet:
+    """To find it takes a dozen requests, or a look at all files."""
     return DataSet(id_, folder, revision)
 
 
