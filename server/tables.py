@@ -18,6 +18,7 @@ from polysem.server.corpus_ranges import WHOLE, Range, readable
 HUGGING_FACE = "hf:"
 MAX_FILE_BYTES = 512 << 20  # of a file that is a range because no part of it can be read alone
 _ROWS = 256  # read at once
+_FORMS = "hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT"
 
 
 class DataSet:
@@ -38,7 +39,9 @@ class DataSet:
             where = str(folder) if folder.is_dir() else name
             builder = datasets.load_dataset_builder(where, config or None, revision=revision)
             self._stream = builder.as_streaming_dataset(split=split)
-        files = list((builder.config.data_files or {}).get(split, []))
+            files = list((builder.config.data_files or {}).get(split, []))
+            if not folder.is_dir() and any("://" not in file for file in files):  # "text" would be all files here
+                raise ValueError(f"{name!r} is a format of files; there is no such data set and no such folder")
         known = len(files) == self._stream.num_shards  # of "train+test" they are not: it is one stream
         self._files = files if files and known else [""]
 
@@ -208,8 +211,10 @@ def _is_parquet(file: str) -> bool:
 
 
 def name_of(id_: str) -> str:
-    """The NAME in hf:NAME:CONFIG:SPLIT."""
-    return _parts(id_)[0]
+    """The NAME in hf:NAME:CONFIG:SPLIT; raises BadCorpus where there is none."""
+    if not (name := _parts(id_)[0]):
+        raise BadCorpus(f"{id_!r} names no data set; give {_FORMS}")
+    return name
 
 
 def _parts(id_: str) -> tuple[str, str, str]:
@@ -231,9 +236,7 @@ def _told(id_: str) -> Iterator[None]:
     except BadCorpus:
         raise
     except Exception as error:  # of all kinds
-        raise BadCorpus(
-            f"cannot read the data set {id_!r}: {_first_line(error)} (hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT)"
-        ) from error
+        raise BadCorpus(f"cannot read the data set {id_!r}: {_first_line(error)} ({_FORMS})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -58,6 +58,7 @@ def test_random_and_back(page, explorer):
 def test_neighbours_are_a_click_away(page, explorer):
     page.goto(f"{explorer}/neuron/0.3?embedding=pre_mlp")
     page.get_by_role("link", name="0.4").click()
+    page.wait_for_url("**/neuron/0.4**")
     assert page.locator("h1").inner_text() == "Neuron 0.4"
     assert "embedding=pre_mlp" in page.url
 

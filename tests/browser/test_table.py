@@ -42,6 +42,7 @@ def test_nothing_found_is_told(page, explorer):
     page.goto(f"{explorer}/?least_n_examples=100000")
     assert "No neuron is so" in page.locator("main").inner_text()
     page.get_by_role("link", name="Show all").click()
+    page.wait_for_url(lambda url: "least" not in url)
     assert page.locator("tbody tr").count() == 100
 
 

@@ -249,6 +249,22 @@ def test_small_files_are_read_together_and_looked_for_once(write_repository, ran
     assert whole[0][-2:] == [("12:1", "text 11"), ("x", "b")]
 
 
+@pytest.mark.parametrize("name", ["text", "json", "parquet"])
+def test_what_names_a_format_is_no_data_set(tmp_path, monkeypatch, name):
+    (tmp_path / "a.txt").write_text("what lies here")
+    (tmp_path / "a.json").write_text('{"text": "what lies here"}')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadCorpus, match=f"cannot read the data set 'hf:{name}'"):
+        list(Corpus(f"hf:{name}").documents())
+
+
+@pytest.mark.parametrize("id_", ["hf:", "hf::config", "hf:::test"])
+def test_what_has_no_name_is_told(id_):
+    for ask in (Corpus.ranges, Corpus.fingerprint, lambda corpus: list(corpus.documents())):
+        with pytest.raises(BadCorpus, match=f"'{id_}' names no data set; give hf:NAME"):
+            ask(Corpus(id_))
+
+
 def test_splits_added_up_are_one_stream(tmp_path):
     for split in ("train", "test"):
         parquet.write_table(pyarrow.table({"text": [f"{split} {i}" for i in range(3)]}), tmp_path / f"{split}.parquet")
