@@ -15,12 +15,12 @@ _END_BYTES = 64 << 10  # of a file, read for its fingerprint
 
 
 class Range(NamedTuple):
-    """Bytes of a file of lines, row groups of a Parquet file, rows of a data set, or files of a folder.
+    """Bytes of a file of lines, row groups of a Parquet file, rows of a data set, or files of a folder or data set.
 
     begin, end  the first one, and one more than the last
     first       lines or rows before it, in its file
-    files       their paths in the folder, or the URL of the data set's file
-    file        the number of that file from 1, where there are several
+    files       their paths in the folder, or URLs of the data set's files
+    file        the number of the first of those, from 1, where the data set has several
     """
 
     begin: int
