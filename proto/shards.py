@@ -171,11 +171,16 @@ def whole(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read(path: Path, names: Sequence[str] | None = None) -> dict[str, Array]:
-    """The named arrays of a shard, or all; zip's checksums guard them. Any number of threads may read at once."""
+    """The named arrays of a shard, or all; zip's checksums guard them. Any number of threads may read at once.
+
+    Raises FailedPrecondition where the file is damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = names or [file.removesuffix(".npy") for file in archive.namelist()]
             return {name: _read(archive, f"{name}.npy") for name in names}
+    except MemoryError:  # the file is whole, only too large
+        raise
     except Exception as error:  # of a changed header NumPy and zipfile raise whatever their parsers do
         raise FailedPrecondition(
             f"the finished piece {str(path)!r} is damaged ({error}); remove it and start again"
@@ -187,15 +192,16 @@ def _read(archive: zipfile.ZipFile, name: str) -> Array:
         with HEADERS:
             np.lib.format.read_magic(file)
             shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
-        data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+        n_bytes = math.prod(shape) * dtype.itemsize
+        if n_bytes != archive.getinfo(name).file_size - file.tell():  # before room is made for it
+            raise ValueError(f"{name} has another size than its header says")
+        data = np.empty(n_bytes, np.uint8)
         n = 0
         while n < len(data):
             if not (some := file.read(min(_READ_BYTES, len(data) - n))):
                 raise ValueError(f"{name} ends after {n} of {len(data)} bytes")
             data[n : n + len(some)] = np.frombuffer(some, np.uint8)
             n += len(some)
-        if file.read(1):  # the checksum is looked at where it ends
-            raise ValueError(f"{name} goes on after {n} bytes")
     return data.view(dtype).reshape(shape, order="F" if by_columns else "C")
 
 

@@ -36,7 +36,7 @@ def choose(
     given: Array | None,
     advance: Callable[[int], None],
 ) -> Candidates:
-    """The chosen examples of all neurons.
+    """The chosen examples of all neurons; raises FailedPrecondition where a shard is damaged.
 
     paths    of scan shards
     maximum  (J,) float32: what the rule takes for each neuron's maximum
