@@ -36,10 +36,7 @@ lint: setup ## ruff
 	$(BIN)/ruff format --check .
 
 types: setup ## mypy, strict
-	mkdir -p build/types/polysem
-	for folder in client kernels proto server; do ln -sfn ../../../$$folder build/types/polysem/$$folder; done
-	ln -sfn ../../../proto/polysem/v1 build/types/polysem/v1
-	MYPYPATH=build/types $(BIN)/mypy -p polysem.proto -p polysem.kernels -p polysem.server -p polysem.client
+	$(BIN)/mypy
 
 stubs: $(STUBS)/.installed ## write the gRPC stubs from the protos
 	PYTHON=$(abspath $(STUBS)/bin/python) proto/generate.sh $(OUT)

@@ -16,7 +16,7 @@ MUST_HOLD = (
     "polysem/client/drawing/neuron.js",
     "polysem/client/explorer/pages/neuron.html",
     "polysem/client/explorer/static/explorer.js",
-    "polysem/client/py.typed",
+    "polysem/py.typed",
     "polysem/kernels/distances.py",
     "polysem/proto/codec.py",
     "polysem/server/engine.py",
