@@ -100,7 +100,7 @@ gpu: setup ## what needs a GPU: the tests marked so, then the benchmarks, kept i
 
 gpu-cuml: setup ## the same for large neurons with cuML and CuPy
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[server,cuda,dev]'
-	$(BIN)/pytest -q -m gpu tests/kernels/test_neighbours.py tests/kernels/test_large.py
+	$(BIN)/pytest -q -m gpu tests/kernels/large
 	mkdir -p tests/benchmarks/results
 	$(BIN)/python tests/benchmarks/large.py --device cuda $(ARGS) | tee tests/benchmarks/results/large-cuda.md
 

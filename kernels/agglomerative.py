@@ -11,7 +11,7 @@ entries far from each other instead of 0.5 n² (the chain in 0.55 of the time at
 order; sorted by height they are the tree, for all three linkages are reducible.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,18 +25,16 @@ from polysem.kernels.arrays import (
     as_counts,
     as_distances,
     check_distances,
-    on_gpu,
     raise_if_outside,
 )
+from polysem.kernels.definitions import LINKAGES, Linkage
+from polysem.kernels.dispatch import kernel
 from polysem.kernels.parallel import compiled, for_each_neuron, room
-
-Method = Literal["average", "complete", "single"]
-METHODS = {"average": 0, "complete": 1, "single": 2}
 
 DEAD = np.int32(0x7FFFFFFF)  # or-ed onto the bits of a float32, later in order than any distance
 
 
-def linkage_reference(distances: Tensor, n_examples: Tensor, method: Method = "average") -> Tensor:
+def linkage_reference(distances: Tensor, n_examples: Tensor, method: Linkage = "average") -> Tensor:
     """As `linkage`, from the definition: two clusters are as far as the mean, largest or smallest of their pairs."""
     matrix, counts = _arguments(distances, n_examples, method)
     check_distances(matrix, counts)
@@ -56,7 +54,8 @@ def linkage_reference(distances: Tensor, n_examples: Tensor, method: Method = "a
     return torch.from_numpy(result)
 
 
-def linkage(distances: Tensor, n_examples: Tensor, method: Method = "average") -> Tensor:
+@kernel
+def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") -> Tensor:
     """The agglomerative tree of each neuron's examples, as SciPy writes it.
 
     distances   (B, N, N) float32 in [0, 2], symmetric; left as they are. The diagonal and padding are never read
@@ -70,24 +69,20 @@ def linkage(distances: Tensor, n_examples: Tensor, method: Method = "average") -
     gives the same bytes in any batch. Raises TypeError or ValueError for wrong dtypes, shapes, counts, methods and
     distances.
     """
-    if on_gpu(distances):
-        from polysem.kernels.gpu import agglomerative as gpu
-
-        return gpu.linkage(distances, n_examples, method)
     matrix, counts = _arguments(distances, n_examples, method)
     B, N = matrix.shape[:2]
     result = torch.empty((B, max(N - 1, 0), 4), dtype=torch.float64)
     bad = np.zeros(B, np.bool_)
     for_each_neuron(
-        _linkage_kernel, B, matrix, counts, METHODS[method], result.numpy(), bad, scratch=lambda: (_scratch(N),)
+        _linkage_kernel, B, matrix, counts, LINKAGES[method], result.numpy(), bad, scratch=lambda: (_scratch(N),)
     )
     raise_if_outside(bad, matrix, counts)
     return result
 
 
 def _arguments(distances: Tensor, n_examples: Tensor, method: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    if method not in LINKAGES:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(LINKAGES)}")
     sizes: Sizes = {}
     return as_distances(distances, sizes), as_counts(n_examples, sizes)
 

@@ -1,7 +1,6 @@
 """What every kernel asks of its tensors, and what is said when they do not fit.
 
-A kernel whose first tensor is on a GPU hands all of them to its half in `kernels/gpu`, which asks the same with
-`checked`; the others become the NumPy arrays of the CPU half, without a copy.
+The GPU halves ask with `checked`; for the CPU halves tensors become NumPy arrays, without a copy.
 """
 
 from collections.abc import Sequence
@@ -15,11 +14,6 @@ from torch import Tensor
 Array = NDArray[Any]
 Scalar = Any  # inside a kernel: whichever of Python's and NumPy's numbers it happens to be
 Sizes = dict[str, int]  # shape letter -> size, filled as arguments are met
-
-
-def on_gpu(tensor: object) -> bool:
-    """Whether the GPU half is to do it."""
-    return isinstance(tensor, Tensor) and tensor.device.type == "cuda"
 
 
 def checked(

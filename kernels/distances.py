@@ -5,7 +5,8 @@ weighted_cosine_distances            CPU: rows embedded and normalised into one 
 gathered_cosine_distances            in tiles of vector registers (gram.py, Numba), the other half as its transpose
                                      CUDA: `gpu/distances.py`, one fused Triton step, nothing embedded in memory
 
-All cost n² D / 2 multiply-adds a neuron; the CPU holds one (N, D) float32 buffer a task beside the result.
+The server gathers; the functions that are given x itself are the oracle, and for callers who hold embeddings of their
+own. All cost n² D / 2 multiply-adds a neuron; the CPU holds one (N, D) float32 buffer a task beside the result.
 
 Tried and dropped: NumPy's float32 product and E @ E.T, ahead of nothing; 4 x 4 tiles of scalars that LLVM vectorised
 along D, 1.5 to 2.2 times as slow as the vectors of `gram.py`; BLAS's ssyrk called from Numba, which needs a BLAS held
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polysem.kernels.arrays import Array, Scalar, Sizes, as_array, as_counts, on_gpu
+from polysem.kernels.arrays import Array, Scalar, Sizes, as_array, as_counts
+from polysem.kernels.dispatch import kernel
 from polysem.kernels.gram import COLUMNS, ROWS, WIDTH, cosine_distance_tile, transpose_square
 from polysem.kernels.parallel import compiled, compiled_sum, for_each_neuron, room
 
@@ -46,6 +48,7 @@ def weighted_cosine_distances_reference(
     return torch.from_numpy(result)
 
 
+@kernel
 def weighted_cosine_distances(
     x: Tensor,
     weights: Tensor,
@@ -68,14 +71,11 @@ def weighted_cosine_distances(
     TypeError or ValueError, and returns nothing, for wrong dtypes, shapes and counts and where an embedding is NaN or
     infinite. Memory beside the result: N·D floats a task; on a GPU 20 bytes an example.
     """
-    if on_gpu(x):
-        from polysem.kernels.gpu import distances as gpu
-
-        return gpu.weighted_cosine_distances(x, weights, n_examples, offsets, precision)
     rows, used, (w, o), counts = _direct_arguments(x, weights, n_examples, offsets, precision)
     return _distances("x", rows, used, w, o, counts)
 
 
+@kernel
 def gathered_cosine_distances(
     rows: Tensor,
     example_rows: Tensor,
@@ -90,10 +90,6 @@ def gathered_cosine_distances(
     example_rows  (B, N) int32 or int64 within 0..P-1; anything in padding
     the rest      as in `weighted_cosine_distances`, to the bit
     """
-    if on_gpu(rows):
-        from polysem.kernels.gpu import distances as gpu
-
-        return gpu.gathered_cosine_distances(rows, example_rows, weights, n_examples, offsets, precision)
     sizes: Sizes = {}
     table = as_array("rows", rows, "P D", sizes, (torch.float32, torch.float16))
     used = as_array("example_rows", example_rows, "B N", sizes, (torch.int32, torch.int64)).astype(np.int64)

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.kernels.arrays import Array, Sizes, checked, on_gpu
+from polysem.kernels.arrays import Array
+from polysem.kernels.definitions import key_token_arguments
+from polysem.kernels.dispatch import kernel
 from polysem.kernels.parallel import compiled, for_each_neuron
 
 BLOCK = 1024  # neurons whose maxima and places take 9 kB
-DTYPES = torch.float32, torch.bfloat16
 
 
 def key_tokens_reference(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
     """As `key_tokens`, from the definition."""
-    values, n_tokens = _arguments(activations, lengths, n_skipped)
+    values, n_tokens = key_token_arguments(activations, lengths, n_skipped)
     highest = torch.empty(values.shape[0], values.shape[2])
     where = torch.empty(highest.shape, dtype=torch.int32)
     for row, length in enumerate(n_tokens.tolist()):
@@ -30,6 +31,7 @@ def key_tokens_reference(activations: Tensor, lengths: Tensor, n_skipped: int) -
     return highest, where
 
 
+@kernel
 def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
     """Highest activation of each neuron in each context, and its token.
 
@@ -41,11 +43,7 @@ def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Te
 
     Raises TypeError or ValueError for wrong dtypes, shapes and lengths. O(b · T · N), one read.
     """
-    values, n_tokens = _arguments(activations, lengths, n_skipped)
-    if on_gpu(activations):
-        from polysem.kernels.gpu import key_tokens as gpu
-
-        return gpu.key_tokens(values, n_tokens.to(values.device, non_blocking=True), n_skipped)
+    values, n_tokens = key_token_arguments(activations, lengths, n_skipped)
     b, _, N = values.shape
     bits = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values
     highest, where = torch.empty(b, N), torch.empty(b, N, dtype=torch.int32)
@@ -53,19 +51,6 @@ def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Te
     arrays = bits.numpy(), n_tokens.numpy(), n_skipped, n_blocks, highest.numpy(), where.numpy()
     for_each_neuron(_key_tokens_kernel, b * n_blocks, *arrays)
     return highest, where
-
-
-def _arguments(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
-    sizes: Sizes = {}
-    device = activations.device if isinstance(activations, Tensor) else torch.device("cpu")
-    values = checked("activations", activations, "b T N", sizes, DTYPES, device)
-    n_tokens = checked("lengths", lengths, "b", sizes, (torch.int64,), torch.device("cpu"))
-    if n_skipped < 0:
-        raise ValueError(f"n_skipped is {n_skipped}; expected 0 or more")
-    if ((n_tokens <= n_skipped) | (n_tokens > sizes["T"])).any():
-        row = int(((n_tokens <= n_skipped) | (n_tokens > sizes["T"])).nonzero()[0])
-        raise ValueError(f"lengths[{row}] is {int(n_tokens[row])}; expected {n_skipped + 1}..{sizes['T']} (T)")
-    return values, n_tokens
 
 
 @compiled

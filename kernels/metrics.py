@@ -1,15 +1,13 @@
-"""What a clustering is worth: metrics of a flat clustering, of every node of a tree, and of two clusterings together.
+"""Metrics of a flat clustering, and of every node of a tree.
 
-cluster_metrics_reference      NumPy float64, pair by pair
-cluster_metrics                CPU: the rows of each cluster's members are added up, cluster by cluster (Numba). O(n²)
-node_metrics_reference         NumPy float64, every node anew. O(n³)
-tree_metrics                   CPU: both at once. The rows of a node's members add up to every example's sum of
-                               distances to it, and those of its children to its own: children before parents, larger
-                               children first, at most log2(n) + 1 such sums are alive, and each row of distances is
-                               read once (Numba). O(n²) for the sums, and the sizes of all nodes for their centres
-                               CUDA, these and the next: `gpu/metrics.py`
-adjusted_rand_index_reference  from the counts of pairs, pair by pair
-adjusted_rand_index            CPU: the same counts from cluster sizes and their intersections. O(n)
+cluster_metrics_reference  NumPy float64, pair by pair
+cluster_metrics            CPU: the rows of each cluster's members are added up, cluster by cluster (Numba). O(n²)
+node_metrics_reference     NumPy float64, every node anew. O(n³)
+tree_metrics               CPU: both at once. The rows of a node's members add up to every example's sum of distances to
+                           it, and those of its children to its own: children before parents, larger children first, at
+                           most log2(n) + 1 such sums are alive, and each row of distances is read once (Numba). O(n²)
+                           for the sums, and the sizes of all nodes for their centres
+                           CUDA, both: `gpu/metrics.py`
 
 Sums are in float64. Distances are multiples of 2⁻²⁴ (see distances.py), so sums of fewer than 2²⁸ of them are exact and
 do not depend on the order of adding: ties between central examples are true ties.
@@ -17,8 +15,6 @@ do not depend on the order of adding: ties between central examples are true tie
 Tried and dropped: one pass for the clusters and another for the nodes, in which each pair of examples was added at the
 node where it meets (gathered by leaf order): 3 to 4 times as long as the one pass.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,40 +29,12 @@ from polysem.kernels.arrays import (
     as_counts,
     as_distances,
     check_distances,
-    on_gpu,
     raise_if_outside,
 )
+from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics, raise_if_no_tree
+from polysem.kernels.dispatch import kernel
 from polysem.kernels.parallel import compiled, compiled_sum, for_each_neuron
-from polysem.kernels.tree import check_trees, is_tree, raise_if_no_tree
-
-
-class ClusterMetrics(NamedTuple):
-    """One number a neuron, each (B,); float64 where not said otherwise, NaN where there is nothing to measure."""
-
-    n_examples: Tensor  # int32
-    n_clusters: Tensor  # int32
-    max_distance: Tensor  # over unordered pairs; NaN with fewer than 2 examples
-    mean_distance: Tensor  # likewise
-    intra: Tensor  # mean distance over all pairs in the same cluster; NaN without one
-    inter: Tensor  # mean distance over all pairs in different clusters; NaN without one
-    silhouette: Tensor  # scikit-learn's mean, singletons count 0; NaN with one cluster or only singletons
-    largest_share: Tensor  # of the examples, in the largest cluster; NaN without examples
-
-
-class NodeMetrics(NamedTuple):
-    """One entry a row of a linkage, describing the node that the row makes; each (B, max(N-1, 0))."""
-
-    central: (
-        Tensor  # int32: the member with the least sum of distances to the others, on a tie the lowest; -1 in padding
-    )
-    mean_distance: Tensor  # float64: over all unordered pairs inside the node; NaN in padding
-
-
-class TreeMetrics(NamedTuple):
-    """A tree's nodes, and one of its cuts."""
-
-    clusters: ClusterMetrics
-    nodes: NodeMetrics
+from polysem.kernels.tree import check_trees, is_tree
 
 
 def cluster_metrics_reference(distances: Tensor, labels: Tensor, n_examples: Tensor) -> ClusterMetrics:
@@ -115,6 +83,7 @@ def _silhouette_reference(d: NDArray[np.float64], label: NDArray[np.int32]) -> f
     return float(scores.sum() / len(label))
 
 
+@kernel
 def cluster_metrics(distances: Tensor, labels: Tensor, n_examples: Tensor) -> ClusterMetrics:
     """The metrics of each neuron's flat clustering.
 
@@ -125,10 +94,6 @@ def cluster_metrics(distances: Tensor, labels: Tensor, n_examples: Tensor) -> Cl
 
     Raises TypeError or ValueError for wrong dtypes, shapes, counts, labels and distances.
     """
-    if on_gpu(distances):
-        from polysem.kernels.gpu import metrics as gpu
-
-        return gpu.cluster_metrics(distances, labels, n_examples)
     matrix, clusters, counts = _cluster_arguments(distances, labels, n_examples)
     B = len(counts)
     n_clusters, numbers = np.zeros(B, np.int32), np.empty((6, B))
@@ -307,6 +272,7 @@ def node_metrics_reference(distances: Tensor, linkage: Tensor, n_examples: Tenso
     return NodeMetrics(torch.from_numpy(central), torch.from_numpy(mean))
 
 
+@kernel
 def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples: Tensor) -> TreeMetrics:
     """`cluster_metrics` of a cut of each tree, and the central example and mean distance of all its nodes.
 
@@ -322,10 +288,6 @@ def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples:
     Raises TypeError or ValueError for wrong dtypes, shapes, counts, labels and distances, for what is no tree, and for
     labels that are no cut of it.
     """
-    if on_gpu(distances):
-        from polysem.kernels.gpu import metrics as gpu
-
-        return gpu.tree_metrics(distances, linkage, labels, n_examples)
     matrix, trees, counts = _node_arguments(distances, linkage, n_examples)
     clusters = _cluster_arguments(distances, labels, n_examples)[1]
     B = len(counts)
@@ -534,83 +496,3 @@ def _leaf_ranges(tree: Array, n: int) -> tuple[Array, Array, Array]:
     for i in range(n):
         order[start[i]] = i
     return start, size, order
-
-
-def adjusted_rand_index_reference(labels_a: Tensor, labels_b: Tensor, n_examples: Tensor) -> Tensor:
-    """As `adjusted_rand_index`, from the definition."""
-    a, b, counts = _rand_arguments(labels_a, labels_b, n_examples)
-    result = np.empty(len(counts))
-    for k, n in enumerate(counts):
-        pairs = np.triu_indices(n, 1)
-        in_a = (a[k, :n, None] == a[k, None, :n])[pairs]
-        in_b = (b[k, :n, None] == b[k, None, :n])[pairs]
-        both, only_a, only_b = (in_a & in_b).sum(), (in_a & ~in_b).sum(), (in_b & ~in_a).sum()
-        result[k] = _rand_index(float(both), float(only_a), float(only_b), n * (n - 1) / 2)
-    return torch.from_numpy(result)
-
-
-def adjusted_rand_index(labels_a: Tensor, labels_b: Tensor, n_examples: Tensor) -> Tensor:
-    """Hubert and Arabie's adjusted Rand index of two clusterings of each neuron's examples.
-
-    labels_a, labels_b  (B, N) int32 within 0..N-1, in any numbering; anything in padding
-    n_examples          (B,) int32 or int64, 0..N
-    returns             (B,) float64: 1 for equal partitions (so with 0 or 1 example), about 0 for unrelated ones,
-                        at least -0.5; scikit-learn's `adjusted_rand_score`
-
-    Raises TypeError or ValueError for wrong dtypes, shapes, counts and labels.
-    """
-    if on_gpu(labels_a):
-        from polysem.kernels.gpu import metrics as gpu
-
-        return gpu.adjusted_rand_index(labels_a, labels_b, n_examples)
-    a, b, counts = _rand_arguments(labels_a, labels_b, n_examples)
-    result = torch.empty(len(counts), dtype=torch.float64)
-    for_each_neuron(_rand_kernel, len(counts), a, b, counts, result.numpy())
-    return result
-
-
-def _rand_arguments(
-    labels_a: Tensor, labels_b: Tensor, n_examples: Tensor
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]:
-    sizes: Sizes = {}
-    a = as_array("labels_a", labels_a, "B N", sizes, (torch.int32,))
-    b = as_array("labels_b", labels_b, "B N", sizes, (torch.int32,))
-    counts = as_counts(n_examples, sizes)
-    used = np.arange(sizes["N"]) < counts[:, None]
-    for labels in (a, b):
-        outside = used & ((labels < 0) | (labels >= sizes["N"]))
-        _raise_if_label_outside(np.asarray(outside.any(axis=1)), labels, counts)
-    return a, b, counts
-
-
-@compiled
-def _rand_kernel(first: int, step: int, labels_a: Array, labels_b: Array, counts: Array, result: Array) -> None:
-    for k in range(first, len(counts), step):
-        n = counts[k]
-        a, b = labels_a[k, :n], labels_b[k, :n]
-        order = np.argsort(a, kind="mergesort")
-        size_b = np.zeros(labels_b.shape[1], np.int64)
-        common = np.zeros(labels_b.shape[1], np.int64)  # of the present cluster of a with each of b
-        both = in_a = in_b = 0.0
-        size_a, present = 0, -1
-        for i in order:
-            if a[i] != present:  # pairs are counted as their later member comes
-                present, size_a = a[i], 0
-                common[:] = 0
-            both += common[b[i]]
-            in_a += size_a
-            in_b += size_b[b[i]]
-            common[b[i]] += 1
-            size_a += 1
-            size_b[b[i]] += 1
-        result[k] = _rand_index(both, in_a - both, in_b - both, n * (n - 1) / 2)
-
-
-@compiled
-def _rand_index(both: float, only_a: float, only_b: float, pairs: float) -> float:
-    """From the numbers of pairs that both clusterings join, that only one joins, and of all pairs."""
-    if only_a == 0 and only_b == 0:
-        return 1.0
-    neither = pairs - both - only_a - only_b
-    disagree = (both + only_a) * (only_a + neither) + (both + only_b) * (only_b + neither)
-    return 2.0 * (both * neither - only_a * only_b) / disagree

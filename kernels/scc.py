@@ -26,12 +26,11 @@ from polysem.kernels.arrays import (
     as_counts,
     as_distances,
     check_distances,
-    on_gpu,
     raise_if_outside,
 )
+from polysem.kernels.definitions import LEFTOVER_HEIGHT, check_thresholds
+from polysem.kernels.dispatch import kernel
 from polysem.kernels.parallel import compiled, for_each_neuron, room
-
-LEFTOVER_HEIGHT = 2.0  # the largest distance there is
 
 
 def linkage_reference(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_stable: bool = False) -> Tensor:
@@ -85,6 +84,7 @@ def _join(
     return list(merged.values())
 
 
+@kernel
 def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_stable: bool = False) -> Tensor:
     """The rounds of SCC on the complete graph of each neuron's examples, as one tree.
 
@@ -102,10 +102,6 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
     way (so a cut at 2 is one cluster, though a last threshold of 2 might have left more). A neuron gives the same bytes
     in any batch. Raises TypeError or ValueError for wrong dtypes, shapes, counts, thresholds and distances.
     """
-    if on_gpu(distances):
-        from polysem.kernels.gpu import scc as gpu
-
-        return gpu.linkage(distances, n_examples, thresholds, until_stable)
     matrix, counts, taus = _arguments(distances, n_examples, thresholds)
     B, N = matrix.shape[:2]
     result = torch.empty((B, max(N - 1, 0), 4), dtype=torch.float64)
@@ -125,14 +121,6 @@ def _arguments(
     taus = as_array("thresholds", thresholds, "R", sizes, (torch.float64,))
     check_thresholds(taus)
     return matrix, counts, taus
-
-
-def check_thresholds(taus: NDArray[np.float64]) -> None:
-    """Raise unless each lies in 0..2 and above the one before it."""
-    for r in np.flatnonzero(~((taus >= 0) & (taus <= 2)))[:1]:
-        raise ValueError(f"thresholds[{r}] is {taus[r]}; expected 0..2")
-    for r in np.flatnonzero(np.diff(taus) <= 0)[:1]:
-        raise ValueError(f"thresholds must increase: {taus[r]} is followed by {taus[r + 1]}")
 
 
 @compiled

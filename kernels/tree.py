@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polysem.kernels.arrays import Array, Sizes, as_array, as_counts, on_gpu
+from polysem.kernels.arrays import Array, Sizes, as_array, as_counts
+from polysem.kernels.definitions import raise_if_no_tree
+from polysem.kernels.dispatch import kernel
 from polysem.kernels.parallel import compiled, for_each_neuron
 
 
@@ -32,6 +34,7 @@ def cut_reference(linkage: Tensor, n_examples: Tensor, distance_threshold: float
     return torch.from_numpy(labels)
 
 
+@kernel
 def cut(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor) -> Tensor:
     """The flat clustering of each neuron made by the merges of height <= distance_threshold.
 
@@ -44,10 +47,6 @@ def cut(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor)
     largest of n_examples. Raises TypeError or ValueError for wrong dtypes, shapes, counts and thresholds and for what
     is not a tree of n_examples leaves with ascending heights.
     """
-    if on_gpu(linkage):
-        from polysem.kernels.gpu import tree as gpu
-
-        return gpu.cut(linkage, n_examples, distance_threshold)
     trees, counts, width = tree_arguments(linkage, n_examples)
     thresholds = _thresholds(distance_threshold, len(counts))
     labels = torch.empty((len(counts), width), dtype=torch.int32)
@@ -70,12 +69,6 @@ def tree_arguments(linkage: Tensor, n_examples: Tensor) -> tuple[NDArray[np.floa
 def check_trees(trees: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
     """For the references: every neuron's rows are a tree."""
     raise_if_no_tree(np.array([not is_tree(tree, n) for tree, n in zip(trees, counts, strict=True)], bool))
-
-
-def raise_if_no_tree(bad: NDArray[np.bool_]) -> None:
-    """Raise for the first neuron in `bad` (B,)."""
-    for b in np.flatnonzero(bad)[:1]:
-        raise ValueError(f"linkage[{b}] is not a tree of n_examples[{b}] leaves with ascending heights")
 
 
 def _thresholds(distance_threshold: float | Tensor, n_neurons: int) -> NDArray[np.float64]:

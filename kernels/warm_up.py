@@ -3,6 +3,7 @@
 import torch
 
 from polysem.kernels import agglomerative, distances, key_tokens, metrics, scc, tree
+from polysem.kernels.definitions import ACTIVATION_DTYPES
 
 
 def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
@@ -22,8 +23,7 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     labels = tree.cut(trees, n_examples, 0.5)
     metrics.tree_metrics(d, trees, labels, n_examples)
     metrics.cluster_metrics(d, labels, n_examples)
-    metrics.adjusted_rand_index(labels, labels, n_examples)
-    for dtype in key_tokens.DTYPES:
+    for dtype in ACTIVATION_DTYPES:
         key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1)
 
 

@@ -22,8 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.kernels import agglomerative, distances, large, metrics, neighbours, scc, tree
-from polysem.kernels.metrics import ClusterMetrics, NodeMetrics, TreeMetrics
+from polysem.kernels import agglomerative, distances, metrics, scc, tree
+from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
+from polysem.kernels.large import neighbours
+from polysem.kernels.large import trees as large_trees
+from polysem.kernels.large.embeddings import unit_embeddings
+from polysem.kernels.large.metrics import tree_metrics
 from polysem.proto import columns, types
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronId
@@ -154,12 +158,12 @@ class ClusterWork:
     def _large(self, neuron: NeuronId, chunk: Chunk) -> tuple[Method, Clustered]:
         """One neuron of more examples than a matrix takes."""
         offsets = None if chunk.offsets is None else chunk.offsets[0]
-        unit = large.unit_embeddings(chunk.rows[chunk.example_rows[0]], chunk.weights[0], offsets)
+        unit = unit_embeddings(chunk.rows[chunk.example_rows[0]], chunk.weights[0], offsets)
         method, linkage = self._large_tree(neuron, unit)
         labels = tree.cut(linkage[None], chunk.n_examples, self.clustering.distance_threshold)
         cuts = (tree.cut(linkage[None], chunk.n_examples, t) for t in self.clustering.silhouette_thresholds)
-        at = [large.tree_metrics(unit, linkage, cut[0]).clusters.silhouette for cut in cuts]
-        measured = large.tree_metrics(unit, linkage, labels[0])
+        at = [tree_metrics(unit, linkage, cut[0]).clusters.silhouette for cut in cuts]
+        measured = tree_metrics(unit, linkage, labels[0])
         return method, Clustered(linkage[None], labels, measured, _side_by_side(at, chunk.n_examples))
 
     def _large_tree(self, neuron: NeuronId, unit: Tensor) -> tuple[Method, Tensor]:
@@ -168,11 +172,11 @@ class ClusterWork:
         if clustering.algorithm == "scc":
             thresholds = self._thresholds(unit.device)
             if n <= MAX_IN_LINEAR_MEMORY:
-                return "linear", large.scc_linkage(unit, thresholds, clustering.until_stable)
+                return "linear", large_trees.scc_linkage(unit, thresholds, clustering.until_stable)
             return "neighbours", neighbours.scc_linkage(unit, thresholds, until_stable=clustering.until_stable)
         if clustering.linkage == "single":
             return "linear", neighbours.single_linkage(unit)
-        return "linear", large.average_linkage(unit)
+        return "linear", large_trees.average_linkage(unit)
 
 
 def _side_by_side(of_cuts: list[Tensor], n_examples: Tensor) -> Tensor:

@@ -26,26 +26,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from polysem.kernels.agglomerative import METHODS, Method
 from polysem.kernels.arrays import Sizes, checked, checked_counts, raise_if_outside
+from polysem.kernels.definitions import LINKAGES, Linkage
 from polysem.kernels.gpu.copies import working_copy
 
-AVERAGE = tl.constexpr(METHODS["average"])
-COMPLETE = tl.constexpr(METHODS["complete"])
+AVERAGE = tl.constexpr(LINKAGES["average"])
+COMPLETE = tl.constexpr(LINKAGES["complete"])
 INFINITE_BITS = 0x7F800000
 SCRATCH_ROWS = 7
 NO_FUSION = {"enable_fp_fusion": False}
 
 
-def linkage(distances: Tensor, n_examples: Tensor, method: Method = "average") -> Tensor:
+def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") -> Tensor:
     """As `polysem.kernels.agglomerative.linkage`, to the byte."""
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    if method not in LINKAGES:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(LINKAGES)}")
     sizes: Sizes = {}
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), distances.device)
     counts = checked_counts(n_examples, sizes, matrix.device)
     work = working_copy(matrix, counts, torch.float32)
-    return _tree(_merges(work, matrix, counts, METHODS[method]), counts)
+    return _tree(_merges(work, matrix, counts, LINKAGES[method]), counts)
 
 
 def _merges(work: Tensor, matrix: Tensor, counts: Tensor, method: int) -> Tensor:
@@ -196,5 +196,5 @@ def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, 
     chained = {"work": "*fp32", "counts": "*i32", "scratch": "*i32", "merges": "*i32", "failed": "*i32"}
     for method, N in (("average", 100), ("average", 1000), ("complete", 1000), ("single", 1000), ("average", 4096)):
         options = _shape(N)
-        constants = {"METHOD": METHODS[method], "BLOCK": options.pop("BLOCK")}
+        constants = {"METHOD": LINKAGES[method], "BLOCK": options.pop("BLOCK")}
         yield _chain_kernel, chained | lengths, constants, options

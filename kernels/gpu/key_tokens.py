@@ -11,12 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from polysem.kernels.definitions import key_token_arguments
+
 TILE = {"ROWS": 32, "COLS": 64}
 OPTIONS = {"num_warps": 4}
 
 
 def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
-    """As `polysem.kernels.key_tokens.key_tokens`, which has checked the arguments; all on one device."""
+    """As `polysem.kernels.key_tokens.key_tokens`."""
+    activations, lengths = key_token_arguments(activations, lengths, n_skipped)
+    lengths = lengths.to(activations.device, non_blocking=True)
     b, T, N = activations.shape
     highest = torch.empty((b, N), device=activations.device)
     where = torch.empty_like(highest, dtype=torch.int32)

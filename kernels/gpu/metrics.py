@@ -5,7 +5,6 @@ cluster_metrics      Triton, a program per neuron and COLS examples: adds up the
 tree_metrics         that, and for the nodes Triton, SPLIT programs a neuron: in leaf order every node is a range, so an
                      example's sums of distances to all its nodes are differences of prefix sums of its row; each node,
                      a lane, keeps the least and their total. O(n²), whatever the tree's shape
-adjusted_rand_index  torch: pairs that share a label, counted from runs in sorted labels. O(n log n)
 
 Sums of distances are exact in float64 and divided once, as in the CPU half, so all results equal its to the byte, but
 for the silhouette, which adds quotients. These are added as multiples of 2⁻⁴⁴, so in any order alike, and their mean is
@@ -24,9 +23,9 @@ import triton.language as tl
 from torch import Tensor
 
 from polysem.kernels.arrays import Sizes, checked, checked_counts
+from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
 from polysem.kernels.gpu import copies
 from polysem.kernels.gpu.tree import check_trees, rows_of
-from polysem.kernels.metrics import ClusterMetrics, NodeMetrics, TreeMetrics
 
 COLS, UNROLL = 128, 4  # examples a program, rows in flight
 SPLIT = 8  # leaves p, p + SPLIT, … are one program's
@@ -62,24 +61,6 @@ def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples:
     label, size = _sized(clusters, counts)
     nodes = _node_metrics(matrix, trees, label, size, counts)
     return TreeMetrics(_cluster_metrics(matrix, label, size, counts), nodes)
-
-
-def adjusted_rand_index(labels_a: Tensor, labels_b: Tensor, n_examples: Tensor) -> Tensor:
-    """As `polysem.kernels.metrics.adjusted_rand_index`, for tensors of one device."""
-    sizes: Sizes = {}
-    device = labels_a.device
-    a = checked("labels_a", labels_a, "B N", sizes, (torch.int32,), device)
-    b = checked("labels_b", labels_b, "B N", sizes, (torch.int32,), device)
-    counts = checked_counts(n_examples, sizes, device)
-    _check_labels(a, counts)
-    _check_labels(b, counts)
-    both = _pairs_sharing(a.long() * sizes["N"] + b, counts)
-    only_a, only_b = _pairs_sharing(a.long(), counts) - both, _pairs_sharing(b.long(), counts) - both
-    n = counts.double()
-    neither = n * (n - 1.0) / 2.0 - both - only_a - only_b
-    disagree = (both + only_a) * (only_a + neither) + (both + only_b) * (only_b + neither)
-    index = 2.0 * (both * neither - only_a * only_b) / disagree
-    return index.where((only_a != 0) | (only_b != 0), 1.0)
 
 
 def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
@@ -336,13 +317,3 @@ def _nodes_kernel(
     tl.store(least + place, least_sum, mask=is_node)
     tl.store(central + place, who, mask=is_node)
     tl.store(totals + place, total, mask=is_node)
-
-
-def _pairs_sharing(names: Tensor, counts: Tensor) -> Tensor:
-    """How many pairs of each neuron's examples have equal names (B, N) int64, as float64."""
-    place = torch.arange(names.shape[1], device=names.device).expand_as(names)
-    in_order = names.where(place < counts[:, None], -1 - place).sort(dim=1).values  # padding: each a name of its own
-    starts = torch.ones_like(in_order, dtype=torch.bool)
-    starts[:, 1:] = in_order[:, 1:] != in_order[:, :-1]
-    run_start = place.where(starts, 0).cummax(1).values
-    return (place - run_start).sum(1).double()

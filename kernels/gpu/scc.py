@@ -27,8 +27,8 @@ import triton.language as tl
 from torch import Tensor
 
 from polysem.kernels.arrays import Sizes, checked, checked_counts
+from polysem.kernels.definitions import LEFTOVER_HEIGHT, check_thresholds
 from polysem.kernels.gpu.copies import working_copy
-from polysem.kernels.scc import LEFTOVER_HEIGHT, check_thresholds
 
 ROWS, COLS = 8, 128  # the tile of a scan, rows at most and columns at least
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polysem.kernels.arrays import Sizes, checked, checked_counts
-from polysem.kernels.tree import raise_if_no_tree
+from polysem.kernels.definitions import raise_if_no_tree
 
 
 def cut(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor) -> Tensor:

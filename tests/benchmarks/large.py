@@ -24,6 +24,8 @@ from pathlib import Path
 
 import torch
 
+from polysem.kernels.large.metrics import tree_metrics
+
 D_MODEL = 768
 MAX_EXAMPLES_OF_RIVALS = 10_000
 
@@ -65,17 +67,19 @@ def scipy(unit):
 
 def paths(unit):
     """What to run, by name; what a path needs beforehand is made here and not timed."""
-    from polysem.kernels import large, neighbours, tree
+    from polysem.kernels import tree
+    from polysem.kernels.large import neighbours
+    from polysem.kernels.large import trees as large_trees
 
     def metrics():
-        linkage = large.average_linkage(unit)
+        linkage = large_trees.average_linkage(unit)
         labels = tree.cut(linkage[None], torch.tensor([len(unit)], device=unit.device), 0.5)[0]
-        return lambda: large.tree_metrics(unit, linkage, labels)
+        return lambda: tree_metrics(unit, linkage, labels)
 
     taus = torch.arange(1, 51, dtype=torch.float64, device=unit.device) / 50
     return {
-        "average": lambda: lambda: large.average_linkage(unit),
-        "scc": lambda: lambda: large.scc_linkage(unit, taus),
+        "average": lambda: lambda: large_trees.average_linkage(unit),
+        "scc": lambda: lambda: large_trees.scc_linkage(unit, taus),
         "scc-25": lambda: lambda: neighbours.scc_linkage(unit, taus),
         "single": lambda: lambda: neighbours.single_linkage(unit),
         "metrics": metrics,
@@ -91,7 +95,7 @@ def memory_mib(field):
 
 def measure(name, data, n_examples, device):
     """In this process."""
-    from polysem.kernels.large import unit_embeddings
+    from polysem.kernels.large.embeddings import unit_embeddings
 
     for n in (300, n_examples):  # the first compiles and imports
         unit = unit_embeddings(made_up(data, n).to(device), torch.ones(D_MODEL, device=device))

@@ -32,7 +32,7 @@ def embeddings(n_neurons):
 
 def against(chunk, precise, distances):
     """Largest distance error, largest height difference, and the (B, 3) ARIs."""
-    from polysem.kernels import agglomerative, metrics, tree
+    from polysem.kernels import agglomerative, tree
 
     n = chunk.n_examples
     trees = [agglomerative.linkage(d, n) for d in (precise, distances)]
@@ -41,8 +41,16 @@ def against(chunk, precise, distances):
     return (
         (precise - distances).abs().max().item(),
         (heights[0] - heights[1]).abs().max().item(),
-        torch.stack([metrics.adjusted_rand_index(a, b, n) for a, b in zip(*labels, strict=True)], 1),
+        torch.from_numpy(np.stack([agreements(a, b, n) for a, b in zip(*labels, strict=True)], 1)),
     )
+
+
+def agreements(a, b, n_examples):
+    """(B,) adjusted Rand indexes of padded labels (B, N)."""
+    from polysem.client.agreement import adjusted_rand_indexes
+
+    used = torch.arange(a.shape[1]) < n_examples[:, None]
+    return adjusted_rand_indexes(a[used].numpy(), b[used].numpy(), n_examples.numpy())
 
 
 def main():

@@ -9,11 +9,12 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 from sklearn.metrics import adjusted_rand_score
 
-from polysem.kernels.agglomerative import METHODS, linkage, linkage_reference
+from polysem.kernels.agglomerative import linkage, linkage_reference
+from polysem.kernels.definitions import LINKAGES
 from polysem.kernels.distances import weighted_cosine_distances
 
 BOTH = pytest.mark.parametrize("function", [linkage, linkage_reference])
-METHOD = pytest.mark.parametrize("method", METHODS)
+METHOD = pytest.mark.parametrize("method", LINKAGES)
 OF_PAIRS = {"average": np.mean, "complete": np.max, "single": np.min}
 
 # 0 and 1 are close, 2 is nearer to 1 than to 0

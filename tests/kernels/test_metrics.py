@@ -4,13 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.metrics import silhouette_score
 
 from polysem.kernels import agglomerative, scc
 from polysem.kernels.distances import weighted_cosine_distances
 from polysem.kernels.metrics import (
-    adjusted_rand_index,
-    adjusted_rand_index_reference,
     cluster_metrics,
     cluster_metrics_reference,
     node_metrics_reference,
@@ -28,7 +26,6 @@ def nodes_of(distances, linkage, n_examples):
 
 
 NODE = pytest.mark.parametrize("function", [nodes_of, node_metrics_reference])
-RAND = pytest.mark.parametrize("function", [adjusted_rand_index, adjusted_rand_index_reference])
 
 NAN = float("nan")
 THREE = torch.tensor([[[0.0, 0.25, 0.5], [0.25, 0.0, 1.0], [0.5, 1.0, 0.0]]])
@@ -194,31 +191,6 @@ def test_intra_of_any_cut_follows_from_its_nodes(device, clustered_embeddings, t
     assert_allclose(got, want[0], rtol=1e-12)
 
 
-@RAND
-def test_rand_index_of_hand_sized_partitions(function):
-    a = int32([0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 2, 3], [0, 0, 0, 0])
-    b = int32([1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0])
-    assert function(a, b, torch.tensor([4, 4, 4, 4])).tolist() == [1.0, -0.5, 0.0, 1.0]
-
-
-@RAND
-def test_rand_index_of_none_and_one_example_is_one(function):
-    assert function(int32([-1, -1], [0, -1]), int32([-1, -1], [0, -1]), torch.tensor([0, 1])).tolist() == [1, 1]
-    nothing = torch.empty(2, 0, dtype=torch.int32)
-    assert function(nothing, nothing, torch.tensor([0, 0])).tolist() == [1, 1]
-
-
-@given(seed=st.integers(0, 2**32 - 1), width=st.integers(2, 30), n_clusters=st.integers(1, 30))
-def test_rand_index_equals_scikit_learn(device, seed, width, n_clusters):
-    rng = np.random.default_rng(seed)
-    a, b = torch.from_numpy(rng.integers(0, min(n_clusters, width), (2, 3, width))).int()
-    n_examples = torch.tensor([width, 2, width // 2])
-    got = adjusted_rand_index(a.to(device), b.to(device), n_examples).cpu()
-    assert_allclose(got, adjusted_rand_index_reference(a, b, n_examples), rtol=1e-13)
-    for k, n in enumerate(n_examples.tolist()):
-        assert got[k].item() == pytest.approx(adjusted_rand_score(a[k, :n], b[k, :n]), abs=1e-12)
-
-
 @given(seed=st.integers(0, 2**32 - 1), width=st.integers(1, 20))
 def test_batch_and_padding_change_no_bit(device, random_distances, seed, width):
     alone, n_examples = random_distances(seed, 1, width), torch.tensor([width])
@@ -266,11 +238,6 @@ class TestRefuses:
     def test_labels_outside_the_slots(self, function, label):
         with pytest.raises(ValueError, match=rf"labels\[0, 1\] is {label}; expected 0..2"):
             function(THREE, int32([0, label, 0]), torch.tensor([3]))
-
-    @RAND
-    def test_labels_outside_the_slots_of_a_rand_index(self, function):
-        with pytest.raises(ValueError, match=r"labels\[1, 0\] is 3; expected 0..2"):
-            function(int32([0, 0, 0], [0, 0, 0]), int32([0, 0, 9], [3, 0, 0]), torch.tensor([2, 3]))
 
     @CLUSTER
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 2.5])

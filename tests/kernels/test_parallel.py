@@ -22,7 +22,6 @@ def all_of_it(x):
         labels,
         *metrics.cluster_metrics(d, labels, n_examples),
         *metrics.tree_metrics(d, trees, labels, n_examples).nodes,
-        metrics.adjusted_rand_index(labels, tree.cut(rounds, n_examples, 0.5), n_examples),
     )
     return [result.numpy().tobytes() for result in results]
 
@@ -84,7 +83,6 @@ def test_warm_up_leaves_nothing_to_compile(clustered_embeddings):
         tree._cut_kernel,
         metrics._metrics_kernel,
         metrics._tree_kernel,
-        metrics._rand_kernel,
     ]
     before = [len(kernel.signatures) for kernel in kernels]
     all_of_it(clustered_embeddings(0, 5, 7, 16))

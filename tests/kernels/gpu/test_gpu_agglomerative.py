@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from polysem.kernels import agglomerative as cpu
-from polysem.kernels.agglomerative import METHODS
+from polysem.kernels.definitions import LINKAGES
 from polysem.kernels.gpu.agglomerative import linkage
 
-METHOD = pytest.mark.parametrize("method", METHODS)
+METHOD = pytest.mark.parametrize("method", LINKAGES)
 
 # 0 and 1 are close, 2 is nearer to 1 than to 0
 THREE = torch.tensor([[[0.0, 0.25, 1.0], [0.25, 0.0, 0.5], [1.0, 0.5, 0.0]]])

@@ -1,10 +1,8 @@
-"""One large neuron: trees and metrics of up to 2¹⁸ examples, in memory that grows with N · D, never with N².
+"""One large neuron: trees of up to 2¹⁸ examples, in memory that grows with N · D, never with N².
 
-unit_embeddings  the embeddings, normalised
 average_linkage  the average-linkage tree: rounds of reciprocal nearest pairs
 scc_linkage      the rounds of SCC on the complete graph: `scc.linkage` without its distances
 single_linkage   the single-linkage tree: Borůvka's rounds
-tree_metrics     `metrics.tree_metrics` of one neuron, likewise
 
 All rest on one identity: the mean cosine distance between clusters A and B is 1 − ⟨S_A, S_B⟩ / (|A| |B|), S the sum of
 a cluster's unit embeddings. A zero embedding adds nothing, so it is at distance 1 from every other without being asked.
@@ -19,76 +17,15 @@ Unit embeddings are rounded to multiples of 2⁻³⁴: float64 sums of 2¹⁸ of
 added, on any device.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from polysem.kernels.agglomerative import root
-from polysem.kernels.arrays import Array, Sizes, checked
-from polysem.kernels.metrics import ClusterMetrics, NodeMetrics, TreeMetrics
+from polysem.kernels.arrays import Array, checked
+from polysem.kernels.definitions import LEFTOVER_HEIGHT, check_thresholds
+from polysem.kernels.large.embeddings import BLOCK, ROWS, checked_unit, on_grid, pair_distances, snapped
 from polysem.kernels.parallel import compiled
-from polysem.kernels.scc import LEFTOVER_HEIGHT, check_thresholds
-from polysem.kernels.tree import is_tree
-
-MAX_EXAMPLES = 2**18
-GRID = 2.0**34
-SAME = 2.0**-25  # distances below are 0, as in distances.py, where they are multiples of 2⁻²⁴
-BLOCK = 2**24  # similarities at once: 64 MiB
-ROWS = 4096  # embeddings at once, where they are gathered in float64
-
-
-def unit_embeddings(rows: Tensor, weights: Tensor, offsets: Tensor | None = None) -> Tensor:
-    """The embeddings e = x ⊙ weights + offsets of one neuron's examples (paper eq. 1 to 3), each of length 1.
-
-    rows     (N, D) float16 or float32: x of each example
-    weights  (D,) float32
-    offsets  (D,) float32, or None for zeros
-    returns  (N, D) float32; a zero embedding stays zero
-
-    Raises TypeError or ValueError for wrong dtypes and shapes and where an embedding is NaN or infinite. O(N · D).
-    """
-    sizes: Sizes = {}
-    rows = checked("rows", rows, "N D", sizes, (torch.float32, torch.float16), rows.device)
-    weights = checked("weights", weights, "D", sizes, (torch.float32,), rows.device)
-    if offsets is not None:
-        offsets = checked("offsets", offsets, "D", sizes, (torch.float32,), rows.device)
-    for name, vector in (("weights", weights), ("offsets", offsets)):
-        if vector is not None:
-            _raise_if_not_finite(name, vector)
-    unit = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
-    for begin in range(0, len(rows), ROWS):
-        block = rows[begin : begin + ROWS].float() * weights
-        if offsets is not None:
-            block += offsets
-        squares = block.double().square_().sum(1)
-        for i in torch.nonzero(~squares.isfinite())[:1, 0].tolist():
-            _raise_if_not_finite("rows", rows, begin + i)
-            raise ValueError(f"the embedding of example {begin + i} overflows float32")
-        unit[begin : begin + ROWS] = block.double() * _inverse(squares.sqrt())[:, None]
-    return unit
-
-
-def _raise_if_not_finite(name: str, values: Tensor, row: int | None = None) -> None:
-    for d in torch.nonzero(~(values if row is None else values[row]).isfinite())[:1, 0].tolist():
-        place, value = (d, values[d]) if row is None else (f"{row}, {d}", values[row, d])
-        raise ValueError(f"{name}[{place}] is {value.item()}; expected finite numbers")
-
-
-def _inverse(lengths: Tensor) -> Tensor:
-    return torch.where(lengths > 0, 1 / lengths, 0.0)
-
-
-def checked_unit(unit: Tensor) -> Tensor:
-    """unit (N, D) float32, each row of length 1 or 0 and not too many of them."""
-    unit = checked("unit", unit, "N D", {}, (torch.float32,), unit.device)
-    if len(unit) > MAX_EXAMPLES:
-        raise ValueError(f"unit has {len(unit)} rows; expected at most {MAX_EXAMPLES}")
-    lengths = torch.linalg.vector_norm(unit, dim=1, dtype=torch.float64)
-    for i in torch.nonzero(~((lengths == 0) | ((lengths - 1).abs() < 1e-3)))[:1, 0].tolist():
-        raise ValueError(f"unit[{i}] has length {lengths[i].item():g}; expected 1, or 0 for a zero embedding")
-    return unit
 
 
 def checked_thresholds(thresholds: Tensor) -> list[float]:
@@ -165,7 +102,7 @@ class _Clusters:
     """Clusters as the sums of their unit embeddings; a column of the similarities is a cluster, or was one."""
 
     def __init__(self, unit: Tensor) -> None:
-        self.sums = _on_grid(unit)  # (N, D) float64, by slot
+        self.sums = on_grid(unit)  # (N, D) float64, by slot
         self.size = torch.ones(len(unit), dtype=torch.float64, device=unit.device)  # by slot
         self.slot = torch.arange(len(unit), device=unit.device)  # of each column
         self.mean = unit.clone()  # (columns, D) float32
@@ -199,7 +136,7 @@ class _Clusters:
     def distance(self, u: Tensor, v: Tensor) -> Tensor:
         """The mean distance between the clusters of columns u and v, pair by pair, float64."""
         a, b = self.slot[u], self.slot[v]
-        return _snapped(1 - _dots(self.sums, a, self.sums, b) / (self.size[a] * self.size[b]))
+        return snapped(1 - dots(self.sums, a, self.sums, b) / (self.size[a] * self.size[b]))
 
     def unite(self, absorbed: Tensor, into: Tensor) -> None:
         """Add the clusters of columns `absorbed` to those of columns `into`."""
@@ -223,27 +160,13 @@ class _Clusters:
         return keep, name
 
 
-def _on_grid(unit: Tensor) -> Tensor:
-    """The same, (N, D) float64, of length 1 to the last bits and then rounded to multiples of 2⁻³⁴."""
-    result = torch.empty(unit.shape, dtype=torch.float64, device=unit.device)
-    for rows, target in zip(torch.split(unit, ROWS), torch.split(result, ROWS), strict=True):
-        exact = rows.double()
-        torch.round(exact * (_inverse(exact.square().sum(1).sqrt()) * GRID)[:, None], out=target)
-        target /= GRID
-    return result
-
-
-def _dots(x: Tensor, rows: Tensor, y: Tensor, others: Tensor) -> Tensor:
+def dots(x: Tensor, rows: Tensor, y: Tensor, others: Tensor) -> Tensor:
     """⟨x[rows[k]], y[others[k]]⟩ of each k, in float64."""
     result = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     blocks = (torch.split(tensor, ROWS) for tensor in (rows, others, result))
     for a, b, target in zip(*blocks, strict=True):
         torch.sum(x[a] * y[b], 1, out=target)
     return result
-
-
-def _snapped(distance: Tensor) -> Tensor:
-    return torch.where(distance < SAME, 0.0, distance).clamp_(max=2.0)
 
 
 def average_linkage(unit: Tensor) -> Tensor:
@@ -492,18 +415,6 @@ def _greatest(values: Tensor, label: Tensor) -> Tensor:
     return torch.full_like(values, -torch.inf).scatter_reduce(0, label, values, "amax")
 
 
-def pair_distances(unit: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """½ |unit[u] − unit[v]|² pair by pair, 1 where either is zero; float32 multiples of 2⁻²⁴, the same both ways."""
-    result = torch.empty(len(u), dtype=torch.float32, device=unit.device)
-    zero = (unit == 0).all(1)
-    for begin in range(0, len(u), ROWS):
-        a, b = u[begin : begin + ROWS], v[begin : begin + ROWS]
-        distance = (unit[a] - unit[b]).square_().sum(1) * 0.5
-        distance.masked_fill_(zero[a] | zero[b], 1.0)
-        result[begin : begin + ROWS] = torch.round(distance * 2**24) * 2**-24
-    return result.clamp_(max=2.0)
-
-
 def linkage_of_edges(unit: Tensor, edges: Tensor, highest: float = 2.0) -> Tensor:
     """The single-linkage matrix of a spanning tree (N - 1, 2) int64, its merges at most as high as that."""
     distances = pair_distances(unit, edges[:, 0], edges[:, 1]).double().clamp(max=highest)
@@ -525,195 +436,3 @@ def _label(edges: Array, heights: Array) -> Array:
         rows[row, 0], rows[row, 1] = min(u, v), max(u, v)
         rows[row, 2], rows[row, 3] = heights[row], size[n + row]
     return rows
-
-
-def tree_metrics(unit: Tensor, linkage: Tensor, labels: Tensor) -> TreeMetrics:
-    """The metrics of one neuron's flat clustering and of every node of its tree, as `metrics.tree_metrics`.
-
-    unit     (N, D) float32, as `unit_embeddings` returns it, N <= 2¹⁸
-    linkage  (N - 1, 4) float64, as every `linkage` here returns it
-    labels   (N,) int32 within 0..N-1, in any numbering
-    returns  `ClusterMetrics` of (1,) tensors and `NodeMetrics` of (1, N - 1) tensors, on the device of `unit`
-
-    Central examples whose sums of distances differ by less than rounding count as equals: the lowest is taken.
-
-    Memory: 16 · N · D bytes beside `unit`, and 64 MiB of similarities. Time: N² D / 2 multiply-adds in float32 for the
-    greatest distance, N · n_clusters · D for the silhouette, and in float64, for the central examples, D for each
-    member of each node: N log N of them in a balanced tree, N² / 2 where one cluster takes up the others one by one.
-    Raises TypeError or ValueError for wrong dtypes, shapes and labels, for what is not a tree, and for rows whose
-    length is neither 1 nor 0.
-    """
-    unit = checked_unit(unit)
-    sizes: Sizes = {"N": len(unit), "N-1": max(len(unit) - 1, 0), "4": 4}
-    linkage = checked("linkage", linkage, "N-1 4", sizes, (torch.float64,), unit.device)
-    labels = checked("labels", labels, "N", sizes, (torch.int32,), unit.device).long()
-    for i in torch.nonzero((labels < 0) | (labels >= len(unit)))[:1, 0].tolist():
-        raise ValueError(f"labels[{i}] is {labels[i]}; expected 0..{len(unit) - 1} (N - 1)")
-    if not is_tree(linkage.cpu().numpy(), len(unit)):
-        raise ValueError(f"linkage is not a tree of {len(unit)} leaves with ascending heights")
-    return TreeMetrics(_cluster_metrics(unit, labels), _node_metrics(unit, linkage))
-
-
-def _cluster_metrics(unit: Tensor, labels: Tensor) -> ClusterMetrics:
-    n = len(unit)
-    exact, numbers = _on_grid(unit), torch.full((6,), torch.nan, dtype=torch.float64)
-    names, cluster, size = torch.unique(labels, return_inverse=True, return_counts=True)
-    if n:
-        numbers[5] = size.max().item() / n
-    if n > 1:
-        sums = torch.zeros(len(names), unit.shape[1], dtype=torch.float64, device=unit.device)
-        sums.index_add_(0, cluster, exact)
-        own = exact.square().sum(1)  # similarity of each to itself: 1, or 0 of a zero
-        within = (sums.square().sum() - own.sum()).item()  # over ordered pairs
-        total = (sums.sum(0).square().sum() - own.sum()).item()
-        pairs, pairs_within = n * (n - 1), int((size * (size - 1)).sum())
-        numbers[0] = _greatest_distance(unit, exact)
-        numbers[1] = _mean(total, pairs)
-        numbers[2] = _mean(within, pairs_within)
-        numbers[3] = _mean(total - within, pairs - pairs_within)
-        if 1 < len(names) < n:
-            numbers[4] = _silhouette(unit, exact, sums, cluster, size, own)
-    counts = torch.tensor([[n], [len(names)]], dtype=torch.int32, device=unit.device)
-    return ClusterMetrics(*counts, *numbers[:, None].to(unit.device))
-
-
-def _mean(similarity: float, pairs: int) -> float:
-    distance = 1 - similarity / pairs if pairs else torch.nan
-    return 0.0 if distance < SAME else min(distance, 2.0)
-
-
-def _greatest_distance(unit: Tensor, exact: Tensor) -> float:
-    """Found in float32, block by block above the diagonal; then that pair's own, in float64."""
-    step = max(1, BLOCK // len(unit))
-    least = torch.full((len(unit),), torch.inf, device=unit.device)
-    other = torch.zeros(len(unit), dtype=torch.int64, device=unit.device)
-    for begin in range(0, len(unit), step):
-        similarity = unit[begin : begin + step] @ unit[begin:].T
-        similarity.fill_diagonal_(torch.inf)
-        least[begin : begin + step], other[begin : begin + step] = similarity.min(1)
-        other[begin : begin + step] += begin
-    i = least.argmin()[None]
-    return _snapped(1 - _dots(exact, i, exact, other[i])).item()
-
-
-def _silhouette(unit: Tensor, exact: Tensor, sums: Tensor, cluster: Tensor, size: Tensor, own: Tensor) -> float:
-    """scikit-learn's mean; the nearest other cluster is found in float32, its distance then computed in float64."""
-    everyone = torch.arange(len(unit), device=unit.device)
-    mean = (sums / size[:, None]).float()
-    nearest = torch.empty_like(cluster)
-    step = max(1, BLOCK // len(mean))
-    for begin in range(0, len(unit), step):
-        similarity = unit[begin : begin + step] @ mean.T
-        similarity.scatter_(1, cluster[begin : begin + step, None], -torch.inf)
-        nearest[begin : begin + step] = similarity.argmax(1)
-    n_own = size[cluster]
-    b = _snapped(1 - _dots(exact, everyone, sums, nearest) / size[nearest])
-    a = _snapped(1 - (_dots(exact, everyone, sums, cluster) - own) / (n_own - 1).clamp(min=1))
-    scale = torch.maximum(a, b)
-    return (torch.where((n_own > 1) & (scale > 0), (b - a) / scale, 0.0).sum() / len(unit)).item()
-
-
-SMALL = 32  # nodes of so few members are described by size, all at once
-CHUNK = 64  # larger ones described by one product
-
-
-def _node_metrics(unit: Tensor, linkage: Tensor) -> NodeMetrics:
-    """In leaf order, the larger child first, a node and all the larger children below it begin at the same leaf.
-
-    So the sums of such a path are prefix sums, and the members' similarities to them are one product a CHUNK.
-    """
-    n, device = len(unit), unit.device
-    central = torch.full((max(n - 1, 0),), -1, dtype=torch.int64, device=device)
-    mean = torch.full((max(n - 1, 0),), torch.nan, dtype=torch.float64, device=device)
-    if n > 1:
-        order, start, size = leaf_order(linkage.cpu().numpy())
-        leaf, sums = torch.from_numpy(order).to(device), _prefix_sums(unit[order])
-        for s in range(2, min(SMALL, n) + 1):
-            for rows in np.array_split(found := np.flatnonzero(size == s), 1 + len(found) * s // ROWS):
-                nodes, begin = (torch.from_numpy(x).to(device) for x in (rows, start[rows]))
-                central[nodes], mean[nodes] = _describe_small(sums, leaf, begin, s)
-        for rows in _paths(start, size):
-            nodes, sizes = (torch.from_numpy(x).to(device) for x in (rows, size[rows]))
-            central[nodes], mean[nodes] = _describe_path(sums, leaf, int(start[rows[0]]), sizes)
-    return NodeMetrics(central.int()[None], mean[None])
-
-
-@compiled
-def leaf_order(tree: Array) -> tuple[Array, Array, Array]:
-    """The leaves in order, and for each row of the tree where its node's begin and how many they are."""
-    n = len(tree) + 1
-    size = np.ones(2 * n - 1, np.int64)
-    for row in range(n - 1):
-        size[n + row] = size[int(tree[row, 0])] + size[int(tree[row, 1])]
-    start = np.zeros(2 * n - 1, np.int64)
-    for row in range(n - 2, -1, -1):
-        u, v = int(tree[row, 0]), int(tree[row, 1])
-        if size[u] < size[v]:
-            u, v = v, u
-        start[u] = start[n + row]
-        start[v] = start[u] + size[u]
-    order = np.empty(n, np.int64)
-    for i in range(n):
-        order[start[i]] = i
-    return order, start[n:], size[n:]
-
-
-def _paths(start: Array, size: Array) -> Iterator[Array]:
-    """The rows of larger nodes that begin at one leaf, at most CHUNK at once, the largest of them first."""
-    rows = np.flatnonzero(size > SMALL)
-    rows = rows[np.lexsort((-size[rows], start[rows]))]
-    begin = 0
-    for end in range(1, len(rows) + 1):
-        first, full = rows[begin], end - begin == CHUNK
-        if full or end == len(rows) or start[rows[end]] != start[first] or 2 * size[rows[end]] < size[first]:
-            yield rows[begin:end]
-            begin = end
-
-
-def _prefix_sums(unit: Tensor) -> Tensor:
-    """(N + 1, D) float64: row p is the sum of the first p embeddings, exactly."""
-    result = torch.zeros(len(unit) + 1, unit.shape[1], dtype=torch.float64, device=unit.device)
-    for begin in range(0, len(unit), ROWS):
-        target = result[begin + 1 : begin + 1 + ROWS]
-        torch.cumsum(_on_grid(unit[begin : begin + ROWS]), 0, out=target)
-        target += result[begin]
-    return result
-
-
-def _describe_small(sums: Tensor, leaf: Tensor, begin: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Central example and mean distance of nodes of `size` leaves that begin at these."""
-    place = begin[:, None] + torch.arange(size, device=begin.device)  # (nodes, size)
-    members = sums[place + 1] - sums[place]
-    total = sums[begin + size] - sums[begin]
-    own = members.square().sum(2)
-    score = (members * total[:, None]).sum(2) - own
-    sizes = torch.full_like(begin, size)
-    return _central(score.T, leaf[place].T, sizes), _mean_inside(total, own.sum(1), sizes)
-
-
-def _describe_path(sums: Tensor, leaf: Tensor, start: int, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of nodes whose members are the first sizes[k] leaves from `start` on, sizes[0] the largest."""
-    total = sums[start + sizes] - sums[start]  # (nodes, D)
-    length = int(sizes[0])
-    score = torch.empty(length, len(sizes), dtype=torch.float64, device=sums.device)
-    own = torch.empty(length, dtype=torch.float64, device=sums.device)
-    for begin in range(0, length, ROWS):
-        rows = sums[start + begin : start + min(begin + ROWS, length) + 1]
-        members = rows[1:] - rows[:-1]
-        own[begin : begin + ROWS] = members.square().sum(1)
-        torch.mm(members, total.T, out=score[begin : begin + ROWS])
-    score -= own[:, None]
-    score.masked_fill_(torch.arange(length, device=sums.device)[:, None] >= sizes, -torch.inf)
-    return _central(score, leaf[start : start + length, None], sizes), _mean_inside(
-        total, own.cumsum(0)[sizes - 1], sizes
-    )
-
-
-def _central(score: Tensor, leaf: Tensor, sizes: Tensor) -> Tensor:
-    """score (members, nodes): the lowest example among those of the greatest, but for rounding."""
-    enough = score.max(0).values - 1e-12 * sizes
-    return torch.where(score >= enough, leaf, MAX_EXAMPLES).min(0).values
-
-
-def _mean_inside(total: Tensor, own: Tensor, sizes: Tensor) -> Tensor:
-    return _snapped(1 - (total.square().sum(1) - own) / (sizes * (sizes - 1)))

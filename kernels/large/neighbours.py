@@ -24,18 +24,11 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from polysem.kernels.arrays import Array, on_gpu
-from polysem.kernels.large import (
-    BLOCK,
-    Tree,
-    absorb_leftovers,
-    checked_thresholds,
-    checked_unit,
-    components,
-    leaf_order,
-    linkage_of_edges,
-    pair_distances,
-)
+from polysem.kernels.arrays import Array
+from polysem.kernels.dispatch import on_gpu
+from polysem.kernels.large.embeddings import BLOCK, checked_unit, pair_distances
+from polysem.kernels.large.metrics import leaf_order
+from polysem.kernels.large.trees import Tree, absorb_leftovers, checked_thresholds, components, linkage_of_edges
 
 N_NEIGHBOURS = 25  # the authors' choice
 

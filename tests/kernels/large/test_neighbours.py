@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from polysem.kernels import neighbours, scc
-from polysem.kernels.large import unit_embeddings
+from polysem.kernels import scc
+from polysem.kernels.large import neighbours
+from polysem.kernels.large.embeddings import unit_embeddings
 from polysem.kernels.tree import cut
 
 LINEAR = torch.tensor([r / 50 for r in range(1, 51)], dtype=torch.float64)

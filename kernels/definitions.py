@@ -1,0 +1,75 @@
+"""What the two halves of a kernel share: the metrics they return, the linkages, and checks of their arguments."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polysem.kernels.arrays import Sizes, checked
+
+
+class ClusterMetrics(NamedTuple):
+    """One number a neuron, each (B,); float64 where not said otherwise, NaN where there is nothing to measure."""
+
+    n_examples: Tensor  # int32
+    n_clusters: Tensor  # int32
+    max_distance: Tensor  # over unordered pairs; NaN with fewer than 2 examples
+    mean_distance: Tensor  # likewise
+    intra: Tensor  # mean distance over all pairs in the same cluster; NaN without one
+    inter: Tensor  # mean distance over all pairs in different clusters; NaN without one
+    silhouette: Tensor  # scikit-learn's mean, singletons count 0; NaN with one cluster or only singletons
+    largest_share: Tensor  # of the examples, in the largest cluster; NaN without examples
+
+
+class NodeMetrics(NamedTuple):
+    """One entry a row of a linkage, describing the node that the row makes; each (B, max(N-1, 0))."""
+
+    central: (
+        Tensor  # int32: the member with the least sum of distances to the others, on a tie the lowest; -1 in padding
+    )
+    mean_distance: Tensor  # float64: over all unordered pairs inside the node; NaN in padding
+
+
+class TreeMetrics(NamedTuple):
+    """A tree's nodes, and one of its cuts."""
+
+    clusters: ClusterMetrics
+    nodes: NodeMetrics
+
+
+Linkage = Literal["average", "complete", "single"]
+LINKAGES = {"average": 0, "complete": 1, "single": 2}
+ACTIVATION_DTYPES = torch.float32, torch.bfloat16
+
+
+LEFTOVER_HEIGHT = 2.0  # the largest distance there is
+
+
+def check_thresholds(taus: NDArray[np.float64]) -> None:
+    """Raise unless each lies in 0..2 and above the one before it."""
+    for r in np.flatnonzero(~((taus >= 0) & (taus <= 2)))[:1]:
+        raise ValueError(f"thresholds[{r}] is {taus[r]}; expected 0..2")
+    for r in np.flatnonzero(np.diff(taus) <= 0)[:1]:
+        raise ValueError(f"thresholds must increase: {taus[r]} is followed by {taus[r + 1]}")
+
+
+def raise_if_no_tree(bad: NDArray[np.bool_]) -> None:
+    """Raise for the first neuron in `bad` (B,)."""
+    for b in np.flatnonzero(bad)[:1]:
+        raise ValueError(f"linkage[{b}] is not a tree of n_examples[{b}] leaves with ascending heights")
+
+
+def key_token_arguments(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
+    """The activations and lengths of `key_tokens`, checked as its docstring says."""
+    sizes: Sizes = {}
+    device = activations.device if isinstance(activations, Tensor) else torch.device("cpu")
+    values = checked("activations", activations, "b T N", sizes, ACTIVATION_DTYPES, device)
+    n_tokens = checked("lengths", lengths, "b", sizes, (torch.int64,), torch.device("cpu"))
+    if n_skipped < 0:
+        raise ValueError(f"n_skipped is {n_skipped}; expected 0 or more")
+    if ((n_tokens <= n_skipped) | (n_tokens > sizes["T"])).any():
+        row = int(((n_tokens <= n_skipped) | (n_tokens > sizes["T"])).nonzero()[0])
+        raise ValueError(f"lengths[{row}] is {int(n_tokens[row])}; expected {n_skipped + 1}..{sizes['T']} (T)")
+    return values, n_tokens
