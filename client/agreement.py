@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto.types import IntArray
+from polysem.proto.arrays import IntArray
 
 Array: TypeAlias = npt.NDArray[Any]
 

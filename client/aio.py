@@ -12,7 +12,6 @@ from polysem.client import calls, connection
 from polysem.client.calls import StreamCall
 from polysem.client.jobs import AsyncJobs
 from polysem.client.results import (
-    Answer,
     Embeddings,
     Example,
     ExplainedToken,
@@ -31,19 +30,13 @@ from polysem.client.results import (
     statistics_of,
 )
 from polysem.client.streams import AsyncStream, Clusters, Listing, Stream
-from polysem.proto import codec, status
 from polysem.proto.errors import FailedPrecondition
+from polysem.proto.facts import Answer, IndexInfo, ServerInfo, decode_indexes, decode_server_info
 from polysem.proto.neurons import NeuronLike
-from polysem.proto.types import (
-    Algorithm,
-    Embedding,
-    IndexInfo,
-    LayerNorm,
-    Linkage,
-    NeuronMetric,
-    ServerInfo,
-    Similarity,
-)
+from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.questions.listing import NeuronMetric
+from polysem.proto.questions.similar import Similarity
+from polysem.proto.wire import status
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
@@ -69,7 +62,7 @@ class AsyncClient:
 
     async def info(self) -> ServerInfo:
         try:
-            return codec.decode_server_info(await self._ask("GetServerInfo", pb.GetServerInfoRequest()))
+            return decode_server_info(await self._ask("GetServerInfo", pb.GetServerInfoRequest()))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 
@@ -83,7 +76,7 @@ class AsyncClient:
 
     async def indexes(self) -> list[IndexInfo]:
         try:
-            return codec.decode_indexes(await self._ask("ListIndexes", pb.ListIndexesRequest()))
+            return decode_indexes(await self._ask("ListIndexes", pb.ListIndexesRequest()))
         except grpc.aio.AioRpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 

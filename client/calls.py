@@ -7,37 +7,30 @@ from typing import Any, Literal
 
 import grpc
 
-from polysem.client.results import Answer
-from polysem.proto import checks, codec, columns
+from polysem.proto import checks
 from polysem.proto.errors import ForeignIndex, InvalidArgument
+from polysem.proto.facts import Answer, Provenance, decode_head
 from polysem.proto.neurons import NeuronLike, parse_neuron, parse_neurons
-from polysem.proto.types import (
-    MAX_MESSAGE_BYTES,
+from polysem.proto.questions.clustering import (
     Algorithm,
     ClusterBatch,
     Clustering,
     ClusterQuery,
     Embedding,
-    EmbeddingBatch,
     EmbeddingChoice,
-    EmbedQuery,
-    ExampleBatch,
-    ExampleQuery,
-    ExplainQuery,
-    ExplanationBatch,
-    ImportanceBatch,
-    ImportanceQuery,
     LayerNorm,
     Linkage,
-    ListQuery,
-    MetricRange,
-    Provenance,
-    SimilarBatch,
-    Similarity,
-    SimilarQuery,
-    StatisticsBatch,
-    StatisticsQuery,
+    encode_cluster_query,
 )
+from polysem.proto.questions.embedding import EmbeddingBatch, EmbedQuery, encode_embed_query
+from polysem.proto.questions.examples import ExampleBatch, ExampleQuery, encode_example_query
+from polysem.proto.questions.explain import ExplainQuery, ExplanationBatch, encode_explain_query
+from polysem.proto.questions.importance import ImportanceBatch, ImportanceQuery, encode_importance_query
+from polysem.proto.questions.listing import ListQuery, MetricRange, decode_neuron_page, encode_list_query
+from polysem.proto.questions.similar import SimilarBatch, Similarity, SimilarQuery, encode_similar_query
+from polysem.proto.questions.statistics import StatisticsBatch, StatisticsQuery, encode_statistics_query
+from polysem.proto.wire import batches, columns
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 MAX_RESUMED = 3  # times that one answer is asked for again where it was cut off
@@ -72,7 +65,7 @@ class Assembler:
     def __init__(self, call: StreamCall, timeout_s: float | None) -> None:
         self._type = call.type_
         self._ends = None if timeout_s is None else time.monotonic() + timeout_s
-        self._joiner: codec.Joiner[Any] = codec.Joiner(call.type_)
+        self._joiner: batches.Joiner[Any] = batches.Joiner(call.type_)
         self._provenance: Provenance | None = None
         self._begun = False  # a message has come
         self._given = 0  # items given out
@@ -88,21 +81,21 @@ class Assembler:
         """Whether the call is to be made again after this."""
         if not self._begun or self._resumed == MAX_RESUMED or error.code() is not grpc.StatusCode.UNAVAILABLE:
             return False
-        self._joiner = codec.Joiner(self._type)
+        self._joiner = batches.Joiner(self._type)
         self._begun, self._passing, self._resumed = False, self._given, self._resumed + 1
         return True
 
     def add(self, message: Any) -> Answer | None:
         """The batch that the message completes, if it does; raises ForeignIndex where a call resumed elsewhere."""
         self._begun = True
-        joined = self._joiner.add(message)
-        if joined is None:
+        batch = self._joiner.add(message)
+        if batch is None:
             return None
-        batch, provenance, timing = joined
+        provenance, timing = decode_head(message)
         first = self._provenance = self._provenance or provenance
         if (first.index_sha256, first.model_sha256) != (provenance.index_sha256, provenance.model_sha256):
             raise ForeignIndex("the server that took over has another index or model; ask again")
-        n = len(batch.neurons)
+        n = columns.n_items(batch)
         passed = min(self._passing, n)
         self._passing -= passed
         self._given += n - passed
@@ -115,7 +108,7 @@ class Pages:
     """A listing page by page: what to ask next, until the last page or the limit."""
 
     def __init__(self, query: ListQuery, limit: int | None) -> None:
-        codec.encode_list_query(query)  # tells what is wrong with it
+        encode_list_query(query)  # tells what is wrong with it
         if limit is not None:
             checks.check_count(limit, "limit", 1)
         self._query: ListQuery | None = query
@@ -127,10 +120,10 @@ class Pages:
             return None
         if self._left is not None:
             self._query = replace(self._query, page_size=min(self._left, self._query.page_size))
-        return codec.encode_list_query(self._query)
+        return encode_list_query(self._query)
 
     def add(self, message: Any) -> Answer:
-        page, provenance, timing = codec.decode_neuron_page(message)
+        page, provenance, timing = decode_neuron_page(message)
         if self._left is not None:
             self._left -= len(page.table.neurons)
         if self._query is not None:
@@ -156,7 +149,7 @@ def cluster(
     )
     clustering = replace(clustering, silhouette_thresholds=tuple(silhouette_thresholds))
     query = ClusterQuery(parse_neurons(*neurons), index or "", choice, clustering)
-    return StreamCall("ClusterNeurons", codec.encode_cluster_query(query), ClusterBatch)
+    return StreamCall("ClusterNeurons", encode_cluster_query(query), ClusterBatch)
 
 
 def _clustering(
@@ -197,19 +190,19 @@ def n_named(neurons: Sequence[NeuronLike]) -> int | None:
 
 def embed(neurons: Sequence[NeuronLike], embedding: Embedding, layer_norm: LayerNorm, index: str | None) -> StreamCall:
     query = EmbedQuery(parse_neurons(*neurons), index or "", EmbeddingChoice(embedding, layer_norm))
-    return StreamCall("EmbedNeurons", codec.encode_embed_query(query), EmbeddingBatch)
+    return StreamCall("EmbedNeurons", encode_embed_query(query), EmbeddingBatch)
 
 
 def examples(
     neurons: Sequence[NeuronLike], places: Sequence[int], whole_context: bool, index: str | None
 ) -> StreamCall:
     query = ExampleQuery(parse_neurons(*neurons), index or "", tuple(places), whole_context)
-    return StreamCall("GetExamples", codec.encode_example_query(query), ExampleBatch)
+    return StreamCall("GetExamples", encode_example_query(query), ExampleBatch)
 
 
 def statistics(neurons: Sequence[NeuronLike], index: str | None) -> StreamCall:
     query = StatisticsQuery(parse_neurons(*neurons), index or "")
-    return StreamCall("GetNeuronStatistics", codec.encode_statistics_query(query), StatisticsBatch)
+    return StreamCall("GetNeuronStatistics", encode_statistics_query(query), StatisticsBatch)
 
 
 def neurons(
@@ -265,7 +258,7 @@ def similar(
         every_layer=every_layer,
         n_similar=limit,
     )
-    return StreamCall("FindSimilarClusters", codec.encode_similar_query(query), SimilarBatch)
+    return StreamCall("FindSimilarClusters", encode_similar_query(query), SimilarBatch)
 
 
 def importance(
@@ -276,7 +269,7 @@ def importance(
     index: str | None,
 ) -> StreamCall:
     query = ImportanceQuery(parse_neurons(*neurons), index or "", tuple(places), tokens_before, mask_token)
-    return StreamCall("MeasureImportance", codec.encode_importance_query(query), ImportanceBatch)
+    return StreamCall("MeasureImportance", encode_importance_query(query), ImportanceBatch)
 
 
 def explain(
@@ -297,4 +290,4 @@ def explain(
         min_activation_fraction=min_activation_fraction,
         n_strongest=n_strongest,
     )
-    return StreamCall("ExplainText", codec.encode_explain_query(query), ExplanationBatch)
+    return StreamCall("ExplainText", encode_explain_query(query), ExplanationBatch)

@@ -19,7 +19,6 @@ from polysem.client import calls, connection
 from polysem.client.calls import StreamCall
 from polysem.client.jobs import Jobs
 from polysem.client.results import (
-    Answer,
     Embeddings,
     Example,
     ExplainedToken,
@@ -37,21 +36,14 @@ from polysem.client.results import (
     statistics_of,
 )
 from polysem.client.streams import Clusters, Listing, Stream
-from polysem.proto import codec, status
+from polysem.proto.arrays import FloatArray
 from polysem.proto.errors import FailedPrecondition
+from polysem.proto.facts import Answer, IndexInfo, ServerInfo, decode_indexes, decode_server_info
 from polysem.proto.neurons import NeuronId, NeuronLike
-from polysem.proto.types import (
-    Algorithm,
-    Clustering,
-    Embedding,
-    FloatArray,
-    IndexInfo,
-    LayerNorm,
-    Linkage,
-    NeuronMetric,
-    ServerInfo,
-    Similarity,
-)
+from polysem.proto.questions.clustering import Algorithm, Clustering, Embedding, LayerNorm, Linkage
+from polysem.proto.questions.listing import NeuronMetric
+from polysem.proto.questions.similar import Similarity
+from polysem.proto.wire import status
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
@@ -91,7 +83,7 @@ class Client:
     def info(self) -> ServerInfo:
         """The server's model, device, limits and version."""
         try:
-            return codec.decode_server_info(self._ask("GetServerInfo", pb.GetServerInfoRequest()))
+            return decode_server_info(self._ask("GetServerInfo", pb.GetServerInfoRequest()))
         except grpc.RpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 
@@ -103,7 +95,7 @@ class Client:
     def indexes(self) -> list[IndexInfo]:
         """The indexes that `index=` can name; the default comes first."""
         try:
-            return codec.decode_indexes(self._ask("ListIndexes", pb.ListIndexesRequest()))
+            return decode_indexes(self._ask("ListIndexes", pb.ListIndexesRequest()))
         except grpc.RpcError as error:
             raise status.from_rpc_error(error, self.target) from None
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import grpc
 
-from polysem.proto import status
 from polysem.proto.errors import InvalidArgument, Unavailable
-from polysem.proto.types import MAX_MESSAGE_BYTES
+from polysem.proto.wire import status
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.v1 import job_service_pb2 as job_pb
 from polysem.v1 import neuron_service_pb2 as neuron_pb
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polysem.proto.types import DoubleArray, IntArray
+from polysem.proto.arrays import DoubleArray, IntArray
 
 
 class Tree(NamedTuple):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from polysem.client.colours import PALETTE
 from polysem.client.results import Cluster, Example, Neuron
-from polysem.proto.types import DoubleArray, FloatArray, IntArray
+from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
 
 ABOVE_THE_CUT = -1
 

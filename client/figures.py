@@ -17,8 +17,8 @@ import numpy as np
 from polysem.client import dendrogram
 from polysem.client.dendrogram import ABOVE_THE_CUT, Layout
 from polysem.client.results import Cluster, Example, Neuron
+from polysem.proto.arrays import FloatArray
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,9 @@ import click
 
 from polysem.client.jobs import HEARTBEAT_S
 from polysem.client.options import INDEX, NEURONS_HELP, asks_server, connect
+from polysem.proto.facts import Selection
 from polysem.proto.jobs import Job, MeasureSpec
-from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Selection
+from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
 
 ID = click.argument("id_", metavar="ID")
 REQUEST_ID = click.option(

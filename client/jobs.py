@@ -20,11 +20,23 @@ from typing import IO, Any, Literal, cast
 import grpc
 
 from polysem.client import connection
-from polysem.proto import job_codec, jobs, status
+from polysem.proto import jobs
 from polysem.proto.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Unavailable
-from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo, IndexSpec, Job, JobSpec, MeasureSpec
+from polysem.proto.facts import Selection
+from polysem.proto.jobs import (
+    CHUNK_BYTES,
+    CorpusInfo,
+    IndexSpec,
+    Job,
+    JobSpec,
+    MeasureSpec,
+    decode_corpus,
+    decode_job,
+    encode_spec,
+)
 from polysem.proto.neurons import NeuronLike, parse_neurons
-from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage, Selection
+from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.wire import status
 from polysem.v1 import job_service_pb2 as pb
 
 RECONNECT_S = 120.0  # that a watcher waits for a server to come back
@@ -57,7 +69,7 @@ def measure_spec(
 
 def create_request(spec: JobSpec, request_id: str | None) -> pb.CreateJobRequest:
     """An id of its own makes the call safe to repeat."""
-    return pb.CreateJobRequest(request_id=request_id or uuid.uuid4().hex, **job_codec.encode_spec(spec))
+    return pb.CreateJobRequest(request_id=request_id or uuid.uuid4().hex, **encode_spec(spec))
 
 
 class Upload:
@@ -207,24 +219,24 @@ class Jobs:
         return self._create(spec, request_id)
 
     def _create(self, spec: JobSpec, request_id: str | None) -> Job:
-        return job_codec.decode_job(self._call("CreateJob", create_request(spec, request_id)).job)
+        return decode_job(self._call("CreateJob", create_request(spec, request_id)).job)
 
     def get(self, id: str) -> Job:  # noqa: A002
         """The job as it is now."""
-        return job_codec.decode_job(self._call("GetJob", pb.GetJobRequest(id=id)).job)
+        return decode_job(self._call("GetJob", pb.GetJobRequest(id=id)).job)
 
     def list(self) -> Iterator[Job]:
         """All jobs, latest first, asked for as they are read."""
         token = ""
         while True:
             page = self._call("ListJobs", pb.ListJobsRequest(page_token=token))
-            yield from map(job_codec.decode_job, page.jobs)
+            yield from map(decode_job, page.jobs)
             if not (token := page.next_page_token):
                 return
 
     def cancel(self, id: str) -> Job:  # noqa: A002
         """Stop the job, unless it has finished; what it made is removed."""
-        return job_codec.decode_job(self._call("CancelJob", pb.CancelJobRequest(id=id)).job)
+        return decode_job(self._call("CancelJob", pb.CancelJobRequest(id=id)).job)
 
     def delete(self, id: str) -> None:  # noqa: A002
         """Forget a finished job and remove its result, an index too."""
@@ -241,7 +253,7 @@ class Jobs:
             try:
                 for message in self._stub.WatchJob(request, timeout=self._timeout_s):
                     lost = None
-                    job = job_codec.decode_job(message.job)
+                    job = decode_job(message.job)
                     yield job
                     if job.finished:
                         return
@@ -272,11 +284,11 @@ class Jobs:
     ) -> CorpusInfo:
         """Keep a corpus (.jsonl, .jsonl.gz or .txt) on the server under its file's name, for jobs to index."""
         upload = Upload(Path(path), name)
-        return job_codec.decode_corpus(self._call("UploadCorpus", upload.requests(sent)).corpus)
+        return decode_corpus(self._call("UploadCorpus", upload.requests(sent)).corpus)
 
     def corpora(self) -> Sequence[CorpusInfo]:
         """The corpora that `index` can name, by name."""
-        return [*map(job_codec.decode_corpus, self._call("ListCorpora", pb.ListCorporaRequest()).corpora)]
+        return [*map(decode_corpus, self._call("ListCorpora", pb.ListCorporaRequest()).corpora)]
 
     def delete_corpus(self, name: str) -> None:
         """Remove an uploaded corpus."""
@@ -336,22 +348,22 @@ class AsyncJobs:
         return await self._create(spec, request_id)
 
     async def _create(self, spec: JobSpec, request_id: str | None) -> Job:
-        return job_codec.decode_job((await self._call("CreateJob", create_request(spec, request_id))).job)
+        return decode_job((await self._call("CreateJob", create_request(spec, request_id))).job)
 
     async def get(self, id: str) -> Job:  # noqa: A002
-        return job_codec.decode_job((await self._call("GetJob", pb.GetJobRequest(id=id))).job)
+        return decode_job((await self._call("GetJob", pb.GetJobRequest(id=id))).job)
 
     async def list(self) -> AsyncIterator[Job]:
         token = ""
         while True:
             page = await self._call("ListJobs", pb.ListJobsRequest(page_token=token))
             for message in page.jobs:
-                yield job_codec.decode_job(message)
+                yield decode_job(message)
             if not (token := page.next_page_token):
                 return
 
     async def cancel(self, id: str) -> Job:  # noqa: A002
-        return job_codec.decode_job((await self._call("CancelJob", pb.CancelJobRequest(id=id))).job)
+        return decode_job((await self._call("CancelJob", pb.CancelJobRequest(id=id))).job)
 
     async def delete(self, id: str) -> None:  # noqa: A002
         await self._call("DeleteJob", pb.DeleteJobRequest(id=id))
@@ -363,7 +375,7 @@ class AsyncJobs:
             try:
                 async for message in self._stub.WatchJob(request, timeout=self._timeout_s):
                     lost = None
-                    job = job_codec.decode_job(message.job)
+                    job = decode_job(message.job)
                     yield job
                     if job.finished:
                         return
@@ -392,10 +404,10 @@ class AsyncJobs:
         self, path: str | Path, name: str | None = None, *, sent: Callable[[int], object] = lambda n_bytes: None
     ) -> CorpusInfo:
         upload = await asyncio.to_thread(Upload, Path(path), name)
-        return job_codec.decode_corpus((await self._call("UploadCorpus", upload.requests(sent))).corpus)
+        return decode_corpus((await self._call("UploadCorpus", upload.requests(sent))).corpus)
 
     async def corpora(self) -> Sequence[CorpusInfo]:
-        return [*map(job_codec.decode_corpus, (await self._call("ListCorpora", pb.ListCorporaRequest())).corpora)]
+        return [*map(decode_corpus, (await self._call("ListCorpora", pb.ListCorporaRequest())).corpora)]
 
     async def delete_corpus(self, name: str) -> None:
         await self._call("DeleteCorpus", pb.DeleteCorpusRequest(name=name))

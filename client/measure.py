@@ -21,22 +21,25 @@ from polysem.client import calls, measurements
 from polysem.client.agreement import adjusted_rand_indexes
 from polysem.client.client import Client
 from polysem.client.measurements import COLUMNS, UNDEFINED, Array, Rows
-from polysem.proto import checks, columns, shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
+from polysem.proto.facts import IndexInfo, ServerInfo
 from polysem.proto.neurons import NeuronLike, NeuronRange, parse_neurons
-from polysem.proto.shards import Executor, Here, Ledger, Shard
-from polysem.proto.types import (
+from polysem.proto.questions.clustering import (
     METHODS,
     Algorithm,
     ClusterBatch,
     Clustering,
     Embedding,
     EmbeddingChoice,
-    IndexInfo,
     LayerNorm,
     Linkage,
-    ServerInfo,
+    check_choice,
+    check_clustering,
+    check_distance_threshold,
 )
+from polysem.proto.wire import columns
+from polysem.proto.work import shards
+from polysem.proto.work.shards import Executor, Here, Ledger, Shard
 
 # Closer where distances are small: raw pre-MLP embeddings are all much alike.
 BEST_CUT_THRESHOLDS = (
@@ -77,8 +80,8 @@ def variants(
         for algorithm, embedding, layer_norm in product(algorithms, embeddings, layer_norms)
     )
     for variant in found:
-        checks.check_clustering(Clustering(variant.algorithm, linkage))
-        checks.check_choice(EmbeddingChoice(variant.embedding, variant.layer_norm))
+        check_clustering(Clustering(variant.algorithm, linkage))
+        check_choice(EmbeddingChoice(variant.embedding, variant.layer_norm))
     if not found:
         raise InvalidArgument("nothing is to be measured: name an algorithm, an embedding and a LayerNorm mode")
     return tuple(found)
@@ -120,7 +123,7 @@ class Measuring:
         best_cut: bool = True,
         index: str | None = None,
     ) -> None:
-        checks.check_distance_threshold(distance_threshold)
+        check_distance_threshold(distance_threshold)
         self._client = client
         self._variants = variants
         self._threshold = distance_threshold
@@ -288,7 +291,7 @@ def _ranges(neurons: Array) -> list[NeuronRange]:
 
 
 def _joined(batches: Sequence[ClusterBatch]) -> ClusterBatch:
-    names = columns.AXES[ClusterBatch]
+    names = columns.LAYOUTS[ClusterBatch].axes
     return ClusterBatch(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})
 
 

@@ -16,7 +16,7 @@ from polysem.client.measure import Measuring, variants
 from polysem.client.options import BULK, NEURONS_HELP, connect, connects, executes, place_of, published, ray_options
 from polysem.client.results import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 

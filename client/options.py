@@ -9,8 +9,8 @@ import click
 
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
-from polysem.proto.publishing import Place
-from polysem.proto.types import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.work.publishing import Place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -19,7 +19,7 @@ from polysem.client.options import (
 )
 from polysem.client.results import Example, Importance, SimilarCluster
 from polysem.proto.neurons import NeuronId
-from polysem.proto.types import Similarity
+from polysem.proto.questions.similar import Similarity
 
 
 @click.command(epilog=NEURONS_HELP)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from polysem.client.measurements import COLUMNS, NUMBERS, UNDEFINED, Array, Measurements
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.types import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
+from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
 SHOWN = ("n_examples", "n_clusters", "intra", "inter", "silhouette", "largest_share", "mean_distance")
 SHOWN_OF_RARE = ("n_examples", "n_clusters", "largest_share", "second_share", "largest_height", "root_height")

@@ -11,27 +11,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args, overload
 import numpy as np
 
 from polysem.client import cutting
-from polysem.proto import checks, columns
+from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
+from polysem.proto.facts import Answer, Provenance, Timing
 from polysem.proto.neurons import NeuronId
-from polysem.proto.types import (
-    METHODS,
-    NEURON_METRICS,
-    ClusterBatch,
-    DoubleArray,
-    Embedding,
-    EmbeddingBatch,
-    ExampleBatch,
-    ExplanationBatch,
-    FloatArray,
-    ImportanceBatch,
-    IntArray,
-    Method,
-    NeuronTable,
-    Provenance,
-    SimilarBatch,
-    StatisticsBatch,
-    Timing,
-)
+from polysem.proto.questions.clustering import METHODS, ClusterBatch, Embedding, Method, check_distance_threshold
+from polysem.proto.questions.embedding import EmbeddingBatch
+from polysem.proto.questions.examples import ExampleBatch
+from polysem.proto.questions.explain import ExplanationBatch
+from polysem.proto.questions.importance import ImportanceBatch
+from polysem.proto.questions.listing import NEURON_METRICS, NeuronTable
+from polysem.proto.questions.similar import SimilarBatch
+from polysem.proto.questions.statistics import StatisticsBatch
+from polysem.proto.wire import columns
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -318,7 +309,7 @@ class Neuron:
 
         Everything but the silhouette is as the server would give it.
         """
-        checks.check_distance_threshold(distance_threshold)
+        check_distance_threshold(distance_threshold)
         n = len(self.labels)
         tops = cutting.top_nodes(self._tree, n, distance_threshold)
         labels = cutting.labels(self._tree, n, distance_threshold)
@@ -390,15 +381,6 @@ class Neuron:
 
 def _shown(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.2f}"
-
-
-class Answer(NamedTuple):
-    """A batch as it came over the wire, put together. n_matching: of a page of neurons, on all pages."""
-
-    batch: Any
-    provenance: Provenance
-    timing: Timing
-    n_matching: int = 0
 
 
 def neurons_of(

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 import numpy as np
 
-from polysem.client.results import METRICS, Answer, ListedNeuron, Neuron
-from polysem.proto import columns
+from polysem.client.results import METRICS, ListedNeuron, Neuron
 from polysem.proto.errors import Cancelled, PolysemError
-from polysem.proto.types import NEURON_METRICS, ClusterBatch
+from polysem.proto.facts import Answer
+from polysem.proto.questions.clustering import ClusterBatch
+from polysem.proto.questions.listing import NEURON_METRICS
+from polysem.proto.wire import columns
 
 if TYPE_CHECKING:
     import pandas

@@ -1,13 +1,34 @@
-"""Jobs and corpora as plain Python: the same on both ends."""
+"""Jobs and corpora, as plain Python and as messages: the same on both ends."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal, get_args
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
 
-from polysem.proto.errors import InvalidArgument
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from polysem.proto.errors import Internal, InvalidArgument
+from polysem.proto.facts import Selection
 from polysem.proto.neurons import NeuronRange
-from polysem.proto.types import DEFAULT_DISTANCE_THRESHOLD, Algorithm, Embedding, LayerNorm, Linkage, Selection
+from polysem.proto.questions.clustering import (
+    ALGORITHMS,
+    DEFAULT_DISTANCE_THRESHOLD,
+    EMBEDDINGS,
+    LAYER_NORMS,
+    LINKAGES,
+    Algorithm,
+    Clustering,
+    Embedding,
+    EmbeddingChoice,
+    LayerNorm,
+    Linkage,
+    check_choice,
+    check_clustering,
+)
+from polysem.proto.wire.names import decode_ranges, encode_ranges, name_of
+from polysem.v1 import job_service_pb2 as pb
+from polysem.v1 import neuron_service_pb2 as neuron_pb
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "expired"]
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
@@ -121,3 +142,177 @@ def check_corpus_name(name: str) -> None:
             "(a document a line)",
             "name",
         )
+
+
+_STATES = {state: i for i, state in enumerate(JOB_STATES, 1)}  # as the proto numbers them
+
+
+def encode_spec(spec: JobSpec) -> dict[str, Any]:
+    """The field that a job or a request to make one has of this kind; raises InvalidArgument as `check_spec` does."""
+    check_spec(spec)
+    return {"index": _encode_index(spec)} if isinstance(spec, IndexSpec) else {"measure": _encode_measure(spec)}
+
+
+def decode_spec(message: Any) -> JobSpec:
+    """The spec of a job or of a request to make one, checked."""
+    kind = message.WhichOneof("kind")
+    if kind is None:
+        raise InvalidArgument("no kind of job was named that this version knows: measure or index", "kind")
+    spec = _decode_index(message.index) if kind == "index" else _decode_measure(message.measure)
+    check_spec(spec)
+    return spec
+
+
+def check_spec(spec: JobSpec) -> None:
+    """Raise InvalidArgument for what no server could do."""
+    if isinstance(spec, IndexSpec):
+        check_index_name(spec.name)
+        if not spec.corpus:
+            raise InvalidArgument("no corpus was named; `polysem corpus list` shows those there are", "corpus")
+        if len(spec.text_field) > MAX_NAME_CHARACTERS:
+            raise InvalidArgument(
+                f"text_field has {len(spec.text_field)} characters; give at most {MAX_NAME_CHARACTERS}", "text_field"
+            )
+        for field, value in (("context_length", spec.context_length), ("max_documents", spec.max_documents)):
+            if value < 0:
+                raise InvalidArgument(f"{field} is {value}; give at least 1, or 0 for no limit", field)
+        return
+    for algorithm in spec.algorithms:
+        check_clustering(Clustering(algorithm, spec.linkage, spec.distance_threshold))
+    for embedding in spec.embeddings:
+        for layer_norm in spec.layer_norms:
+            check_choice(EmbeddingChoice(embedding, layer_norm))
+
+
+def _encode_measure(spec: MeasureSpec) -> pb.MeasureJob:
+    return pb.MeasureJob(
+        index=spec.index,
+        neurons=encode_ranges(spec.neurons),
+        algorithms=[ALGORITHMS[name] for name in spec.algorithms],
+        embeddings=[EMBEDDINGS[name] for name in spec.embeddings],
+        layer_norms=[LAYER_NORMS[name] for name in spec.layer_norms],
+        linkage=LINKAGES[spec.linkage],
+        distance_threshold=spec.distance_threshold,
+        best_cut=spec.best_cut,
+    )
+
+
+def _decode_measure(message: pb.MeasureJob) -> MeasureSpec:
+    default = MeasureSpec()
+
+    def names(field: str, known: dict[str, Any], otherwise: tuple[Any, ...]) -> tuple[Any, ...]:
+        numbers = getattr(message, field)
+        return tuple(dict.fromkeys(name_of(number, known, field) for number in numbers)) or otherwise
+
+    return MeasureSpec(
+        neurons=decode_ranges(message.neurons) if message.neurons else default.neurons,
+        index=message.index,
+        algorithms=names("algorithms", ALGORITHMS, default.algorithms),
+        embeddings=names("embeddings", EMBEDDINGS, default.embeddings),
+        layer_norms=names("layer_norms", LAYER_NORMS, default.layer_norms),
+        linkage=name_of(message.linkage, LINKAGES, "linkage"),
+        distance_threshold=(
+            message.distance_threshold if message.HasField("distance_threshold") else default.distance_threshold
+        ),
+        best_cut=message.best_cut if message.HasField("best_cut") else default.best_cut,
+    )
+
+
+def _encode_index(spec: IndexSpec) -> pb.IndexJob:
+    fields = {name: getattr(spec, name) for name in IndexSpec.__slots__ if name != "selection"}
+    rule = spec.selection
+    selection = neuron_pb.Selection(**{name: getattr(rule, name) for name in Selection.__slots__})
+    return pb.IndexJob(**fields, selection=selection)
+
+
+def _decode_index(message: pb.IndexJob) -> IndexSpec:
+    default = Selection()
+    if message.HasField("selection"):
+        selection = Selection(**{name: getattr(message.selection, name) for name in Selection.__slots__})
+    else:
+        selection = default
+    return IndexSpec(
+        name=message.name,
+        corpus=message.corpus,
+        selection=selection,
+        context_length=message.context_length,
+        windows=message.windows or "first",  # type: ignore[arg-type]
+        bos=message.bos if message.HasField("bos") else True,
+        max_documents=message.max_documents,
+        text_field=message.text_field or "text",
+        skip_bad_documents=message.skip_bad_documents,
+    )
+
+
+def spec_bytes(spec: JobSpec) -> bytes:
+    """The spec as it is stored; equal specs are equal bytes."""
+    return pb.CreateJobRequest(**encode_spec(spec)).SerializeToString(deterministic=True)
+
+
+def spec_from_bytes(data: bytes) -> JobSpec:
+    return decode_spec(pb.CreateJobRequest.FromString(data))
+
+
+def encode_job(job: Job) -> pb.Job:
+    return pb.Job(
+        id=job.id,
+        state=_STATES[job.state],  # type: ignore[arg-type]
+        stage=job.stage,
+        done=job.done,
+        total=job.total,
+        n_ahead=job.n_ahead,
+        error=job.error,
+        created_at=_timestamp(job.created_at),
+        started_at=_timestamp(job.started_at),
+        finished_at=_timestamp(job.finished_at),
+        expires_at=_timestamp(job.expires_at),
+        result_bytes=job.result_bytes,
+        result_sha256=job.result_sha256,
+        **encode_spec(job.spec),
+    )
+
+
+def decode_job(message: pb.Job) -> Job:
+    if not 0 < message.state <= len(JOB_STATES):
+        raise Internal(
+            f"job {message.id} is in the unknown state {message.state}: the server is newer than this client"
+        )
+    return Job(
+        id=message.id,
+        spec=decode_spec(message),
+        state=JOB_STATES[message.state - 1],
+        created_at=message.created_at.ToDatetime(UTC),
+        started_at=_time(message, "started_at"),
+        finished_at=_time(message, "finished_at"),
+        expires_at=_time(message, "expires_at"),
+        stage=message.stage,
+        done=message.done,
+        total=message.total,
+        n_ahead=message.n_ahead,
+        error=message.error,
+        result_bytes=message.result_bytes,
+        result_sha256=message.result_sha256,
+    )
+
+
+def encode_corpora(corpora: Iterable[CorpusInfo]) -> list[pb.Corpus]:
+    return [
+        pb.Corpus(name=c.name, bytes=c.bytes, sha256=c.sha256, expires_at=_timestamp(c.expires_at)) for c in corpora
+    ]
+
+
+def decode_corpus(message: pb.Corpus) -> CorpusInfo:
+    return CorpusInfo(message.name, message.bytes, message.sha256, _time(message, "expires_at"))
+
+
+def _timestamp(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def _time(message: Any, field: str) -> datetime | None:
+    found: Timestamp = getattr(message, field)
+    return found.ToDatetime(UTC) if message.HasField(field) else None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polysem.proto.errors import DamagedIndex
-from polysem.proto.shards import HEADERS
+from polysem.proto.work.shards import HEADERS
 
 Array = npt.NDArray[Any]
 

@@ -19,10 +19,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from polysem.proto import columns
-from polysem.proto.columns import AnyBatch
+from polysem.proto.arrays import IntArray
 from polysem.proto.errors import Overloaded, QuotaExceeded
-from polysem.proto.types import IntArray, Timing
+from polysem.proto.facts import Timing
+from polysem.proto.wire import columns
+from polysem.proto.wire.columns import AnyBatch
 from polysem.server.arrays import Array
 from polysem.server.callers import ANYONE, Caller, Class, seconds_to_midnight
 from polysem.server.engine import Work
@@ -194,7 +195,7 @@ class Batcher:
                 self._wake.set()
                 if isinstance(answer, Exception):
                     raise answer
-                delivered += len(answer.batch.neurons)
+                delivered += columns.n_items(answer.batch)
                 yield answer
         finally:
             self._requests.remove(request)

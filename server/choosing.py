@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from polysem.proto import shards
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
 from polysem.server import selection
 from polysem.server.arrays import Array
 from polysem.server.scan import Scan, Sums, added

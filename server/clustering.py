@@ -28,10 +28,18 @@ from polysem.kernels.large import neighbours
 from polysem.kernels.large import trees as large_trees
 from polysem.kernels.large.embeddings import unit_embeddings
 from polysem.kernels.large.metrics import tree_metrics
-from polysem.proto import columns, types
+from polysem.proto.arrays import IntArray
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronId
-from polysem.proto.types import METHODS, ClusterBatch, Clustering, EmbeddingChoice, IntArray, Method
+from polysem.proto.questions.clustering import (
+    METHODS,
+    ClusterBatch,
+    Clustering,
+    EmbeddingChoice,
+    Method,
+    threshold_schedule,
+)
+from polysem.proto.wire import columns
 from polysem.server import gather
 from polysem.server.arrays import Array
 from polysem.server.gather import Chunk
@@ -152,7 +160,7 @@ class ClusterWork:
     def _thresholds(self, device: torch.device) -> Tensor:
         thresholds = self.clustering.thresholds
         if isinstance(thresholds, str):
-            thresholds = types.threshold_schedule(thresholds)
+            thresholds = threshold_schedule(thresholds)
         return torch.tensor(thresholds, dtype=torch.float64, device=device)
 
     def _large(self, neuron: NeuronId, chunk: Chunk) -> tuple[Method, Clustered]:

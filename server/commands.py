@@ -14,7 +14,7 @@ import click
 from polysem.client.options import executes, place_of, published, ray_options
 
 if TYPE_CHECKING:
-    from polysem.proto.shards import Executor
+    from polysem.proto.work.shards import Executor
     from polysem.server.corpus import Corpus
     from polysem.server.indexing import Recipe
     from polysem.server.model import Described

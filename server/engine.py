@@ -12,27 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.proto import columns
-from polysem.proto.columns import AnyBatch
+from polysem.proto.arrays import IntArray
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex
+from polysem.proto.facts import Provenance
 from polysem.proto.neurons import NeuronRange
-from polysem.proto.types import (
-    MAX_EXPLAINED,
-    Clustering,
-    ClusterQuery,
-    EmbeddingBatch,
-    EmbeddingChoice,
-    EmbedQuery,
-    ExampleBatch,
-    ExampleQuery,
-    ExplainQuery,
-    ImportanceQuery,
-    IntArray,
-    ListQuery,
-    Provenance,
-    SimilarQuery,
-    StatisticsQuery,
-)
+from polysem.proto.questions.clustering import Clustering, ClusterQuery, EmbeddingChoice
+from polysem.proto.questions.embedding import EmbeddingBatch, EmbedQuery
+from polysem.proto.questions.examples import ExampleBatch, ExampleQuery
+from polysem.proto.questions.explain import MAX_EXPLAINED, ExplainQuery
+from polysem.proto.questions.importance import ImportanceQuery
+from polysem.proto.questions.listing import ListQuery
+from polysem.proto.questions.similar import SimilarQuery
+from polysem.proto.questions.statistics import StatisticsQuery
+from polysem.proto.wire import columns
+from polysem.proto.wire.columns import AnyBatch
 from polysem.server import listing
 from polysem.server.arrays import Array
 from polysem.server.clustering import ClusterWork

@@ -12,15 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from polysem.proto import columns
-from polysem.proto.types import (
-    LEAST_EXAMPLES_OF_STRONGEST,
-    LEAST_MAXIMUM_OF_STRONGEST,
-    Clustering,
-    EmbeddingChoice,
-    ExplanationBatch,
-    IntArray,
-)
+from polysem.proto.arrays import IntArray
+from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
+from polysem.proto.questions.explain import LEAST_EXAMPLES_OF_STRONGEST, LEAST_MAXIMUM_OF_STRONGEST, ExplanationBatch
+from polysem.proto.wire import columns
 from polysem.server.arrays import Array
 from polysem.server.gather import chunks
 from polysem.server.index import Index

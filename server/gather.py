@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.proto.types import EmbeddingChoice, IntArray
+from polysem.proto.arrays import IntArray
+from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.arrays import Array
 from polysem.server.index import Index
 from polysem.server.model import Model

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.proto import columns
+from polysem.proto.arrays import IntArray
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.types import ImportanceBatch, IntArray
+from polysem.proto.questions.importance import ImportanceBatch
+from polysem.proto.wire import columns
 from polysem.server.arrays import Array
 from polysem.server.index import Index
 from polysem.server.model import Model

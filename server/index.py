@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from polysem.proto.arrays import IntArray
 from polysem.proto.errors import DamagedIndex, ForeignIndex, NotFound, UnknownNeuron
+from polysem.proto.facts import IndexInfo, ModelInfo, Selection
 from polysem.proto.neurons import NeuronRange
-from polysem.proto.types import IndexInfo, IntArray, ModelInfo, Selection
 from polysem.server import arrays
 from polysem.server.arrays import Array
 from polysem.server.contexts import Contexts

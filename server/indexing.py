@@ -19,10 +19,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.shards import Executor, Here, Ledger, Shard
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
+from polysem.proto.work.shards import Executor, Here, Ledger, Shard
 from polysem.server import arrays, choosing, index, scan
 from polysem.server.arrays import Array, ArrayWriter
 from polysem.server.contexts import Contexts, Kept, Piece, Windowing

@@ -14,7 +14,6 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from polysem.proto import status
 from polysem.proto.errors import (
     Internal,
     InvalidArgument,
@@ -25,6 +24,7 @@ from polysem.proto.errors import (
     Unavailable,
     WarmingUp,
 )
+from polysem.proto.wire import status
 from polysem.server import callers
 from polysem.server.callers import CLASS_METADATA, Caller
 from polysem.server.keys import Keys

@@ -31,7 +31,7 @@ from polysem.client import Client
 from polysem.client.measure import Measuring, variants
 from polysem.proto.errors import InvalidArgument, PolysemError
 from polysem.proto.jobs import IndexSpec, Job, JobSpec, MeasureSpec
-from polysem.proto.shards import Executor
+from polysem.proto.work.shards import Executor
 from polysem.server import indexing
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Caller

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from polysem.proto import job_codec
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, Unavailable
-from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo
+from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo, decode_spec, encode_corpora, encode_job
 from polysem.server import callers
 from polysem.server.batcher import Batcher
 from polysem.server.engine import Engine
@@ -103,27 +102,27 @@ class JobService(pb_grpc.JobServiceServicer):
         return pb.UploadCorpusResponse(corpus=_one(found))
 
     async def ListCorpora(self, request: pb.ListCorporaRequest, context: Context) -> pb.ListCorporaResponse:
-        return pb.ListCorporaResponse(corpora=job_codec.encode_corpora(self._jobs.corpora.list()))
+        return pb.ListCorporaResponse(corpora=encode_corpora(self._jobs.corpora.list()))
 
     async def DeleteCorpus(self, request: pb.DeleteCorpusRequest, context: Context) -> pb.DeleteCorpusResponse:
         await asyncio.to_thread(self._jobs.corpora.delete, request.name)
         return pb.DeleteCorpusResponse()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
-        jobs, asked = self._jobs, job_codec.decode_spec(request)
+        jobs, asked = self._jobs, decode_spec(request)
         job = jobs.store.made(request.request_id, asked, _key())
         if job is None:
             spec, n_tokens = jobs.runner.check(asked), jobs.runner.batch_tokens
             job = await asyncio.to_thread(jobs.store.create, asked, spec, request.request_id, n_tokens, _key())
             jobs.runner.wake()
-        return pb.CreateJobResponse(job=job_codec.encode_job(jobs.runner.seen(job)))
+        return pb.CreateJobResponse(job=encode_job(jobs.runner.seen(job)))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         return pb.GetJobResponse(job=self._now(request.id))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         jobs, token = self._jobs.store.page(request.page_size, request.page_token, _key())
-        seen = [job_codec.encode_job(self._jobs.runner.seen(job)) for job in jobs]
+        seen = [encode_job(self._jobs.runner.seen(job)) for job in jobs]
         return pb.ListJobsResponse(jobs=seen, next_page_token=token)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
@@ -134,7 +133,7 @@ class JobService(pb_grpc.JobServiceServicer):
         while not job.finished and time.monotonic() < until:
             await asyncio.sleep(LOOK_S / 4)
             job = jobs.store.get(job.id)
-        return pb.CancelJobResponse(job=job_codec.encode_job(jobs.runner.seen(job)))
+        return pb.CancelJobResponse(job=encode_job(jobs.runner.seen(job)))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
         await asyncio.to_thread(self._jobs.store.delete, request.id, _key())
@@ -177,7 +176,7 @@ class JobService(pb_grpc.JobServiceServicer):
 
     def _now(self, id_: str) -> pb.Job:
         jobs = self._jobs
-        return job_codec.encode_job(jobs.runner.seen(jobs.store.get(id_, _key())))
+        return encode_job(jobs.runner.seen(jobs.store.get(id_, _key())))
 
 
 def _key() -> str:
@@ -186,7 +185,7 @@ def _key() -> str:
 
 
 def _one(corpus: CorpusInfo) -> pb.Corpus:
-    return job_codec.encode_corpora([corpus])[0]
+    return encode_corpora([corpus])[0]
 
 
 async def _chunks(requests: AsyncIterator[pb.UploadCorpusRequest]) -> AsyncIterator[bytes]:

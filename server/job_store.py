@@ -19,9 +19,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from polysem.proto import job_codec
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, Overloaded
-from polysem.proto.jobs import MAX_JOBS_PER_PAGE, MAX_NAME_CHARACTERS, CorpusInfo, IndexSpec, Job, JobSpec, JobState
+from polysem.proto.jobs import (
+    MAX_JOBS_PER_PAGE,
+    MAX_NAME_CHARACTERS,
+    CorpusInfo,
+    IndexSpec,
+    Job,
+    JobSpec,
+    JobState,
+    spec_bytes,
+    spec_from_bytes,
+)
 from polysem.server.file_systems import check_local
 
 FORMAT = 2  # 1 had no owners
@@ -167,7 +176,7 @@ class JobStore:
         rows = self._rows("SELECT id, asked FROM jobs WHERE request_id = ?", f"{key}/{request_id}")
         if not rows:
             return None
-        if rows[0]["asked"] != job_codec.spec_bytes(asked):
+        if rows[0]["asked"] != spec_bytes(asked):
             raise InvalidArgument(
                 f"the request id {request_id!r} made another job, {rows[0]['id']}; take a new one", "request_id"
             )
@@ -186,8 +195,8 @@ class JobStore:
             values = {
                 "id": id_,
                 "request_id": f"{key}/{request_id}" if request_id else None,
-                "asked": job_codec.spec_bytes(asked),
-                "spec": job_codec.spec_bytes(spec),
+                "asked": spec_bytes(asked),
+                "spec": spec_bytes(spec),
                 "index_name": spec.name if isinstance(spec, IndexSpec) else None,
                 "corpus": spec.corpus if isinstance(spec, IndexSpec) else None,
                 "batch_tokens": batch_tokens,
@@ -275,7 +284,7 @@ class JobStore:
             )[0]["n"]
         return Job(
             id=row["id"],
-            spec=job_codec.spec_from_bytes(row["spec"]),
+            spec=spec_from_bytes(row["spec"]),
             state=row["state"],
             created_at=_datetime(row["created"]),
             started_at=_datetime(row["started"]),
@@ -314,7 +323,7 @@ class JobStore:
                 "UPDATE jobs SET state = 'running', started = coalesce(started, ?) WHERE id = ? AND state = 'queued'",
                 [time.time(), row["id"]],
             )
-        return Task(row["id"], job_codec.spec_from_bytes(row["spec"]), row["batch_tokens"], row["owner"])
+        return Task(row["id"], spec_from_bytes(row["spec"]), row["batch_tokens"], row["owner"])
 
     def is_cancelled(self, id_: str) -> bool:
         return bool(self._rows("SELECT cancel FROM jobs WHERE id = ?", id_)[0]["cancel"])

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from polysem.proto.arrays import IntArray
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.types import IntArray, ListQuery, MetricRange, NeuronMetric, NeuronPage, NeuronTable
+from polysem.proto.questions.listing import ListQuery, MetricRange, NeuronMetric, NeuronPage, NeuronTable
 from polysem.server.arrays import Array
 from polysem.server.index import Index
 

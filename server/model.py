@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownModel
-from polysem.proto.types import EmbeddingChoice, ModelInfo
+from polysem.proto.facts import ModelInfo
+from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.arrays import Array
 from polysem.server.tokens import Tokenizer
 

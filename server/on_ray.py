@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, Unavailable
-from polysem.proto.shards import Ledger, Shard, Stage
+from polysem.proto.work import shards
+from polysem.proto.work.shards import Ledger, Shard, Stage
 from polysem.server.ray_worker import PIECE_BYTES, Begun, Held, Versions, Worker
 
 AT_ONCE = 3  # shards of a worker: one is read, one packed, one on its way
@@ -292,7 +292,7 @@ class Crew:
 
 
 class OnRay:
-    """The executor (`polysem.proto.shards.Executor`).
+    """The executor (`polysem.proto.work.shards.Executor`).
 
     device  kind of the workers', cpu or cuda; asking waits for the first
     """

@@ -12,8 +12,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from polysem.proto.columns import from_counts
-from polysem.proto.types import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON, ClusterBatch, IntArray, NeuronTable
+from polysem.proto.arrays import IntArray
+from polysem.proto.questions.clustering import ClusterBatch
+from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON, NeuronTable
+from polysem.proto.wire.columns import from_counts
 from polysem.server import callers
 from polysem.server.arrays import Array
 from polysem.server.batcher import Batcher

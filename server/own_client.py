@@ -14,10 +14,9 @@ from typing import Any
 
 from polysem.client.calls import StreamCall
 from polysem.client.client import Client
-from polysem.client.results import Answer
-from polysem.proto import codec
 from polysem.proto.errors import Cancelled, Overloaded, QuotaExceeded
-from polysem.proto.types import IndexInfo, ServerInfo
+from polysem.proto.facts import Answer, IndexInfo, ServerInfo
+from polysem.proto.questions.clustering import decode_cluster_query
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Caller
 from polysem.server.engine import Engine, Plan
@@ -52,7 +51,7 @@ class OwnClient(Client):
         return [index.info for index in self._engine.indexes.values()]
 
     def _answers(self, call: StreamCall) -> Iterator[Answer]:
-        plan = self._engine.plan_cluster(codec.decode_cluster_query(call.request))
+        plan = self._engine.plan_cluster(decode_cluster_query(call.request))
         while True:
             try:
                 yield from self._stream(plan)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from polysem.client import Client
-from polysem.proto.types import IndexInfo, ServerInfo
+from polysem.proto.facts import IndexInfo, ServerInfo
 from polysem.server import model as models
 from polysem.server.corpus import Corpus
 from polysem.server.demo import indexes as demo_indexes

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition, PolysemError
-from polysem.proto.types import ModelInfo
+from polysem.proto.facts import ModelInfo
+from polysem.proto.work import shards
 from polysem.server.corpus import Corpus
 
 PIECE_BYTES = 32 << 20  # of what travels at once

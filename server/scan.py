@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polysem.kernels.key_tokens import key_tokens
 from polysem.proto.errors import FailedPrecondition
-from polysem.proto.types import ModelInfo, Selection
+from polysem.proto.facts import ModelInfo, Selection
 from polysem.server.arrays import Array
 from polysem.server.contexts import Piece
 from polysem.server.index import N_BINS, TOKENS_AFTER, TOKENS_BEFORE

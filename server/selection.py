@@ -44,7 +44,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polysem.kernels.parallel import compiled, for_each_neuron
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 
 Array = npt.NDArray[Any]
 

@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
-from polysem.proto.types import MAX_MESSAGE_BYTES
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.server import address
 from polysem.server.batcher import Batcher
 from polysem.server.engine import Engine, device_memory

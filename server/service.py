@@ -9,8 +9,17 @@ from typing import Any, TypeAlias
 import grpc
 import numpy as np
 
-from polysem.proto import codec
-from polysem.proto.types import MAX_MESSAGE_BYTES, MAX_THRESHOLDS, ClusterBatch, Limits, ServerInfo, Timing
+from polysem.proto.facts import Limits, ServerInfo, Timing, encode_head, encode_indexes, encode_server_info
+from polysem.proto.questions.clustering import MAX_THRESHOLDS, ClusterBatch, decode_cluster_query
+from polysem.proto.questions.embedding import decode_embed_query
+from polysem.proto.questions.examples import decode_example_query
+from polysem.proto.questions.explain import decode_explain_query
+from polysem.proto.questions.importance import decode_importance_query
+from polysem.proto.questions.listing import decode_list_query, encode_neuron_page
+from polysem.proto.questions.similar import decode_similar_query
+from polysem.proto.questions.statistics import decode_statistics_query
+from polysem.proto.wire import batches
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.server import callers, importance, interceptor
 from polysem.server.arrays import Array
 from polysem.server.batcher import Batcher
@@ -34,47 +43,47 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         self._overviews = Overviews(batcher)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
-        return codec.encode_server_info(server_info(self._engine, self._batcher, self._version, callers.current.get()))
+        return encode_server_info(server_info(self._engine, self._batcher, self._version, callers.current.get()))
 
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context) -> pb.ListIndexesResponse:
-        return codec.encode_indexes([index.info for index in self._engine.indexes.values()])
+        return encode_indexes([index.info for index in self._engine.indexes.values()])
 
     async def ClusterNeurons(
         self, request: pb.ClusterNeuronsRequest, context: Context
     ) -> AsyncIterator[pb.ClusterNeuronsResponse]:
-        async for message in self._answer(self._engine.plan_cluster(codec.decode_cluster_query(request))):
+        async for message in self._answer(self._engine.plan_cluster(decode_cluster_query(request))):
             yield message
 
     async def EmbedNeurons(
         self, request: pb.EmbedNeuronsRequest, context: Context
     ) -> AsyncIterator[pb.EmbedNeuronsResponse]:
-        async for message in self._answer(self._engine.plan_embed(codec.decode_embed_query(request))):
+        async for message in self._answer(self._engine.plan_embed(decode_embed_query(request))):
             yield message
 
     async def GetExamples(
         self, request: pb.GetExamplesRequest, context: Context
     ) -> AsyncIterator[pb.GetExamplesResponse]:
-        async for message in self._answer(self._engine.plan_examples(codec.decode_example_query(request))):
+        async for message in self._answer(self._engine.plan_examples(decode_example_query(request))):
             yield message
 
     async def GetNeuronStatistics(
         self, request: pb.GetNeuronStatisticsRequest, context: Context
     ) -> AsyncIterator[pb.GetNeuronStatisticsResponse]:
-        async for message in self._answer(self._engine.plan_statistics(codec.decode_statistics_query(request))):
+        async for message in self._answer(self._engine.plan_statistics(decode_statistics_query(request))):
             yield message
 
     async def ListNeurons(self, request: pb.ListNeuronsRequest, context: Context) -> pb.ListNeuronsResponse:
-        query = codec.decode_list_query(request)
+        query = decode_list_query(request)
         work, neurons, provenance = self._engine.plan_list(query)
         overview = await self._overviews.get(work)
         page = await asyncio.to_thread(page_of, overview.table, work.index, neurons, query)
         timing = Timing(0, overview.compute_ns, len(overview.table.neurons))
-        return codec.encode_neuron_page(page, provenance, timing)
+        return encode_neuron_page(page, provenance, timing)
 
     async def FindSimilarClusters(
         self, request: pb.FindSimilarClustersRequest, context: Context
     ) -> AsyncIterator[pb.FindSimilarClustersResponse]:
-        query = codec.decode_similar_query(request)
+        query = decode_similar_query(request)
         clustering, _, provenance = self._engine.plan_similar(query)
         overview = await self._overviews.get(clustering)
         work = SimilarWork(clustering, query.similarity, query.every_layer, query.n_similar, overview.clusters)
@@ -84,14 +93,14 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     async def MeasureImportance(
         self, request: pb.MeasureImportanceRequest, context: Context
     ) -> AsyncIterator[pb.MeasureImportanceResponse]:
-        plan = self._engine.plan_importance(codec.decode_importance_query(request))
+        plan = self._engine.plan_importance(decode_importance_query(request))
         async for message in self._answer(plan, partial(importance.whole, items=plan.items)):
             yield message
 
     async def ExplainText(
         self, request: pb.ExplainTextRequest, context: Context
     ) -> AsyncIterator[pb.ExplainTextResponse]:
-        query = codec.decode_explain_query(request)
+        query = decode_explain_query(request)
         plan = await asyncio.to_thread(self._engine.plan_explain, query)
         work = ExplainWork(
             plan.clustering.model,
@@ -123,7 +132,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         encoding = self._batcher.metrics.stage_seconds.labels("encode")
         async for batch, timing in whole(self._batcher.stream(plan.work, plan.items, callers.current.get())):
             spent, started = 0.0, time.perf_counter()
-            for message in codec.encode_batch(batch, plan.provenance, timing):
+            for message in batches.encode_batch(batch, encode_head(plan.provenance, timing)):
                 spent += time.perf_counter() - started
                 yield message  # and the caller decodes it while the next is made
                 started = time.perf_counter()

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from polysem.proto.arrays import IntArray
 from polysem.proto.errors import NotFound
 from polysem.proto.neurons import NeuronId
-from polysem.proto.types import EmbeddingChoice, IntArray, SimilarBatch, Similarity
+from polysem.proto.questions.clustering import EmbeddingChoice
+from polysem.proto.questions.similar import SimilarBatch, Similarity
 from polysem.server.arrays import Array
 from polysem.server.clustering import ClusterWork
 from polysem.server.gather import resident

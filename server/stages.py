@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polysem.proto.shards import Advance, Arrays
-from polysem.proto.types import ModelInfo, Selection
+from polysem.proto.facts import ModelInfo, Selection
+from polysem.proto.work.shards import Advance, Arrays
 from polysem.server import choosing, contexts, scan, selection
 from polysem.server.arrays import Array
 from polysem.server.contexts import Cut, Kept, Piece, Windowing

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from polysem.proto.types import IntArray, StatisticsBatch
+from polysem.proto.arrays import IntArray
+from polysem.proto.questions.statistics import StatisticsBatch
 from polysem.server.arrays import Array
 from polysem.server.index import Index
 

@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from polysem.proto import shards
 from polysem.proto.errors import BadCorpus
-from polysem.proto.shards import Executor, Ledger, Shard
+from polysem.proto.work import shards
+from polysem.proto.work.shards import Executor, Ledger, Shard
 from polysem.server import contexts
 from polysem.server.contexts import Windowing
 from polysem.server.corpus import Corpus, CorpusDigest, Document, Texts, digest_of

@@ -116,7 +116,7 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def index_folder(small_model: Any, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of the checkpoint over the corpus: first, >= 0.5 of the maximum, at most 30 examples."""
-    from polysem.proto.types import Selection
+    from polysem.proto.facts import Selection
     from polysem.server import indexing
     from polysem.server.corpus import Corpus
 

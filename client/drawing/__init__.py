@@ -13,7 +13,7 @@ from typing import Any
 from polysem.client import dendrogram
 from polysem.client.colours import PALETTE
 from polysem.client.results import Example, Neuron
-from polysem.proto.types import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
+from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
 FOLDER = Path(__file__).parent
 

@@ -33,8 +33,8 @@ from polysem.client.client import Client
 from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
 from polysem.client.results import Example, ExplainedToken
 from polysem.proto import errors
+from polysem.proto.facts import IndexInfo
 from polysem.proto.neurons import MAX_INDEX, NeuronId
-from polysem.proto.types import IndexInfo
 
 FOLDER = Path(__file__).parent
 N_SIMILAR = 20  # clusters, as on the paper's site

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from typing import Any, get_args
 from urllib.parse import urlencode
 
-from polysem.proto import checks
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.neurons import NeuronId, parse_neurons
-from polysem.proto.types import (
+from polysem.proto.questions.clustering import (
     DEFAULT_DISTANCE_THRESHOLD,
-    NEURON_METRICS,
     Algorithm,
     Embedding,
     LayerNorm,
     Linkage,
-    NeuronMetric,
+    check_distance_threshold,
 )
+from polysem.proto.questions.listing import NEURON_METRICS, NeuronMetric
 
 MAX_PAGE = 100_000
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -51,7 +50,7 @@ class View:
                 found[name] = value
         if text := parameters.get("distance_threshold"):
             found["distance_threshold"] = number("distance_threshold", text)
-            checks.check_distance_threshold(found["distance_threshold"])
+            check_distance_threshold(found["distance_threshold"])
         return cls(**found, index=parameters.get("index") or None)
 
     def clustering(self) -> dict[str, Any]:

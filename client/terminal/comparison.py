@@ -17,7 +17,7 @@ from polysem.client.results import (
 )
 from polysem.client.terminal.tables import metric_text
 from polysem.client.terminal.texts import has_colour
-from polysem.proto.types import DoubleArray, IntArray
+from polysem.proto.arrays import DoubleArray, IntArray
 
 _METRICS = {
     "intra": "mean distance within clusters",

@@ -19,7 +19,7 @@ from polysem.client.results import (
 )
 from polysem.client.terminal.tables import counted, written
 from polysem.client.terminal.texts import example_lines, has_colour, key_text, shaded
-from polysem.proto.types import DoubleArray, IntArray
+from polysem.proto.arrays import DoubleArray, IntArray
 
 
 def neuron_panel(

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from polysem.proto.types import IndexInfo, Limits, ServerInfo
+from polysem.proto.facts import IndexInfo, Limits, ServerInfo
 
 
 def _own(limits: Limits) -> str:

@@ -4,8 +4,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-from polysem.proto import shards
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
 from polysem.server import indexing, model
 from polysem.server.corpus import PYDOCS, Corpus
 from polysem.server.index import FORMAT, file_sha256

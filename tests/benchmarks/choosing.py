@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from polysem.proto import shards
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
 from polysem.server import choosing, selection
 from polysem.server.scan import Scan, Sums
 from polysem.server.selection import Candidates

@@ -20,7 +20,7 @@ import gpt2_small
 import torch
 import transformers
 
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import contexts, model, scan, selection
 from polysem.server.contexts import Contexts, Piece, Windowing
 from polysem.server.corpus import Corpus

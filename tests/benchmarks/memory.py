@@ -38,7 +38,7 @@ def checkpoint(folder):
 
 
 def build(model_folder, corpus_file, out, rule, answers):
-    from polysem.proto.types import Selection
+    from polysem.proto.facts import Selection
     from polysem.server import indexing, model
     from polysem.server.corpus import Corpus
 

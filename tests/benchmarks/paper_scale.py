@@ -23,7 +23,7 @@ from rich.console import Console
 
 from polysem.client import measurements, table1
 from polysem.client.measure import Measuring
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import indexing, local, model
 from polysem.server.corpus import Corpus
 

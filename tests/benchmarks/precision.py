@@ -18,7 +18,7 @@ CUTS = (0.3, 0.5, 0.7)
 
 def embeddings(n_neurons):
     """Chunks of neurons of the demo's index, as the server makes them; neurons with as many examples as any has."""
-    from polysem.proto.types import EmbeddingChoice
+    from polysem.proto.questions.clustering import EmbeddingChoice
     from polysem.server import gather, model
     from polysem.server.demo import indexes
     from polysem.server.index import open_index

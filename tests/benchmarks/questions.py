@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from polysem.client import Client
-from polysem.proto.types import ListQuery, MetricRange, NeuronTable
+from polysem.proto.questions.listing import ListQuery, MetricRange, NeuronTable
 from polysem.server.demo import indexes
 from polysem.server.index import open_index
 from polysem.server.listing import page_of

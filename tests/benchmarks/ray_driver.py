@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from polysem.proto.shards import Ledger, Shard, Stage
+from polysem.proto.work.shards import Ledger, Shard, Stage
 from polysem.server import on_ray
 from polysem.server.contexts import Kept
 from polysem.server.on_ray import AT_ONCE, Crew, OnRay, RayOptions

@@ -18,7 +18,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from polysem.proto import shards
+from polysem.proto.work import shards
 from polysem.server import indexing, model, ray_jobs
 from polysem.server.corpus import Corpus
 from polysem.server.on_ray import RayOptions

@@ -12,7 +12,7 @@ import math
 from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
-from polysem.proto.shards import contexts_a_shard
+from polysem.proto.work.shards import contexts_a_shard
 from polysem.server.choosing import LAYERS_AT_ONCE
 
 SHAPES = {"GPT2-small": (12, 768, 3072, 1024), "7 billion": (32, 4096, 16384, 2048)}

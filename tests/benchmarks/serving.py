@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from polysem.client import Client
 from polysem.proto.neurons import parse_neurons
-from polysem.proto.types import ClusterQuery
+from polysem.proto.questions.clustering import ClusterQuery
 from polysem.server.demo import indexes
 from polysem.server.opening import open_engine
 from polysem.server.settings import Settings

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from polysem.proto import shards
-from polysem.proto.shards import Ledger, Shard
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
+from polysem.proto.work.shards import Ledger, Shard
 from polysem.server import choosing, contexts, model, scan, selection, stages
 from polysem.server.contexts import Contexts, Windowing
 from polysem.server.corpus import Corpus

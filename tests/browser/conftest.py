@@ -16,7 +16,7 @@ import pytest
 
 import polysem.server
 from polysem.client import Client
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import indexing
 from polysem.server.corpus import Corpus
 

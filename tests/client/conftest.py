@@ -11,7 +11,7 @@ import pytest
 
 import polysem.server
 from polysem.client import AsyncClient, Client, cli
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import indexing
 from polysem.server.corpus import Corpus
 

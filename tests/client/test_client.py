@@ -24,7 +24,8 @@ from polysem.proto.errors import (
     UnknownNeuron,
     Unsupported,
 )
-from polysem.proto.types import MAX_MESSAGE_BYTES, Clustering, EmbeddingChoice
+from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 
 N = 96  # neurons a layer of the small model
 

@@ -10,8 +10,9 @@ from scipy.cluster.hierarchy import linkage as scipy_linkage
 from polysem.client import agreement, dendrogram, notebook, terminal
 from polysem.client.cutting import Tree
 from polysem.client.results import Example, Metrics, Neuron
+from polysem.proto.facts import Provenance, Timing
 from polysem.proto.neurons import NeuronId
-from polysem.proto.types import Clustering, EmbeddingChoice, Provenance, Timing
+from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
 
 PROVENANCE = Provenance("i", "", "m", "", "0", EmbeddingChoice(), Clustering())
 

@@ -14,8 +14,8 @@ import pytest
 
 import polysem.server
 from polysem.client import AsyncClient, Client, connection
-from polysem.proto import status
 from polysem.proto.errors import InvalidArgument, Overloaded, Unavailable
+from polysem.proto.wire import status
 from polysem.server import clustering
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc

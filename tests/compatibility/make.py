@@ -25,7 +25,7 @@ CLIENT = ("polysem/client/", "polysem/proto/", "polysem/v1/", "polysem-0.1.0.dis
 
 def make(out: Path, checkpoint: Path, corpus: Path) -> None:
     import polysem.server
-    from polysem.proto.types import Selection
+    from polysem.proto.facts import Selection
     from polysem.server import indexing, model
     from polysem.server.corpus import Corpus
 

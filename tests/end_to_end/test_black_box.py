@@ -104,7 +104,7 @@ def corpus(tmp_path_factory) -> tuple[Path, list[tuple[str, str]]]:
 @pytest.fixture(scope="module")
 def client(checkpoint, corpus, tmp_path_factory) -> Iterator[Any]:
     import polysem.server
-    from polysem.proto.types import Selection
+    from polysem.proto.facts import Selection
     from polysem.server import indexing, model
     from polysem.server.corpus import Corpus
 

@@ -11,9 +11,9 @@ from numpy.testing import assert_allclose
 
 import polysem.server
 from polysem.client import AsyncClient
-from polysem.proto import status
 from polysem.proto.errors import InvalidArgument, UnknownIndex, UnknownNeuron
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.wire import status
 from polysem.server import indexing, model
 from polysem.server.corpus import Corpus
 from polysem.v1 import neuron_service_pb2 as pb

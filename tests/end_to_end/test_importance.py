@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 import polysem.server
 from polysem.client import AsyncClient
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import engine, importance, indexing, model
 from polysem.server.corpus import Corpus
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from polysem.client import AsyncClient
-from polysem.proto import codec, status
 from polysem.proto.errors import InvalidArgument, UnknownIndex, UnknownNeuron
-from polysem.proto.types import NEURON_METRICS, ListQuery
+from polysem.proto.questions.listing import NEURON_METRICS, ListQuery, decode_neuron_page, encode_list_query
+from polysem.proto.wire import status
 from polysem.v1 import neuron_service_pb2 as pb
 
 N = 96
@@ -98,10 +98,10 @@ def test_a_limit_and_a_skip_take_a_part_of_the_same_order(polysem_client):
 
 def pages(client, query):
     """The pages of a question, one by one, as another language's client would ask."""
-    request, found = codec.encode_list_query(query), []
+    request, found = encode_list_query(query), []
     while True:
         message = client._stub.ListNeurons(request)
-        page, _, _ = codec.decode_neuron_page(message)
+        page, _, _ = decode_neuron_page(message)
         found.append(page)
         if not page.next_page_token:
             return found
@@ -120,9 +120,9 @@ def test_pages_laid_end_to_end_are_the_whole_order(polysem_client, page_size):
 
 def test_a_page_token_means_the_same_page_again(polysem_client):
     first, second = pages(polysem_client, ListQuery(page_size=100))
-    request = codec.encode_list_query(ListQuery(page_size=9, page_token=first.next_page_token))
+    request = encode_list_query(ListQuery(page_size=9, page_token=first.next_page_token))
     for _ in range(2):
-        page, _, _ = codec.decode_neuron_page(polysem_client._stub.ListNeurons(request))
+        page, _, _ = decode_neuron_page(polysem_client._stub.ListNeurons(request))
         np.testing.assert_array_equal(page.table.neurons, second.table.neurons[:9])
 
 

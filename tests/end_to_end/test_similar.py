@@ -9,10 +9,10 @@ import pytest
 from numpy.testing import assert_allclose
 
 from polysem.client import AsyncClient
-from polysem.proto import codec, status
 from polysem.proto.errors import InvalidArgument, NotFound, UnknownIndex, UnknownNeuron
 from polysem.proto.neurons import NeuronId
-from polysem.proto.types import SimilarQuery
+from polysem.proto.questions.similar import SimilarQuery, encode_similar_query
+from polysem.proto.wire import status
 
 HOW = [
     {},
@@ -129,7 +129,7 @@ def test_wrong_questions_get_a_sentence(polysem_client, neuron, how, error, word
 
 
 def test_the_server_refuses_what_a_client_would(polysem_client):
-    request = codec.encode_similar_query(SimilarQuery(NeuronId(1, 5)))
+    request = encode_similar_query(SimilarQuery(NeuronId(1, 5)))
     request.n_similar = 5000
     with pytest.raises(grpc.RpcError) as raised:
         list(polysem_client._stub.FindSimilarClusters(request))

@@ -23,9 +23,8 @@ from figures import Figure, jain, ms, show
 from processes import free_port, indexed, metric, sample, serving
 
 from polysem.client import AsyncClient
-from polysem.proto.codec import encode_cluster_query
 from polysem.proto.neurons import parse_neurons
-from polysem.proto.types import Clustering, ClusterQuery, EmbeddingChoice
+from polysem.proto.questions.clustering import Clustering, ClusterQuery, EmbeddingChoice, encode_cluster_query
 from polysem.server import keys
 
 N_CLIENTS, N_KEYS = 64, 8

@@ -16,7 +16,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from polysem.proto.types import EmbeddingChoice
+from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server import contexts, model
 from polysem.server.contexts import Contexts, Windowing
 from polysem.server.corpus import Document

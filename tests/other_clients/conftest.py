@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from polysem.client import Client
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import indexing, model
 from polysem.server.corpus import Corpus
 

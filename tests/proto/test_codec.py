@@ -7,19 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysem.proto import codec, columns, types
 from polysem.proto.errors import Internal, InvalidArgument
-from polysem.proto.neurons import NeuronRange, parse_neurons
-from polysem.proto.types import (
-    MAX_MESSAGE_BYTES,
-    ClusterBatch,
-    Clustering,
-    ClusterQuery,
-    EmbeddingBatch,
-    EmbeddingChoice,
-    EmbedQuery,
-    ExampleBatch,
-    ExampleQuery,
+from polysem.proto.facts import (
     IndexInfo,
     Limits,
     ModelInfo,
@@ -27,7 +16,30 @@ from polysem.proto.types import (
     Selection,
     ServerInfo,
     Timing,
+    decode_head,
+    decode_indexes,
+    decode_provenance,
+    decode_server_info,
+    encode_head,
+    encode_indexes,
+    encode_provenance,
+    encode_server_info,
 )
+from polysem.proto.neurons import NeuronRange, parse_neurons
+from polysem.proto.questions.clustering import (
+    ClusterBatch,
+    Clustering,
+    ClusterQuery,
+    EmbeddingChoice,
+    decode_cluster_query,
+    encode_cluster_query,
+    threshold_schedule,
+)
+from polysem.proto.questions.embedding import EmbeddingBatch, EmbedQuery, decode_embed_query, encode_embed_query
+from polysem.proto.questions.examples import ExampleBatch, ExampleQuery, decode_example_query, encode_example_query
+from polysem.proto.wire import batches, columns
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
+from polysem.proto.wire.tensors import decode_tensor, encode_tensor
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import tensor_pb2
 
@@ -92,24 +104,24 @@ asked = {"neurons": st.lists(ranges, min_size=1, max_size=5).map(tuple), "index"
 
 @given(st.builds(ClusterQuery, **asked, choice=choices, clustering=clusterings))
 def test_a_cluster_query_arrives_as_it_was_asked(query):
-    assert codec.decode_cluster_query(over_the_wire(codec.encode_cluster_query(query))) == query
+    assert decode_cluster_query(over_the_wire(encode_cluster_query(query))) == query
 
 
 @given(st.builds(EmbedQuery, **asked, choice=choices))
 def test_an_embed_query_arrives_as_it_was_asked(query):
-    assert codec.decode_embed_query(over_the_wire(codec.encode_embed_query(query))) == query
+    assert decode_embed_query(over_the_wire(encode_embed_query(query))) == query
 
 
 @given(st.builds(ExampleQuery, **asked, examples=st.lists(numbers).map(tuple), whole_context=st.booleans()))
 def test_an_example_query_arrives_as_it_was_asked(query):
-    assert codec.decode_example_query(over_the_wire(codec.encode_example_query(query))) == query
+    assert decode_example_query(over_the_wire(encode_example_query(query))) == query
 
 
 def test_what_is_not_said_means_the_default():
     neurons = [pb.NeuronRange()]
-    assert codec.decode_cluster_query(pb.ClusterNeuronsRequest(neurons=neurons)) == ClusterQuery(ALL)
-    assert codec.decode_embed_query(pb.EmbedNeuronsRequest(neurons=neurons)) == EmbedQuery(ALL)
-    assert codec.decode_example_query(pb.GetExamplesRequest(neurons=neurons)) == ExampleQuery(ALL)
+    assert decode_cluster_query(pb.ClusterNeuronsRequest(neurons=neurons)) == ClusterQuery(ALL)
+    assert decode_embed_query(pb.EmbedNeuronsRequest(neurons=neurons)) == EmbedQuery(ALL)
+    assert decode_example_query(pb.GetExamplesRequest(neurons=neurons)) == ExampleQuery(ALL)
 
 
 def test_the_defaults_are_those_of_the_paper():
@@ -120,7 +132,7 @@ def test_the_defaults_are_those_of_the_paper():
 
 def test_a_threshold_of_zero_is_not_the_default():
     request = pb.ClusterNeuronsRequest(neurons=[pb.NeuronRange()], distance_threshold=0.0)
-    assert codec.decode_cluster_query(request).clustering.distance_threshold == 0
+    assert decode_cluster_query(request).clustering.distance_threshold == 0
 
 
 @pytest.mark.parametrize(
@@ -133,9 +145,7 @@ def test_a_threshold_of_zero_is_not_the_default():
 )
 def test_parameters_that_an_algorithm_does_not_use_are_forgotten(algorithm, kept):
     asked = Clustering(algorithm, "complete", 0.25, (0.1, 0.2), True)
-    assert (
-        codec.decode_cluster_query(codec.encode_cluster_query(ClusterQuery(ALL, clustering=asked))).clustering == kept
-    )
+    assert decode_cluster_query(encode_cluster_query(ClusterQuery(ALL, clustering=asked))).clustering == kept
 
 
 @pytest.mark.parametrize("field", ["algorithm", "linkage", "embedding", "layer_norm", "threshold_schedule"])
@@ -143,7 +153,7 @@ def test_parameters_that_an_algorithm_does_not_use_are_forgotten(algorithm, kept
 def test_an_unknown_number_is_refused_and_the_known_names_told(field, number):
     request = over_the_wire(pb.ClusterNeuronsRequest(neurons=[pb.NeuronRange()], **{field: number}))
     with pytest.raises(InvalidArgument, match=f"unknown {field} number {number}: this version knows") as raised:
-        codec.decode_cluster_query(request)
+        decode_cluster_query(request)
     assert raised.value.field == field
 
 
@@ -153,7 +163,7 @@ def test_an_unknown_name_is_refused_before_it_is_sent(field, name):
     place = "choice" if field in ("embedding", "layer_norm") else "clustering"
     part = (EmbeddingChoice if place == "choice" else Clustering)(**{field: name})
     with pytest.raises(InvalidArgument, match=f"unknown {field} {name!r}: choose") as raised:
-        codec.encode_cluster_query(ClusterQuery(ALL, **{place: part}))
+        encode_cluster_query(ClusterQuery(ALL, **{place: part}))
     assert raised.value.field == field
 
 
@@ -163,11 +173,11 @@ def test_an_unknown_name_is_refused_before_it_is_sent(field, name):
 )
 def test_half_a_range_is_refused(half):
     with pytest.raises(InvalidArgument, match="a range has first and last and a layer, or neither") as raised:
-        codec.decode_cluster_query(pb.ClusterNeuronsRequest(neurons=[pb.NeuronRange(**half)]))
+        decode_cluster_query(pb.ClusterNeuronsRequest(neurons=[pb.NeuronRange(**half)]))
     assert raised.value.field == "neurons"
 
 
-@pytest.mark.parametrize("decode", [codec.decode_cluster_query, codec.decode_embed_query, codec.decode_example_query])
+@pytest.mark.parametrize("decode", [decode_cluster_query, decode_embed_query, decode_example_query])
 @pytest.mark.parametrize("neurons", [[], [pb.NeuronRange(layer=7, first=5, last=2)]])
 def test_no_range_and_a_backward_one_are_refused(decode, neurons):
     type_ = {"decode_cluster_query": pb.ClusterNeuronsRequest, "decode_embed_query": pb.EmbedNeuronsRequest}
@@ -182,10 +192,10 @@ NOT_A_DISTANCE = [float("nan"), float("inf"), -float("inf"), -0.001, 2.001, 1e30
 @pytest.mark.parametrize("value", NOT_A_DISTANCE)
 def test_a_cut_outside_the_distances_is_refused_at_both_ends(value):
     with pytest.raises(InvalidArgument, match="distance_threshold") as sent:
-        codec.encode_cluster_query(ClusterQuery(ALL, clustering=Clustering(distance_threshold=value)))
+        encode_cluster_query(ClusterQuery(ALL, clustering=Clustering(distance_threshold=value)))
     request = pb.ClusterNeuronsRequest(neurons=[pb.NeuronRange()], distance_threshold=value)
     with pytest.raises(InvalidArgument, match="distance_threshold") as received:
-        codec.decode_cluster_query(over_the_wire(request))
+        decode_cluster_query(over_the_wire(request))
     assert sent.value.field == received.value.field == "distance_threshold"
 
 
@@ -193,13 +203,13 @@ def test_a_cut_outside_the_distances_is_refused_at_both_ends(value):
 def test_what_is_no_number_is_no_threshold(value):
     for clustering in (Clustering(distance_threshold=value), Clustering("scc", thresholds=(value,))):
         with pytest.raises(InvalidArgument, match="must be a number, not"):
-            codec.encode_cluster_query(ClusterQuery(ALL, clustering=clustering))
+            encode_cluster_query(ClusterQuery(ALL, clustering=clustering))
 
 
 @pytest.mark.parametrize("value", [1, np.float32(0.25), np.float64(0.25), np.int64(1), 0, 2])
 def test_any_number_within_the_distances_is_a_threshold(value):
     query = ClusterQuery(ALL, clustering=Clustering(distance_threshold=value))
-    assert codec.decode_cluster_query(codec.encode_cluster_query(query)).clustering.distance_threshold == value
+    assert decode_cluster_query(encode_cluster_query(query)).clustering.distance_threshold == value
 
 
 @pytest.mark.parametrize(
@@ -214,34 +224,34 @@ def test_any_number_within_the_distances_is_a_threshold(value):
 )
 def test_thresholds_that_are_no_rounds_are_refused_at_both_ends(values):
     with pytest.raises(InvalidArgument, match="thresholds") as sent:
-        codec.encode_cluster_query(ClusterQuery(ALL, clustering=Clustering("scc", thresholds=values)))
+        encode_cluster_query(ClusterQuery(ALL, clustering=Clustering("scc", thresholds=values)))
     request = pb.ClusterNeuronsRequest(neurons=[pb.NeuronRange()], algorithm=pb.ALGORITHM_SCC, thresholds=values)
     with pytest.raises(InvalidArgument, match="thresholds") as received:
-        codec.decode_cluster_query(over_the_wire(request))
+        decode_cluster_query(over_the_wire(request))
     assert sent.value.field == received.value.field == "thresholds"
 
 
 def test_no_threshold_at_all_is_refused_before_it_is_sent():
     with pytest.raises(InvalidArgument, match="thresholds has 0 values; give 1 to 1024, or leave it out"):
-        codec.encode_cluster_query(ClusterQuery(ALL, clustering=Clustering("scc", thresholds=())))
+        encode_cluster_query(ClusterQuery(ALL, clustering=Clustering("scc", thresholds=())))
 
 
 def test_as_many_thresholds_as_the_limit_are_taken():
     query = ClusterQuery(ALL, clustering=Clustering("scc", thresholds=tuple(np.linspace(0, 2, 1024).tolist())))
-    assert codec.decode_cluster_query(over_the_wire(codec.encode_cluster_query(query))) == query
+    assert decode_cluster_query(over_the_wire(encode_cluster_query(query))) == query
 
 
 @pytest.mark.parametrize("place", [-1, 2**31, 1.5, "0", None, True])
 def test_what_is_no_place_is_refused_before_it_is_sent(place):
     with pytest.raises(InvalidArgument, match="is not an example: they are counted from 0") as raised:
-        codec.encode_example_query(ExampleQuery(ALL, examples=(0, place)))
+        encode_example_query(ExampleQuery(ALL, examples=(0, place)))
     assert raised.value.field == "examples"
 
 
 @given(neurons=st.lists(ranges, min_size=1, max_size=3).map(tuple))
 def test_ranges_as_parsed_are_ranges_as_sent(neurons):
     query = EmbedQuery(parse_neurons(*map(str, neurons)))
-    assert codec.decode_embed_query(codec.encode_embed_query(query)).neurons == neurons
+    assert decode_embed_query(encode_embed_query(query)).neurons == neurons
 
 
 # ---- Facts
@@ -263,7 +273,7 @@ large = st.integers(0, 2**63)
     )
 )
 def test_server_info_arrives_whole(info):
-    assert codec.decode_server_info(over_the_wire(codec.encode_server_info(info))) == info
+    assert decode_server_info(over_the_wire(encode_server_info(info))) == info
 
 
 indexes = st.builds(
@@ -286,21 +296,21 @@ indexes = st.builds(
 
 @given(st.lists(indexes, max_size=3))
 def test_indexes_arrive_whole_and_in_order(found):
-    assert codec.decode_indexes(over_the_wire(codec.encode_indexes(found))) == found
+    assert decode_indexes(over_the_wire(encode_indexes(found))) == found
 
 
 @given(choice=choices, clustering=st.none() | clusterings)
 def test_provenance_arrives_whole(choice, clustering):
     sent = dataclasses.replace(LONGEST, choice=choice, clustering=clustering)
-    got = codec.decode_provenance(over_the_wire(codec.encode_provenance(sent)))
+    got = decode_provenance(over_the_wire(encode_provenance(sent)))
     if clustering and clustering.algorithm == "scc" and isinstance(clustering.thresholds, str):
-        spelled_out = types.threshold_schedule(clustering.thresholds)  # its numbers, not its name, are the fact
+        spelled_out = threshold_schedule(clustering.thresholds)  # its numbers, not its name, are the fact
         sent = dataclasses.replace(sent, clustering=dataclasses.replace(clustering, thresholds=spelled_out))
     assert got == sent
 
 
 def test_the_linear_schedule_cuts_at_a_half_in_round_25():
-    linear = types.threshold_schedule("linear")
+    linear = threshold_schedule("linear")
     assert linear == tuple(float(f"{r / 50:.2f}") for r in range(1, 51))  # each the float nearest its decimal
     assert linear[24] == 0.5
     np.testing.assert_allclose(linear, np.linspace(0, 1, 51)[1:], rtol=0, atol=1e-15)
@@ -308,10 +318,10 @@ def test_the_linear_schedule_cuts_at_a_half_in_round_25():
 
 def test_both_schedules_are_thresholds_that_can_be_asked_for():
     for name in ("linear", "geometric"):
-        values = types.threshold_schedule(name)
+        values = threshold_schedule(name)
         assert len(values) == 50
-        codec.encode_cluster_query(ClusterQuery(ALL, clustering=Clustering("scc", thresholds=values)))
-    np.testing.assert_array_equal(types.threshold_schedule("geometric"), 1 - np.geomspace(1, 0.1, 50))
+        encode_cluster_query(ClusterQuery(ALL, clustering=Clustering("scc", thresholds=values)))
+    np.testing.assert_array_equal(threshold_schedule("geometric"), 1 - np.geomspace(1, 0.1, 50))
 
 
 # ---- Tensors
@@ -321,7 +331,7 @@ def test_both_schedules_are_thresholds_that_can_be_asked_for():
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 2), (0, 7), (7, 0), (2, 0, 3), (2, 3, 4)])
 def test_a_tensor_keeps_its_dtype_shape_and_bytes(dtype, shape):
     array = (np.arange(np.prod(shape)) - 2).astype(dtype).reshape(shape)
-    got = codec.decode_tensor(over_the_wire(codec.encode_tensor(array)))
+    got = decode_tensor(over_the_wire(encode_tensor(array)))
     assert got.dtype == dtype
     assert got.shape == shape
     np.testing.assert_array_equal(got, array)
@@ -334,35 +344,35 @@ def test_a_tensor_is_little_endian_in_c_order_wherever_it_comes_from():
         np.asfortranarray(want),
         np.arange(12, dtype=np.int32).reshape(2, 6)[:, ::2] // 2,
     ):
-        tensor = codec.encode_tensor(array)
+        tensor = encode_tensor(array)
         assert tensor.data == want.tobytes()
         assert list(tensor.shape) == [2, 3]
 
 
 def test_special_numbers_survive():
     array = np.array([np.nan, np.inf, -np.inf, -0.0, 5e-324])
-    assert codec.decode_tensor(codec.encode_tensor(array)).tobytes() == array.tobytes()
+    assert decode_tensor(encode_tensor(array)).tobytes() == array.tobytes()
 
 
 @pytest.mark.parametrize("change", [b"", b"\0" * 23, b"\0" * 25, b"\0" * 28])
 def test_a_tensor_with_other_bytes_than_its_shape_needs_is_refused(change):
-    tensor = codec.encode_tensor(np.zeros((2, 3), np.int32))
+    tensor = encode_tensor(np.zeros((2, 3), np.int32))
     tensor.data = change
     with pytest.raises(Internal, match=rf"tensor of shape \[2, 3\] came with {len(change)} bytes"):
-        codec.decode_tensor(tensor)
+        decode_tensor(tensor)
 
 
 @pytest.mark.parametrize("shape", [[-1], [-1, -6], [2, -3], [2**62, 4]])
 def test_a_tensor_of_impossible_shape_is_refused(shape):
     tensor = tensor_pb2.Tensor(data_type=tensor_pb2.DATA_TYPE_INT32, shape=shape, data=b"\0" * 24)
     with pytest.raises(Internal, match="tensor of shape"):
-        codec.decode_tensor(tensor)
+        decode_tensor(tensor)
 
 
 @pytest.mark.parametrize("number", [0, 9])
 def test_a_tensor_of_unknown_type_is_refused(number):
     with pytest.raises(Internal, match=f"unknown data type {number}: the server is newer"):
-        codec.decode_tensor(tensor_pb2.Tensor(data_type=number, shape=[1], data=b"\0" * 4))
+        decode_tensor(tensor_pb2.Tensor(data_type=number, shape=[1], data=b"\0" * 4))
 
 
 # ---- Answers
@@ -421,27 +431,26 @@ def make_example_batch(n_tokens, texts=("a", "é", "", "😀", "\0", "word"), do
 
 def encoded(batch, max_bytes=MAX_MESSAGE_BYTES):
     """The batch's messages as bytes, none of them too large."""
-    messages = [message.SerializeToString() for message in codec.encode_batch(batch, LONGEST, TIMING, max_bytes)]
+    made = batches.encode_batch(batch, encode_head(LONGEST, TIMING), max_bytes)
+    messages = [message.SerializeToString() for message in made]
     assert max(map(len, messages), default=0) <= max_bytes
     return messages
 
 
 def joined(batch, messages):
-    """What the messages say, one batch after the other, as one."""
-    type_ = codec._MESSAGES[type(batch)]
-    joiner = codec.Joiner(type(batch))
-    answers = [answer for message in messages if (answer := joiner.add(type_.FromString(message))) is not None]
-    for _, provenance, timing in answers:
-        assert provenance == LONGEST
-        assert timing == TIMING
-    return answers
+    """What the messages say, one batch after the other."""
+    type_ = columns.LAYOUTS[type(batch)].message
+    joiner = batches.Joiner(type(batch))
+    messages = [type_.FromString(message) for message in messages]
+    assert all(decode_head(message) == (LONGEST, TIMING) for message in messages)
+    return [answer for message in messages if (answer := joiner.add(message)) is not None]
 
 
 def assert_same(batch, answers):
     """Each axis of the answers, laid end to end, is the batch's."""
-    for name in columns.AXES[type(batch)]:
-        want, parts = getattr(batch, name), [getattr(answer, name) for answer, _, _ in answers]
-        if name in columns.TEXTS:
+    for name in columns.LAYOUTS[type(batch)].axes:
+        want, parts = getattr(batch, name), [getattr(answer, name) for answer in answers]
+        if name in columns.LAYOUTS[type(batch)].texts:
             assert [text for part in parts for text in part] == list(want)
         else:
             got = np.concatenate(parts)
@@ -451,9 +460,9 @@ def assert_same(batch, answers):
 
 def assert_whole(answers):
     """Each answer has all the rows that its items need, so that it can be read alone."""
-    for answer, _, _ in answers:
+    for answer in answers:
         ends = {axis: offsets[-1] for axis, offsets in columns.offsets(answer).items()}
-        for name, axis in columns.AXES[type(answer)].items():
+        for name, axis in columns.LAYOUTS[type(answer)].axes.items():
             assert len(getattr(answer, name)) == ends[axis], name
 
 
@@ -479,7 +488,7 @@ def test_a_cut_batch_is_its_items_alone(batch):
     for first, last in [(0, 3), (0, 1), (1, 2), (1, 3), (2, 2)]:
         part = columns.take(batch, first, last)
         assert len(part.neurons) == last - first
-        assert_whole([(part, None, None)])
+        assert_whole([part])
         np.testing.assert_array_equal(part.neurons, batch.neurons[first:last])
 
 
@@ -546,9 +555,9 @@ def test_no_message_is_above_a_mebibyte(batch, at_least):
 
 
 def test_only_a_neuron_too_large_for_a_message_is_sent_in_pieces():
-    messages = list(codec.encode_batch(make_cluster_batch([100] * 5_000), LONGEST, TIMING))
+    messages = list(batches.encode_batch(make_cluster_batch([100] * 5_000), encode_head(LONGEST, TIMING)))
     assert not any(message.continues for message in messages)
-    messages = list(codec.encode_batch(make_cluster_batch([5, 100_000, 7]), LONGEST, TIMING))
+    messages = list(batches.encode_batch(make_cluster_batch([5, 100_000, 7]), encode_head(LONGEST, TIMING)))
     continues = [message.continues for message in messages]
     assert continues[0] is False
     assert continues[-1] is False
@@ -557,12 +566,12 @@ def test_only_a_neuron_too_large_for_a_message_is_sent_in_pieces():
 
 @of_each_kind
 def test_a_column_that_an_older_server_does_not_send_is_told(batch):
-    (message,) = codec.encode_batch(batch, LONGEST, TIMING)
+    (message,) = batches.encode_batch(batch, encode_head(LONGEST, TIMING))
     message.ClearField("neurons")
     with pytest.raises(Internal, match="the server sent no neurons: it is older than this client"):
-        codec.Joiner(type(batch)).add(message)
+        batches.Joiner(type(batch)).add(message)
 
 
 def test_a_row_too_large_for_a_message_is_told_not_sent():
     with pytest.raises(Internal, match="does not fit"):
-        list(codec.encode_batch(make_embedding_batch([2], 2**18), LONGEST, TIMING))
+        list(batches.encode_batch(make_embedding_batch([2], 2**18), encode_head(LONGEST, TIMING)))

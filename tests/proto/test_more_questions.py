@@ -7,26 +7,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysem.proto import codec
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.neurons import NeuronId, NeuronRange
-from polysem.proto.types import (
-    MAX_MESSAGE_BYTES,
-    MAX_PAGE_SIZE,
-    NEURON_METRICS,
-    ExplainQuery,
-    ExplanationBatch,
+from polysem.proto.questions.explain import ExplainQuery, ExplanationBatch, decode_explain_query, encode_explain_query
+from polysem.proto.questions.importance import (
     ImportanceBatch,
     ImportanceQuery,
+    decode_importance_query,
+    encode_importance_query,
+)
+from polysem.proto.questions.listing import (
+    MAX_PAGE_SIZE,
+    NEURON_METRICS,
     ListQuery,
     MetricRange,
     NeuronPage,
     NeuronTable,
-    SimilarBatch,
-    SimilarQuery,
+    decode_list_query,
+    decode_neuron_page,
+    encode_list_query,
+    encode_neuron_page,
+)
+from polysem.proto.questions.similar import SimilarBatch, SimilarQuery, decode_similar_query, encode_similar_query
+from polysem.proto.questions.statistics import (
     StatisticsBatch,
     StatisticsQuery,
+    decode_statistics_query,
+    encode_statistics_query,
 )
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.v1 import neuron_service_pb2 as pb
 
 from .test_codec import (
@@ -51,7 +60,7 @@ metric_ranges = st.tuples(st.sampled_from(NEURON_METRICS), ends, ends).map(
 
 @given(st.builds(StatisticsQuery, **asked))
 def test_a_statistics_query_arrives_as_it_was_asked(query):
-    assert codec.decode_statistics_query(over_the_wire(codec.encode_statistics_query(query))) == query
+    assert decode_statistics_query(over_the_wire(encode_statistics_query(query))) == query
 
 
 @given(
@@ -70,19 +79,17 @@ def test_a_statistics_query_arrives_as_it_was_asked(query):
     )
 )
 def test_a_list_query_arrives_as_it_was_asked(query):
-    assert codec.decode_list_query(over_the_wire(codec.encode_list_query(query))) == query
+    assert decode_list_query(over_the_wire(encode_list_query(query))) == query
 
 
 def test_what_is_not_said_means_the_default():
-    assert codec.decode_list_query(pb.ListNeuronsRequest()) == ListQuery()
-    assert codec.decode_statistics_query(pb.GetNeuronStatisticsRequest(neurons=[pb.NeuronRange()])) == StatisticsQuery(
-        ALL
-    )
+    assert decode_list_query(pb.ListNeuronsRequest()) == ListQuery()
+    assert decode_statistics_query(pb.GetNeuronStatisticsRequest(neurons=[pb.NeuronRange()])) == StatisticsQuery(ALL)
 
 
 def test_statistics_name_their_neurons():
     with pytest.raises(InvalidArgument, match="no neuron was named"):
-        codec.decode_statistics_query(pb.GetNeuronStatisticsRequest())
+        decode_statistics_query(pb.GetNeuronStatisticsRequest())
 
 
 def make(type_, n, seed=0):
@@ -105,9 +112,9 @@ def test_statistics_of_any_number_arrive(n):
 @pytest.mark.parametrize("n", [0, 1, MAX_PAGE_SIZE])
 def test_a_page_is_one_message_however_large_or_empty(n):
     page = NeuronPage(make(NeuronTable, n), 77_000, "token")
-    message = codec.encode_neuron_page(page, LONGEST, TIMING)
+    message = encode_neuron_page(page, LONGEST, TIMING)
     assert message.ByteSize() < MAX_MESSAGE_BYTES / 2
-    got, provenance, timing = codec.decode_neuron_page(over_the_wire(message))
+    got, provenance, timing = decode_neuron_page(over_the_wire(message))
     assert (got.n_matching, got.next_page_token, provenance, timing) == (77_000, "token", LONGEST, TIMING)
     for field in dataclasses.fields(NeuronTable):
         np.testing.assert_array_equal(getattr(got.table, field.name), getattr(page.table, field.name))
@@ -127,11 +134,11 @@ def test_a_page_is_one_message_however_large_or_empty(n):
     )
 )
 def test_a_similar_query_arrives_as_it_was_asked(query):
-    assert codec.decode_similar_query(over_the_wire(codec.encode_similar_query(query))) == query
+    assert decode_similar_query(over_the_wire(encode_similar_query(query))) == query
 
 
 def test_a_similar_query_has_its_defaults():
-    assert codec.decode_similar_query(pb.FindSimilarClustersRequest(layer=1, neuron=2)) == SimilarQuery(NeuronId(1, 2))
+    assert decode_similar_query(pb.FindSimilarClustersRequest(layer=1, neuron=2)) == SimilarQuery(NeuronId(1, 2))
 
 
 @given(n_similar=st.lists(st.integers(0, 3_000), min_size=1, max_size=20), max_bytes=st.integers(40 << 10, 200_000))
@@ -158,12 +165,12 @@ def test_similar_clusters_of_any_number_arrive_in_messages_of_any_size(n_similar
     )
 )
 def test_an_importance_query_arrives_as_it_was_asked(query):
-    assert codec.decode_importance_query(over_the_wire(codec.encode_importance_query(query))) == query
+    assert decode_importance_query(over_the_wire(encode_importance_query(query))) == query
 
 
 def test_an_importance_query_has_its_defaults():
     request = pb.MeasureImportanceRequest(neurons=[pb.NeuronRange()])
-    assert codec.decode_importance_query(request) == ImportanceQuery(ALL)
+    assert decode_importance_query(request) == ImportanceQuery(ALL)
 
 
 @given(n_tokens=st.lists(st.integers(0, 3_000), min_size=1, max_size=20), max_bytes=st.integers(40 << 10, 200_000))
@@ -192,11 +199,11 @@ def test_importances_of_any_size_arrive_in_messages_of_any_size(n_tokens, max_by
     )
 )
 def test_an_explain_query_arrives_as_it_was_asked(query):
-    assert codec.decode_explain_query(over_the_wire(codec.encode_explain_query(query))) == query
+    assert decode_explain_query(over_the_wire(encode_explain_query(query))) == query
 
 
 def test_an_explain_query_has_its_defaults():
-    assert codec.decode_explain_query(pb.ExplainTextRequest(text="x")) == ExplainQuery("x")
+    assert decode_explain_query(pb.ExplainTextRequest(text="x")) == ExplainQuery("x")
 
 
 @given(n_firings=st.lists(st.integers(0, 3_000), min_size=1, max_size=20), max_bytes=st.integers(40 << 10, 200_000))

@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from polysem.client.cli import cli
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.publishing import Place
+from polysem.proto.work.publishing import Place
 from polysem.server import indexing
 
 FILES = {

@@ -7,8 +7,9 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from polysem.proto import errors, status
+from polysem.proto import errors
 from polysem.proto.errors import InvalidArgument, Overloaded, PolysemError
+from polysem.proto.wire import status
 
 CLASSES = sorted(
     (

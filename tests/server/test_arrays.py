@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysem.proto import shards
 from polysem.proto.errors import DamagedIndex, FailedPrecondition
+from polysem.proto.work import shards
 from polysem.server import arrays
 from polysem.server.arrays import ArrayWriter
 

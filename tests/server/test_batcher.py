@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from polysem.proto.errors import Overloaded
-from polysem.proto.types import EmbeddingBatch
+from polysem.proto.questions.embedding import EmbeddingBatch
 from polysem.server.batcher import MAX_UNREAD, Batcher
 
 

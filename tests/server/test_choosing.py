@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
 from polysem.server import choosing, selection
 from polysem.server.scan import Scan, Sums
 

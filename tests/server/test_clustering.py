@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from polysem.kernels import tree
-from polysem.proto import columns
 from polysem.proto.errors import FailedPrecondition
-from polysem.proto.types import METHODS, Clustering, EmbeddingChoice
+from polysem.proto.questions.clustering import METHODS, Clustering, EmbeddingChoice
+from polysem.proto.wire import columns
 from polysem.server import clustering, gather, model
 from polysem.server.clustering import ClusterWork
 from polysem.server.index import open_index
@@ -118,7 +118,7 @@ def test_out_of_memory_a_chunk_goes_on_in_halves(work_of, monkeypatch, caplog):
     monkeypatch.setattr(ClusterWork, "_cluster", cluster_few)
     got = work.run(EVERY)
     assert max(sizes) > 5 >= min(sizes)
-    for name in columns.AXES[type(got)]:
+    for name in columns.LAYOUTS[type(got)].axes:
         np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)
     assert "out of memory with 32 neurons" in caplog.text
 
@@ -137,5 +137,5 @@ def test_chunks_of_any_size_give_the_same_bytes(work_of, monkeypatch):
     for n_bytes in (1, 40_000):
         monkeypatch.setattr(gather, "chunk_bytes", lambda device, n_bytes=n_bytes: n_bytes)
         got = work_of().run(EVERY)
-        for name in columns.AXES[type(got)]:
+        for name in columns.LAYOUTS[type(got)].axes:
             np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)

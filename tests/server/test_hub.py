@@ -115,7 +115,7 @@ def test_a_hub_is_asked_for_little_more_than_the_texts(child, tmp_path):
 BUILD = """
 import sys
 from pathlib import Path
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import corpus, indexing, model, ray_jobs
 from polysem.server.on_ray import RayOptions
 corpus.RANGE_BYTES = 1000

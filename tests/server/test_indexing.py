@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polysem.proto import shards
 from polysem.proto.errors import DamagedIndex, FailedPrecondition, ForeignIndex, InvalidArgument, NotFound
+from polysem.proto.facts import Selection
 from polysem.proto.neurons import NeuronRange
-from polysem.proto.types import Selection
+from polysem.proto.work import shards
 from polysem.server import corpus, indexing, model
 from polysem.server.corpus import Corpus
 from polysem.server.index import Layer, open_index, verify
@@ -52,8 +52,8 @@ def test_the_same_index_twice_has_the_same_bytes(loaded, corpus_file, index_fold
 
 KILLED = """
 import sys
-from polysem.proto.types import Selection
-from polysem.proto import shards
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
 from polysem.server import corpus, indexing, model
 from polysem.server.corpus import Corpus
 shards.SHARD_CONTEXTS = 17
@@ -293,7 +293,7 @@ def test_a_finished_piece_that_is_gone_or_cut_short_is_made_anew(loaded, corpus_
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import indexing, model
 from polysem.server.corpus import Corpus
 loaded = model.load(sys.argv[1], "cpu")

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from polysem.proto import shards
 from polysem.proto.errors import BadCorpus, DamagedIndex, FailedPrecondition, InvalidArgument, NotFound
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
 from polysem.server import corpus as corpora
 from polysem.server import index as indexes
 from polysem.server import indexing, model
@@ -337,8 +337,8 @@ def test_a_build_that_was_stopped_goes_on_to_the_same_bytes(build, tmp_path, mon
 KILLED = """
     # Builds an index, again and again, and kills itself at the n-th time that it touches one of its files.
     import os, signal, sys
-    from polysem.proto.types import Selection
-    from polysem.proto import shards
+    from polysem.proto.facts import Selection
+    from polysem.proto.work import shards
     from polysem.server import corpus as corpora, indexing, model
     from polysem.server.corpus import Corpus
     from transformers import AutoConfig, AutoTokenizer, GPT2Model  # so that not every child must
@@ -440,7 +440,7 @@ def test_a_damaged_piece_is_told_and_not_used(build, tmp_path):
 
 HOLDS = """
     import pathlib, sys
-    from polysem.proto import shards
+    from polysem.proto.work import shards
 
     with shards.sole_worker(pathlib.Path(sys.argv[1])):
         print("held", flush=True)

@@ -25,8 +25,9 @@ from polysem.proto.errors import (
     UnknownIndex,
     UnknownNeuron,
 )
+from polysem.proto.facts import Selection
 from polysem.proto.jobs import MeasureSpec
-from polysem.proto.types import MAX_MESSAGE_BYTES, Selection
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.server import clustering, indexing, job_runner
 from polysem.server.corpus import Corpus
 from polysem.server.file_systems import check_local

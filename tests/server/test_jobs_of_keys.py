@@ -9,7 +9,7 @@ import pytest
 import polysem.server
 from polysem.client import Client
 from polysem.proto.errors import NotFound
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import job_runner, keys
 from polysem.v1 import job_service_pb2 as pb
 from polysem.v1 import job_service_pb2_grpc as pb_grpc

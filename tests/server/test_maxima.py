@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server import indexing
 from polysem.server.commands import index as index_command
 from polysem.server.corpus import Corpus

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 from safetensors.torch import load_file, save_file
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, UnknownModel
-from polysem.proto.types import EmbeddingChoice
+from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server import model
 
 GPT2_TOKENIZER = Path(__file__).parents[3] / "shared" / "gpt2-tokenizer"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, Unavailable
-from polysem.proto.shards import Here, Ledger, Shard, Stage, read
+from polysem.proto.work.shards import Here, Ledger, Shard, Stage, read
 from polysem.server import on_ray
 from polysem.server.on_ray import RayOptions
 from polysem.server.ray_worker import Versions

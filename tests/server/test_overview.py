@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from polysem.proto.errors import Overloaded
-from polysem.proto.types import Clustering, EmbeddingChoice
+from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
 from polysem.server.batcher import Batcher
 from polysem.server.clustering import ClusterWork
 from polysem.server.index import open_index

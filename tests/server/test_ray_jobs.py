@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from polysem.client import Client
 from polysem.client.cli import cli
 from polysem.client.measure import Measuring, variants
-from polysem.proto import shards
 from polysem.proto.errors import FailedPrecondition
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
+from polysem.proto.work import shards
 from polysem.server import indexing, local, ray_jobs
 from polysem.server.contexts import Contexts
 from polysem.server.corpus import Corpus
@@ -81,8 +81,8 @@ def test_an_index_survives_a_killed_worker(cluster, described, corpus_file, here
 DRIVER = """
 import sys
 from pathlib import Path
-from polysem.proto import shards
-from polysem.proto.types import Selection
+from polysem.proto.work import shards
+from polysem.proto.facts import Selection
 from polysem.server import indexing, ray_jobs
 from polysem.server.corpus import Corpus
 from polysem.server.on_ray import RayOptions

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysem.proto.types import Selection
+from polysem.proto.facts import Selection
 from polysem.server.selection import Candidates, candidates, draws, join, prefix_hashes, select
 
 

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from polysem.client import Client
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, Overloaded
-from polysem.proto.types import EmbeddingBatch
+from polysem.proto.questions.embedding import EmbeddingBatch
 from polysem.server import serve, settings
 from polysem.server.batcher import Batcher
 from polysem.v1 import neuron_service_pb2 as pb

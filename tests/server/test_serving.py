@@ -23,7 +23,7 @@ from polysem.proto.errors import (
     Overloaded,
     UnknownModel,
 )
-from polysem.proto.types import MAX_MESSAGE_BYTES
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.server import clustering, serve, settings
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc

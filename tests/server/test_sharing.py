@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polysem.proto.errors import Overloaded, QuotaExceeded
-from polysem.proto.types import EmbeddingBatch
+from polysem.proto.questions.embedding import EmbeddingBatch
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Account, Caller
 

@@ -7,9 +7,9 @@ import pickle
 
 import pytest
 
-from polysem.proto import shards
 from polysem.proto.errors import BadCorpus
-from polysem.proto.shards import Here
+from polysem.proto.work import shards
+from polysem.proto.work.shards import Here
 from polysem.server import corpus as corpora
 from polysem.server import indexing, tokenising
 from polysem.server.contexts import Contexts, Windowing

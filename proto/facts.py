@@ -1,0 +1,217 @@
+"""Facts about a server, its model and indexes, and what an answer depends on; each with its message."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from polysem.proto.questions.clustering import (
+    ALGORITHMS,
+    LINKAGES,
+    Clustering,
+    EmbeddingChoice,
+    decode_choice,
+    encode_choice,
+    threshold_schedule,
+)
+from polysem.proto.wire.names import name_of
+from polysem.v1 import neuron_service_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server accepts; costs are in n_examples² · d_model. The last two are the key's own; 0: no limit."""
+
+    max_message_bytes: int
+    max_neurons_per_request: int
+    max_thresholds: int
+    max_requests_in_flight: int
+    max_batch_cost: float
+    max_queued_cost: float = 0.0
+    max_wait_ms: float = 0.0
+    bulk_batch_ms: float = 0.0
+    max_requests_in_flight_of_key: int = 0
+    daily_cost_quota: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A resident GPT-2; context_length is in tokens."""
+
+    id: str
+    sha256: str
+    n_layers: int
+    n_neurons_per_layer: int
+    d_model: int
+    context_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    version: str
+    model: ModelInfo
+    device: str
+    dtype: str
+    default_index: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which contexts become dataset examples; see server/selection.py. seed: of the order that `quantile` draws in."""
+
+    rule: Literal["first", "top", "quantile"] = "first"
+    min_activation_fraction: float = 0.75
+    max_examples: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    name: str
+    sha256: str
+    model_id: str
+    model_sha256: str
+    corpus_id: str
+    corpus_sha256: str
+    selection: Selection
+    context_length: int
+    bos: bool
+    windows: Literal["first", "all"]
+    n_documents: int
+    n_contexts: int
+    n_tokens: int
+    n_layers: int
+    n_neurons_per_layer: int
+    n_examples: int
+    n_neurons_with_examples: int
+    software_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Everything an answer depends on."""
+
+    index: str
+    index_sha256: str
+    model_id: str
+    model_sha256: str
+    software_version: str
+    choice: EmbeddingChoice = EmbeddingChoice()
+    clustering: Clustering | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """queue_ns: from the request to the start of its batch. compute_ns: the batch's time on the device."""
+
+    queue_ns: int
+    compute_ns: int
+    batch_size: int
+
+
+class Answer(NamedTuple):
+    """A batch as a caller gets it. n_matching: of a page of neurons, on all pages."""
+
+    batch: Any
+    provenance: Provenance
+    timing: Timing
+    n_matching: int = 0
+
+
+def encode_server_info(info: ServerInfo) -> pb.GetServerInfoResponse:
+    return pb.GetServerInfoResponse(
+        version=info.version,
+        model=pb.Model(**_fields(info.model)),
+        device=info.device,
+        dtype=info.dtype,
+        default_index=info.default_index,
+        limits=pb.Limits(**_fields(info.limits)),
+    )
+
+
+def decode_server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
+    return ServerInfo(
+        version=message.version,
+        model=ModelInfo(**_attributes(message.model, ModelInfo)),
+        device=message.device,
+        dtype=message.dtype,
+        default_index=message.default_index,
+        limits=Limits(**_attributes(message.limits, Limits)),
+    )
+
+
+def encode_indexes(indexes: Sequence[IndexInfo]) -> pb.ListIndexesResponse:
+    return pb.ListIndexesResponse(
+        indexes=[
+            pb.Index(**_fields(index) | {"selection": pb.Selection(**_fields(index.selection))}) for index in indexes
+        ]
+    )
+
+
+def decode_indexes(message: pb.ListIndexesResponse) -> list[IndexInfo]:
+    return [
+        IndexInfo(**_attributes(index, IndexInfo) | {"selection": Selection(**_attributes(index.selection, Selection))})
+        for index in message.indexes
+    ]
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def _attributes(message: Any, type_: type) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in type_.__slots__}  # type: ignore[attr-defined]
+
+
+def encode_provenance(provenance: Provenance) -> pb.Provenance:
+    message = pb.Provenance(
+        index=provenance.index,
+        index_sha256=provenance.index_sha256,
+        model_id=provenance.model_id,
+        model_sha256=provenance.model_sha256,
+        software_version=provenance.software_version,
+        **encode_choice(provenance.choice),
+    )
+    if (clustering := provenance.clustering) is not None:
+        message.algorithm = ALGORITHMS[clustering.algorithm]
+        message.linkage = LINKAGES[clustering.linkage]
+        message.distance_threshold = clustering.distance_threshold
+        if clustering.algorithm == "scc":
+            thresholds = clustering.thresholds
+            message.thresholds.extend(threshold_schedule(thresholds) if isinstance(thresholds, str) else thresholds)
+            message.until_stable = clustering.until_stable
+    return message
+
+
+def decode_provenance(message: pb.Provenance) -> Provenance:
+    clustering = None
+    if message.algorithm:
+        clustering = Clustering(
+            algorithm=name_of(message.algorithm, ALGORITHMS, "algorithm"),
+            linkage=name_of(message.linkage, LINKAGES, "linkage"),
+            distance_threshold=message.distance_threshold,
+            thresholds=tuple(message.thresholds) or "linear",
+            until_stable=message.until_stable,
+        )
+    return Provenance(
+        index=message.index,
+        index_sha256=message.index_sha256,
+        model_id=message.model_id,
+        model_sha256=message.model_sha256,
+        software_version=message.software_version,
+        choice=decode_choice(message),
+        clustering=clustering,
+    )
+
+
+def encode_head(provenance: Provenance, timing: Timing) -> dict[str, Any]:
+    """The fields of these in every message of an answer."""
+    return {
+        "provenance": encode_provenance(provenance),
+        "timing": pb.Timing(queue_ns=timing.queue_ns, compute_ns=timing.compute_ns, batch_size=timing.batch_size),
+    }
+
+
+def decode_head(message: Any) -> tuple[Provenance, Timing]:
+    timing = Timing(message.timing.queue_ns, message.timing.compute_ns, message.timing.batch_size)
+    return decode_provenance(message.provenance), timing

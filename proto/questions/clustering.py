@@ -1,0 +1,248 @@
+"""Clustering neurons: ClusterNeurons, and the clustering options that other questions share."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from polysem.proto.arrays import DoubleArray, IntArray
+from polysem.proto.checks import check_one_of, number_of
+from polysem.proto.errors import InvalidArgument
+from polysem.proto.neurons import NeuronRange
+from polysem.proto.wire.columns import Axis, columnar
+from polysem.proto.wire.names import decode_ranges, encode_ranges, name_of
+from polysem.v1 import neuron_service_pb2 as pb
+
+Algorithm = Literal["hac", "scc", "components"]
+Linkage = Literal["average", "complete", "single"]
+Embedding = Literal["neuron", "pre_mlp"]
+LayerNorm = Literal["folded", "raw"]
+ThresholdSchedule = Literal["linear", "geometric"]
+Method = Literal["matrix", "linear", "neighbours"]
+DEFAULT_DISTANCE_THRESHOLD = 0.5
+MAX_DISTANCE = 2.0
+MAX_THRESHOLDS = 1024
+MAX_SILHOUETTE_THRESHOLDS = 64
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingChoice:
+    """Which of the four embeddings of x̂ to compute."""
+
+    embedding: Embedding = "neuron"
+    layer_norm: LayerNorm = "folded"
+
+
+@dataclass(frozen=True, slots=True)
+class Clustering:
+    """An algorithm with its parameters; those of other algorithms stand at their defaults.
+
+    thresholds: of SCC's rounds, on distance, strictly increasing; a schedule's name stands for its numbers.
+    silhouette_thresholds: further cuts of which only the silhouette is wanted.
+    """
+
+    algorithm: Algorithm = "hac"
+    linkage: Linkage = "average"
+    distance_threshold: float = DEFAULT_DISTANCE_THRESHOLD
+    thresholds: tuple[float, ...] | ThresholdSchedule = "linear"
+    until_stable: bool = False
+    silhouette_thresholds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterQuery:
+    neurons: tuple[NeuronRange, ...]
+    index: str = ""
+    choice: EmbeddingChoice = EmbeddingChoice()
+    clustering: Clustering = Clustering()
+
+
+def threshold_schedule(name: ThresholdSchedule) -> tuple[float, ...]:
+    """The rounds of SCC that a schedule's name stands for: 50 distance thresholds, strictly increasing.
+
+    linear     0.02, 0.04 … 1.0, each the nearest float to its decimal, so a cut at 0.5 is exactly round 25
+    geometric  the authors' demo, 1 − geomspace(1.0, 0.1, 50)
+    """
+    if name == "linear":
+        return tuple(r / 50 for r in range(1, 51))
+    return (0.0, *(float(t) for t in 1.0 - np.geomspace(1.0, 0.1, 50)[1:]))
+
+
+def _n_merges(batch: "ClusterBatch") -> IntArray:
+    return np.maximum(batch.n_examples - 1, 0)
+
+
+@columnar(
+    pb.ClusterNeuronsResponse,
+    "neuron",
+    Axis("example", ["labels"], "n_examples"),
+    Axis("merge", ["merges", "heights", "node_centrals", "node_mean_distances"], _n_merges),
+)
+@dataclass(frozen=True, eq=False)
+class ClusterBatch:
+    """Trees, labels and metrics of B neurons.
+
+    neurons              (B, 2) int32: layer, index
+    n_examples           (B,) int32
+    labels               (E,) int32: feature cluster at the cut, numbered by first appearance in each neuron
+    merges               (M, 2) int32: the nodes joined; i < n is example i, n + i is merge i
+    heights              (M,) float64, 0..2: where they join
+    node_centrals        (M,) int32: medoid of each merge's node
+    node_mean_distances  (M,) float64, 0..2: mean over the node's pairs
+    n_clusters           (B,) int32
+    max_distance … largest_share  (B,) float64, NaN where undefined
+    methods              (B,) int32: how the tree was made, a place in METHODS plus 1
+    silhouettes          (B, C) float64: of the cuts at the C silhouette_thresholds asked for
+    """
+
+    neurons: IntArray
+    n_examples: IntArray
+    labels: IntArray
+    merges: IntArray
+    heights: DoubleArray
+    node_centrals: IntArray
+    node_mean_distances: DoubleArray
+    n_clusters: IntArray
+    max_distance: DoubleArray
+    mean_distance: DoubleArray
+    intra: DoubleArray
+    inter: DoubleArray
+    silhouette: DoubleArray
+    largest_share: DoubleArray
+    methods: IntArray
+    silhouettes: DoubleArray
+
+
+def check_choice(choice: EmbeddingChoice) -> None:
+    """Raise InvalidArgument for an unknown embedding or LayerNorm mode."""
+    check_one_of(choice.embedding, get_args(Embedding), "embedding")
+    check_one_of(choice.layer_norm, get_args(LayerNorm), "layer_norm")
+
+
+def check_clustering(clustering: Clustering) -> None:
+    """Raise InvalidArgument for an unknown name, or a threshold that is not a number in its range."""
+    check_one_of(clustering.algorithm, get_args(Algorithm), "algorithm")
+    check_one_of(clustering.linkage, get_args(Linkage), "linkage")
+    check_distance_threshold(clustering.distance_threshold)
+    if isinstance(clustering.thresholds, str):
+        check_one_of(clustering.thresholds, get_args(ThresholdSchedule), "thresholds")
+    else:
+        _check_thresholds(clustering.thresholds)
+    if len(clustering.silhouette_thresholds) > MAX_SILHOUETTE_THRESHOLDS:
+        n = len(clustering.silhouette_thresholds)
+        raise InvalidArgument(
+            f"silhouette_thresholds has {n} values; give at most {MAX_SILHOUETTE_THRESHOLDS}", "silhouette_thresholds"
+        )
+    for value in clustering.silhouette_thresholds:
+        _in_range(value, "silhouette_thresholds")
+
+
+def check_distance_threshold(value: float) -> None:
+    """Raise InvalidArgument unless 0 <= value <= 2."""
+    _in_range(value, "distance_threshold")
+
+
+def _check_thresholds(thresholds: Sequence[float]) -> None:
+    if not 1 <= len(thresholds) <= MAX_THRESHOLDS:
+        raise InvalidArgument(
+            f"thresholds has {len(thresholds)} values; give 1 to {MAX_THRESHOLDS}, or leave it out",
+            "thresholds",
+        )
+    for value in thresholds:
+        _in_range(value, "thresholds")
+    for low, high in itertools.pairwise(thresholds):
+        if high <= low:
+            raise InvalidArgument(f"thresholds must increase strictly, but {high:g} follows {low:g}", "thresholds")
+
+
+def _in_range(value: float, field: str) -> None:
+    number = number_of(value)
+    if not math.isfinite(number):
+        raise InvalidArgument(f"{field} must be a number, not {value!r}", field)
+    if not 0 <= number <= MAX_DISTANCE:
+        raise InvalidArgument(f"{field} is {number:g}; a cosine distance lies between 0 and 2", field)
+
+
+ALGORITHMS: dict[str, Any] = {
+    "hac": pb.ALGORITHM_HAC,
+    "scc": pb.ALGORITHM_SCC,
+    "components": pb.ALGORITHM_COMPONENTS,
+}
+LINKAGES: dict[str, Any] = {
+    "average": pb.LINKAGE_AVERAGE,
+    "complete": pb.LINKAGE_COMPLETE,
+    "single": pb.LINKAGE_SINGLE,
+}
+EMBEDDINGS: dict[str, Any] = {"neuron": pb.EMBEDDING_NEURON, "pre_mlp": pb.EMBEDDING_PRE_MLP}
+LAYER_NORMS: dict[str, Any] = {"folded": pb.LAYER_NORM_FOLDED, "raw": pb.LAYER_NORM_RAW}
+_SCHEDULES: dict[str, Any] = {
+    "linear": pb.THRESHOLD_SCHEDULE_LINEAR,
+    "geometric": pb.THRESHOLD_SCHEDULE_GEOMETRIC,
+}
+
+
+def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
+    """The request; raises InvalidArgument as checks.check_clustering does."""
+    check_choice(query.choice)
+    check_clustering(query.clustering)
+    return pb.ClusterNeuronsRequest(
+        index=query.index,
+        neurons=encode_ranges(query.neurons),
+        silhouette_thresholds=query.clustering.silhouette_thresholds,
+        **encode_clustering(query.choice, query.clustering),
+    )
+
+
+def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
+    """The query, checked; an algorithm's parameters that it does not use are set to their defaults."""
+    choice, clustering = decode_clustering(request)
+    clustering = replace(clustering, silhouette_thresholds=tuple(request.silhouette_thresholds))
+    check_clustering(clustering)
+    return ClusterQuery(decode_ranges(request.neurons), request.index, choice, clustering)
+
+
+def encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[str, Any]:
+    thresholds = clustering.thresholds
+    return {
+        "algorithm": ALGORITHMS[clustering.algorithm],
+        "linkage": LINKAGES[clustering.linkage],
+        "distance_threshold": clustering.distance_threshold,
+        "thresholds": () if isinstance(thresholds, str) else thresholds,
+        "threshold_schedule": _SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
+        "until_stable": clustering.until_stable,
+        **encode_choice(choice),
+    }
+
+
+def decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
+    """Of a ClusterNeuronsRequest or a Clustering, which have the same fields."""
+    algorithm = name_of(message.algorithm, ALGORITHMS, "algorithm")
+    linkage = name_of(message.linkage, LINKAGES, "linkage")
+    schedule = name_of(message.threshold_schedule, _SCHEDULES, "threshold_schedule")
+    default = Clustering()
+    clustering = Clustering(
+        algorithm=algorithm,
+        linkage={"hac": linkage, "scc": "average", "components": "single"}[algorithm],
+        distance_threshold=(
+            message.distance_threshold if message.HasField("distance_threshold") else default.distance_threshold
+        ),
+        thresholds=(tuple(message.thresholds) or schedule) if algorithm == "scc" else default.thresholds,
+        until_stable=message.until_stable and algorithm == "scc",
+    )
+    check_clustering(clustering)
+    return decode_choice(message), clustering
+
+
+def encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
+    return {"embedding": EMBEDDINGS[choice.embedding], "layer_norm": LAYER_NORMS[choice.layer_norm]}
+
+
+def decode_choice(message: Any) -> EmbeddingChoice:
+    return EmbeddingChoice(
+        name_of(message.embedding, EMBEDDINGS, "embedding"),
+        name_of(message.layer_norm, LAYER_NORMS, "layer_norm"),
+    )

@@ -1,0 +1,75 @@
+"""Texts of dataset examples: GetExamples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from polysem.proto.arrays import FloatArray, IntArray
+from polysem.proto.errors import InvalidArgument
+from polysem.proto.neurons import MAX_INDEX, NeuronRange, is_number
+from polysem.proto.wire.columns import Axis, columnar
+from polysem.proto.wire.names import decode_ranges, encode_ranges
+from polysem.v1 import neuron_service_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleQuery:
+    """examples: places in each neuron's labels; empty: all. whole_context: else the tokens around the key token."""
+
+    neurons: tuple[NeuronRange, ...]
+    index: str = ""
+    examples: tuple[int, ...] = ()
+    whole_context: bool = False
+
+
+@columnar(
+    pb.GetExamplesResponse,
+    "example",
+    Axis("token", ["tokens", "token_activations"], "n_tokens"),
+)
+@dataclass(frozen=True, eq=False)
+class ExampleBatch:
+    """Texts of E dataset examples, T tokens in all.
+
+    neurons            (E, 2) int32
+    places             (E,) int32: place in the neuron's labels
+    documents          E names
+    contexts           (E,) int32: number of the context in the index
+    positions          (E,) int32: key token's place in its context (BOS is 0)
+    activations        (E,) float32: post-GELU, at the key token
+    n_tokens           (E,) int32: tokens sent of each example
+    keys               (E,) int32: the key token's place among them
+    tokens             T texts
+    token_activations  (T,) float32
+    """
+
+    neurons: IntArray
+    places: IntArray
+    documents: Sequence[str] = field(repr=False)
+    contexts: IntArray
+    positions: IntArray
+    activations: FloatArray
+    n_tokens: IntArray
+    keys: IntArray
+    tokens: Sequence[str] = field(repr=False)
+    token_activations: FloatArray
+
+
+def check_examples(places: Sequence[int]) -> None:
+    """Raise InvalidArgument for what is no place in a neuron's labels."""
+    for place in places:
+        if not is_number(place) or not 0 <= place <= MAX_INDEX:
+            raise InvalidArgument(f"{place!r} is not an example: they are counted from 0", "examples")
+
+
+def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
+    check_examples(query.examples)
+    return pb.GetExamplesRequest(
+        index=query.index,
+        neurons=encode_ranges(query.neurons),
+        examples=query.examples,
+        whole_context=query.whole_context,
+    )
+
+
+def decode_example_query(request: pb.GetExamplesRequest) -> ExampleQuery:
+    return ExampleQuery(decode_ranges(request.neurons), request.index, tuple(request.examples), request.whole_context)

@@ -1,0 +1,204 @@
+"""Neurons filtered and sorted by their metrics, page by page: ListNeurons."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from polysem.proto.arrays import DoubleArray, IntArray
+from polysem.proto.checks import check_count, check_one_of, number_of
+from polysem.proto.errors import Internal, InvalidArgument
+from polysem.proto.facts import Provenance, Timing, decode_head, encode_head
+from polysem.proto.neurons import NeuronRange
+from polysem.proto.questions.clustering import (
+    Clustering,
+    EmbeddingChoice,
+    check_choice,
+    check_clustering,
+    decode_clustering,
+    encode_clustering,
+)
+from polysem.proto.wire.batches import Joiner
+from polysem.proto.wire.columns import LAYOUTS, columnar
+from polysem.proto.wire.names import decode_ranges, encode_ranges, name_of
+from polysem.proto.wire.tensors import encode_tensor
+from polysem.v1 import neuron_service_pb2 as pb
+
+NeuronMetric = Literal[
+    "n_examples",
+    "n_clusters",
+    "max_distance",
+    "mean_distance",
+    "intra",
+    "inter",
+    "silhouette",
+    "largest_share",
+    "second_share",
+    "maximum_activation",
+    "mean_activation",
+    "share_positive",
+]
+MAX_PAGE_SIZE = 4096
+MAX_METRIC_RANGES = 64
+NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
+LEAST_EXAMPLES_OF_RARE = 20  # of a neuron with a common and a rare behaviour
+LEAST_SHARE_OF_COMMON = 0.9  # the paper's Figure 3: about 50 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRange:
+    """least <= metric <= most; None: open."""
+
+    metric: NeuronMetric
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """neurons: none stands for all. sort_by: None for layer and neuron. page_size: 1..MAX_PAGE_SIZE."""
+
+    neurons: tuple[NeuronRange, ...] = ()
+    index: str = ""
+    choice: EmbeddingChoice = EmbeddingChoice()
+    clustering: Clustering = Clustering()
+    sort_by: NeuronMetric | None = None
+    descending: bool = False
+    where: tuple[MetricRange, ...] = ()
+    page_size: int = 1000
+    page_token: str = ""
+    skip: int = 0
+
+
+@columnar(pb.ListNeuronsResponse, "neuron")
+@dataclass(frozen=True, eq=False)
+class NeuronTable:
+    """Metrics of B neurons, in the order asked.
+
+    neurons                        (B, 2) int32
+    n_examples, n_clusters         (B,) int32
+    max_distance … share_positive  (B,) float64, NaN where undefined; second_share: of the second largest cluster
+    rare                           (B,) int32: 1 where of 20 or more examples at least 0.9, not all, are in one cluster
+
+    A neuron with examples but no clusters is too large for the linkage asked for, and was left out.
+    """
+
+    neurons: IntArray
+    n_examples: IntArray
+    n_clusters: IntArray
+    max_distance: DoubleArray
+    mean_distance: DoubleArray
+    intra: DoubleArray
+    inter: DoubleArray
+    silhouette: DoubleArray
+    largest_share: DoubleArray
+    second_share: DoubleArray
+    maximum_activation: DoubleArray
+    mean_activation: DoubleArray
+    share_positive: DoubleArray
+    rare: IntArray
+
+    @property
+    def unclustered(self) -> npt.NDArray[np.bool_]:
+        """(B,) whether it has examples that were not clustered."""
+        left_out: npt.NDArray[np.bool_] = (self.n_examples > 0) & (self.n_clusters == 0)
+        return left_out
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronPage:
+    """n_matching: neurons on all pages. next_page_token: empty on the last."""
+
+    table: NeuronTable
+    n_matching: int
+    next_page_token: str
+
+
+def check_list(query: ListQuery) -> None:
+    """Raise InvalidArgument for an unknown metric, a range that holds nothing, or a page of impossible size."""
+    check_choice(query.choice)
+    check_clustering(query.clustering)
+    if query.sort_by is not None:
+        check_one_of(query.sort_by, NEURON_METRICS, "sort_by")
+    if len(query.where) > MAX_METRIC_RANGES:
+        raise InvalidArgument(f"where has {len(query.where)} ranges; give at most {MAX_METRIC_RANGES}", "where")
+    for range_ in query.where:
+        _check_metric_range(range_)
+    check_count(query.page_size, "page_size", 1, MAX_PAGE_SIZE)
+    check_count(query.skip, "skip", 0)
+
+
+def _check_metric_range(range_: MetricRange) -> None:
+    metric, least, most = range_.metric, range_.least, range_.most
+    check_one_of(metric, NEURON_METRICS, "where")
+    for end in (least, most):
+        if end is not None and math.isnan(number_of(end)):
+            raise InvalidArgument(f"an end of {metric} must be a number, not {end!r}", "where")
+    if least is not None and most is not None and most < least:
+        raise InvalidArgument(f"no {metric} is at least {least:g} and at most {most:g}; swap the two", "where")
+
+
+_NEURON_METRICS: dict[str, Any] = {
+    name: pb.NeuronMetric.Value(f"NEURON_METRIC_{name.upper()}") for name in NEURON_METRICS
+}
+
+
+def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
+    """The request; raises InvalidArgument as checks.check_list does."""
+    check_list(query)
+    return pb.ListNeuronsRequest(
+        index=query.index,
+        neurons=encode_ranges(query.neurons),
+        clustering=pb.Clustering(**encode_clustering(query.choice, query.clustering)),
+        sort_by=_NEURON_METRICS[query.sort_by] if query.sort_by else None,
+        descending=query.descending,
+        where=[
+            pb.MetricRange(metric=_NEURON_METRICS[range_.metric], least=range_.least, most=range_.most)
+            for range_ in query.where
+        ],
+        page_size=query.page_size,
+        page_token=query.page_token,
+        skip=query.skip,
+    )
+
+
+def decode_list_query(request: pb.ListNeuronsRequest) -> ListQuery:
+    choice, clustering = decode_clustering(request.clustering)
+    query = ListQuery(
+        neurons=decode_ranges(request.neurons) if request.neurons else (),
+        index=request.index,
+        choice=choice,
+        clustering=clustering,
+        sort_by=name_of(request.sort_by, _NEURON_METRICS, "sort_by") if request.sort_by else None,
+        descending=request.descending,
+        where=tuple(_decode_metric_range(range_) for range_ in request.where),
+        page_size=request.page_size or ListQuery().page_size,
+        page_token=request.page_token,
+        skip=request.skip,
+    )
+    check_list(query)
+    return query
+
+
+def _decode_metric_range(message: pb.MetricRange) -> MetricRange:
+    if not message.metric:
+        raise InvalidArgument("a range names no metric: say which it is of", "where")
+    least, most = (getattr(message, end) if message.HasField(end) else None for end in ("least", "most"))
+    return MetricRange(name_of(message.metric, _NEURON_METRICS, "where"), least, most)
+
+
+def encode_neuron_page(page: NeuronPage, provenance: Provenance, timing: Timing) -> pb.ListNeuronsResponse:
+    """One message: a page of MAX_PAGE_SIZE neurons takes a third of what fits."""
+    columns_: dict[str, Any] = {name: encode_tensor(getattr(page.table, name)) for name in LAYOUTS[NeuronTable].axes}
+    return pb.ListNeuronsResponse(
+        **encode_head(provenance, timing), **columns_, n_matching=page.n_matching, next_page_token=page.next_page_token
+    )
+
+
+def decode_neuron_page(message: pb.ListNeuronsResponse) -> tuple[NeuronPage, Provenance, Timing]:
+    table = Joiner(NeuronTable).add(message)
+    if table is None:
+        raise Internal("a page of neurons came in pieces: the server is newer than this client")
+    return NeuronPage(table, message.n_matching, message.next_page_token), *decode_head(message)
