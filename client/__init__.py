@@ -2,19 +2,13 @@
 
 from polysem.client.aio import AsyncClient
 from polysem.client.client import Client
-from polysem.client.results import (
-    Cluster,
-    Embeddings,
-    Example,
-    ExplainedToken,
-    Firing,
-    ListedNeuron,
-    Metrics,
-    Neuron,
-    SimilarCluster,
-    Statistics,
-)
-from polysem.client.streams import Clusters, Listing
+from polysem.client.questions.clustering import Cluster, Clusters, Metrics, Neuron
+from polysem.client.questions.embedding import Embeddings
+from polysem.client.questions.examples import Example
+from polysem.client.questions.explain import ExplainedToken, Firing
+from polysem.client.questions.listing import ListedNeuron, Listing
+from polysem.client.questions.similar import SimilarCluster
+from polysem.client.questions.statistics import Statistics
 from polysem.proto.neurons import NeuronId
 
 __all__ = [

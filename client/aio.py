@@ -1,45 +1,34 @@
 """The client for asyncio: the methods of `Client`, to be awaited."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Concatenate, ParamSpec, cast
 
 import grpc
 
 from polysem.client import calls, connection
-from polysem.client.calls import StreamCall
+from polysem.client.calls import Call
+from polysem.client.client import Client
 from polysem.client.jobs import AsyncJobs
-from polysem.client.results import (
-    Embeddings,
-    Example,
-    ExplainedToken,
-    Importance,
-    ListedNeuron,
-    Neuron,
-    SimilarCluster,
-    Statistics,
-    embeddings_of,
-    examples_of,
-    explained_of,
-    importances_of,
-    listed_of,
-    neurons_of,
-    similar_of,
-    statistics_of,
-)
-from polysem.client.streams import AsyncStream, Clusters, Listing, Stream
+from polysem.client.questions.listing import Listing, Pages, listed_of
+from polysem.client.streams import AsyncStream, Collected
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Answer, IndexInfo, ServerInfo, decode_indexes, decode_server_info
-from polysem.proto.neurons import NeuronLike
-from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
-from polysem.proto.questions.listing import NeuronMetric
-from polysem.proto.questions.similar import Similarity
 from polysem.proto.wire import status
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
+
+Asked = ParamSpec("Asked")
+
+
+def awaited(
+    method: Callable[Concatenate[Client, Asked], Collected],
+) -> Callable[Concatenate["AsyncClient", Asked], AsyncStream[Collected]]:
+    """A question of `Client` as AsyncClient asks it: the same function, with this client's `_stream`."""
+    return cast("Callable[Concatenate[AsyncClient, Asked], AsyncStream[Collected]]", method)
 
 
 class AsyncClient:
@@ -85,158 +74,24 @@ class AsyncClient:
         _ = self._stub  # not closed
         return self._jobs
 
-    def cluster(
-        self,
-        *neurons: NeuronLike,
-        algorithm: Algorithm = "hac",
-        linkage: Linkage = "average",
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        distance_threshold: float = 0.5,
-        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
-        until_stable: bool = False,
-        index: str | None = None,
-    ) -> AsyncStream[Neuron, Clusters]:
-        call = calls.cluster(
-            neurons, algorithm, linkage, embedding, layer_norm, distance_threshold, thresholds, until_stable, index
-        )
-        view = partial(neurons_of, fetch_examples=None)
-        return AsyncStream(self._answers(call), partial(Clusters, view=view), view)
+    cluster = awaited(Client.cluster)
+    embed = awaited(Client.embed)
+    examples = awaited(Client.examples)
+    statistics = awaited(Client.statistics)
+    neurons = awaited(Client.neurons)
+    similar = awaited(Client.similar)
+    importance = awaited(Client.importance)
+    explain = awaited(Client.explain)
 
-    def embed(
-        self,
-        *neurons: NeuronLike,
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        index: str | None = None,
-    ) -> AsyncStream[Embeddings, Stream[Embeddings]]:
-        call = calls.embed(neurons, embedding, layer_norm, index)
-        return AsyncStream(self._answers(call), partial(Stream, view=embeddings_of), embeddings_of)
+    _asker = None  # neurons cannot await what they ask
 
-    def examples(
-        self,
-        *neurons: NeuronLike,
-        places: Sequence[int] = (),
-        whole_context: bool = False,
-        index: str | None = None,
-    ) -> AsyncStream[Example, Stream[Example]]:
-        call = calls.examples(neurons, places, whole_context, index)
-        return AsyncStream(self._answers(call), partial(Stream, view=examples_of), examples_of)
+    def _stream(self, call: Call[Collected]) -> AsyncStream[Collected]:
+        return AsyncStream(self._answers(call), partial(call.stream, view=call.view), call.view)
 
-    def statistics(self, *neurons: NeuronLike, index: str | None = None) -> AsyncStream[Statistics, Stream[Statistics]]:
-        call = calls.statistics(neurons, index)
-        return AsyncStream(self._answers(call), partial(Stream, view=statistics_of), statistics_of)
-
-    def neurons(
-        self,
-        *neurons: NeuronLike,
-        sort_by: str | None = None,
-        where: Mapping[NeuronMetric, tuple[float | None, float | None]] | None = None,
-        limit: int | None = None,
-        skip: int = 0,
-        algorithm: Algorithm = "hac",
-        linkage: Linkage = "average",
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        distance_threshold: float = 0.5,
-        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
-        until_stable: bool = False,
-        index: str | None = None,
-    ) -> AsyncStream[ListedNeuron, Listing]:
-        pages = calls.neurons(
-            neurons,
-            sort_by,
-            where or {},
-            limit,
-            skip,
-            index,
-            algorithm=algorithm,
-            linkage=linkage,
-            embedding=embedding,
-            layer_norm=layer_norm,
-            distance_threshold=distance_threshold,
-            thresholds=thresholds,
-            until_stable=until_stable,
-        )
+    def _listing(self, pages: Pages) -> AsyncStream[Listing]:
         return AsyncStream(self._pages(pages), partial(Listing, view=listed_of), listed_of)
 
-    def similar(
-        self,
-        neuron: NeuronLike,
-        cluster: int | Sequence[int] | None = None,
-        *,
-        similarity: Similarity = "pre_mlp",
-        every_layer: bool = False,
-        limit: int = 20,
-        algorithm: Algorithm = "hac",
-        linkage: Linkage = "average",
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        distance_threshold: float = 0.5,
-        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
-        until_stable: bool = False,
-        index: str | None = None,
-    ) -> AsyncStream[SimilarCluster, Stream[SimilarCluster]]:
-        call = calls.similar(
-            neuron,
-            cluster,
-            similarity,
-            every_layer,
-            limit,
-            index,
-            algorithm=algorithm,
-            linkage=linkage,
-            embedding=embedding,
-            layer_norm=layer_norm,
-            distance_threshold=distance_threshold,
-            thresholds=thresholds,
-            until_stable=until_stable,
-        )
-        return AsyncStream(self._answers(call), partial(Stream, view=similar_of), similar_of)
-
-    def importance(
-        self,
-        *neurons: NeuronLike,
-        places: Sequence[int] = (),
-        tokens_before: int = 20,
-        mask_token: int | None = None,
-        index: str | None = None,
-    ) -> AsyncStream[Importance, Stream[Importance]]:
-        call = calls.importance(neurons, places, tokens_before, mask_token, index)
-        return AsyncStream(self._answers(call), partial(Stream, view=importances_of), importances_of)
-
-    def explain(
-        self,
-        text: str,
-        *neurons: NeuronLike,
-        min_activation_fraction: float = 0.25,
-        n_strongest: int = 5,
-        algorithm: Algorithm = "hac",
-        linkage: Linkage = "average",
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        distance_threshold: float = 0.5,
-        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
-        until_stable: bool = False,
-        index: str | None = None,
-    ) -> AsyncStream[ExplainedToken, Stream[ExplainedToken]]:
-        call = calls.explain(
-            text,
-            neurons,
-            min_activation_fraction,
-            n_strongest,
-            index,
-            algorithm=algorithm,
-            linkage=linkage,
-            embedding=embedding,
-            layer_norm=layer_norm,
-            distance_threshold=distance_threshold,
-            thresholds=thresholds,
-            until_stable=until_stable,
-        )
-        return AsyncStream(self._answers(call), partial(Stream, view=explained_of), explained_of)
-
-    async def _answers(self, call: StreamCall) -> AsyncIterator[Answer]:
+    async def _answers(self, call: Call[Any]) -> AsyncIterator[Answer]:
         assembler = calls.Assembler(call, self._timeout_s)
         while True:
             try:
@@ -254,7 +109,7 @@ class AsyncClient:
                     raise status.from_rpc_error(error, self.target) from None
                 connection.note_resumed(self.target)
 
-    async def _pages(self, pages: calls.Pages) -> AsyncIterator[Answer]:
+    async def _pages(self, pages: Pages) -> AsyncIterator[Answer]:
         try:
             while (request := pages.next()) is not None:
                 yield pages.add(await self._ask("ListNeurons", request))

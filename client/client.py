@@ -8,39 +8,36 @@ with Client("gpu-box:50051") as polysem:
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Unpack
 
 import grpc
 
 from polysem.client import calls, connection
-from polysem.client.calls import StreamCall
+from polysem.client.calls import Call
 from polysem.client.jobs import Jobs
-from polysem.client.results import (
-    Embeddings,
-    Example,
-    ExplainedToken,
-    Importance,
-    Neuron,
-    SimilarCluster,
-    Statistics,
-    embeddings_of,
-    examples_of,
-    explained_of,
-    importances_of,
-    listed_of,
-    neurons_of,
-    similar_of,
-    statistics_of,
-)
-from polysem.client.streams import Clusters, Listing, Stream
-from polysem.proto.arrays import FloatArray
+from polysem.client.questions import clustering, embedding, examples, explain, importance, listing, similar, statistics
+from polysem.client.questions.clustering import ClusteringOptions, Clusters
+from polysem.client.questions.embedding import EmbeddingOptions, Embeddings
+from polysem.client.questions.examples import Example
+from polysem.client.questions.explain import ExplainedToken
+from polysem.client.questions.importance import Importance
+from polysem.client.questions.listing import Listing, Pages, listed_of
+from polysem.client.questions.similar import SimilarCluster
+from polysem.client.questions.statistics import Statistics
+from polysem.client.streams import Collected, Stream
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Answer, IndexInfo, ServerInfo, decode_indexes, decode_server_info
-from polysem.proto.neurons import NeuronId, NeuronLike
-from polysem.proto.questions.clustering import Algorithm, Clustering, Embedding, LayerNorm, Linkage
+from polysem.proto.neurons import NeuronLike
+from polysem.proto.questions.clustering import (
+    Algorithm,
+    ClusterQuery,
+    Embedding,
+    LayerNorm,
+    Linkage,
+    ThresholdSchedule,
+)
 from polysem.proto.questions.listing import NeuronMetric
 from polysem.proto.questions.similar import Similarity
 from polysem.proto.wire import status
@@ -113,7 +110,7 @@ class Client:
         embedding: Embedding = "neuron",
         layer_norm: LayerNorm = "folded",
         distance_threshold: float = 0.5,
-        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
+        thresholds: Sequence[float] | ThresholdSchedule | None = None,
         until_stable: bool = False,
         index: str | None = None,
     ) -> Clusters:
@@ -129,27 +126,28 @@ class Client:
         until_stable        of scc: repeat each round until nothing merges
         index               a name from `indexes()`; None: the server's default
         """
-        call = calls.cluster(
-            neurons, algorithm, linkage, embedding, layer_norm, distance_threshold, thresholds, until_stable, index
+        call = clustering.call(
+            neurons,
+            index,
+            self._asker,
+            algorithm=algorithm,
+            linkage=linkage,
+            embedding=embedding,
+            layer_norm=layer_norm,
+            distance_threshold=distance_threshold,
+            thresholds=thresholds,
+            until_stable=until_stable,
         )
-        view = partial(
-            neurons_of,
-            fetch_examples=partial(self._examples_of, index),
-            embed_again=partial(self._embed_again, index),
-        )
-        clusters = Clusters(self._answers(call), view)
-        clusters.expected = calls.n_named(neurons)
-        return clusters
+        return self._stream(call)
 
     def embed(
-        self,
-        *neurons: NeuronLike,
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        index: str | None = None,
+        self, *neurons: NeuronLike, index: str | None = None, **options: Unpack[EmbeddingOptions]
     ) -> Stream[Embeddings]:
-        """The embeddings themselves: of each neuron an (n, d_model) float32 array, a row an example."""
-        return Stream(self._answers(calls.embed(neurons, embedding, layer_norm, index)), embeddings_of)
+        """The embeddings themselves: of each neuron an (n, d_model) float32 array, a row an example.
+
+        options  embedding and layer_norm, as in `cluster`
+        """
+        return self._stream(embedding.call(neurons, index, **options))
 
     def examples(
         self,
@@ -163,11 +161,11 @@ class Client:
         places         which of each neuron's examples; none: all
         whole_context  all that the model read, instead of 20 tokens before and 10 after the key token
         """
-        return Stream(self._answers(calls.examples(neurons, places, whole_context, index)), examples_of)
+        return self._stream(examples.call(neurons, places, whole_context, index))
 
     def statistics(self, *neurons: NeuronLike, index: str | None = None) -> Stream[Statistics]:
         """How strongly the neurons fire over the corpus, and the band of it that their dataset examples come from."""
-        return Stream(self._answers(calls.statistics(neurons, index)), statistics_of)
+        return self._stream(statistics.call(neurons, index))
 
     def neurons(
         self,
@@ -176,14 +174,8 @@ class Client:
         where: Mapping[NeuronMetric, tuple[float | None, float | None]] | None = None,
         limit: int | None = None,
         skip: int = 0,
-        algorithm: Algorithm = "hac",
-        linkage: Linkage = "average",
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        distance_threshold: float = 0.5,
-        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
-        until_stable: bool = False,
         index: str | None = None,
+        **options: Unpack[ClusteringOptions],
     ) -> Listing:
         """Neurons with their metrics, filtered and sorted, fetched page by page; none named: all of the index.
 
@@ -192,26 +184,12 @@ class Client:
                  share_positive; None: by layer and neuron. Where it is undefined, the neuron comes last
         where    least and most of any of them, None for an open end: {"n_examples": (25, None), "intra": (None, 0.3)}
         limit    how many; None: all. skip: how many to pass over first
+        options  how all neurons are clustered, as in `cluster`
 
-        The others are those of `cluster`. The first question about a clustering clusters the whole index on the server,
-        which keeps the metrics for those that follow.
+        The first question about a clustering clusters the whole index on the server, which keeps the metrics for those
+        that follow.
         """
-        pages = calls.neurons(
-            neurons,
-            sort_by,
-            where or {},
-            limit,
-            skip,
-            index,
-            algorithm=algorithm,
-            linkage=linkage,
-            embedding=embedding,
-            layer_norm=layer_norm,
-            distance_threshold=distance_threshold,
-            thresholds=thresholds,
-            until_stable=until_stable,
-        )
-        return Listing(self._pages(pages), listed_of)
+        return self._listing(listing.pages(neurons, sort_by, where or {}, limit, skip, index, **options))
 
     def similar(
         self,
@@ -221,14 +199,8 @@ class Client:
         similarity: Similarity = "pre_mlp",
         every_layer: bool = False,
         limit: int = 20,
-        algorithm: Algorithm = "hac",
-        linkage: Linkage = "average",
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        distance_threshold: float = 0.5,
-        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
-        until_stable: bool = False,
         index: str | None = None,
+        **options: Unpack[ClusteringOptions],
     ) -> Stream[SimilarCluster]:
         """Feature clusters of other neurons that are the most similar to this neuron's, by their central examples.
 
@@ -238,26 +210,12 @@ class Client:
         every_layer  search the whole model; else the neuron's own layer, as embeddings of different layers share no
                      common meaning
         limit        how many for each cluster, most similar first
+        options      how all neurons are clustered, as in `cluster`
 
-        The others are those of `cluster`; all neurons are clustered so. The first question about a clustering clusters
-        the whole index on the server, which keeps what it needs for those that follow.
+        The first question about a clustering clusters the whole index on the server, which keeps what it needs for
+        those that follow.
         """
-        call = calls.similar(
-            neuron,
-            cluster,
-            similarity,
-            every_layer,
-            limit,
-            index,
-            algorithm=algorithm,
-            linkage=linkage,
-            embedding=embedding,
-            layer_norm=layer_norm,
-            distance_threshold=distance_threshold,
-            thresholds=thresholds,
-            until_stable=until_stable,
-        )
-        return Stream(self._answers(call), similar_of)
+        return self._stream(similar.call(neuron, cluster, similarity, every_layer, limit, index, **options))
 
     def importance(
         self,
@@ -275,8 +233,7 @@ class Client:
 
         Runs the model once for each token, so ask for the examples that you look at.
         """
-        call = calls.importance(neurons, places, tokens_before, mask_token, index)
-        return Stream(self._answers(call), importances_of)
+        return self._stream(importance.call(neurons, places, tokens_before, mask_token, index))
 
     def explain(
         self,
@@ -284,14 +241,8 @@ class Client:
         *neurons: NeuronLike,
         min_activation_fraction: float = 0.25,
         n_strongest: int = 5,
-        algorithm: Algorithm = "hac",
-        linkage: Linkage = "average",
-        embedding: Embedding = "neuron",
-        layer_norm: LayerNorm = "folded",
-        distance_threshold: float = 0.5,
-        thresholds: Sequence[float] | Literal["linear", "geometric"] | None = None,
-        until_stable: bool = False,
         index: str | None = None,
+        **options: Unpack[ClusteringOptions],
     ) -> Stream[ExplainedToken]:
         """What neurons make of your own text, token by token; without neurons: those that fire hardest at each token.
 
@@ -303,48 +254,26 @@ class Client:
                                  the corpus; their clusters are not looked up. Left out are neurons of which that says
                                  little: whose maximum is below half of their layer's median, or with fewer than 5
                                  dataset examples (than the index keeps, if fewer)
-
-        The others are those of `cluster`.
+        options                  how the neurons are clustered, as in `cluster`
         """
-        call = calls.explain(
-            text,
-            neurons,
-            min_activation_fraction,
-            n_strongest,
-            index,
-            algorithm=algorithm,
-            linkage=linkage,
-            embedding=embedding,
-            layer_norm=layer_norm,
-            distance_threshold=distance_threshold,
-            thresholds=thresholds,
-            until_stable=until_stable,
-        )
-        return Stream(self._answers(call), explained_of)
+        return self._stream(explain.call(text, neurons, min_activation_fraction, n_strongest, index, **options))
 
-    def _examples_of(self, index: str | None, neuron: NeuronId) -> Sequence[Example]:
-        return self.examples(neuron, index=index)
+    def clusters(self, query: ClusterQuery) -> Iterator[Answer]:
+        """The batches that answer a query, as they come: `polysem.proto.clusterer.Clusterer`."""
+        return self._answers(clustering.cluster_call(query))
 
-    def _embed_again(self, index: str | None, neuron: Neuron, embedding: Embedding) -> tuple[Neuron, FloatArray]:
-        """The neuron clustered by an embedding, otherwise as it is and at its cut, and those embeddings."""
-        choice, clustering = neuron.provenance.choice, neuron.provenance.clustering or Clustering()
-        other = neuron
-        if choice.embedding != embedding:
-            other = self.cluster(
-                neuron.id,
-                algorithm=clustering.algorithm,
-                linkage=clustering.linkage,
-                embedding=embedding,
-                layer_norm=choice.layer_norm,
-                distance_threshold=neuron.distance_threshold,
-                thresholds=clustering.thresholds if clustering.algorithm == "scc" else None,
-                until_stable=clustering.until_stable,
-                index=index,
-            )[0]
-        embedded = self.embed(neuron.id, embedding=embedding, layer_norm=choice.layer_norm, index=index)[0]
-        return other, embedded.embeddings
+    @property
+    def _asker(self) -> "Client":
+        """Whom the neurons that it hands out ask for more."""
+        return self
 
-    def _answers(self, call: StreamCall) -> Iterator[Answer]:
+    def _stream(self, call: Call[Collected]) -> Collected:
+        return call.stream(self._answers(call), call.view, call.expected)
+
+    def _listing(self, pages: Pages) -> Listing:
+        return Listing(self._pages(pages), listed_of)
+
+    def _answers(self, call: Call[Any]) -> Iterator[Answer]:
         assembler = calls.Assembler(call, self._timeout_s)
         while True:
             try:
@@ -362,7 +291,7 @@ class Client:
                     raise status.from_rpc_error(error, self.target) from None
                 connection.note_resumed(self.target)
 
-    def _pages(self, pages: calls.Pages) -> Iterator[Answer]:
+    def _pages(self, pages: Pages) -> Iterator[Answer]:
         try:
             while (request := pages.next()) is not None:
                 yield pages.add(self._ask("ListNeurons", request))

@@ -8,35 +8,31 @@ import asyncio
 import bisect
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 
-from polysem.client.results import METRICS, ListedNeuron, Neuron
 from polysem.proto.errors import Cancelled, PolysemError
 from polysem.proto.facts import Answer
-from polysem.proto.questions.clustering import ClusterBatch
-from polysem.proto.questions.listing import NEURON_METRICS
-from polysem.proto.wire import columns
 
 if TYPE_CHECKING:
-    import pandas
-    import polars
-    import pyarrow
+    pass
 
 Item = TypeVar("Item")
-Collected = TypeVar("Collected", bound="Stream[Any]")
+Collected = TypeVar("Collected", bound="Stream[Any]", covariant=True)
 
 
 class Stream(Sequence[Item]):
     """Items of a call, in the order asked."""
 
     _noun = "items"
-    expected: int | None = None  # items, where the question says how many
 
-    def __init__(self, answers: Iterator[Answer], view: Callable[[Answer], Sequence[Item]]) -> None:
+    def __init__(
+        self, answers: Iterator[Answer], view: Callable[[Answer], Sequence[Item]], expected: int | None = None
+    ) -> None:
         self._answers = answers
         self._view = view
+        self.expected = expected  # items, where the question says how many
         self._read: list[Answer] = []
         self._views: list[Sequence[Item]] = []  # of each answer read; they may be made only when looked at
         self._starts: list[int] = []  # of each among all items
@@ -114,111 +110,23 @@ class Stream(Sequence[Item]):
         return f"<{self._n} {self._noun}{state}>{shown}{more}"
 
 
-class Clusters(Stream[Neuron]):
-    """Clustered neurons, in the order asked."""
-
-    _noun = "neurons"
-
-    def columns(self, per: Literal["neuron", "example"] = "neuron") -> dict[str, Any]:
-        """Flat arrays by name: a row a neuron with its metrics (NaN where undefined), or an example with its label."""
-        self._has(-1)
-        batches: list[ClusterBatch] = [answer.batch for answer in self._read]
-        if per == "neuron":
-            names = METRICS
-            ids = _joined([batch.neurons for batch in batches], (0, 2))
-            return {"layer": ids[:, 0], "neuron": ids[:, 1]} | {
-                name: _joined([getattr(batch, name) for batch in batches]) for name in names
-            }
-        ids = _joined([np.repeat(batch.neurons, batch.n_examples, axis=0) for batch in batches], (0, 2))
-        counts = _joined([batch.n_examples for batch in batches]).astype(np.int64)
-        starts = np.repeat(columns.from_counts(counts)[:-1], counts)
-        return {
-            "layer": ids[:, 0],
-            "neuron": ids[:, 1],
-            "example": (np.arange(len(ids)) - starts).astype(np.int32),
-            "label": _joined([batch.labels for batch in batches]),
-        }
-
-    def to_pandas(self, per: Literal["neuron", "example"] = "neuron") -> "pandas.DataFrame":
-        """`columns` as a pandas DataFrame; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.columns(per))
-
-    def to_polars(self, per: Literal["neuron", "example"] = "neuron") -> "polars.DataFrame":
-        """`columns` as a polars DataFrame; needs polars."""
-        import polars
-
-        return polars.DataFrame(self.columns(per))
-
-    def to_arrow(self, per: Literal["neuron", "example"] = "neuron") -> "pyarrow.Table":
-        """`columns` as an Arrow table; needs pyarrow."""
-        import pyarrow
-
-        return pyarrow.table(self.columns(per))
-
-    def _repr_html_(self) -> str:
-        from polysem.client import notebook
-
-        return notebook.table_html(self.columns())
-
-
-class Listing(Stream[ListedNeuron]):
-    """Neurons with their metrics, in the order asked, fetched page by page."""
-
-    _noun = "neurons"
-
-    @property
-    def n_matching(self) -> int:
-        """Neurons that the filters let through, however few were asked for."""
-        self._has(0)
-        return self._read[0].n_matching if self._read else 0
-
-    def columns(self) -> dict[str, Any]:
-        """Flat arrays by name, a row a neuron; NaN where undefined."""
-        self._has(-1)
-        tables = [answer.batch for answer in self._read]
-        ids = _joined([table.neurons for table in tables], (0, 2))
-        return {"layer": ids[:, 0], "neuron": ids[:, 1]} | {
-            name: _joined([getattr(table, name) for table in tables]) for name in (*NEURON_METRICS, "rare")
-        }
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """`columns` as a pandas DataFrame; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.columns())
-
-    def to_polars(self) -> "polars.DataFrame":
-        """`columns` as a polars DataFrame; needs polars."""
-        import polars
-
-        return polars.DataFrame(self.columns())
-
-    def to_arrow(self) -> "pyarrow.Table":
-        """`columns` as an Arrow table; needs pyarrow."""
-        import pyarrow
-
-        return pyarrow.table(self.columns())
-
-
 def _lasting(error: BaseException) -> PolysemError:
     """What further reading raises after a failure, so that half an answer never passes for a whole one."""
     return error if isinstance(error, PolysemError) else Cancelled("reading this answer was interrupted; ask again")
 
 
-def _joined(parts: Sequence[Any], empty: tuple[int, ...] = (0,)) -> Any:
+def joined(parts: Sequence[Any], empty: tuple[int, ...] = (0,)) -> Any:
     return np.concatenate(parts) if parts else np.zeros(empty, np.int32)
 
 
-class AsyncStream(Generic[Item, Collected]):
+class AsyncStream(Generic[Collected]):
     """The same from AsyncClient: `async for item in stream`, or `await stream` for the whole sequence."""
 
     def __init__(
         self,
         answers: AsyncIterator[Answer],
         collect: Callable[[Iterator[Answer]], Collected],
-        view: Callable[[Answer], Sequence[Item]],
+        view: Callable[[Answer], Sequence[Any]],
     ) -> None:
         self._answers = answers
         self._collect = collect
@@ -228,7 +136,7 @@ class AsyncStream(Generic[Item, Collected]):
         self._failure: PolysemError | None = None
         self._reading = asyncio.Lock()
 
-    async def __aiter__(self) -> AsyncIterator[Item]:
+    async def __aiter__(self: "AsyncStream[Stream[Item]]") -> AsyncIterator[Item]:
         i = 0
         while await self._has(i):
             for item in self._view(self._read[i]):

@@ -12,7 +12,8 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 import polysem.server
-from polysem.client import Client, figures
+from polysem.client import Client
+from polysem.client.drawing import figures
 
 OUT = Path(__file__).parent / "pictures"
 NEURON, RARE = "2.185", "1.3"
@@ -23,7 +24,16 @@ def main() -> None:
     OUT.mkdir(exist_ok=True)
     with polysem.server.local() as client:
         draw(client)
-        command = [sys.executable, "-m", "polysem.client.cli", "explore", "--server", client.target, "--port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "polysem.client.commands.cli",
+            "explore",
+            "--server",
+            client.target,
+            "--port",
+            "0",
+        ]
         explorer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert explorer.stdout is not None
         address = explorer.stdout.readline().split()[0]

@@ -1,6 +1,6 @@
 """The work of clustering: x̂ → distances → tree → cut → metrics, chunk by chunk, and large neurons one by one.
 
-A neuron's number of examples and the algorithm decide how its tree is made (types.METHODS):
+A neuron's number of examples and the algorithm decide how its tree is made (METHODS):
 
 matrix      up to 4,096 examples: all pairwise distances, many neurons in one launch
 linear      up to 20,000: the same tree in memory that grows with the examples only

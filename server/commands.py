@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from polysem.client.options import executes, place_of, published, ray_options
+from polysem.client.commands.options import executes, place_of, published, ray_options
 
 if TYPE_CHECKING:
     from polysem.proto.work.shards import Executor

@@ -27,8 +27,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from polysem.client import Client
-from polysem.client.measure import Measuring, variants
+from polysem.client.measuring.measure import Measuring, variants
+from polysem.proto.clusterer import Clusterer
 from polysem.proto.errors import InvalidArgument, PolysemError
 from polysem.proto.jobs import IndexSpec, Job, JobSpec, MeasureSpec
 from polysem.proto.work.shards import Executor
@@ -43,8 +43,8 @@ from polysem.server.job_store import JobStore, Task
 from polysem.server.keys import Keys
 from polysem.server.model import Described, Model, Past, Visit
 from polysem.server.on_ray import RayOptions, on_ray
-from polysem.server.own_client import JOBS, OwnClient
-from polysem.server.ray_jobs import Told, building, held_index, told
+from polysem.server.own_client import JOBS, LocalClient
+from polysem.server.ray_jobs import RemoteClient, building, held_index
 from polysem.server.uploads import Corpora
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class JobRunner:
 
     def start(self) -> None:
         """Let requests name the indexes that jobs made, and go on with what was interrupted."""
-        self._client = self._at_work = OwnClient(self._engine, self._batcher, asyncio.get_running_loop())
+        self._client = self._at_work = LocalClient(self._engine, self._batcher, asyncio.get_running_loop())
         for folder in self._store.indexes():
             try:
                 self._serve(folder)
@@ -154,7 +154,7 @@ class JobRunner:
         most = spec.max_documents or None
         return self._corpora.open(spec.corpus, spec.text_field, spec.skip_bad_documents, most, self._ray is not None)
 
-    def _measuring(self, spec: MeasureSpec, client: Client | Told) -> Measuring:
+    def _measuring(self, spec: MeasureSpec, client: Clusterer) -> Measuring:
         return Measuring(
             client,
             [str(neurons) for neurons in spec.neurons],
@@ -240,13 +240,13 @@ class JobRunner:
         return out
 
     @contextmanager
-    def _asked(self, task: Task, spec: MeasureSpec) -> Iterator[tuple[Client | Told, Executor | None]]:
+    def _asked(self, task: Task, spec: MeasureSpec) -> Iterator[tuple[Clusterer, Executor | None]]:
         """Who is asked of the index, and where that goes on."""
         if self._ray is not None:
             index = self._engine.indexes[spec.index]
             held = held_index(index, self._engine.model)
             with on_ray(held, self._ray, lambda status: self._go_on(task)) as executor:
-                yield told(executor), executor
+                yield RemoteClient(executor), executor
             return
         self._at_work = self._client.of(self._caller(task))
         try:

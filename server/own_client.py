@@ -1,4 +1,4 @@
-"""The server as a client of itself: what `polysem measure` asks of a `Client`, without a wire in between.
+"""Engine and batcher of this process as a `Clusterer`, without a wire in between.
 
 Jobs ask here. A gRPC client of the own port would need the port's certificate and a key of its own, and would encode
 and decode every answer for nothing; the batcher sees the same requests either way.
@@ -12,11 +12,9 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
-from polysem.client.calls import StreamCall
-from polysem.client.client import Client
 from polysem.proto.errors import Cancelled, Overloaded, QuotaExceeded
 from polysem.proto.facts import Answer, IndexInfo, ServerInfo
-from polysem.proto.questions.clustering import decode_cluster_query
+from polysem.proto.questions.clustering import ClusterQuery
 from polysem.server.batcher import Batcher
 from polysem.server.callers import Caller
 from polysem.server.engine import Engine, Plan
@@ -25,10 +23,10 @@ from polysem.server.service import server_info
 JOBS = Caller(share="jobs", class_="bulk")  # whose jobs are of no key
 
 
-class OwnClient(Client):
-    """A `Client` whose calls to NeuronService.ClusterNeurons, `info` and `indexes` stay in this process.
+class LocalClient:
+    """A `Clusterer`, for threads beside the batcher's event loop, never inside it.
 
-    For threads beside the event loop, never inside it. Where the queue is full it waits and asks again.
+    Where the queue is full it waits and asks again.
     """
 
     def __init__(
@@ -40,9 +38,9 @@ class OwnClient(Client):
         self._waiting: set[Future[Any]] = set()
         self._closed = threading.Event()
 
-    def of(self, caller: Caller) -> "OwnClient":
+    def of(self, caller: Caller) -> "LocalClient":
         """Another one, for another caller."""
-        return OwnClient(self._engine, self._batcher, self._loop, caller)
+        return LocalClient(self._engine, self._batcher, self._loop, caller)
 
     def info(self) -> ServerInfo:
         return server_info(self._engine, self._batcher, version("polysem"), self._caller)
@@ -50,8 +48,9 @@ class OwnClient(Client):
     def indexes(self) -> list[IndexInfo]:
         return [index.info for index in self._engine.indexes.values()]
 
-    def _answers(self, call: StreamCall) -> Iterator[Answer]:
-        plan = self._engine.plan_cluster(decode_cluster_query(call.request))
+    def clusters(self, query: ClusterQuery) -> Iterator[Answer]:
+        """Also raises Cancelled once this client is closed, QuotaExceeded where its caller's is used up."""
+        plan = self._engine.plan_cluster(query)
         while True:
             try:
                 yield from self._stream(plan)

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from polysem.client import Client
-from polysem.proto.facts import IndexInfo, ServerInfo
+from polysem.proto.clusterer import Clusterer
+from polysem.proto.facts import Answer, IndexInfo, ServerInfo
+from polysem.proto.questions.clustering import ClusterQuery
 from polysem.server import model as models
 from polysem.server.corpus import Corpus
 from polysem.server.demo import indexes as demo_indexes
@@ -41,42 +44,43 @@ def describe(name: str, dtype: str) -> Described:
     return Described(model.info, model.tokenizer, dtype, model.device)
 
 
-class Told:
-    """What `Measuring` asks of a client, as a worker answered it."""
+class RemoteClient:
+    """The workers of a cluster as a `Clusterer`: whichever answers has the same index."""
 
     target = "the workers"
 
-    def __init__(self, info: ServerInfo, indexes: list[IndexInfo]) -> None:
-        self._info, self._indexes = info, indexes
+    def __init__(self, executor: OnRay) -> None:
+        self._executor = executor
 
     def info(self) -> ServerInfo:
-        return self._info
+        found: ServerInfo = self._executor.ask(methodcaller("info"))
+        return found
 
     def indexes(self) -> list[IndexInfo]:
-        return self._indexes
+        found: list[IndexInfo] = self._executor.ask(methodcaller("indexes"))
+        return found
+
+    def clusters(self, query: ClusterQuery) -> Iterator[Answer]:
+        """All of one worker at once: the bulk work is the executor's."""
+        yield from self._executor.ask(partial(_all_clusters, query))
+
+
+def _all_clusters(query: ClusterQuery, held: Clusterer) -> list[Answer]:
+    return list(held.clusters(query))
 
 
 @contextmanager
-def measuring(folder: Path | None, options: dict[str, Any], tell: Tell) -> Iterator[tuple[Any, OnRay]]:
-    """What `Measuring` takes for a client, and the executor of its `run`. None: the demo's index.
+def measuring(folder: Path | None, options: dict[str, Any], tell: Tell) -> Iterator[tuple[Clusterer, OnRay]]:
+    """The workers as a `Clusterer`, and as the executor of `Measuring.run`. None: the demo's index.
 
     Raises what `on_ray` does, and what `open_index` does.
     """
     index = open_index(demo_indexes.ensure() if folder is None else folder)
     with on_ray(held_index(index), RayOptions(**options), tell) as executor:
-        yield told(executor), executor
+        yield RemoteClient(executor), executor
 
 
 def held_index(index: Index, model: Described | None = None) -> HeldIndex:
     """What workers hold to measure the index with the model; None: with the one that the index names, in float32."""
     name, dtype = (index.info.model_id, "float32") if model is None else (model.info.id, model.dtype)
     return HeldIndex(index.folder.resolve(), index.info.sha256, name, dtype)
-
-
-def told(executor: OnRay) -> Told:
-    """What the first worker says of its index."""
-    return Told(*executor.ask(_ask))
-
-
-def _ask(client: Client) -> tuple[ServerInfo, list[IndexInfo]]:
-    return client.info(), client.indexes()

@@ -28,10 +28,11 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polysem.client import dendrogram, drawing
 from polysem.client.client import Client
+from polysem.client.drawing import browser, dendrogram
 from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
-from polysem.client.results import Example, ExplainedToken
+from polysem.client.questions.examples import Example
+from polysem.client.questions.explain import ExplainedToken
 from polysem.proto import errors
 from polysem.proto.facts import IndexInfo
 from polysem.proto.neurons import MAX_INDEX, NeuronId
@@ -63,8 +64,8 @@ STATUS = (
     (errors.Unsupported, 501),
 )
 STATIC = {
-    "neuron.js": drawing.FOLDER / "neuron.js",
-    "neuron.css": drawing.FOLDER / "neuron.css",
+    "neuron.js": browser.FOLDER / "neuron.js",
+    "neuron.css": browser.FOLDER / "neuron.css",
     "explorer.js": FOLDER / "static" / "explorer.js",
     "picture.js": FOLDER / "static" / "picture.js",
     "explorer.css": FOLDER / "static" / "explorer.css",
@@ -272,7 +273,7 @@ class _Pages:
     def example_json(self, request: Request) -> Response:
         """An example in its whole context."""
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
-        return JSONResponse(drawing.example_data(self._example(id_, request.path_params["place"], view, whole=True)))
+        return JSONResponse(browser.example_data(self._example(id_, request.path_params["place"], view, whole=True)))
 
     def _example(self, id_: NeuronId, place: int, view: View, whole: bool) -> Example:
         if place <= MAX_INDEX:
@@ -302,7 +303,7 @@ class _Pages:
                     "size": other.size,
                     "similarity": round(other.similarity, 4),
                     "address": f"/neuron/{other.neuron}{view.query()}",
-                    "example": drawing.example_data(self._example(other.neuron, other.central, view, whole=False)),
+                    "example": browser.example_data(self._example(other.neuron, other.central, view, whole=False)),
                 }
                 for other in found
             ]
@@ -310,7 +311,7 @@ class _Pages:
 
     def _data(self, id_: NeuronId, view: View) -> dict[str, Any]:
         neuron = self._client.cluster(id_, **view.clustering())[0]
-        return drawing.data(neuron, self._client.examples(id_, index=view.index) if len(neuron.labels) else [])
+        return browser.data(neuron, self._client.examples(id_, index=view.index) if len(neuron.labels) else [])
 
     def _index(self, view: View) -> IndexInfo:
         """The index that a view is of. Indexes do not change while a server runs; an unknown name is asked anew."""
@@ -329,7 +330,7 @@ class _Pages:
             choices=CHOICES,
             server=self._client.target,
             indexes=[info.name for info in self._indexes],
-            json=drawing.json_in_html,
+            json=browser.json_in_html,
             static=_static_address,
             **values,
         )

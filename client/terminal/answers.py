@@ -7,14 +7,11 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from polysem.client import dendrogram
-from polysem.client.results import (
-    Example,
-    ExplainedToken,
-    Firing,
-    Importance,
-    SimilarCluster,
-)
+from polysem.client.drawing import dendrogram
+from polysem.client.questions.examples import Example
+from polysem.client.questions.explain import ExplainedToken, Firing
+from polysem.client.questions.importance import Importance
+from polysem.client.questions.similar import SimilarCluster
 from polysem.client.terminal.texts import cropped, example_lines, has_colour, key_text, shade_style
 from polysem.proto.neurons import NeuronId
 

@@ -10,11 +10,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from polysem.client import colours, dendrogram
-from polysem.client.agreement import adjusted_rand_index
-from polysem.client.results import (
-    Neuron,
-)
+from polysem.client.drawing import colours, dendrogram
+from polysem.client.measuring.agreement import adjusted_rand_index
+from polysem.client.questions.clustering import Neuron
 from polysem.client.terminal.tables import metric_text
 from polysem.client.terminal.texts import has_colour
 from polysem.proto.arrays import DoubleArray, IntArray

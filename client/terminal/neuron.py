@@ -10,13 +10,10 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.panel import Panel
 from rich.text import Text
 
-from polysem.client import dendrogram
-from polysem.client.dendrogram import Layout
-from polysem.client.results import (
-    Cluster,
-    Example,
-    Neuron,
-)
+from polysem.client.drawing import dendrogram
+from polysem.client.drawing.dendrogram import Layout
+from polysem.client.questions.clustering import Cluster, Neuron
+from polysem.client.questions.examples import Example
 from polysem.client.terminal.tables import counted, written
 from polysem.client.terminal.texts import example_lines, has_colour, key_text, shaded
 from polysem.proto.arrays import DoubleArray, IntArray

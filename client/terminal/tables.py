@@ -8,13 +8,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from polysem.client.results import (
-    ListedNeuron,
-    Metrics,
-    Neuron,
-    Statistics,
-)
-from polysem.client.streams import Listing
+from polysem.client.questions.clustering import Metrics, Neuron
+from polysem.client.questions.listing import ListedNeuron, Listing
+from polysem.client.questions.statistics import Statistics
 
 _COLUMNS = {
     "n_examples": "examples",

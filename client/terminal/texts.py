@@ -9,10 +9,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from polysem.client import dendrogram
-from polysem.client.results import (
-    Example,
-)
+from polysem.client.drawing import dendrogram
+from polysem.client.questions.examples import Example
 
 
 def has_colour(console: Console) -> bool:

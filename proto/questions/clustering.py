@@ -186,7 +186,7 @@ _SCHEDULES: dict[str, Any] = {
 
 
 def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
-    """The request; raises InvalidArgument as checks.check_clustering does."""
+    """The request; raises InvalidArgument as check_clustering does."""
     check_choice(query.choice)
     check_clustering(query.clustering)
     return pb.ClusterNeuronsRequest(

@@ -98,7 +98,7 @@ def _check_text(text: object) -> None:
 
 
 def encode_explain_query(query: ExplainQuery) -> pb.ExplainTextRequest:
-    """The request; raises InvalidArgument as checks.check_explain does."""
+    """The request; raises InvalidArgument as check_explain does."""
     check_explain(query)
     return pb.ExplainTextRequest(
         index=query.index,

@@ -146,7 +146,7 @@ _NEURON_METRICS: dict[str, Any] = {
 
 
 def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
-    """The request; raises InvalidArgument as checks.check_list does."""
+    """The request; raises InvalidArgument as check_list does."""
     check_list(query)
     return pb.ListNeuronsRequest(
         index=query.index,

@@ -83,7 +83,7 @@ _SIMILARITIES: dict[str, Any] = {"pre_mlp": pb.SIMILARITY_PRE_MLP, "neuron": pb.
 
 
 def encode_similar_query(query: SimilarQuery) -> pb.FindSimilarClustersRequest:
-    """The request; raises InvalidArgument as checks.check_similar does."""
+    """The request; raises InvalidArgument as check_similar does."""
     check_similar(query)
     return pb.FindSimilarClustersRequest(
         index=query.index,

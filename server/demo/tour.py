@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 import polysem.server
-from polysem.client import Client, Clusters, Neuron, report, terminal
-from polysem.client.table1 import PAPER
+from polysem.client import Client, Clusters, Neuron, terminal
+from polysem.client.drawing import report
+from polysem.client.measuring.table1 import PAPER
 
 N_SHOWN = 3
 LEAST_MEMBERS = 4  # of a cluster that counts as a behaviour

@@ -22,7 +22,6 @@ from playwright.sync_api import sync_playwright
 from scipy.cluster.hierarchy import linkage
 
 import polysem.server
-from polysem.client import drawing
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 CUTS = """([data, thresholds]) => {
@@ -42,7 +41,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     repeats = parser.parse_args().repeats
     with polysem.server.local() as client, sync_playwright() as playwright:
-        command = [sys.executable, "-m", "polysem.client.cli", "explore", "--server", client.target, "--port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "polysem.client.commands.cli",
+            "explore",
+            "--server",
+            client.target,
+            "--port",
+            "0",
+        ]
         explorer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert explorer.stdout is not None
         address = explorer.stdout.readline().split()[0]
@@ -59,8 +67,8 @@ def main() -> None:
             rng = np.random.default_rng(0)
             for n in (100, 1000):
                 page = new(browser)
-                page.add_script_tag(content=drawing.script())
-                page.add_style_tag(content=drawing.style())
+                page.add_script_tag(content=browser.script())
+                page.add_style_tag(content=browser.style())
                 thresholds = rng.uniform(0.1, 1.1, 20 * repeats).tolist()
                 tell(f"a cut at {n:,} examples", page.evaluate(CUTS, [tree(n, rng), thresholds]))
             browser.close()
@@ -83,9 +91,9 @@ def first_paint(page: Any, address: str) -> float:
 
 def tree(n: int, rng: np.random.Generator) -> dict[str, Any]:
     """A neuron of n examples as the page gets it."""
-    from polysem.client.colours import PALETTE
     from polysem.client.cutting import Tree
-    from polysem.client.dendrogram import arrange
+    from polysem.client.drawing.colours import PALETTE
+    from polysem.client.drawing.dendrogram import arrange
 
     z = linkage(rng.normal(size=(n, 6)) + rng.integers(0, 3, (n, 1)), "average", metric="cosine")
     known = Tree(z[:, :2].astype(np.int32), z[:, 2], np.zeros(n - 1, np.int32), z[:, 2])

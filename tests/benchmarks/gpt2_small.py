@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-POLYSEM = (sys.executable, "-m", "polysem.client.cli")
+POLYSEM = (sys.executable, "-m", "polysem.client.commands.cli")
 
 
 def checkpoint(folder, tokenizer):

@@ -21,8 +21,8 @@ import torch
 from gpt2_small import checkpoint, size_mb
 from rich.console import Console
 
-from polysem.client import measurements, table1
-from polysem.client.measure import Measuring
+from polysem.client.measuring import measurements, table1
+from polysem.client.measuring.measure import Measuring
 from polysem.proto.facts import Selection
 from polysem.server import indexing, local, model
 from polysem.server.corpus import Corpus

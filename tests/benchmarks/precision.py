@@ -47,7 +47,7 @@ def against(chunk, precise, distances):
 
 def agreements(a, b, n_examples):
     """(B,) adjusted Rand indexes of padded labels (B, N)."""
-    from polysem.client.agreement import adjusted_rand_indexes
+    from polysem.client.measuring.agreement import adjusted_rand_indexes
 
     used = torch.arange(a.shape[1]) < n_examples[:, None]
     return adjusted_rand_indexes(a[used].numpy(), b[used].numpy(), n_examples.numpy())

@@ -97,7 +97,18 @@ def main():
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
     folder = indexes.ensure() if arguments.index is None else arguments.index
-    words = (sys.executable, "-m", "polysem.client.cli", "serve", "--index", folder, "--port", "0", "--device", "cpu")
+    words = (
+        sys.executable,
+        "-m",
+        "polysem.client.commands.cli",
+        "serve",
+        "--index",
+        folder,
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    )
     server = subprocess.Popen([*map(str, words)], stdout=subprocess.PIPE, text=True)
     try:
         port = next(match[1] for line in server.stdout if (match := re.search(r"listening on \S+:(\d+)", line)))

@@ -68,7 +68,18 @@ def report(name: str, through: list[Spent], alone: list[Spent]) -> None:
 
 def serve(folder: Path) -> tuple[subprocess.Popen[str], str]:
     """A server of the index on a free port, and its target."""
-    command = [sys.executable, "-m", "polysem.client.cli", "serve", "--index", folder, "--port", "0", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "polysem.client.commands.cli",
+        "serve",
+        "--index",
+        folder,
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     for line in server.stdout:

@@ -58,7 +58,17 @@ def server(small_model: Any, hostile_corpus: Path, tmp_path_factory: pytest.Temp
 
 def explore(target: str) -> "tuple[subprocess.Popen[str], str]":
     """A process of `polysem explore`, and its address."""
-    command = [sys.executable, "-m", "polysem.client.cli", "explore", "--server", target, "--port", "0", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "polysem.client.commands.cli",
+        "explore",
+        "--server",
+        target,
+        "--port",
+        "0",
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from polysem.client import drawing
+from polysem.client.drawing import browser
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "cuts.json").read_text())
 
 
 def test_the_browser_cuts_as_scipy(page):
     page.goto("about:blank")
-    page.add_script_tag(content=drawing.script())
+    page.add_script_tag(content=browser.script())
     for vector in VECTORS:
         for cut in vector["cuts"]:
             found = page.evaluate(
@@ -30,10 +30,10 @@ def test_the_browser_cuts_as_scipy(page):
 
 def test_the_browser_cuts_a_servers_tree_as_the_client(page, server):
     page.goto("about:blank")
-    page.add_script_tag(content=drawing.script())
+    page.add_script_tag(content=browser.script())
     for options in ({}, {"algorithm": "scc"}, {"algorithm": "components"}, {"linkage": "complete"}):
         for neuron in server.cluster("0.0-20", **options):
-            data = drawing.data(neuron, None)
+            data = browser.data(neuron, None)
             for threshold in (0.0, 0.2, 0.5, 1.0, 2.0):
                 found = page.evaluate("([d, t]) => Polysem.cut(d.n, d.merges, d.heights, t).labels", [data, threshold])
                 assert found == neuron.cut(threshold).labels.tolist()
@@ -52,10 +52,10 @@ def test_a_notebooks_display_is_drawn_and_can_be_cut(page, server, tmp_path):
 
 def test_rare_behaviours_are_marked_where_the_server_says_so(page, server):
     page.goto("about:blank")
-    page.add_script_tag(content=drawing.script())
+    page.add_script_tag(content=browser.script())
     rare = {str(n.id) for n in server.neurons("*", distance_threshold=0.9) if n.rare}
     assert rare
     for neuron in server.cluster("*", distance_threshold=0.9):
-        data = drawing.data(neuron, None)
+        data = browser.data(neuron, None)
         found = page.evaluate("(d) => Polysem.clustering(d, Polysem.nodeSizes(d.n, d.merges), 0.9).rare", data)
         assert found == (str(neuron.id) in rare)

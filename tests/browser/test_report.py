@@ -2,7 +2,7 @@
 
 import pytest
 
-from polysem.client import report
+from polysem.client.drawing import report
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import polysem.server
-from polysem.client import AsyncClient, Client, cli
+from polysem.client import AsyncClient, Client
+from polysem.client.commands import cli
 from polysem.proto.facts import Selection
 from polysem.server import indexing
 from polysem.server.corpus import Corpus

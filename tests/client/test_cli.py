@@ -12,7 +12,7 @@ import pytest
 def polysem(polysem_client, tmp_path):
     def run(*arguments, server=polysem_client.target, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "polysem.client.cli", *map(str, arguments)],
+            [sys.executable, "-m", "polysem.client.commands.cli", *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=tmp_path,

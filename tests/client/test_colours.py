@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polysem.client import explorer, figures, report
-from polysem.client.colours import PALETTE, channels, contrast, letters_on
+from polysem.client import explorer
+from polysem.client.drawing import figures, report
+from polysem.client.drawing.colours import PALETTE, channels, contrast, letters_on
 
 STYLE = (Path(explorer.__file__).parent / "static" / "explorer.css").read_text()
 LIGHT, DARK = ("#ffffff", "#15171a")

@@ -1,4 +1,5 @@
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,9 +8,12 @@ from rich.console import Console
 from scipy.cluster.hierarchy import fcluster
 from scipy.cluster.hierarchy import linkage as scipy_linkage
 
-from polysem.client import agreement, dendrogram, notebook, terminal
+from polysem.client import terminal
 from polysem.client.cutting import Tree
-from polysem.client.results import Example, Metrics, Neuron
+from polysem.client.drawing import dendrogram, notebook
+from polysem.client.measuring import agreement
+from polysem.client.questions.clustering import Metrics, Neuron
+from polysem.client.questions.examples import Example
 from polysem.proto.facts import Provenance, Timing
 from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
@@ -29,9 +33,8 @@ def neuron_of(points, texts=("text",), threshold=0.5):
     labels = np.array([list(dict.fromkeys(raw)).index(label) for label in raw], np.int32)
     metrics = Metrics(n, len(set(labels)), None, None, None, None, None, None)
     examples = [example(i, texts[i % len(texts)]) for i in range(n)]
-    return Neuron(
-        NeuronId(1, 2), labels, tree, metrics, threshold, "matrix", PROVENANCE, Timing(0, 0, 1), lambda _: examples
-    )  # fmt: skip
+    asker = SimpleNamespace(examples=lambda *neurons, index: examples)
+    return Neuron(NeuronId(1, 2), labels, tree, metrics, threshold, "matrix", PROVENANCE, Timing(0, 0, 1), asker)
 
 
 def example(place, text, key=1):

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 from click.testing import CliRunner
 
-from polysem.client import Client, drawing
-from polysem.client.cli import cli
+from polysem.client import Client
+from polysem.client.commands.cli import cli
+from polysem.client.drawing import browser
 from polysem.client.explorer import app
 from polysem.client.explorer.questions import View, neuron_id
 from polysem.proto.errors import InvalidArgument, NotFound
@@ -70,7 +71,7 @@ def test_the_api_answers_what_the_client_would(get, client):
     status, _, body = get("/api/neuron/0.1?algorithm=scc&distance_threshold=0.4")
     wanted = client.cluster("0.1", algorithm="scc", distance_threshold=0.4)[0]
     assert status == 200
-    assert json.loads(body) == json.loads(json.dumps(drawing.data(wanted, wanted.examples)))
+    assert json.loads(body) == json.loads(json.dumps(browser.data(wanted, wanted.examples)))
 
 
 def test_errors_have_a_status_and_words(get):
@@ -182,6 +183,6 @@ def test_a_page_shows_one_neuron():
 
 
 def test_json_in_a_page_cannot_end_its_script():
-    text = drawing.json_in_html({"a": "</script><!-- \u2028 &"})
+    text = browser.json_in_html({"a": "</script><!-- \u2028 &"})
     assert not set(text) & set("<>&\u2028")
     assert json.loads(text) == {"a": "</script><!-- \u2028 &"}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from polysem.client import figures
-from polysem.client.cli import cli
+from polysem.client.commands.cli import cli
+from polysem.client.drawing import figures
 from polysem.proto.errors import InvalidArgument
 
 
@@ -98,7 +98,7 @@ def test_the_command_writes_every_kind_in_every_format(client, neuron, tmp_path,
 
 
 def test_texts_of_the_corpus_are_neither_mathematics_nor_markup(client, tmp_path):
-    from polysem.client.results import Example
+    from polysem.client.questions.examples import Example
 
     neuron = client.cluster("0.1", distance_threshold=2.0)[0]
     hostile = ["$x^", "<script>", "\x1b[31m", "a_{b}$"]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from click.testing import CliRunner
 from scipy.cluster.hierarchy import fcluster
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
-from polysem.client import Client, calls, measure, measurements, ranking, table1
-from polysem.client.agreement import adjusted_rand_indexes
-from polysem.client.cli import cli
-from polysem.client.measure import BEST_CUT_THRESHOLDS, Measuring, variants
+from polysem.client import Client
+from polysem.client.commands.cli import cli
+from polysem.client.measuring import measure, measurements, ranking, table1
+from polysem.client.measuring.agreement import adjusted_rand_indexes
+from polysem.client.measuring.measure import BEST_CUT_THRESHOLDS, Measuring, variants
+from polysem.client.questions.clustering import cluster_call
 from polysem.proto.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -25,6 +28,8 @@ from polysem.proto.errors import (
     UnknownIndex,
     UnknownNeuron,
 )
+from polysem.proto.neurons import NeuronRange
+from polysem.proto.questions.clustering import Clustering, ClusterQuery
 
 EVERY = variants(("hac", "scc", "components"), ("neuron", "pre_mlp"), ("folded", "raw"))
 
@@ -175,7 +180,8 @@ def test_another_reader_opens_it(file):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from polysem.client import Client, measure
+from polysem.client import Client
+from polysem.client.measuring import measure
 measure.EXAMPLES_AT_ONCE = 30 * 25
 left = int(sys.argv[3])
 def progress(n):
@@ -279,9 +285,10 @@ def test_a_server_that_is_not_there_is_told(tmp_path):
 
 @pytest.mark.parametrize("thresholds", [(float("nan"),), (2.1,), (-0.1,), (0.5,) * 65])
 def test_cuts_that_cannot_be_are_refused_on_both_ends(polysem_client, thresholds):
+    query = ClusterQuery((NeuronRange(0, 0, 0),))
     with pytest.raises(InvalidArgument, match="silhouette_thresholds"):
-        calls.cluster(("0.0",), "hac", "average", "neuron", "folded", 0.5, None, False, None, thresholds)
-    call = calls.cluster(("0.0",), "hac", "average", "neuron", "folded", 0.5, None, False, None)
+        next(polysem_client.clusters(replace(query, clustering=Clustering(silhouette_thresholds=thresholds))))
+    call = cluster_call(query)
     call.request.silhouette_thresholds.extend(thresholds)
     with pytest.raises(InvalidArgument, match="silhouette_thresholds"):
         list(polysem_client._answers(call))
@@ -384,7 +391,7 @@ def test_rare_shows_the_rare_texts(polysem_client, file, monkeypatch):
 def test_rare_refuses_another_index(polysem_client, file, tmp_path, index_folder):
     other = measurements.Measurements(file, measurements.read(file).about | {}, None)
     other.about["index"] = other.about["index"] | {"sha256": "0" * 64}
-    from polysem.client.measure_commands import _check_index
+    from polysem.client.commands.measure import _check_index
 
     with pytest.raises(FailedPrecondition, match="is another"):
         _check_index(polysem_client, other, None)

@@ -6,8 +6,8 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from polysem.client import report
-from polysem.client.cli import cli
+from polysem.client.commands.cli import cli
+from polysem.client.drawing import report
 
 
 def test_the_command_writes_a_file_and_says_what_is_in_it(client, tmp_path):

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 
 from polysem.client import Client
-from polysem.client.results import METRICS
+from polysem.client.questions.clustering import METRICS
 from polysem.client.streams import Stream
 from polysem.proto.errors import Cancelled, Unavailable, UnknownNeuron
 

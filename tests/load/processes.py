@@ -20,7 +20,7 @@ class Server:
 
     def __init__(self, state, arguments, token=None):
         self.token = token
-        self.command = [sys.executable, "-m", "polysem.client.cli", "serve", "--port", "0", "--device", "cpu"]
+        self.command = [sys.executable, "-m", "polysem.client.commands.cli", "serve", "--port", "0", "--device", "cpu"]
         self.command += ["--state", str(state), *map(str, arguments)]
         self.log = Path(tempfile.mkstemp(prefix="polysem-server-", suffix=".log")[1])
         self.start()
@@ -94,7 +94,7 @@ def indexed(folder):
 def small_index(folder):
     """An index of the demo model, all its neurons, over 60 documents: quick to make and to cluster."""
     corpus = sample(folder / "small.jsonl", 60)
-    command = [sys.executable, "-m", "polysem.client.cli", "index", "--model", "demo"]
+    command = [sys.executable, "-m", "polysem.client.commands.cli", "index", "--model", "demo"]
     subprocess.run([*command, "--corpus", corpus, "--out", folder / "small"], check=True, stdout=subprocess.DEVNULL)
     return folder / "small"
 

@@ -33,7 +33,7 @@ def wide_index(make_checkpoint: Any, corpus_file: Path, tmp_path_factory: pytest
 @pytest.fixture(scope="session")
 def server(wide_index: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """Our own client of it, to compare with."""
-    command = [sys.executable, "-m", "polysem.client.cli", "serve", "--index", str(wide_index), "--port", "0"]
+    command = [sys.executable, "-m", "polysem.client.commands.cli", "serve", "--index", str(wide_index), "--port", "0"]
     command += ["--device", "cpu", "--state", str(tmp_path_factory.mktemp("state"))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     assert process.stdout is not None

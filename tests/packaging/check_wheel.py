@@ -18,7 +18,7 @@ MUST_HOLD = (
     "polysem/client/explorer/static/explorer.js",
     "polysem/py.typed",
     "polysem/kernels/distances.py",
-    "polysem/proto/codec.py",
+    "polysem/proto/questions/clustering.py",
     "polysem/server/engine.py",
     "polysem/server/demo/pydocs.py",
     "polysem/server/demo/model/model.safetensors",

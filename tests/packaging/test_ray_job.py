@@ -14,7 +14,7 @@ import pytest
 import yaml
 from referencing import Registry, Resource
 
-from polysem.client.measure_commands import measure
+from polysem.client.commands.measure import measure
 from polysem.server import commands
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 
-from polysem.client.cli import cli
+from polysem.client.commands.cli import cli
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.work.publishing import Place
 from polysem.server import indexing

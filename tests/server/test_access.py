@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from polysem.client import AsyncClient, Client
-from polysem.client.cli import cli
+from polysem.client.commands.cli import cli
 from polysem.proto.errors import (
     FailedPrecondition,
     InvalidArgument,

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import polysem.server
-from polysem.client import AsyncClient, Client, connection, measurements
+from polysem.client import AsyncClient, Client, connection
+from polysem.client.measuring import measurements
 from polysem.proto.errors import (
     FailedPrecondition,
     Internal,

@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from polysem.client import Client
-from polysem.client.cli import cli
-from polysem.client.measure import Measuring, variants
+from polysem.client.commands.cli import cli
+from polysem.client.measuring.measure import Measuring, variants
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
@@ -139,7 +139,7 @@ def test_another_model_on_a_worker_is_refused(cluster, described, make_checkpoin
 
 
 def test_measurements_have_the_bytes_of_the_local_ones(cluster, here, tmp_path, monkeypatch):
-    monkeypatch.setattr("polysem.client.measure.EXAMPLES_AT_ONCE", 30 * 40)  # 5 shards
+    monkeypatch.setattr("polysem.client.measuring.measure.EXAMPLES_AT_ONCE", 30 * 40)  # 5 shards
     with local(here.folder) as client:
         Measuring(client).run(tmp_path / "here.parquet")
     told = []

@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from polysem.client import Client, top
-from polysem.client.cli import cli
+from polysem.client import Client
+from polysem.client.commands import top
+from polysem.client.commands.cli import cli
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from polysem.server import clustering, keys, logs, settings
 from polysem.server.opening import open_engine
@@ -341,7 +342,7 @@ def test_an_audit_log_that_cannot_be_written_is_told(tmp_path):
 
 
 def test_the_shell_shows_the_id_of_a_refused_request(polysem_client, capsys, monkeypatch):
-    from polysem.client.cli import main
+    from polysem.client.commands.cli import main
 
     monkeypatch.setattr("sys.argv", ["polysem", "cluster", "9.0", "--server", polysem_client.target])
     with pytest.raises(SystemExit):

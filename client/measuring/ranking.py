@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from polysem.client.measurements import COLUMNS, NUMBERS, UNDEFINED, Array, Measurements
+from polysem.client.measuring.measurements import COLUMNS, NUMBERS, UNDEFINED, Array, Measurements
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 

@@ -2,42 +2,34 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, version
+from typing import cast
 
 import click
 
 from polysem.proto.errors import PolysemError
 
-OWN = {
-    "cluster": "neuron_commands",
-    "examples": "neuron_commands",
-    "explain": "question_commands",
-    "explore": "picture_commands",
-    "figure": "picture_commands",
-    "health": "server_commands",
-    "importance": "question_commands",
-    "info": "server_commands",
-    "neurons": "neuron_commands",
-    "report": "picture_commands",
-    "similar": "question_commands",
-    "statistics": "neuron_commands",
-    "top": "server_commands",
-}
+GROUPS = ("neurons", "questions", "pictures", "server", "jobs", "measure")  # files of this folder
 
 
 class Commands(click.Group):
     """Commands of this package and of those that joined it, each loaded when it is asked for."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*_joined(), *sorted(OWN)]
+        return sorted([*_joined(), *(str(command.name) for group in GROUPS for command in _commands(group))])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in OWN:
-            command: click.Command = getattr(import_module(f"polysem.client.{OWN[name]}"), name)
-            return command
-        joined = _joined().get(name)
-        return None if joined is None else joined.load()
+        if name in (joined := _joined()):
+            return cast("click.Command", joined[name].load())
+        commands = (command for group in GROUPS for command in _commands(group))
+        return next((command for command in commands if command.name == name), None)
+
+
+def _commands(group: str) -> Sequence[click.Command]:
+    commands: Sequence[click.Command] = import_module(f"polysem.client.commands.{group}").COMMANDS
+    return commands
 
 
 def _joined() -> dict[str, EntryPoint]:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import click
 
 from polysem.client.client import Client
-from polysem.client.options import (
+from polysem.client.commands.options import (
     INDEX,
     NEURONS_HELP,
     asks_server,
@@ -17,7 +17,9 @@ from polysem.client.options import (
     say_if_none,
     thresholds_of,
 )
-from polysem.client.results import Example, Importance, SimilarCluster
+from polysem.client.questions.examples import Example
+from polysem.client.questions.importance import Importance
+from polysem.client.questions.similar import SimilarCluster
 from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.similar import Similarity
 
@@ -195,3 +197,6 @@ def explain(
         from polysem.client import terminal
 
         terminal.console().print(terminal.explanation(found, bool(neurons)))
+
+
+COMMANDS = (similar, importance, explain)

@@ -6,11 +6,7 @@ from dataclasses import asdict
 import click
 
 from polysem.client import connection
-from polysem.client.options import (
-    asks_server,
-    connect,
-    print_json,
-)
+from polysem.client.commands.options import asks_server, connect, print_json
 
 
 @click.command()
@@ -75,7 +71,7 @@ def top(metrics: str, every_s: float, once: bool, as_json: bool) -> None:
     from rich.live import Live
 
     from polysem.client import terminal
-    from polysem.client import top as looking
+    from polysem.client.commands import top as looking
 
     figures = looking.summaries(metrics, every_s)
     if as_json or once:
@@ -86,3 +82,6 @@ def top(metrics: str, every_s: float, once: bool, as_json: bool) -> None:
     with Live(looking.picture(metrics, next(figures)), console=terminal.console(), screen=True) as live:
         for one in figures:
             live.update(looking.picture(metrics, one))
+
+
+COMMANDS = (info, health, top)

@@ -10,11 +10,21 @@ from typing import Any, get_args
 
 import click
 
-from polysem.client import measurements, ranking, table1
 from polysem.client.client import Client
-from polysem.client.measure import Measuring, variants
-from polysem.client.options import BULK, NEURONS_HELP, connect, connects, executes, place_of, published, ray_options
-from polysem.client.results import Neuron
+from polysem.client.commands.options import (
+    BULK,
+    NEURONS_HELP,
+    connect,
+    connects,
+    executes,
+    measures,
+    place_of,
+    published,
+    ray_options,
+)
+from polysem.client.measuring import measurements, ranking, table1
+from polysem.client.measuring.measure import Measuring, variants
+from polysem.client.questions.clustering import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
 
@@ -55,41 +65,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 @click.argument("neurons", nargs=-1)
 @click.option("--out", required=True, help="The Parquet file, or its URL, s3://bucket/name; a row a clustering.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
-@click.option(
-    "--algorithm",
-    "algorithms",
-    type=click.Choice(get_args(Algorithm)),
-    multiple=True,
-    default=get_args(Algorithm),
-    show_default=True,
-    help="May be repeated, as may the next two.",
-)
-@click.option("--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac.")
-@click.option(
-    "--embedding",
-    "embeddings",
-    type=click.Choice(get_args(Embedding)),
-    multiple=True,
-    default=get_args(Embedding),
-    show_default=True,
-)
-@click.option(
-    "--layer-norm",
-    "layer_norms",
-    type=click.Choice(get_args(LayerNorm)),
-    multiple=True,
-    default=("folded",),
-    show_default=True,
-)
-@click.option(
-    "--distance-threshold", type=float, default=0.5, show_default=True, help="Where each tree is cut, 0 to 2."
-)
-@click.option(
-    "--best-cut/--no-best-cut",
-    default=True,
-    show_default=True,
-    help="Also find each tree's best silhouette, over 20 cuts; it takes some time.",
-)
+@measures(get_args(Algorithm))
 @executes
 @asks_either
 def measure(
@@ -307,3 +283,6 @@ def _clustered(client: Client, row: dict[str, Any], index: str | None) -> Neuron
 def _print_json(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         click.echo(json.dumps(row, ensure_ascii=False, allow_nan=False))
+
+
+COMMANDS = (measure, print_table1, print_rank)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from polysem.client.options import (
+from polysem.client.commands.options import (
     BULK,
     INDEX,
     NEURONS_HELP,
@@ -18,7 +18,9 @@ from polysem.client.options import (
     say_if_none,
     thresholds_of,
 )
-from polysem.client.results import Example, Neuron, Statistics
+from polysem.client.questions.clustering import Neuron
+from polysem.client.questions.examples import Example
+from polysem.client.questions.statistics import Statistics
 
 
 @click.command(epilog=NEURONS_HELP)
@@ -204,3 +206,6 @@ def statistics_json(statistics: Statistics) -> dict[str, Any]:
         for name, value in vars(statistics).items()
         if name != "id"
     }
+
+
+COMMANDS = (cluster, examples, neurons, statistics)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from polysem.client import dendrogram
-from polysem.client.dendrogram import ABOVE_THE_CUT, Layout
-from polysem.client.results import Cluster, Example, Neuron
+from polysem.client.drawing import dendrogram
+from polysem.client.drawing.dendrogram import ABOVE_THE_CUT, Layout
+from polysem.client.questions.clustering import Cluster, Neuron
+from polysem.client.questions.examples import Example
 from polysem.proto.arrays import FloatArray
 from polysem.proto.errors import InvalidArgument
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from polysem.client.options import (
+from polysem.client.commands.options import (
     INDEX,
     NEURONS_HELP,
     asks_server,
@@ -38,7 +38,7 @@ def report(
     It needs no server and no network to be read, and its trees can be cut anew in it. A page has room for 40 neurons;
     of more, those with most clusters are drawn and the others stand in a table.
     """
-    from polysem.client import report as reports
+    from polysem.client.drawing import report as reports
 
     with connect(server, timeout_s) as client:
         made = reports.make(client, *neurons, thresholds=thresholds_of(thresholds), **options)
@@ -83,7 +83,7 @@ def figure(
     behaviours  a few texts of both sides of the tree's last merge: a common and a rare behaviour (Figure 3)
     comparison  the trees by pre-MLP and by neuron embeddings side by side, over their projections (Figure 4)
     """
-    from polysem.client import figures
+    from polysem.client.drawing import figures
 
     try:
         with connect(server, timeout_s) as client:
@@ -146,3 +146,6 @@ def explore(server: str, timeout_s: float | None, as_json: bool, host: str, port
             raise click.ClickException(
                 f"cannot listen at {host}:{port}: {error.strerror}; choose another --port, or 0 for any free one"
             ) from None
+
+
+COMMANDS = (report, figure, explore)

@@ -9,7 +9,8 @@ import click
 
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
-from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.jobs import MeasureSpec
+from polysem.proto.questions.clustering import Algorithm, Clustering, Embedding, EmbeddingChoice, LayerNorm, Linkage
 from polysem.proto.work.publishing import Place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -90,31 +91,71 @@ def asks_server(command: Command) -> Command:
     return command
 
 
-def clusters_examples(command: Command) -> Command:
-    """Options of every command that clusters dataset examples."""
-    for option in reversed(
-        (
-            click.option("--algorithm", type=click.Choice(get_args(Algorithm)), default="hac", show_default=True),
-            click.option(
-                "--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac."
-            ),
-            click.option("--embedding", type=click.Choice(get_args(Embedding)), default="neuron", show_default=True),
-            click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), default="folded", show_default=True),
-            click.option(
-                "--distance-threshold",
-                type=float,
-                default=0.5,
-                show_default=True,
-                help="Cosine distance at which the tree is cut, 0 to 2.",
-            ),
-            click.option(
-                "--thresholds", help="Of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5."
-            ),
-            click.option("--until-stable", is_flag=True, help="Of scc: repeat each round until nothing merges."),
-        )
-    ):
+def _one_of(option: str, names: Any, default: str, about: str) -> Callable[[Command], Command]:
+    return click.option(option, type=click.Choice(get_args(names)), default=default, show_default=True, help=about)
+
+
+def _several_of(option: str, name: str, names: Any, default: Sequence[str], about: str) -> Callable[[Command], Command]:
+    kind = click.Choice(get_args(names))
+    return click.option(option, name, type=kind, multiple=True, default=default, show_default=True, help=about)
+
+
+LINKAGE = _one_of("--linkage", Linkage, Clustering().linkage, "Linkage of hac.")
+DISTANCE_THRESHOLD = click.option(
+    "--distance-threshold",
+    type=float,
+    default=Clustering().distance_threshold,
+    show_default=True,
+    help="Cosine distance at which to cut the tree, 0 to 2.",
+)
+_THRESHOLDS = click.option(
+    "--thresholds", help="Thresholds of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5."
+)
+_UNTIL_STABLE = click.option("--until-stable", is_flag=True, help="Repeat each round of scc until nothing merges.")
+_ALGORITHM, _EMBEDDING, _LAYER_NORM = "Clustering algorithm.", "Embedding to cluster.", "Where LayerNorm's γ and β go."
+_REPEATABLE = "May be repeated."
+
+
+def _all(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    """The command with the options, in their order."""
+    for option in reversed(options):
         command = option(command)
     return command
+
+
+def clusters_examples(command: Command) -> Command:
+    """Options of every command that clusters dataset examples."""
+    return _all(
+        command,
+        (
+            _one_of("--algorithm", Algorithm, Clustering().algorithm, _ALGORITHM),
+            LINKAGE,
+            _one_of("--embedding", Embedding, EmbeddingChoice().embedding, _EMBEDDING),
+            _one_of("--layer-norm", LayerNorm, EmbeddingChoice().layer_norm, _LAYER_NORM),
+            DISTANCE_THRESHOLD,
+            _THRESHOLDS,
+            _UNTIL_STABLE,
+        ),
+    )
+
+
+def measures(algorithms: Sequence[str]) -> Callable[[Command], Command]:
+    """Options of every command that measures neurons; algorithms: what is measured by default."""
+    default = MeasureSpec()
+    options = (
+        _several_of("--algorithm", "algorithms", Algorithm, algorithms, f"{_ALGORITHM} {_REPEATABLE}"),
+        LINKAGE,
+        _several_of("--embedding", "embeddings", Embedding, default.embeddings, f"{_EMBEDDING} {_REPEATABLE}"),
+        _several_of("--layer-norm", "layer_norms", LayerNorm, default.layer_norms, f"{_LAYER_NORM} {_REPEATABLE}"),
+        DISTANCE_THRESHOLD,
+        click.option(
+            "--best-cut/--no-best-cut",
+            default=default.best_cut,
+            show_default=True,
+            help="Also find each tree's best silhouette, over 20 cuts; it takes some time.",
+        ),
+    )
+    return lambda command: _all(command, options)
 
 
 INDEX = click.option("--index", metavar="NAME", help="One of the server's indexes (see `polysem info`).")

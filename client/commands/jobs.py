@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
+from polysem.client.commands.options import INDEX, NEURONS_HELP, asks_server, connect, measures
 from polysem.client.jobs import HEARTBEAT_S
-from polysem.client.options import INDEX, NEURONS_HELP, asks_server, connect
 from polysem.proto.facts import Selection
 from polysem.proto.jobs import Job, MeasureSpec
-from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
 
 ID = click.argument("id_", metavar="ID")
 REQUEST_ID = click.option(
@@ -49,24 +48,7 @@ def submit() -> None:
 
 @submit.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1)
-@click.option(
-    "--algorithm", "algorithms", type=click.Choice(get_args(Algorithm)), multiple=True, default=("hac", "scc"),
-    show_default=True, help="May be repeated, as may the next two.",
-)  # fmt: skip
-@click.option(
-    "--embedding", "embeddings", type=click.Choice(get_args(Embedding)), multiple=True, default=get_args(Embedding),
-    show_default=True,
-)  # fmt: skip
-@click.option(
-    "--layer-norm", "layer_norms", type=click.Choice(get_args(LayerNorm)), multiple=True, default=("folded",),
-    show_default=True,
-)  # fmt: skip
-@click.option("--linkage", type=click.Choice(get_args(Linkage)), default="average", show_default=True, help="Of hac.")
-@click.option("--distance-threshold", type=float, default=0.5, show_default=True, help="Of the cut, 0 to 2.")
-@click.option(
-    "--best-cut/--no-best-cut", default=True, show_default=True,
-    help="Also look for the cut with the best silhouette.",
-)  # fmt: skip
+@measures(MeasureSpec().algorithms)
 @INDEX
 @REQUEST_ID
 @asks_server
@@ -337,3 +319,6 @@ def _bar(title: str, total: int | None) -> Iterator[Callable[[int], object]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task(title, total=total)
         yield lambda n_bytes: bars.advance(task, n_bytes)
+
+
+COMMANDS = (jobs, corpus)

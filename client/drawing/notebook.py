@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from polysem.client import dendrogram, drawing
-from polysem.client.results import Cluster, Example, Neuron
+from polysem.client.drawing import browser, dendrogram
+from polysem.client.questions.clustering import Cluster, Neuron
+from polysem.client.questions.examples import Example
 from polysem.proto.errors import PolysemError
 
 MAX_EXAMPLES = 5  # of a cluster
@@ -31,9 +32,9 @@ def neuron_html(neuron: Neuron) -> str:
         examples, note = None, f"<div><i>{escape(str(error))}</i></div>"
     name = f"polysem-{uuid.uuid4().hex}"
     return (
-        f'{note}<div id="{name}">{plain_html(neuron, examples)}</div><style>{drawing.style()}</style>'
-        f"<script>{drawing.script()}Polysem.show(document.getElementById('{name}'), "
-        f"{drawing.json_in_html(drawing.data(neuron, examples))});</script>"
+        f'{note}<div id="{name}">{plain_html(neuron, examples)}</div><style>{browser.style()}</style>'
+        f"<script>{browser.script()}Polysem.show(document.getElementById('{name}'), "
+        f"{browser.json_in_html(browser.data(neuron, examples))});</script>"
     )
 
 

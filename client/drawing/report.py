@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from polysem.client import drawing, notebook
 from polysem.client.client import Client
-from polysem.client.results import Example, Neuron
+from polysem.client.drawing import browser, notebook
+from polysem.client.questions.clustering import Neuron
+from polysem.client.questions.examples import Example
 
 MAX_NEURONS = 40  # with their texts; about 150 KB each at 100 examples
 MAX_TABLE_ROWS = 2000
@@ -69,7 +70,7 @@ def _most_behaviours(neuron: Neuron) -> tuple[int, float]:
 
 
 def _article(neuron: Neuron, examples: Sequence[Example]) -> str:
-    data = drawing.json_in_html(drawing.data(neuron, examples))
+    data = browser.json_in_html(browser.data(neuron, examples))
     return (
         f'<article id="n{neuron.id}"><h2>Neuron {neuron.id}</h2><div>{notebook.plain_html(neuron, examples)}</div>'
         f'<script type="application/json">{data}</script></article>'
@@ -77,7 +78,7 @@ def _article(neuron: Neuron, examples: Sequence[Example]) -> str:
 
 
 def _page(asked: Sequence[Neuron], drawn: Sequence[Neuron], articles: str, named: str) -> str:
-    script = f"{drawing.script()}{START}"
+    script = f"{browser.script()}{START}"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
     title = f"Polysem: {drawn[0].id}" if len(asked) == 1 else f"Polysem: {len(asked):,} neurons"
@@ -85,7 +86,7 @@ def _page(asked: Sequence[Neuron], drawn: Sequence[Neuron], articles: str, named
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}{drawing.style()}</style></head><body><main>"
+        f"<title>{title}</title><style>{STYLE}{browser.style()}</style></head><body><main>"
         f"<h1>{escape(title)}</h1>{_words(asked, drawn, named)}{_table(asked, drawn)}{articles}</main>"
         f"{_provenance(asked)}<script>{script}</script></body></html>"
     )
@@ -125,7 +126,7 @@ def _table(asked: Sequence[Neuron], drawn: Sequence[Neuron]) -> str:
 def _provenance(asked: Sequence[Neuron]) -> str:
     p = asked[0].provenance
     return (
-        f"<footer><p>{escape(drawing.note(asked[0]))}. Distances are cosine distances, 0 to 2. Model "
+        f"<footer><p>{escape(browser.note(asked[0]))}. Distances are cosine distances, 0 to 2. Model "
         f"{escape(p.model_id)} ({escape(p.model_sha256[:12])}), index {escape(p.index)} "
         f"({escape(p.index_sha256[:12])}), Polysem {escape(p.software_version)}.</p></footer>"
     )

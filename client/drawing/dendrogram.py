@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from polysem.client.colours import PALETTE
-from polysem.client.results import Cluster, Example, Neuron
+from polysem.client.drawing.colours import PALETTE
+from polysem.client.questions.clustering import Cluster, Neuron
+from polysem.client.questions.examples import Example
 from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
 
 ABOVE_THE_CUT = -1

@@ -1,0 +1,1 @@
+"""The `polysem` command: its options, and a file a group of commands."""

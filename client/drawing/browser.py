@@ -1,0 +1,89 @@
+"""The one drawing of a neuron for browsers: the data it needs, and the script and style that draw it.
+
+neuron.js cuts the tree itself, so a dragged threshold asks nobody. Where leaves stand is `dendrogram.layout`'s choice,
+as everywhere; the order stays while the cut moves.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from polysem.client.drawing import dendrogram
+from polysem.client.drawing.colours import PALETTE
+from polysem.client.questions.clustering import Neuron
+from polysem.client.questions.examples import Example
+from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
+
+FOLDER = Path(__file__).parent
+
+
+def data(neuron: Neuron, examples: Sequence[Example] | None) -> dict[str, Any]:
+    """A neuron as `Polysem.show` reads it, ready for JSON.
+
+    examples  in the order of its labels; None where the texts cannot be had
+    """
+    m, tree = neuron.metrics, neuron.tree
+    return {
+        "neuron": str(neuron.id),
+        "n": len(neuron.labels),
+        "distance_threshold": neuron.distance_threshold,
+        "merges": tree.merges.tolist(),
+        "heights": tree.heights.tolist(),
+        "centrals": tree.centrals.tolist(),
+        "mean_distances": tree.mean_distances.tolist(),
+        "leaves": dendrogram.layout(neuron).leaves.tolist() if len(neuron.labels) else [],
+        "palette": PALETTE,
+        "rare": {"least_examples": LEAST_EXAMPLES_OF_RARE, "common_share": LEAST_SHARE_OF_COMMON},
+        "mean_distance": m.mean_distance,
+        "max_distance": m.max_distance,
+        "silhouette": m.silhouette,
+        "note": note(neuron),
+        "examples": None if examples is None else [example_data(example) for example in examples],
+    }
+
+
+def example_data(example: Example) -> dict[str, Any]:
+    """An example, its texts made visible and harmless."""
+    return {
+        "document": dendrogram.visible(example.document),
+        "position": example.position,
+        "activation": round(example.activation, 4),
+        "key": example.key,
+        "tokens": [dendrogram.visible(token) for token in example.tokens],
+        "activations": [round(float(a), 3) for a in example.activations],
+    }
+
+
+def note(neuron: Neuron) -> str:
+    """How the tree was made, in words."""
+    p = neuron.provenance
+    embedding = {"neuron": "neuron embeddings", "pre_mlp": "pre-MLP embeddings"}[p.choice.embedding]
+    clustering = p.clustering
+    if clustering is None:
+        return f"{embedding}, LayerNorm {p.choice.layer_norm}"
+    how = {
+        "hac": f"HAC, {clustering.linkage} linkage",
+        "scc": "Sub-Cluster Component",
+        "components": "connected components",
+    }[clustering.algorithm]
+    return f"{how} · {embedding}, LayerNorm {p.choice.layer_norm} · index {p.index}"
+
+
+@cache
+def script() -> str:
+    return (FOLDER / "neuron.js").read_text()
+
+
+@cache
+def style() -> str:
+    return (FOLDER / "neuron.css").read_text()
+
+
+def json_in_html(value: Any) -> str:
+    """JSON that may stand inside a <script> element: no text in it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

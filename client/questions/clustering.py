@@ -1,0 +1,414 @@
+"""Neurons with their feature clusters: `Client.cluster`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Unpack, get_args, overload
+
+import numpy as np
+
+from polysem.client import cutting
+from polysem.client.calls import Call
+from polysem.client.questions.embedding import EmbeddingOptions, Embeddings
+from polysem.client.questions.examples import Example
+from polysem.client.streams import Stream, joined
+from polysem.client.views import or_nones
+from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
+from polysem.proto.errors import InvalidArgument
+from polysem.proto.facts import Answer, Provenance, Timing
+from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
+from polysem.proto.questions.clustering import (
+    METHODS,
+    Algorithm,
+    ClusterBatch,
+    Clustering,
+    ClusterQuery,
+    Embedding,
+    EmbeddingChoice,
+    Linkage,
+    Method,
+    ThresholdSchedule,
+    check_distance_threshold,
+    encode_cluster_query,
+)
+from polysem.proto.wire import columns
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import pandas
+    import polars
+    import pyarrow
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Of one neuron's clustering at a cut. None where undefined; distances lie in 0..2.
+
+    max_distance, mean_distance  over all pairs of examples
+    intra, inter                 mean distance over all pairs in the same cluster, in different clusters
+    silhouette                   -1..1; None after a `cut` on the client, which does not have the distances
+    largest_share                0..1: examples in the largest cluster
+    """
+
+    n_examples: int
+    n_clusters: int
+    max_distance: float | None
+    mean_distance: float | None
+    intra: float | None
+    inter: float | None
+    silhouette: float | None
+    largest_share: float | None
+
+
+METRICS = tuple(field.name for field in fields(Metrics))
+
+
+class Cluster(NamedTuple):
+    """A feature cluster.
+
+    label          its number in the neuron's labels
+    members        (size,) int32: its examples, by their place in the labels
+    central        the member with the highest mean similarity to the others
+    mean_distance  over its pairs; None of a single example
+    """
+
+    label: int
+    members: IntArray
+    central: int
+    mean_distance: float | None
+
+    @property
+    def size(self) -> int:
+        return len(self.members)
+
+
+class Asker(Protocol):
+    """Whom a neuron asks for more: a Client."""
+
+    @property
+    def cluster(self) -> "Callable[..., Sequence[Neuron]]": ...
+    @property
+    def examples(self) -> Callable[..., Sequence[Example]]: ...
+    @property
+    def embed(self) -> Callable[..., Sequence[Embeddings]]: ...
+
+
+class Neuron:
+    """A neuron's dataset examples as feature clusters.
+
+    id        NeuronId, prints as 7.1234
+    labels    (n,) int32: feature cluster of each example, numbered by first appearance
+    linkage   (n − 1, 4) float64: the whole tree as SciPy writes it
+    metrics   Metrics at this cut
+    clusters  largest first
+    method    how the tree was made: "matrix" from all pairwise distances, "linear" the same tree without a matrix (many
+              examples), "neighbours" an approximation from each example's 25 nearest neighbours (very many)
+    """
+
+    def __init__(
+        self,
+        id_: NeuronId,
+        labels: IntArray,
+        tree: cutting.Tree,
+        metrics: Metrics,
+        distance_threshold: float,
+        method: Method,
+        provenance: Provenance,
+        timing: Timing,
+        asker: Asker | None,
+    ) -> None:
+        self.id = id_
+        self.labels = labels
+        self.metrics = metrics
+        self.distance_threshold = distance_threshold
+        self.method = method
+        self.provenance = provenance
+        self.timing = timing
+        self._tree = tree
+        self._asker = asker
+
+    @property
+    def tree(self) -> cutting.Tree:
+        """The merges as they came: nodes, heights, and of each merge's node the central example and mean distance."""
+        return self._tree
+
+    @cached_property
+    def linkage(self) -> DoubleArray:
+        return cutting.linkage(self._tree)
+
+    @cached_property
+    def clusters(self) -> tuple[Cluster, ...]:
+        tops = cutting.top_nodes(self._tree, len(self.labels), self.distance_threshold)
+        found = [self._cluster(label, node) for label, node in enumerate(tops)]
+        return tuple(sorted(found, key=lambda cluster: -cluster.size))  # stable: of equals the lower label first
+
+    def _cluster(self, label: int, node: int) -> Cluster:
+        merge = node - len(self.labels)
+        members = np.flatnonzero(self.labels == label).astype(np.int32)
+        if merge < 0:
+            return Cluster(label, members, node, None)
+        return Cluster(label, members, int(self._tree.centrals[merge]), float(self._tree.mean_distances[merge]))
+
+    def cut(self, distance_threshold: float) -> "Neuron":
+        """The same neuron cut at another distance (0..2), without asking the server.
+
+        Everything but the silhouette is as the server would give it.
+        """
+        check_distance_threshold(distance_threshold)
+        n = len(self.labels)
+        tops = cutting.top_nodes(self._tree, n, distance_threshold)
+        labels = cutting.labels(self._tree, n, distance_threshold)
+        intra, inter = cutting.intra_and_inter(self._tree, n, tops)
+        metrics = Metrics(
+            n_examples=n,
+            n_clusters=len(tops),
+            max_distance=self.metrics.max_distance,
+            mean_distance=self.metrics.mean_distance,
+            intra=intra,
+            inter=inter,
+            silhouette=None,
+            largest_share=float(np.bincount(labels).max() / n) if n else None,
+        )
+        return Neuron(
+            self.id,
+            labels,
+            self._tree,
+            metrics,
+            distance_threshold,
+            self.method,
+            self.provenance,
+            self.timing,
+            self._asker,
+        )
+
+    @cached_property
+    def examples(self) -> Sequence[Example]:
+        """The texts, in the order of the labels; asked of the server on first use."""
+        if self._asker is None:
+            raise RuntimeError(f"await client.examples({str(self.id)!r}) for the texts of a neuron from AsyncClient")
+        return self._asker.examples(self.id, index=self.provenance.index)
+
+    def plot_dendrogram(self, *, texts: bool = True, max_per_cluster: int = 6) -> "matplotlib.figure.Figure":
+        """The tree with a text at each leaf, as the paper's Figure 2; needs matplotlib (`polysem[figures]`)."""
+        from polysem.client.drawing import figures
+
+        return figures.plot_dendrogram(self, self.examples if texts else None, max_per_cluster=max_per_cluster)
+
+    def plot_compare(self) -> "matplotlib.figure.Figure":
+        """This neuron by pre-MLP and by neuron embeddings side by side, as the paper's Figure 4.
+
+        Asks the server for the clustering by the other embedding, at the same cut, and for both embeddings; needs
+        matplotlib (`polysem[figures]`).
+        """
+        from polysem.client.drawing import figures
+
+        if self._asker is None:
+            raise RuntimeError(f"ask a Client for neuron {self.id} to compare its embeddings, not an AsyncClient")
+        pre_mlp, neuron = (figures.Side(*self._embedded(self._asker, name)) for name in get_args(Embedding)[::-1])
+        return figures.plot_comparison(pre_mlp, neuron)
+
+    def _embedded(self, asker: Asker, embedding: Embedding) -> "tuple[Neuron, FloatArray]":
+        """This neuron clustered by an embedding, otherwise as it is and at its cut, and those embeddings."""
+        choice, clustering, index = self.provenance.choice, self.provenance.clustering, self.provenance.index
+        other = self
+        if clustering is not None and choice.embedding != embedding:
+            (other,) = asker.cluster(
+                self.id,
+                algorithm=clustering.algorithm,
+                linkage=clustering.linkage,
+                embedding=embedding,
+                layer_norm=choice.layer_norm,
+                distance_threshold=self.distance_threshold,
+                thresholds=clustering.thresholds if clustering.algorithm == "scc" else None,
+                until_stable=clustering.until_stable,
+                index=index,
+            )
+        (embedded,) = asker.embed(self.id, embedding=embedding, layer_norm=choice.layer_norm, index=index)
+        return other, embedded.embeddings
+
+    def __repr__(self) -> str:
+        m = self.metrics
+        sizes = ", ".join(str(cluster.size) for cluster in self.clusters[:6]) + (
+            ", …" if len(self.clusters) > 6 else ""
+        )
+        return (
+            f"<Neuron {self.id}: {m.n_examples} examples in {m.n_clusters} clusters ({sizes}) at distance "
+            f"{self.distance_threshold:g}, intra {_shown(m.intra)}, inter {_shown(m.inter)}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from polysem.client.drawing import notebook
+
+        return notebook.neuron_html(self)
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
+
+
+class _Neurons(Sequence[Neuron]):
+    """A batch's neurons: each made when it is first looked at, and kept.
+
+    A whole model's take a twelfth of the clustering's time.
+    """
+
+    def __init__(self, answer: Answer, asker: Asker | None) -> None:
+        self._answer, self._asker = answer, asker
+        self._made: dict[int, Neuron] = {}
+
+    def __len__(self) -> int:
+        return len(self._answer.batch.neurons)
+
+    @overload
+    def __getitem__(self, index: int) -> Neuron: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Neuron]: ...
+    def __getitem__(self, index: int | slice) -> Neuron | Sequence[Neuron]:
+        place = range(len(self))[index]
+        if isinstance(place, range):
+            return [self[i] for i in place]
+        made = self._made.get(place)
+        return made if made is not None else self._made.setdefault(place, self._make(place))
+
+    def _make(self, i: int) -> Neuron:
+        batch: ClusterBatch = self._answer.batch
+        ids, examples, merges, metrics = self._plain
+        example, merge = slice(examples[i], examples[i + 1]), slice(merges[i], merges[i + 1])
+        clustering = self._answer.provenance.clustering
+        return Neuron(
+            NeuronId(*ids[i]),
+            batch.labels[example],
+            cutting.Tree(
+                batch.merges[merge], batch.heights[merge], batch.node_centrals[merge], batch.node_mean_distances[merge]
+            ),
+            Metrics(*metrics[i]),
+            clustering.distance_threshold if clustering else 0.0,
+            METHODS[batch.methods[i] - 1],
+            self._answer.provenance,
+            self._answer.timing,
+            self._asker,
+        )
+
+    @cached_property
+    def _plain(self) -> tuple[list[list[int]], list[int], list[int], list[tuple[Any, ...]]]:
+        """Ids, offsets of examples and of merges, and metrics as Python's numbers; NaN is None."""
+        batch: ClusterBatch = self._answer.batch
+        offsets = columns.offsets(batch)
+        numbers = (or_nones(getattr(batch, name)) for name in METRICS)
+        return (
+            batch.neurons.tolist(),
+            offsets["example"].tolist(),
+            offsets["merge"].tolist(),
+            list(zip(*numbers, strict=True)),
+        )
+
+
+class Clusters(Stream[Neuron]):
+    """Clustered neurons, in the order asked."""
+
+    _noun = "neurons"
+
+    def columns(self, per: Literal["neuron", "example"] = "neuron") -> dict[str, Any]:
+        """Flat arrays by name: a row a neuron with its metrics (NaN where undefined), or an example with its label."""
+        self._has(-1)
+        batches: list[ClusterBatch] = [answer.batch for answer in self._read]
+        if per == "neuron":
+            names = METRICS
+            ids = joined([batch.neurons for batch in batches], (0, 2))
+            return {"layer": ids[:, 0], "neuron": ids[:, 1]} | {
+                name: joined([getattr(batch, name) for batch in batches]) for name in names
+            }
+        ids = joined([np.repeat(batch.neurons, batch.n_examples, axis=0) for batch in batches], (0, 2))
+        counts = joined([batch.n_examples for batch in batches]).astype(np.int64)
+        starts = np.repeat(columns.from_counts(counts)[:-1], counts)
+        return {
+            "layer": ids[:, 0],
+            "neuron": ids[:, 1],
+            "example": (np.arange(len(ids)) - starts).astype(np.int32),
+            "label": joined([batch.labels for batch in batches]),
+        }
+
+    def to_pandas(self, per: Literal["neuron", "example"] = "neuron") -> "pandas.DataFrame":
+        """`columns` as a pandas DataFrame; needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.columns(per))
+
+    def to_polars(self, per: Literal["neuron", "example"] = "neuron") -> "polars.DataFrame":
+        """`columns` as a polars DataFrame; needs polars."""
+        import polars
+
+        return polars.DataFrame(self.columns(per))
+
+    def to_arrow(self, per: Literal["neuron", "example"] = "neuron") -> "pyarrow.Table":
+        """`columns` as an Arrow table; needs pyarrow."""
+        import pyarrow
+
+        return pyarrow.table(self.columns(per))
+
+    def _repr_html_(self) -> str:
+        from polysem.client.drawing import notebook
+
+        return notebook.table_html(self.columns())
+
+
+class ClusteringOptions(EmbeddingOptions, total=False):
+    """How neurons are clustered: see `Client.cluster`."""
+
+    algorithm: Algorithm
+    linkage: Linkage
+    distance_threshold: float
+    thresholds: Sequence[float] | ThresholdSchedule | None
+    until_stable: bool
+
+
+def read_options(**options: Unpack[ClusteringOptions]) -> tuple[EmbeddingChoice, Clustering]:
+    """The options as a query holds them. Raises TypeError for an unknown name; values are checked with the query."""
+    given: dict[str, Any] = {**options}
+    if unknown := given.keys() - ClusteringOptions.__annotations__.keys():
+        raise TypeError(
+            f"there is no option {min(unknown)!r}; there are {', '.join(ClusteringOptions.__annotations__)}"
+        )
+    choice = EmbeddingChoice(**{name: given.pop(name) for name in EmbeddingOptions.__annotations__ if name in given})
+    return choice, Clustering(**given | {"thresholds": _thresholds(given.get("thresholds"))})
+
+
+def _thresholds(thresholds: Any) -> Any:
+    if thresholds is None:
+        return "linear"
+    if isinstance(thresholds, str):
+        return thresholds
+    try:
+        return tuple(float(value) for value in thresholds)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(f"thresholds must be numbers, not {thresholds!r}", "thresholds") from error
+
+
+def call(
+    neurons: Sequence[NeuronLike],
+    index: str | None,
+    asker: Asker | None,
+    **options: Unpack[ClusteringOptions],
+) -> Call[Clusters]:
+    """asker: whom the neurons ask for more; None: they cannot."""
+    choice, clustering = read_options(**options)
+    query = ClusterQuery(parse_neurons(*neurons), index or "", choice, clustering)
+    return cluster_call(query, asker, n_named(neurons))
+
+
+def cluster_call(query: ClusterQuery, asker: Asker | None = None, expected: int | None = None) -> Call[Clusters]:
+    view = partial(_Neurons, asker=asker)
+    return Call("ClusterNeurons", encode_cluster_query(query), ClusterBatch, view, Clusters, expected)
+
+
+MAX_COUNTED = 100_000  # neurons of a range, for a progress bar
+
+
+def n_named(neurons: Sequence[NeuronLike]) -> int | None:
+    """How many neurons are named, each once; None where only the server knows how large a layer is."""
+    named: set[tuple[int, int]] = set()
+    for layer, first, last in parse_neurons(*neurons):
+        if layer is None or first is None or last is None or last - first > MAX_COUNTED:
+            return None
+        named |= {(layer, index) for index in range(first, last + 1)}
+    return len(named)

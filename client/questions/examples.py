@@ -1,0 +1,75 @@
+"""Texts of dataset examples: `Client.examples`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from polysem.client.calls import Call
+from polysem.client.streams import Stream
+from polysem.client.views import neuron_id
+from polysem.proto.arrays import FloatArray
+from polysem.proto.facts import Answer
+from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
+from polysem.proto.questions.examples import ExampleBatch, ExampleQuery, encode_example_query
+from polysem.proto.wire import columns
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A dataset example: a context in which the neuron fires strongly.
+
+    document     the corpus's name of its text
+    context      its number in the index
+    position     the key token's place in the context (BOS is 0)
+    activation   of the neuron at the key token, after the activation function
+    tokens       the text around the key token, token by token; joined they are the text
+    activations  (len(tokens),) float32
+    key          the key token's place in `tokens`
+    """
+
+    neuron: NeuronId
+    place: int
+    document: str
+    context: int
+    position: int
+    activation: float
+    tokens: Sequence[str]
+    activations: FloatArray
+    key: int
+
+    @property
+    def text(self) -> str:
+        return "".join(self.tokens)
+
+    def __repr__(self) -> str:
+        before, key, after = (
+            "".join(self.tokens[part])
+            for part in (slice(self.key), slice(self.key, self.key + 1), slice(self.key + 1, None))
+        )
+        return f"<Example {self.neuron} #{self.place} {self.activation:.2f} {f'{before}[[{key}]]{after}'!r}>"
+
+
+def examples_of(answer: Answer) -> list[Example]:
+    """The views of a batch of examples."""
+    batch: ExampleBatch = answer.batch
+    offsets = columns.offsets(batch)["token"]
+    return [
+        Example(
+            neuron=neuron_id(batch.neurons[i]),
+            place=int(batch.places[i]),
+            document=batch.documents[i],
+            context=int(batch.contexts[i]),
+            position=int(batch.positions[i]),
+            activation=float(batch.activations[i]),
+            tokens=batch.tokens[offsets[i] : offsets[i + 1]],
+            activations=batch.token_activations[offsets[i] : offsets[i + 1]],
+            key=int(batch.keys[i]),
+        )
+        for i in range(len(batch.neurons))
+    ]
+
+
+def call(
+    neurons: Sequence[NeuronLike], places: Sequence[int], whole_context: bool, index: str | None
+) -> Call[Stream[Example]]:
+    query = ExampleQuery(parse_neurons(*neurons), index or "", tuple(places), whole_context)
+    return Call("GetExamples", encode_example_query(query), ExampleBatch, examples_of, Stream)

@@ -1,0 +1,72 @@
+"""Which earlier tokens a key activation depends on: `Client.importance`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polysem.client.calls import Call
+from polysem.client.streams import Stream
+from polysem.client.views import neuron_id
+from polysem.proto.arrays import FloatArray
+from polysem.proto.facts import Answer
+from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
+from polysem.proto.questions.importance import ImportanceBatch, ImportanceQuery, encode_importance_query
+from polysem.proto.wire import columns
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """How much of an example's key activation is lost when a token up to the key token is masked.
+
+    activation   at the key token, nothing masked
+    tokens       the texts before the key token, and it as the last
+    importances  (len(tokens),) float32: 1 − a_masked / a; 1: all is lost, 0: nothing, negative: it grows
+    """
+
+    neuron: NeuronId
+    place: int
+    activation: float
+    tokens: Sequence[str]
+    importances: FloatArray
+
+    @property
+    def relative(self) -> FloatArray:
+        """(len(tokens),) float32 in 0..1: importances as shares of the key token's own, as the paper's site shows them.
+
+        Zero everywhere where the key token's own is not positive.
+        """
+        own = self.importances[-1]
+        return np.clip(self.importances / own, 0, 1) if own > 0 else np.zeros_like(self.importances)
+
+    def __repr__(self) -> str:
+        most = np.argsort(-self.importances[:-1], kind="stable")[:3]
+        named = ", ".join(f"{self.tokens[i]!r} {self.relative[i]:.2f}" for i in most)
+        return f"<Importance {self.neuron} #{self.place} {self.tokens[-1]!r} after {named or 'nothing'}>"
+
+
+def importances_of(answer: Answer) -> list[Importance]:
+    """The views of a batch of importances."""
+    batch: ImportanceBatch = answer.batch
+    offsets = columns.offsets(batch)["token"]
+    return [
+        Importance(
+            neuron=neuron_id(batch.neurons[i]),
+            place=int(batch.places[i]),
+            activation=float(batch.activations[i]),
+            tokens=batch.tokens[offsets[i] : offsets[i + 1]],
+            importances=batch.importances[offsets[i] : offsets[i + 1]],
+        )
+        for i in range(len(batch.neurons))
+    ]
+
+
+def call(
+    neurons: Sequence[NeuronLike],
+    places: Sequence[int],
+    tokens_before: int,
+    mask_token: int | None,
+    index: str | None,
+) -> Call[Stream[Importance]]:
+    query = ImportanceQuery(parse_neurons(*neurons), index or "", tuple(places), tokens_before, mask_token)
+    return Call("MeasureImportance", encode_importance_query(query), ImportanceBatch, importances_of, Stream)

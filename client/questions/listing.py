@@ -1,0 +1,171 @@
+"""Neurons filtered and sorted, page by page: `Client.neurons`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Unpack
+
+from polysem.client.questions.clustering import ClusteringOptions, read_options
+from polysem.client.streams import Stream, joined
+from polysem.client.views import neuron_id
+from polysem.proto import checks
+from polysem.proto.errors import InvalidArgument
+from polysem.proto.facts import Answer
+from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
+from polysem.proto.questions.listing import (
+    NEURON_METRICS,
+    ListQuery,
+    MetricRange,
+    NeuronTable,
+    decode_neuron_page,
+    encode_list_query,
+)
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+
+@dataclass(frozen=True, slots=True)
+class ListedNeuron:
+    """A neuron in a listing. None where undefined; so are its clusters if it is too large for the linkage asked for.
+
+    second_share        0..1: examples in the second largest cluster
+    maximum_activation  and mean_activation: of its key activations over all contexts
+    share_positive      0..1: contexts in which it is positive
+    rare                a common and a rare behaviour: of 20 or more examples at least 0.9 but not all in one cluster
+    """
+
+    id: NeuronId
+    n_examples: int
+    n_clusters: int | None
+    max_distance: float | None
+    mean_distance: float | None
+    intra: float | None
+    inter: float | None
+    silhouette: float | None
+    largest_share: float | None
+    second_share: float | None
+    maximum_activation: float
+    mean_activation: float
+    share_positive: float
+    rare: bool
+
+
+def listed_of(answer: Answer) -> list[ListedNeuron]:
+    """The rows of a page of neurons."""
+    table: NeuronTable = answer.batch
+    values: dict[str, list[Any]] = {name: getattr(table, name).tolist() for name in NEURON_METRICS}
+    return [
+        ListedNeuron(
+            id=neuron_id(id_),
+            rare=bool(table.rare[i]),
+            **_row(values, i) | ({"n_clusters": None} if table.unclustered[i] else {}),
+        )
+        for i, id_ in enumerate(table.neurons)
+    ]
+
+
+def _row(values: dict[str, list[Any]], i: int) -> dict[str, Any]:
+    row = {name: column[i] for name, column in values.items()}
+    return {name: None if value != value else value for name, value in row.items()}  # NaN
+
+
+class Listing(Stream[ListedNeuron]):
+    """Neurons with their metrics, in the order asked, fetched page by page."""
+
+    _noun = "neurons"
+
+    @property
+    def n_matching(self) -> int:
+        """Neurons that the filters let through, however few were asked for."""
+        self._has(0)
+        return self._read[0].n_matching if self._read else 0
+
+    def columns(self) -> dict[str, Any]:
+        """Flat arrays by name, a row a neuron; NaN where undefined."""
+        self._has(-1)
+        tables = [answer.batch for answer in self._read]
+        ids = joined([table.neurons for table in tables], (0, 2))
+        return {"layer": ids[:, 0], "neuron": ids[:, 1]} | {
+            name: joined([getattr(table, name) for table in tables]) for name in (*NEURON_METRICS, "rare")
+        }
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """`columns` as a pandas DataFrame; needs pandas."""
+        import pandas
+
+        return pandas.DataFrame(self.columns())
+
+    def to_polars(self) -> "polars.DataFrame":
+        """`columns` as a polars DataFrame; needs polars."""
+        import polars
+
+        return polars.DataFrame(self.columns())
+
+    def to_arrow(self) -> "pyarrow.Table":
+        """`columns` as an Arrow table; needs pyarrow."""
+        import pyarrow
+
+        return pyarrow.table(self.columns())
+
+
+class Pages:
+    """A listing page by page: what to ask next, until the last page or the limit."""
+
+    def __init__(self, query: ListQuery, limit: int | None) -> None:
+        encode_list_query(query)  # tells what is wrong with it
+        if limit is not None:
+            checks.check_count(limit, "limit", 1)
+        self._query: ListQuery | None = query
+        self._left = limit
+
+    def next(self) -> Any:
+        """The request for the next page; None where there is no more to ask."""
+        if self._query is None:
+            return None
+        if self._left is not None:
+            self._query = replace(self._query, page_size=min(self._left, self._query.page_size))
+        return encode_list_query(self._query)
+
+    def add(self, message: Any) -> Answer:
+        page, provenance, timing = decode_neuron_page(message)
+        if self._left is not None:
+            self._left -= len(page.table.neurons)
+        if self._query is not None:
+            more = page.next_page_token and self._left != 0
+            self._query = replace(self._query, page_token=page.next_page_token, skip=0) if more else None
+        return Answer(page.table, provenance, timing, page.n_matching)
+
+
+def pages(
+    neurons: Sequence[NeuronLike],
+    sort_by: str | None,
+    where: Mapping[Any, tuple[float | None, float | None]],
+    limit: int | None,
+    skip: int,
+    index: str | None,
+    **options: Unpack[ClusteringOptions],
+) -> Pages:
+    choice, clustering = read_options(**options)
+    query = ListQuery(
+        neurons=parse_neurons(*neurons) if neurons else (),
+        index=index or "",
+        choice=choice,
+        clustering=clustering,
+        sort_by=(sort_by or "").removeprefix("-") or None,  # type: ignore[arg-type]
+        descending=(sort_by or "").startswith("-"),
+        where=tuple(_metric_range(metric, ends) for metric, ends in where.items()),
+        skip=skip,
+    )
+    return Pages(query, limit)
+
+
+def _metric_range(metric: Any, ends: Any) -> MetricRange:
+    try:
+        least, most = ends
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"where {metric}: give its least and its most, as (25, None), not {ends!r}", "where"
+        ) from error
+    return MetricRange(metric, least, most)

@@ -1,0 +1,73 @@
+"""Similar clusters of other neurons: `Client.similar`."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Unpack
+
+import numpy as np
+
+from polysem.client.calls import Call
+from polysem.client.questions.clustering import ClusteringOptions, read_options
+from polysem.client.streams import Stream
+from polysem.client.views import neuron_id
+from polysem.proto.facts import Answer
+from polysem.proto.neurons import NeuronId, NeuronLike, parse_neuron
+from polysem.proto.questions.similar import SimilarBatch, Similarity, SimilarQuery, encode_similar_query
+
+
+class SimilarCluster(NamedTuple):
+    """A feature cluster of another neuron.
+
+    to          label of the cluster that it is similar to
+    neuron      whose it is
+    label       its number in that neuron's labels, at the same cut
+    central     its central example's place
+    size        its examples
+    similarity  −1..1: cosine of the two central examples' embeddings
+    """
+
+    to: int
+    neuron: NeuronId
+    label: int
+    central: int
+    size: int
+    similarity: float
+
+
+def similar_of(answer: Answer) -> list[SimilarCluster]:
+    """The clusters found, those of each cluster asked for together."""
+    batch: SimilarBatch = answer.batch
+    return [
+        SimilarCluster(to, neuron_id(neuron), *numbers)
+        for to, neuron, *numbers in zip(
+            np.repeat(batch.labels, batch.n_similar).tolist(),
+            batch.similar_neurons,
+            batch.similar_labels.tolist(),
+            batch.similar_centrals.tolist(),
+            batch.similar_sizes.tolist(),
+            batch.similarities.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def call(
+    neuron: NeuronLike,
+    clusters: int | Sequence[int] | None,
+    similarity: Similarity,
+    every_layer: bool,
+    limit: int,
+    index: str | None,
+    **options: Unpack[ClusteringOptions],
+) -> Call[Stream[SimilarCluster]]:
+    choice, clustering = read_options(**options)
+    query = SimilarQuery(
+        neuron=parse_neuron(neuron),
+        index=index or "",
+        clusters=() if clusters is None else tuple(clusters) if isinstance(clusters, Sequence) else (clusters,),
+        choice=choice,
+        clustering=clustering,
+        similarity=similarity,
+        every_layer=every_layer,
+        n_similar=limit,
+    )
+    return Call("FindSimilarClusters", encode_similar_query(query), SimilarBatch, similar_of, Stream)

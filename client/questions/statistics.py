@@ -1,0 +1,66 @@
+"""How strongly neurons fire: `Client.statistics`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polysem.client.calls import Call
+from polysem.client.streams import Stream
+from polysem.client.views import neuron_id, or_none
+from polysem.proto.arrays import DoubleArray, IntArray
+from polysem.proto.facts import Answer
+from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
+from polysem.proto.questions.statistics import StatisticsBatch, StatisticsQuery, encode_statistics_query
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """A neuron's key activations over all contexts of an index: each context's highest, after the activation function.
+
+    maximum_activation, mean_activation  over all contexts
+    share_positive                       0..1: contexts above 0
+    histogram                            (64,) int32: contexts in equal bins from 0 to the maximum; at or below 0: none
+    n_examples                           dataset examples
+    lowest_example, highest_example      the band they come from; None without examples
+    threshold                            what an example had to reach; None for another rule of selection than `first`
+    """
+
+    id: NeuronId
+    maximum_activation: float
+    mean_activation: float
+    share_positive: float
+    histogram: IntArray
+    n_examples: int
+    lowest_example: float | None
+    highest_example: float | None
+    threshold: float | None
+
+    @property
+    def bin_edges(self) -> DoubleArray:
+        """(65,) float64: bin b of the histogram lies between edges b and b + 1."""
+        return np.linspace(0.0, max(self.maximum_activation, 0.0), len(self.histogram) + 1)
+
+
+def statistics_of(answer: Answer) -> list[Statistics]:
+    """The views of a batch of statistics."""
+    batch: StatisticsBatch = answer.batch
+    return [
+        Statistics(
+            id=neuron_id(batch.neurons[i]),
+            maximum_activation=float(batch.maximum_activation[i]),
+            mean_activation=float(batch.mean_activation[i]),
+            share_positive=float(batch.share_positive[i]),
+            histogram=batch.histogram[i],
+            n_examples=int(batch.n_examples[i]),
+            lowest_example=or_none(batch.lowest_example[i]),
+            highest_example=or_none(batch.highest_example[i]),
+            threshold=or_none(batch.threshold[i]),
+        )
+        for i in range(len(batch.neurons))
+    ]
+
+
+def call(neurons: Sequence[NeuronLike], index: str | None) -> Call[Stream[Statistics]]:
+    query = StatisticsQuery(parse_neurons(*neurons), index or "")
+    return Call("GetNeuronStatistics", encode_statistics_query(query), StatisticsBatch, statistics_of, Stream)

@@ -1,0 +1,23 @@
+"""From the columns of a batch to Python's own values."""
+
+from typing import Any
+
+import numpy as np
+
+from polysem.proto.arrays import IntArray
+from polysem.proto.neurons import NeuronId
+
+
+def neuron_id(pair: IntArray) -> NeuronId:
+    """Of a row (2,) of a column of neurons."""
+    return NeuronId(int(pair[0]), int(pair[1]))
+
+
+def or_nones(values: Any) -> list[Any]:
+    """A column as a list; NaN is None."""
+    return [None if value != value else value for value in values.tolist()]
+
+
+def or_none(value: float) -> float | None:
+    """The value; NaN is None."""
+    return None if np.isnan(value) else float(value)
