@@ -57,7 +57,10 @@ class ServerInfo:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which contexts become dataset examples; see server/selection.py. seed: of the order that `quantile` draws in."""
+    """Which contexts become dataset examples (server/indexing/selection.py).
+
+    seed  of the order in which `quantile` draws
+    """
 
     rule: Literal["first", "top", "quantile"] = "first"
     min_activation_fraction: float = 0.75

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from polysem.client.commands.options import executes, place_of, published, ray_options
+from polysem.server.model import loading
 
 if TYPE_CHECKING:
     from polysem.proto.work.shards import Executor
-    from polysem.server.corpus import Corpus
-    from polysem.server.indexing import Recipe
-    from polysem.server.model import Described
+    from polysem.server.corpus.documents import Corpus
+    from polysem.server.indexing.builder import Recipe
+    from polysem.server.model.model import ModelDescription
 
 UNITS = {
     "tokenise": "documents",
@@ -99,14 +100,14 @@ def index(
     if out is None:
         raise click.UsageError("say where the index goes: --out FOLDER")
     from polysem.client.terminal.progress import bars
-    from polysem.server import indexing
-    from polysem.server.corpus import Corpus
-    from polysem.server.index import open_index
+    from polysem.server.corpus.documents import Corpus
+    from polysem.server.index.format import open_index
+    from polysem.server.indexing import builder
 
     ray = ray_options(flags)
-    how = _recipe(indexing.PRESETS[preset], **flags)
+    how = _recipe(builder.PRESETS[preset], **flags)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
-    maxima = None if max_activations is None else indexing.read_maxima(max_activations.expanduser())
+    maxima = None if max_activations is None else builder.read_maxima(max_activations.expanduser())
     place = place_of(out)
     with published(place):
         if not place.made:
@@ -114,7 +115,7 @@ def index(
                 bars(UNITS) as shown,
                 _reads(executor, source, model, device, dtype, ray, shown.note) as (reader, where),
             ):
-                indexing.build(reader, source, place.local, how, shown.advance, batch_tokens, maxima, where)
+                builder.build(reader, source, place.local, how, shown.advance, batch_tokens, maxima, where)
         info = open_index(place.local).info
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
@@ -134,17 +135,15 @@ def _reads(
     dtype: str,
     ray: dict[str, Any],
     note: Callable[[str], None],
-) -> Iterator[tuple["Described", "Executor | None"]]:
+) -> Iterator[tuple["ModelDescription", "Executor | None"]]:
     """What reads the corpus: the model here, or as workers have it, and their executor."""
     if executor == "local":
-        from polysem.server import model as models
-
-        yield models.load(model, device, dtype), None
+        yield loading.load(model, device, dtype), None
         return
-    from polysem.server import ray_jobs
-    from polysem.server.on_ray import RayOptions
+    from polysem.server.ray_cluster import sessions
+    from polysem.server.ray_cluster.pool import RayOptions
 
-    with ray_jobs.building(ray_jobs.describe(model, dtype), corpus, device, RayOptions(**ray), note) as found:
+    with sessions.building(sessions.describe(model, dtype), corpus, device, RayOptions(**ray), note) as found:
         yield found
 
 
@@ -165,7 +164,7 @@ def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
 
 
 def _verify(folder: Path) -> None:
-    from polysem.server.index import open_index, verify
+    from polysem.server.index.format import open_index, verify
 
     n_bytes = verify(open_index(folder.expanduser()))
     click.echo(f"{folder}: sound ({n_bytes / 1e6:,.1f} MB, every byte as the manifest says)")
@@ -228,17 +227,18 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     # torch's threads wait for each other at every matrix product. Where others need the cores, too, one that waits
     # busily keeps the other from running: a forward of 90 tokens took 700 ms instead of 20. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from polysem.server import gather
     from polysem.server import settings as reading
+    from polysem.server.questions import resident
 
     settings = reading.read(config, index=list(index) or None, corpora=list(corpora) or None, **flags)
-    from polysem.server import address, logs, places
+    from polysem.server import paths
+    from polysem.server.serving import address, logs
 
-    places.keep_compiled_kernels()
+    paths.keep_compiled_kernels()
     from polysem.client.terminal.progress import bars
-    from polysem.server.engine import Engine
+    from polysem.server.app import until_stopped
     from polysem.server.opening import open_engine
-    from polysem.server.serve import until_stopped
+    from polysem.server.questions.engine import Engine
 
     served: list[Engine] = []
     address.check(settings)
@@ -254,7 +254,7 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
         held = f"{engine.model.n_bytes / 1e6:,.0f} MB"
         click.echo(f"model {engine.model.info.id} on {engine.model.device} ({engine.model.dtype}, {held})")
         for one in engine.indexes.values():
-            rows = gather.resident(engine.model.device).keep(one)
+            rows = resident.resident(engine.model.device).keep(one)
             click.echo(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
         target = address.target(settings, port)
         click.echo(f"listening on {target}; Ctrl-C stops")
@@ -312,8 +312,8 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a key. It is printed once and kept nowhere: give it to its owner now."""
-    from polysem.server import keys as store
-    from polysem.server.places import state_folder
+    from polysem.server.paths import state_folder
+    from polysem.server.serving import keys as store
 
     key, token = store.create(state_folder(state), owner, class_, max_in_flight, daily_quota)
     if as_json:
@@ -328,8 +328,8 @@ def create(
 @AS_JSON
 def list_keys(state: Path | None, as_json: bool) -> None:
     """Show all keys: owner, class, caps, last use. Not the keys themselves, which are kept nowhere."""
-    from polysem.server import keys as store
-    from polysem.server.places import state_folder
+    from polysem.server.paths import state_folder
+    from polysem.server.serving import keys as store
 
     found = store.listed(state_folder(state))
     if as_json:
@@ -355,8 +355,8 @@ def list_keys(state: Path | None, as_json: bool) -> None:
 @STATE
 def revoke(key: str, state: Path | None) -> None:
     """Let KEY (its id in `polysem keys list`) in no more; calls at work are ended too."""
-    from polysem.server import keys as store
-    from polysem.server.places import state_folder
+    from polysem.server.paths import state_folder
+    from polysem.server.serving import keys as store
 
     revoked = store.revoke(state_folder(state), key)
     click.echo(f"key {revoked.id} of {revoked.owner} is revoked")
@@ -377,8 +377,9 @@ def demo(svg: Path | None, report: Path | None) -> None:
     it on a loopback port, and asks through the client. Writes the neurons shown as a page for a browser, too.
     """
     from polysem.client.terminal.progress import bars
-    from polysem.server.demo import indexes, tour
-    from polysem.server.places import cache_folder
+    from polysem.server import tour
+    from polysem.server.demo import indexes
+    from polysem.server.paths import cache_folder
 
     with bars(UNITS) as shown:
         folder = indexes.ensure(shown.advance)

@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from polysem.client import Client
-from polysem.server import address, serve
+from polysem.server import app
 from polysem.server.opening import open_engine
+from polysem.server.serving import address
 from polysem.server.settings import Settings
 
 
@@ -55,7 +56,7 @@ def _running(settings: Settings) -> Iterator[Client]:
 
     async def run() -> None:
         try:
-            async with serve.running(settings, lambda: open_engine(settings)) as number:
+            async with app.running(settings, lambda: open_engine(settings)) as number:
                 port.set_result(number)
                 await stopped.wait()
         except BaseException as error:

@@ -6,14 +6,19 @@ from pathlib import Path
 
 from polysem.kernels.warm_up import warm_up
 from polysem.proto.errors import InvalidArgument
-from polysem.server import model as models
-from polysem.server import selection
-from polysem.server.clustering import MAX_IN_MATRIX
 from polysem.server.demo import indexes as demo_indexes
-from polysem.server.engine import Engine
-from polysem.server.index import open_index
-from polysem.server.indexing import Progress
+from polysem.server.index.format import open_index
+from polysem.server.indexing import selection
+from polysem.server.indexing.builder import Progress
+from polysem.server.model.loading import load
+from polysem.server.questions.clustering import MAX_IN_MATRIX
+from polysem.server.questions.engine import Engine
+from polysem.server.serving.batcher import Batcher
+from polysem.server.serving.metrics import Metrics
 from polysem.server.settings import Settings
+
+MAX_BATCH_COST = {"cpu": 9.5e8, "cuda": 3e10}  # 50 ms on two cores; what a GPU needs to be busy
+QUEUED_BATCHES = 10_000  # that may wait, where the settings do not say
 
 
 def open_engine(settings: Settings, progress: Progress = lambda stage, n, total: None) -> Engine:
@@ -26,8 +31,21 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     names = [index.info.name for index in indexes]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InvalidArgument(f"two indexes are called {repeated!r}: requests name them by their folder's name")
-    model = models.load(settings.model or indexes[0].info.model_id, settings.device, settings.dtype)
+    model = load(settings.model or indexes[0].info.model_id, settings.device, settings.dtype)
     engine = Engine(model, indexes, version("polysem"))
     warm_up(model.device, max(2, *(min(int(index.n_examples.max()), MAX_IN_MATRIX) for index in indexes)))
     selection.warm_up()  # an index job would keep callers waiting else
     return engine
+
+
+def open_batcher(settings: Settings, engine: Engine, metrics: Metrics | None = None) -> Batcher:
+    """The batcher of the engine's work, with the limits of the settings; not started."""
+    max_batch_cost = settings.max_batch_cost or MAX_BATCH_COST[engine.model.device.type]
+    return Batcher(
+        max_batch_cost,
+        settings.max_requests_in_flight,
+        settings.max_queued_cost or QUEUED_BATCHES * max(max_batch_cost, MAX_BATCH_COST["cpu"]),
+        settings.max_wait_ms,
+        settings.bulk_batch_ms,
+        metrics,
+    )

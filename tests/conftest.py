@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from polysem.server.model.loading import load
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # an unknown model is told at once
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ.setdefault("POLYSEM_CACHE_DIR", str(Path(tempfile.gettempdir()) / "polysem-test-cache"))
@@ -89,9 +91,8 @@ def checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
 @pytest.fixture(scope="session")
 def small_model(checkpoint: Path) -> Any:
     """The checkpoint, loaded."""
-    from polysem.server import model
 
-    return model.load(str(checkpoint), "cpu")
+    return load(str(checkpoint), "cpu")
 
 
 TEXT = (
@@ -117,12 +118,12 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def index_folder(small_model: Any, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of the checkpoint over the corpus: first, >= 0.5 of the maximum, at most 30 examples."""
     from polysem.proto.facts import Selection
-    from polysem.server import indexing
-    from polysem.server.corpus import Corpus
+    from polysem.server.corpus.documents import Corpus
+    from polysem.server.indexing import builder
 
     out = tmp_path_factory.mktemp("index") / "small"
-    recipe = indexing.Recipe(Selection("first", 0.5, 30))
-    indexing.build(small_model, Corpus(str(corpus_file)), out, recipe)
+    recipe = builder.Recipe(Selection("first", 0.5, 30))
+    builder.build(small_model, Corpus(str(corpus_file)), out, recipe)
     return out
 
 

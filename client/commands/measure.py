@@ -128,20 +128,20 @@ def _advance(shown: Any, total: int, n_trees: int) -> None:
 def workers(
     executor: str, server: str | None, index: str | None, ray: dict[str, Any], note: Callable[[str], None]
 ) -> Iterator[tuple[Any, str | None, Any]]:
-    """A client, the name of the index to ask, and the executor (None: in this process)."""
+    """Whom to ask, the name of the index to ask for, and the executor (None: the asking process itself)."""
     options = ray_options(ray)
-    if executor == "local":
-        with asked(server, index) as (client, name):
-            yield client, name, None
-        return
     if server is not None:
-        raise click.UsageError("--executor ray works without a server; leave out --server, and unset POLYSEM_SERVER")
-    found = entry_points(group="polysem.executors", name="ray")
-    if not found:
-        raise FailedPrecondition("to run on a Ray cluster install server and Ray: pip install 'polysem[server,ray]'")
-    measuring = next(iter(found)).load()  # polysem.server.ray_jobs.measuring
-    with measuring(None if index is None else Path(index).expanduser(), options, note) as (client, where):
-        yield client, None, where
+        if executor == "ray":
+            raise click.UsageError(
+                "--executor ray works without a server; leave out --server, and unset POLYSEM_SERVER"
+            )
+        with connect(server) as client:
+            yield client, index, None
+        return
+    (found,) = entry_points(group="polysem.executors", name=executor)  # `measuring` of local_client or ray_cluster
+    measuring = found.load()
+    with measuring(None if index is None else Path(index).expanduser(), options, note) as (asked_for, where):
+        yield asked_for, None, where
 
 
 @click.command("table1")

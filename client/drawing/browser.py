@@ -8,18 +8,20 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polysem.client.drawing import dendrogram
 from polysem.client.drawing.colours import PALETTE
-from polysem.client.questions.clustering import Neuron
-from polysem.client.questions.examples import Example
 from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
+
+if TYPE_CHECKING:
+    from polysem.client.questions.clustering import Neuron
+    from polysem.client.questions.examples import Example
 
 FOLDER = Path(__file__).parent
 
 
-def data(neuron: Neuron, examples: Sequence[Example] | None) -> dict[str, Any]:
+def data(neuron: "Neuron", examples: "Sequence[Example] | None") -> dict[str, Any]:
     """A neuron as `Polysem.show` reads it, ready for JSON.
 
     examples  in the order of its labels; None where the texts cannot be had
@@ -44,7 +46,7 @@ def data(neuron: Neuron, examples: Sequence[Example] | None) -> dict[str, Any]:
     }
 
 
-def example_data(example: Example) -> dict[str, Any]:
+def example_data(example: "Example") -> dict[str, Any]:
     """An example, its texts made visible and harmless."""
     return {
         "document": dendrogram.visible(example.document),
@@ -56,7 +58,7 @@ def example_data(example: Example) -> dict[str, Any]:
     }
 
 
-def note(neuron: Neuron) -> str:
+def note(neuron: "Neuron") -> str:
     """How the tree was made, in words."""
     p = neuron.provenance
     embedding = {"neuron": "neuron embeddings", "pre_mlp": "pre-MLP embeddings"}[p.choice.embedding]

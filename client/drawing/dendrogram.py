@@ -9,14 +9,17 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from polysem.client.drawing.colours import PALETTE
-from polysem.client.questions.clustering import Cluster, Neuron
-from polysem.client.questions.examples import Example
 from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from polysem.client.questions.clustering import Cluster, Neuron
+    from polysem.client.questions.examples import Example
 
 ABOVE_THE_CUT = -1
 
@@ -80,7 +83,7 @@ class Layout:
         )
 
 
-def layout(neuron: Neuron) -> Layout:
+def layout(neuron: "Neuron") -> Layout:
     """The drawing of a neuron at its cut. O(n)."""
     return arrange(neuron.linkage, neuron.labels, neuron.distance_threshold)
 
@@ -124,7 +127,7 @@ def _ranks(merges: IntArray, sizes: npt.NDArray[np.int64], n: int) -> IntArray:
 # ---- What stands at the leaves
 
 
-def representatives(cluster: Cluster, order: Layout, examples: Sequence[Example], limit: int) -> list[int]:
+def representatives(cluster: "Cluster", order: Layout, examples: "Sequence[Example]", limit: int) -> list[int]:
     """At most `limit` members that show a cluster: its central example, then others from all over its branch.
 
     A cluster that fits is shown whole. In a larger one no text is shown twice, so fewer than `limit` may come.
@@ -139,12 +142,12 @@ def representatives(cluster: Cluster, order: Layout, examples: Sequence[Example]
     return list(dict.fromkeys([cluster.central, *(distinct[i] for i in spread if i < len(distinct))]))[: max(limit, 1)]
 
 
-def key_tokens(examples: Iterable[Example]) -> list[tuple[str, int]]:
+def key_tokens(examples: "Iterable[Example]") -> list[tuple[str, int]]:
     """The key tokens, visible and without spaces around them, with how often each occurs; the commonest first."""
     return Counter(visible(example.tokens[example.key].strip(" ")) or "␠" for example in examples).most_common()
 
 
-def shades(example: Example) -> FloatArray:
+def shades(example: "Example") -> FloatArray:
     """(T,) float32 in 0..1: each token's activation as a share of the example's maximum; 0 where it is negative."""
     activations = np.nan_to_num(example.activations)
     top = activations.max(initial=0.0)

@@ -16,14 +16,15 @@ import numpy as np
 
 from polysem.client.drawing import dendrogram
 from polysem.client.drawing.dendrogram import ABOVE_THE_CUT, Layout
-from polysem.client.questions.clustering import Cluster, Neuron
-from polysem.client.questions.examples import Example
 from polysem.proto.arrays import FloatArray
 from polysem.proto.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from polysem.client.questions.clustering import Cluster, Neuron
+    from polysem.client.questions.examples import Example
 
 KINDS = ("dendrogram", "behaviours", "comparison")
 FORMATS = ("svg", "png", "html", "pdf")
@@ -37,7 +38,7 @@ STYLE = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "polysem", "fon
 class Side(NamedTuple):
     """One way to embed a neuron: its clustering, and its embeddings (n, D) in the order of the labels."""
 
-    neuron: Neuron
+    neuron: "Neuron"
     embeddings: FloatArray
 
 
@@ -49,7 +50,7 @@ def figure(draw: Any, *arguments: Any, **options: Any) -> "Figure":
 
 
 def plot_dendrogram(
-    neuron: Neuron, examples: Sequence[Example] | None = None, *, max_per_cluster: int = 6, ax: "Axes | None" = None
+    neuron: "Neuron", examples: "Sequence[Example] | None" = None, *, max_per_cluster: int = 6, ax: "Axes | None" = None
 ) -> "Figure":
     """Figure 2 of the paper: the root on the left, distances along the width, the cut as a dashed line.
 
@@ -61,7 +62,7 @@ def plot_dendrogram(
     return figure(_dendrogram, neuron, examples, _shown_leaves(neuron, examples, max_per_cluster), ax)
 
 
-def plot_behaviours(neuron: Neuron, examples: Sequence[Example], *, max_per_cluster: int = 4) -> "Figure":
+def plot_behaviours(neuron: "Neuron", examples: "Sequence[Example]", *, max_per_cluster: int = 4) -> "Figure":
     """Figure 3 of the paper: the two sides of the tree's last merge, a common and a rare behaviour."""
     if len(neuron.labels) < 2:
         raise InvalidArgument(f"neuron {neuron.id} has {len(neuron.labels)} examples; two behaviours need two or more")
@@ -82,14 +83,14 @@ def plot_comparison(pre_mlp: Side, neuron: Side) -> "Figure":
     return figure(_comparison, pre_mlp, neuron)
 
 
-def _check_has_examples(neuron: Neuron) -> None:
+def _check_has_examples(neuron: "Neuron") -> None:
     if not len(neuron.labels):
         raise InvalidArgument(f"neuron {neuron.id} has no dataset examples on this corpus: there is nothing to draw")
 
 
 def _dendrogram(
-    neuron: Neuron,
-    examples: Sequence[Example] | None,
+    neuron: "Neuron",
+    examples: "Sequence[Example] | None",
     leaves: Sequence[int],
     ax: "Axes | None" = None,
     title: str | None = None,
@@ -128,7 +129,7 @@ def _tree(ax: "Axes", layout: Layout, threshold: float, colours: dict[int, str])
         ax.spines[side].set_visible(False)
 
 
-def _text(ax: "Axes", place: int, example: Example, colour: str) -> None:
+def _text(ax: "Axes", place: int, example: "Example", colour: str) -> None:
     """The text at a leaf in a frame of its cluster's colour; each token shaded by its share of the strongest."""
     from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 
@@ -158,7 +159,7 @@ def _mixed(share: float) -> tuple[float, float, float]:
     return tuple(1 - share * (1 - c) for c in (205 / 255, 20 / 255, 30 / 255))  # type: ignore[return-value]
 
 
-def _around_key(example: Example) -> range:
+def _around_key(example: "Example") -> range:
     """The places of the tokens that fit beside the key token."""
     first, room = example.key, TEXT_BEFORE
     while first > 0 and (room := room - len(example.tokens[first - 1])) >= 0:
@@ -239,7 +240,7 @@ def save(figure: "Figure", out: Path, title: str) -> None:
     )
 
 
-def _shown_leaves(neuron: Neuron, examples: Sequence[Example] | None, limit: int) -> list[int]:
+def _shown_leaves(neuron: "Neuron", examples: "Sequence[Example] | None", limit: int) -> list[int]:
     """The examples that are leaves: some of each cluster, MAX_LEAVES in all where texts stand beside them."""
     if examples is None:
         return list(range(len(neuron.labels)))
@@ -249,11 +250,11 @@ def _shown_leaves(neuron: Neuron, examples: Sequence[Example] | None, limit: int
     return found[:MAX_LEAVES]
 
 
-def _representatives(neuron: Neuron, cluster: Cluster, examples: Sequence[Example], limit: int) -> list[int]:
+def _representatives(neuron: "Neuron", cluster: "Cluster", examples: "Sequence[Example]", limit: int) -> list[int]:
     return dendrogram.representatives(cluster, dendrogram.layout(neuron), examples, limit)
 
 
-def _title(neuron: Neuron, n_leaves: int) -> str:
+def _title(neuron: "Neuron", n_leaves: int) -> str:
     m = neuron.metrics
     some = "" if n_leaves == m.n_examples else f", {n_leaves} drawn"
     return (

@@ -7,14 +7,16 @@ cut that is dragged; where they do not (a viewer, an untrusted notebook) the pla
 import uuid
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from polysem.client.drawing import browser, dendrogram
-from polysem.client.questions.clustering import Cluster, Neuron
-from polysem.client.questions.examples import Example
 from polysem.proto.errors import PolysemError
+
+if TYPE_CHECKING:
+    from polysem.client.questions.clustering import Cluster, Neuron
+    from polysem.client.questions.examples import Example
 
 MAX_EXAMPLES = 5  # of a cluster
 MAX_CLUSTERS = 20
@@ -22,7 +24,7 @@ MAX_ROWS = 30
 WIDTH, LEAF = 360, 14  # of the tree in pixels; height of a leaf
 
 
-def neuron_html(neuron: Neuron) -> str:
+def neuron_html(neuron: "Neuron") -> str:
     """A neuron: its metrics, its dendrogram, its clusters with highlighted examples, largest first."""
     try:
         examples: Any = neuron.examples
@@ -38,7 +40,7 @@ def neuron_html(neuron: Neuron) -> str:
     )
 
 
-def plain_html(neuron: Neuron, examples: Sequence[Example] | None) -> str:
+def plain_html(neuron: "Neuron", examples: "Sequence[Example] | None") -> str:
     """The same without scripts: the cut stands still, and only some examples of a cluster are shown."""
     m = neuron.metrics
     head = (
@@ -55,7 +57,7 @@ def plain_html(neuron: Neuron, examples: Sequence[Example] | None) -> str:
     return f"<div>{head}</div>{tree_svg(neuron)}{cards}{rest}"
 
 
-def tree_svg(neuron: Neuron) -> str:
+def tree_svg(neuron: "Neuron") -> str:
     """The dendrogram: distances along the width, the root on the left, the cut as a dashed line."""
     drawn = dendrogram.layout(neuron)
     n, colours = len(drawn.leaves), drawn.colours()
@@ -83,7 +85,7 @@ def tree_svg(neuron: Neuron) -> str:
     )
 
 
-def _card(cluster: Cluster, examples: Any, colour: str) -> str:
+def _card(cluster: "Cluster", examples: Any, colour: str) -> str:
     size = f"{cluster.size} example{'s' if cluster.size > 1 else ''}"
     lines = ""
     if examples is not None:
@@ -98,7 +100,7 @@ def _card(cluster: Cluster, examples: Any, colour: str) -> str:
     )
 
 
-def example_html(example: Example) -> str:
+def example_html(example: "Example") -> str:
     """Its text, each token shaded by activation as a share of the example's maximum, the key token underlined."""
     spans = []
     for i, (token, shade) in enumerate(zip(example.tokens, dendrogram.shades(example).tolist(), strict=True)):

@@ -1,13 +1,8 @@
 """How far clusterings of the same examples agree: the adjusted Rand index (Hubert and Arabie 1985)."""
 
-from typing import Any, TypeAlias
-
 import numpy as np
-import numpy.typing as npt
 
-from polysem.proto.arrays import IntArray
-
-Array: TypeAlias = npt.NDArray[Any]
+from polysem.proto.arrays import Array, IntArray
 
 
 def adjusted_rand_index(a: IntArray, b: IntArray) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from polysem.client.measuring import measurements
-from polysem.client.measuring.measurements import COLUMNS, Array, Rows
+from polysem.client.measuring.measurements import COLUMNS, Rows
 from polysem.client.measuring.trees import (
     Trees,
     Variant,
@@ -27,6 +27,7 @@ from polysem.client.measuring.trees import (
     matched_columns,
     own_columns,
 )
+from polysem.proto.arrays import Array
 from polysem.proto.clusterer import Clusterer
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
 from polysem.proto.facts import IndexInfo

@@ -13,11 +13,10 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from polysem.proto.arrays import Array
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, PolysemError
 
-Array = npt.NDArray[Any]
 Rows = Mapping[str, Array]  # a column a name, each (rows,); NaN where undefined
 
 FORMAT = 1

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from polysem.client.measuring.measurements import COLUMNS, NUMBERS, UNDEFINED, Array, Measurements
+from polysem.client.measuring.measurements import COLUMNS, NUMBERS, UNDEFINED, Measurements
+from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 

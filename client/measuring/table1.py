@@ -13,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from polysem.client.measuring.measurements import UNDEFINED, Array, Measurements
+from polysem.client.measuring.measurements import UNDEFINED, Measurements
+from polysem.proto.arrays import Array
 
 PAPER = {"pre_mlp": (0.31, 0.63), "neuron": (0.21, 0.73)}  # Foote 2024, Table 1: medians of intra, inter on GPT2-small
 SUMMARISED = ("intra", "inter", "silhouette", "matched_intra", "matched_inter", "best_silhouette", "best_threshold")

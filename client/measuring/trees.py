@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from polysem.client.measuring.agreement import adjusted_rand_indexes
-from polysem.client.measuring.measurements import UNDEFINED, Array
+from polysem.client.measuring.measurements import UNDEFINED
+from polysem.proto.arrays import Array
 from polysem.proto.questions.clustering import (
     METHODS,
     Algorithm,

@@ -39,10 +39,11 @@ class EmbeddingChoice:
 
 @dataclass(frozen=True, slots=True)
 class Clustering:
-    """An algorithm with its parameters; those of other algorithms stand at their defaults.
+    """An algorithm with its parameters.
 
-    thresholds: of SCC's rounds, on distance, strictly increasing; a schedule's name stands for its numbers.
-    silhouette_thresholds: further cuts of which only the silhouette is wanted.
+    linkage                of hac
+    thresholds             of SCC's rounds, on distance, strictly increasing; a schedule's name stands for its numbers
+    silhouette_thresholds  further cuts of which only the silhouette is wanted
     """
 
     algorithm: Algorithm = "hac"
@@ -51,6 +52,13 @@ class Clustering:
     thresholds: tuple[float, ...] | ThresholdSchedule = "linear"
     until_stable: bool = False
     silhouette_thresholds: tuple[float, ...] = ()
+
+    def canonical(self) -> "Clustering":
+        """The same with what its algorithm does not use at the defaults, so that equal work is equal."""
+        if self.algorithm == "scc":
+            return replace(self, linkage="average")
+        linkage = "single" if self.algorithm == "components" else self.linkage
+        return replace(self, linkage=linkage, thresholds="linear", until_stable=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,19 +228,15 @@ def encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[s
 
 def decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
     """Of a ClusterNeuronsRequest or a Clustering, which have the same fields."""
-    algorithm = name_of(message.algorithm, ALGORITHMS, "algorithm")
-    linkage = name_of(message.linkage, LINKAGES, "linkage")
     schedule = name_of(message.threshold_schedule, _SCHEDULES, "threshold_schedule")
-    default = Clustering()
+    given = message.HasField("distance_threshold")
     clustering = Clustering(
-        algorithm=algorithm,
-        linkage={"hac": linkage, "scc": "average", "components": "single"}[algorithm],
-        distance_threshold=(
-            message.distance_threshold if message.HasField("distance_threshold") else default.distance_threshold
-        ),
-        thresholds=(tuple(message.thresholds) or schedule) if algorithm == "scc" else default.thresholds,
-        until_stable=message.until_stable and algorithm == "scc",
-    )
+        algorithm=name_of(message.algorithm, ALGORITHMS, "algorithm"),
+        linkage=name_of(message.linkage, LINKAGES, "linkage"),
+        distance_threshold=message.distance_threshold if given else DEFAULT_DISTANCE_THRESHOLD,
+        thresholds=tuple(message.thresholds) or schedule,
+        until_stable=message.until_stable,
+    ).canonical()
     check_clustering(clustering)
     return decode_choice(message), clustering
 

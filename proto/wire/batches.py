@@ -10,10 +10,11 @@ from typing import Any, Generic
 
 import numpy as np
 
+from polysem.proto.arrays import Array
 from polysem.proto.errors import Internal
 from polysem.proto.wire import columns
 from polysem.proto.wire.columns import LAYOUTS, AnyBatch, Batch
-from polysem.proto.wire.tensors import Array, decode_tensor, fill
+from polysem.proto.wire.tensors import decode_tensor, fill
 
 MAX_MESSAGE_BYTES = 1 << 20
 # What a message holds beside its arrays: provenance (up to 1,024 thresholds, names), timing, shapes.

@@ -4,12 +4,11 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from polysem.proto.arrays import Array
 from polysem.proto.errors import Internal
 from polysem.v1 import tensor_pb2
 
-Array = npt.NDArray[Any]
 _DATA_TYPES: dict[int, np.dtype[Any]] = {
     tensor_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
     tensor_pb2.DATA_TYPE_FLOAT32: np.dtype("<f4"),

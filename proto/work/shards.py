@@ -20,11 +20,10 @@ from threading import Lock
 from typing import IO, Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from polysem.proto.arrays import Array
 from polysem.proto.errors import FailedPrecondition
 
-Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 Advance = Callable[[int], None]
 Compute = Callable[[Any, Any, Advance], Callable[[], Arrays]]

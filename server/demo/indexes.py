@@ -6,11 +6,12 @@ from pathlib import Path
 
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
-from polysem.server import indexing, model
-from polysem.server.corpus import PYDOCS, Corpus
-from polysem.server.index import FORMAT, file_sha256
-from polysem.server.indexing import Progress, Recipe
-from polysem.server.places import cache_folder
+from polysem.server.corpus.documents import PYDOCS, Corpus
+from polysem.server.index.format import FORMAT, file_sha256
+from polysem.server.indexing import builder
+from polysem.server.indexing.builder import Progress, Recipe
+from polysem.server.model.loading import DEMO_FOLDER, DEMO_MODEL, load
+from polysem.server.paths import cache_folder
 
 N_DOCUMENTS = 3000
 RECIPE = Recipe(Selection("first", 0.75, 100))
@@ -18,7 +19,7 @@ RECIPE = Recipe(Selection("first", 0.75, 100))
 
 def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int = N_DOCUMENTS) -> Path:
     """The folder of the demo's index, built if missing. Each version of the software and of Python has its own."""
-    weights = file_sha256(model.DEMO_FOLDER / "model.safetensors")
+    weights = file_sha256(DEMO_FOLDER / "model.safetensors")
     key = shards.key(
         format=FORMAT,
         version=version("polysem"),
@@ -29,5 +30,5 @@ def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int =
     folder = cache_folder() / f"demo-{key[:8]}"
     if not folder.is_dir():
         corpus = Corpus(PYDOCS, max_documents=n_documents)
-        indexing.build(model.load(model.DEMO_MODEL), corpus, folder, RECIPE, progress)
+        builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
     return folder

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from polysem.server.demo import pydocs
+from polysem.server.corpus import pydocs
 
 END_OF_TEXT = "<|endoftext|>"
 N_HELD_OUT_IN_1000 = 50

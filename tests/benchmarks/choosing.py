@@ -21,9 +21,9 @@ import numpy as np
 
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
-from polysem.server import choosing, selection
-from polysem.server.scan import Scan, Sums
-from polysem.server.selection import Candidates
+from polysem.server.indexing import choose, selection
+from polysem.server.indexing.scan import Scan, Sums
+from polysem.server.indexing.selection import Candidates
 
 RULE = Selection("top")
 CONTEXTS = 256  # of a shard
@@ -59,7 +59,7 @@ def write(folder, how):
         ]
         sums = Sums(columns[-1].reshape(J, c).max(1), np.ones(J), np.ones(J, np.int64))
         found = Candidates(np.arange(J + 1, dtype=np.int64) * c, *columns)
-        shards.write(folder / f"{n:03d}.npz", choosing.flattened(Scan(found, sums), how.layers))
+        shards.write(folder / f"{n:03d}.npz", choose.flattened(Scan(found, sums), how.layers))
 
 
 def compare(folder, how):
@@ -99,7 +99,7 @@ def one(folder, how):
 
 
 def all_at_once(paths, n_layers):
-    maximum = choosing.sums(paths).maximum
+    maximum = choose.sums(paths).maximum
     parts = []
     for path in paths:
         arrays = shards.read(path)
@@ -108,14 +108,14 @@ def all_at_once(paths, n_layers):
                 [Candidates(*(arrays[f"{name}_{i}"] for name in Candidates._fields)) for i in range(n_layers)]
             )
         )
-        if len(parts) == choosing.JOINED_AT_ONCE:
+        if len(parts) == choose.JOINED_AT_ONCE:
             parts = [selection.join(parts, RULE)]
     return selection.select(selection.join(parts, RULE), maximum, RULE)
 
 
 def by_layer(paths, n_layers):
-    maximum = choosing.sums(paths).maximum
-    return choosing.choose(paths, maximum, n_layers, RULE, None, lambda n: None)
+    maximum = choose.sums(paths).maximum
+    return choose.choose(paths, maximum, n_layers, RULE, None, lambda n: None)
 
 
 WAYS = {"all at once": all_at_once, "layer by layer": by_layer}

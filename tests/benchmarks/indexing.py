@@ -21,11 +21,14 @@ import torch
 import transformers
 
 from polysem.proto.facts import Selection
-from polysem.server import contexts, model, scan, selection
-from polysem.server.contexts import Contexts, Piece, Windowing
-from polysem.server.corpus import Corpus
-from polysem.server.indexing import BATCH_TOKENS
-from polysem.server.scan import Reading
+from polysem.server.corpus.documents import Corpus
+from polysem.server.index.contexts import Contexts, Piece
+from polysem.server.indexing import scan, selection
+from polysem.server.indexing.builder import BATCH_TOKENS
+from polysem.server.indexing.scan import Reading
+from polysem.server.indexing.windows import Windowing, write
+from polysem.server.model.loading import _source, load
+from polysem.server.model.model import DTYPES, Model
 
 
 def main() -> None:
@@ -44,19 +47,19 @@ def main() -> None:
         if arguments.tokenizer:
             name = str(folder / "gpt2-small")
             gpt2_small.checkpoint(folder / "gpt2-small", arguments.tokenizer)
-        loaded = model.load(name, arguments.device, arguments.dtype)
-        bare = transformers.GPT2Model.from_pretrained(model._source(name), dtype=model.DTYPES[arguments.dtype])
+        loaded = load(name, arguments.device, arguments.dtype)
+        bare = transformers.GPT2Model.from_pretrained(_source(name), dtype=DTYPES[arguments.dtype])
         length = arguments.context_length or loaded.info.context_length
         windowing = Windowing(length, "first", loaded.tokenizer.bos_id)
         documents = Corpus(arguments.corpus, max_documents=arguments.contexts).documents()
         (folder / "contexts").mkdir()
-        contexts.write(folder / "contexts", documents, loaded.tokenizer, windowing)
+        write(folder / "contexts", documents, loaded.tokenizer, windowing)
         found = Contexts(folder / "contexts")
         piece, reading = found.piece(0, len(found)), Reading(1, BATCH_TOKENS[loaded.device.type])
         report(loaded, piece, reading, bare.eval().to(loaded.device), arguments.repeats)
 
 
-def report(loaded: model.Model, piece: Piece, reading: Reading, bare: torch.nn.Module, repeats: int) -> None:
+def report(loaded: Model, piece: Piece, reading: Reading, bare: torch.nn.Module, repeats: int) -> None:
     n, info, device = len(piece), loaded.info, loaded.device
     rule = Selection()
 

@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from polysem.server.model.loading import load
+
 
 def corpus(path, n_documents):
     """Documents of 5 to 30 words of a small vocabulary."""
@@ -29,7 +31,7 @@ def checkpoint(folder):
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from polysem.server.model import DEMO_FOLDER
+    from polysem.server.model.loading import DEMO_FOLDER
 
     shutil.copytree(DEMO_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     torch.manual_seed(0)
@@ -39,15 +41,15 @@ def checkpoint(folder):
 
 def build(model_folder, corpus_file, out, rule, answers):
     from polysem.proto.facts import Selection
-    from polysem.server import indexing, model
-    from polysem.server.corpus import Corpus
+    from polysem.server.corpus.documents import Corpus
+    from polysem.server.indexing import builder
 
     begin = time.perf_counter()
-    index = indexing.build(
-        model.load(str(model_folder), "cpu"),
+    index = builder.build(
+        load(str(model_folder), "cpu"),
         Corpus(str(corpus_file)),
         out,
-        indexing.Recipe(Selection(rule, 0.75, 100)),
+        builder.Recipe(Selection(rule, 0.75, 100)),
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     answers.put((index.info.n_contexts, index.info.n_tokens, index.info.n_examples, peak, time.perf_counter() - begin))

@@ -24,8 +24,11 @@ from rich.console import Console
 from polysem.client.measuring import measurements, table1
 from polysem.client.measuring.measure import Measuring
 from polysem.proto.facts import Selection
-from polysem.server import indexing, local, model
-from polysem.server.corpus import Corpus
+from polysem.server import local
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.model import gpt2
+from polysem.server.model.loading import load
 
 CHARACTERS = 7000  # of a document: more than 1,024 tokens of English
 
@@ -49,7 +52,7 @@ def build(loaded, corpus, out):
         begins.setdefault(stage, time.perf_counter())
 
     begin = time.perf_counter()
-    index = indexing.build(loaded, Corpus(str(corpus)), out, indexing.Recipe(Selection()), progress)
+    index = builder.build(loaded, Corpus(str(corpus)), out, builder.Recipe(Selection()), progress)
     ends = [*list(begins.values())[1:], time.perf_counter()]
     begins = dict(zip(begins, [begin, *list(begins.values())[1:]], strict=True))
     return {stage: end - begins[stage] for stage, end in zip(begins, ends, strict=True)}, index
@@ -89,7 +92,7 @@ def main():
 def run(place, arguments):
     device = torch.device(arguments.device)
     checkpoint(place / "model", arguments.tokenizer)
-    loaded = model.load(str(place / "model"), arguments.device, arguments.dtype)
+    loaded = load(str(place / "model"), arguments.device, arguments.dtype)
     for name, n in (("few", min(64, arguments.contexts)), ("all", arguments.contexts)):
         strung_together(arguments.corpus, place / f"{name}.jsonl", n)
         taken, index = build(loaded, place / f"{name}.jsonl", place / name)
@@ -99,7 +102,7 @@ def run(place, arguments):
             found = table1.tables(measurements.read(place / f"{name}.parquet"))
             taken["Table 1"] = time.perf_counter() - begin
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    rate, info = product_rate(device, model.DTYPES[arguments.dtype]), index.info
+    rate, info = product_rate(device, gpt2.DTYPES[arguments.dtype]), index.info
     print(
         f"{where}; torch {torch.__version__}; {arguments.dtype}; {info.n_contexts:,} contexts, {info.n_tokens:,} tokens"
     )

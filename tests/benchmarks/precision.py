@@ -13,21 +13,23 @@ import os
 import numpy as np
 import torch
 
+from polysem.server.model.loading import load
+
 CUTS = (0.3, 0.5, 0.7)
 
 
 def embeddings(n_neurons):
     """Chunks of neurons of the demo's index, as the server makes them; neurons with as many examples as any has."""
     from polysem.proto.questions.clustering import EmbeddingChoice
-    from polysem.server import gather, model
     from polysem.server.demo import indexes
-    from polysem.server.index import open_index
+    from polysem.server.index.format import open_index
+    from polysem.server.questions import resident
 
     index = open_index(indexes.ensure())
     counts = index.n_examples
     full = np.argwhere(counts == counts.max())
     chosen = full[np.linspace(0, len(full) - 1, n_neurons).astype(int)].astype(np.int32)
-    return list(gather.chunks(model.load("demo", "cpu"), index, chosen, EmbeddingChoice()))
+    return list(resident.chunks(load("demo", "cpu"), index, chosen, EmbeddingChoice()))
 
 
 def against(chunk, precise, distances):

@@ -20,8 +20,8 @@ import numpy as np
 from polysem.client import Client
 from polysem.proto.questions.listing import ListQuery, MetricRange, NeuronTable
 from polysem.server.demo import indexes
-from polysem.server.index import open_index
-from polysem.server.listing import page_of
+from polysem.server.index.format import open_index
+from polysem.server.questions.listing import page_of
 
 N_LAYERS, N_NEURONS = 12, 3072
 

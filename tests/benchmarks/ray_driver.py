@@ -31,10 +31,11 @@ from typing import Any
 import numpy as np
 
 from polysem.proto.work.shards import Ledger, Shard, Stage
-from polysem.server import on_ray
-from polysem.server.contexts import Kept
-from polysem.server.on_ray import AT_ONCE, Crew, OnRay, RayOptions
-from polysem.server.ray_worker import PIECE_BYTES, Begun
+from polysem.server.index.contexts import Kept
+from polysem.server.ray_cluster import driver
+from polysem.server.ray_cluster.driver import AT_ONCE, OnRay
+from polysem.server.ray_cluster.pool import Crew, RayOptions
+from polysem.server.ray_cluster.worker import PIECE_BYTES, Begun
 
 PLACE = Kept(Path("/data/an-index.tmp/contexts"), 1_000_000, 1_000_256)
 
@@ -189,7 +190,7 @@ def main() -> None:
     print(f"Ray: {sent_s * 1e3:.2f} ms of CPU a call with tokens and its result, {named_s * 1e3:.2f} with their place, "
           f"{wait_s * 1e3:.1f} a wait on all references")  # fmt: skip
     ray = SimulatedRay(arguments.workers, arguments.seconds, arguments.result_bytes)
-    on_ray.time = SimpleNamespace(monotonic=ray.now)  # type: ignore[attr-defined]
+    driver.time = SimpleNamespace(monotonic=ray.now)  # type: ignore[attr-defined]
     tokens = np.zeros(arguments.token_bytes, np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         shards = [Shard(i, i + 1, Path(folder) / f"scan-{i:09d}.npz") for i in range(arguments.shards)]

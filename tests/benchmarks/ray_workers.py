@@ -15,16 +15,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from polysem.server.model.loading import load
+from polysem.server.model.model import Model, ModelDescription
+
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from polysem.proto.work import shards
-from polysem.server import indexing, model, ray_jobs
-from polysem.server.corpus import Corpus
-from polysem.server.on_ray import RayOptions
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.ray_cluster import sessions
+from polysem.server.ray_cluster.pool import RayOptions
 
 
-def build(known: model.Described, folder: Path, documents: int, executor: Any = None) -> tuple[float, float, str]:
+def build(known: ModelDescription, folder: Path, documents: int, executor: Any = None) -> tuple[float, float, str]:
     """Seconds of both passes and of the whole, and the index's sha256."""
     corpus, seen = Corpus("pydocs", max_documents=documents), dict[str, list[float]]()
     start = time.perf_counter()
@@ -32,7 +36,7 @@ def build(known: model.Described, folder: Path, documents: int, executor: Any = 
     def progress(stage: str, n: int, total: int | None) -> None:
         seen.setdefault(stage, []).append(time.perf_counter())
 
-    built = indexing.build(known, corpus, folder, indexing.PRESETS["paper"], progress, executor=executor)
+    built = builder.build(known, corpus, folder, builder.PRESETS["paper"], progress, executor=executor)
     whole = time.perf_counter() - start
     begun = {"scan": seen["tokenise"][-1], "collect": seen["collect"][0]}
     return sum(seen[stage][-1] - begin for stage, begin in begun.items()), whole, built.sha256
@@ -46,7 +50,7 @@ def main() -> None:
     import ray
 
     ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="error", include_dashboard=False)
-    loaded = model.load("demo", "cpu")
+    loaded = load("demo", "cpu")
     shards.SHARD_CONTEXTS = 32
     times: dict[str, list[tuple[float, float]]] = {"here": [], "1 worker": [], "2 workers": []}
     hashes = set()
@@ -68,11 +72,11 @@ def main() -> None:
               "as one worker")  # fmt: skip
 
 
-def measured(name: str, loaded: model.Model, out: Path, documents: int) -> tuple[float, float, str]:
+def measured(name: str, loaded: Model, out: Path, documents: int) -> tuple[float, float, str]:
     if name == "here":
         return build(loaded, out, documents)
     n = int(name.split()[0])
-    with ray_jobs.building(loaded, Corpus("pydocs"), "cpu", RayOptions(workers=n)) as (known, executor):
+    with sessions.building(loaded, Corpus("pydocs"), "cpu", RayOptions(workers=n)) as (known, executor):
         executor.gather(n)  # else the first would begin alone
         return build(known, out, documents, executor)
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 from polysem.proto.work.shards import contexts_a_shard
-from polysem.server.choosing import LAYERS_AT_ONCE
+from polysem.server.indexing.choose import LAYERS_AT_ONCE
 
 SHAPES = {"GPT2-small": (12, 768, 3072, 1024), "7 billion": (32, 4096, 16384, 2048)}
 

@@ -24,6 +24,7 @@ from polysem.proto.neurons import parse_neurons
 from polysem.proto.questions.clustering import ClusterQuery
 from polysem.server.demo import indexes
 from polysem.server.opening import open_engine
+from polysem.server.questions import clustering
 from polysem.server.settings import Settings
 
 ASK = """
@@ -111,7 +112,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.index or indexes.ensure()
     engine = open_engine(Settings(index=[folder], device="cpu"))
-    plan = engine.plan_cluster(ClusterQuery(parse_neurons("*")))
+    plan = clustering.plan(engine, ClusterQuery(parse_neurons("*")))
     server, target = serve(folder)
     try:
         alone, through, viewed = [], [], []

@@ -19,11 +19,13 @@ import numpy as np
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.proto.work.shards import Ledger, Shard
-from polysem.server import choosing, contexts, model, scan, selection, stages
-from polysem.server.contexts import Contexts, Windowing
-from polysem.server.corpus import Corpus
-from polysem.server.indexing import BATCH_TOKENS
-from polysem.server.scan import Parts, Reading
+from polysem.server.corpus.documents import Corpus
+from polysem.server.index.contexts import Contexts
+from polysem.server.indexing import choose, scan, selection, stages
+from polysem.server.indexing.builder import BATCH_TOKENS
+from polysem.server.indexing.scan import Parts, Reading
+from polysem.server.indexing.windows import Windowing, write
+from polysem.server.model.loading import load
 
 RULES = "first", "top", "quantile"
 RECORDS = 100
@@ -43,10 +45,10 @@ def main():
 
 
 def run(folder, arguments):
-    loaded = model.load(arguments.model, "cpu", "float32")
+    loaded = load(arguments.model, "cpu", "float32")
     windowing = Windowing(loaded.info.context_length, "first", loaded.tokenizer.bos_id)
     documents = Corpus(arguments.corpus, max_documents=arguments.contexts).documents()
-    contexts.write(folder, documents, loaded.tokenizer, windowing)
+    write(folder, documents, loaded.tokenizer, windowing)
     held = Contexts(folder)
     pieces = [held.piece(first, last) for first, last in shards.ranges(len(held), arguments.shard_contexts)]
     reading = Reading(1, BATCH_TOKENS["cpu"])
@@ -61,7 +63,7 @@ def run(folder, arguments):
     for name in RULES:
         rule = Selection(name, max_examples=arguments.examples)
         scans = [stages.joined([scan.reduced(some, loaded.info, rule) for some in one], rule, None) for one in found]
-        size = sum(len(shards.packed(choosing.flattened(one, loaded.info.n_layers))) for one in scans) / len(scans)
+        size = sum(len(shards.packed(choose.flattened(one, loaded.info.n_layers))) for one in scans) / len(scans)
         n = sum(len(one.candidates.contexts) for one in scans)
         begin = time.process_time()
         whole = stages.joined(scans, rule, None)

@@ -17,7 +17,7 @@ import torch
 
 import kernels as stages
 from polysem.kernels import agglomerative, distances, metrics, scc, tree
-from polysem.server.gather import chunk_bytes
+from polysem.server.questions.resident import chunk_bytes
 
 LAYERS, NEURONS, D_MODEL, CUT = 12, 3072, 768, 0.5
 GROUPS = 64  # of rows, so that clusters merge as they do in real neurons

@@ -17,8 +17,8 @@ import pytest
 import polysem.server
 from polysem.client import Client
 from polysem.proto.facts import Selection
-from polysem.server import indexing
-from polysem.server.corpus import Corpus
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
 
 FLAGS = [
     "--headless",
@@ -51,7 +51,7 @@ def server(small_model: Any, hostile_corpus: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("indexes")
     recipes = {"hostile": Selection("first", 0.5, 60), "few": Selection("top", 0.75, 2)}
     for name, selection in recipes.items():
-        indexing.build(small_model, Corpus(str(hostile_corpus)), folder / name, indexing.Recipe(selection))
+        builder.build(small_model, Corpus(str(hostile_corpus)), folder / name, builder.Recipe(selection))
     with polysem.server.local(*(folder / name for name in recipes), device="cpu") as client:
         yield client
 

@@ -13,8 +13,8 @@ import polysem.server
 from polysem.client import AsyncClient, Client
 from polysem.client.commands import cli
 from polysem.proto.facts import Selection
-from polysem.server import indexing
-from polysem.server.corpus import Corpus
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def client(small_model: Any, index_folder: Path, corpus_file: Path) -> Iterator[
     folders = [index_folder]
     for name, n in (("pairs", 2), ("single", 1)):
         folders.append(index_folder.parent / name)
-        indexing.build(small_model, Corpus(str(corpus_file)), folders[-1], indexing.Recipe(Selection("top", 0.75, n)))
+        builder.build(small_model, Corpus(str(corpus_file)), folders[-1], builder.Recipe(Selection("top", 0.75, n)))
     with polysem.server.local(*folders, device="cpu") as client:
         yield client
 

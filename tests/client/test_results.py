@@ -100,9 +100,8 @@ def test_components_are_what_single_linkage_cuts(client):
 def test_embeddings_are_what_the_mode_says(client, small_model):
     import torch
 
-    block = small_model._gpt2.h[1]
-    gamma, beta = block.ln_2.weight.numpy(), block.ln_2.bias.numpy()
-    w = block.mlp.c_fc.weight[:, 5].numpy()  # neuron j is column j
+    mlp = small_model.mlps[1]
+    gamma, beta, w = mlp.gamma.numpy(), mlp.beta.numpy(), mlp.weights[5].numpy()
     got = {
         (embedding, layer_norm): client.embed("1.5", embedding=embedding, layer_norm=layer_norm)[0].embeddings
         for embedding in ("neuron", "pre_mlp")
@@ -113,7 +112,7 @@ def test_embeddings_are_what_the_mode_says(client, small_model):
     np.testing.assert_allclose(got["pre_mlp", "raw"], x * gamma + beta, **close)
     np.testing.assert_allclose(got["neuron", "folded"], x * (gamma * w), **close)
     np.testing.assert_allclose(got["neuron", "raw"], (x * gamma + beta) * w, **close)
-    before = got["neuron", "raw"].sum(axis=1) + block.mlp.c_fc.bias[5].numpy()  # h·w + b
+    before = got["neuron", "raw"].sum(axis=1) + mlp.biases[5].numpy()  # h·w + b
     activations = [example.activation for example in client.examples("1.5")]
     gelu = torch.nn.functional.gelu(torch.from_numpy(before), approximate="tanh").numpy()
     np.testing.assert_allclose(gelu, activations, rtol=2e-3, atol=2e-3)  # x̂ is kept in float16

@@ -16,7 +16,7 @@ import polysem.server
 from polysem.client import AsyncClient, Client, connection
 from polysem.proto.errors import InvalidArgument, Overloaded, Unavailable
 from polysem.proto.wire import status
-from polysem.server import clustering
+from polysem.server.questions import clustering
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 

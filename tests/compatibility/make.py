@@ -17,6 +17,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from polysem.server.model.loading import load
+
 from .ask import answers
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,12 +28,12 @@ CLIENT = ("polysem/client/", "polysem/proto/", "polysem/v1/", "polysem-0.1.0.dis
 def make(out: Path, checkpoint: Path, corpus: Path) -> None:
     import polysem.server
     from polysem.proto.facts import Selection
-    from polysem.server import indexing, model
-    from polysem.server.corpus import Corpus
+    from polysem.server.corpus.documents import Corpus
+    from polysem.server.indexing import builder
 
     shutil.copytree(checkpoint, out / "checkpoint")
-    read = model.load(str(out / "checkpoint"), "cpu")
-    indexing.build(read, Corpus(str(corpus)), out / "index", indexing.Recipe(Selection("first", 0.5, 30)))
+    read = load(str(out / "checkpoint"), "cpu")
+    builder.build(read, Corpus(str(corpus)), out / "index", builder.Recipe(Selection("first", 0.5, 30)))
     with polysem.server.local(out / "index", device="cpu") as client:
         found = answers(client.target)
     (out / "answers.json").write_text(json.dumps(found, ensure_ascii=False, indent=0) + "\n")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import polysem.server
-from polysem.server.index import open_index, verify
+from polysem.server.index.format import open_index, verify
 
 from . import ask
 

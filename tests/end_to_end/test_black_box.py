@@ -16,6 +16,8 @@ import pytest
 from numpy.testing import assert_allclose
 from safetensors.numpy import load_file, save_file
 
+from polysem.server.model.loading import load
+
 from . import plain_gpt2, plain_rules
 
 N_LAYERS, N_NEURONS = 2, 60
@@ -105,14 +107,14 @@ def corpus(tmp_path_factory) -> tuple[Path, list[tuple[str, str]]]:
 def client(checkpoint, corpus, tmp_path_factory) -> Iterator[Any]:
     import polysem.server
     from polysem.proto.facts import Selection
-    from polysem.server import indexing, model
-    from polysem.server.corpus import Corpus
+    from polysem.server.corpus.documents import Corpus
+    from polysem.server.indexing import builder
 
-    resident = model.load(str(checkpoint), "cpu")
+    resident = load(str(checkpoint), "cpu")
     folder = tmp_path_factory.mktemp("black-box-indexes")
     for name, rule in {"first": Selection("first", 0.5, 40), "top": Selection("top", max_examples=12)}.items():
-        recipe = indexing.Recipe(rule, **RECIPES[name])
-        indexing.build(resident, Corpus(str(corpus[0])), folder / name, recipe, batch_tokens=300)
+        recipe = builder.Recipe(rule, **RECIPES[name])
+        builder.build(resident, Corpus(str(corpus[0])), folder / name, recipe, batch_tokens=300)
     with polysem.server.local(*(folder / name for name in RECIPES), device="cpu") as client:
         yield client
 

@@ -14,8 +14,9 @@ from polysem.client import AsyncClient
 from polysem.proto.errors import InvalidArgument, UnknownIndex, UnknownNeuron
 from polysem.proto.facts import Selection
 from polysem.proto.wire import status
-from polysem.server import indexing, model
-from polysem.server.corpus import Corpus
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.model.loading import load
 from polysem.v1 import neuron_service_pb2 as pb
 
 from . import plain_rules
@@ -138,9 +139,9 @@ def test_a_text_of_one_token_and_one_of_all_that_the_model_reads(polysem_client)
 
 
 def test_without_bos_there_is_room_for_a_token_more(small_model, checkpoint, corpus_file, tmp_path):
-    resident = model.load(str(checkpoint), "cpu")
-    recipe = indexing.Recipe(Selection("top", 0.75, 3), bos=False)
-    indexing.build(resident, Corpus(str(corpus_file)), tmp_path / "index", recipe)
+    resident = load(str(checkpoint), "cpu")
+    recipe = builder.Recipe(Selection("top", 0.75, 3), bos=False)
+    builder.build(resident, Corpus(str(corpus_file)), tmp_path / "index", recipe)
     with polysem.server.local(tmp_path / "index", device="cpu") as client:
         assert len(client.explain("x" * 32, "1.5")) == 32
         with pytest.raises(InvalidArgument, match="the text has 33 tokens, the model reads 32 at once; shorten"):
@@ -183,7 +184,7 @@ def test_wrong_questions_get_a_sentence(polysem_client, text, neurons, how, erro
 
 def test_too_many_neurons_are_told(make_checkpoint, corpus_file, tmp_path):
     folder = make_checkpoint("wide", n_inner=300)
-    indexing.build(model.load(str(folder), "cpu"), Corpus(str(corpus_file)), tmp_path / "index", indexing.Recipe())
+    builder.build(load(str(folder), "cpu"), Corpus(str(corpus_file)), tmp_path / "index", builder.Recipe())
     with polysem.server.local(tmp_path / "index", device="cpu") as client:
         with pytest.raises(InvalidArgument, match="300 neurons were named; explain a text by at most 256 at once"):
             list(client.explain("x", "1.*"))

@@ -10,8 +10,10 @@ import polysem.server
 from polysem.client import AsyncClient
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
 from polysem.proto.facts import Selection
-from polysem.server import engine, importance, indexing, model
-from polysem.server.corpus import Corpus
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.model.loading import load
+from polysem.server.questions import examples, importance
 
 from . import plain_rules
 from .plain_rules import BOS
@@ -79,10 +81,10 @@ def test_readings_taken_one_by_one_say_the_same(polysem_client, monkeypatch):
 
 
 def test_more_than_a_server_does_for_one_request_is_refused(polysem_client, monkeypatch):
-    monkeypatch.setattr(engine, "MAX_EXAMPLES_PER_REQUEST", 100)
+    monkeypatch.setattr(examples, "MAX_EXAMPLES_PER_REQUEST", 100)
     with pytest.raises(InvalidArgument, match=r"3 examples of each of 50 neurons were named in one request"):
         list(polysem_client.examples("0.0-49", places=[0, 1, 2, 1000]))
-    monkeypatch.setattr(engine, "MAX_NEURONS_PER_REQUEST", 100)
+    monkeypatch.setattr(importance, "MAX_NEURONS_PER_REQUEST", 100)
     with pytest.raises(InvalidArgument, match=r"takes \d+ forwards of the model; ask for at most 100 at once"):
         list(polysem_client.importance("0.0-50"))
 
@@ -111,8 +113,8 @@ def test_wrong_questions_get_a_sentence(polysem_client, neurons, how, error, wor
 
 def test_a_model_without_bos_needs_a_mask_token(make_checkpoint, corpus_file, tmp_path):
     folder = make_checkpoint("no-bos", bos=False)
-    recipe = indexing.Recipe(Selection("top", 0.75, 3), bos=False)
-    indexing.build(model.load(str(folder), "cpu"), Corpus(str(corpus_file)), tmp_path / "index", recipe)
+    recipe = builder.Recipe(Selection("top", 0.75, 3), bos=False)
+    builder.build(load(str(folder), "cpu"), Corpus(str(corpus_file)), tmp_path / "index", recipe)
     with polysem.server.local(tmp_path / "index", device="cpu") as client:
         with pytest.raises(FailedPrecondition, match="has no BOS token to mask with; name a mask_token"):
             list(client.importance("0.1"))

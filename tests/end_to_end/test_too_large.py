@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from polysem.proto.errors import FailedPrecondition
-from polysem.server import clustering
+from polysem.server.questions import clustering
 
 
 @pytest.fixture(params=["some", "all"])

@@ -25,7 +25,7 @@ from processes import free_port, indexed, metric, sample, serving
 from polysem.client import AsyncClient
 from polysem.proto.neurons import parse_neurons
 from polysem.proto.questions.clustering import Clustering, ClusterQuery, EmbeddingChoice, encode_cluster_query
-from polysem.server import keys
+from polysem.server.serving import keys
 
 N_CLIENTS, N_KEYS = 64, 8
 N_EACH, GREED = 2, 20  # requests of a key at any time, and times as many of the greedy one

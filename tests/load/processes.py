@@ -101,7 +101,7 @@ def small_index(folder):
 
 def sample(path, n_documents=1000, n_characters=60):
     """A corpus: the beginnings of pydocs' first documents."""
-    from polysem.server.demo import pydocs
+    from polysem.server.corpus import pydocs
 
     with path.open("w") as file:
         for _, (name, text) in zip(range(n_documents), pydocs.documents(), strict=False):

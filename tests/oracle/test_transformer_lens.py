@@ -17,9 +17,11 @@ import torch
 from numpy.testing import assert_allclose
 
 from polysem.proto.questions.clustering import EmbeddingChoice
-from polysem.server import contexts, model
-from polysem.server.contexts import Contexts, Windowing
-from polysem.server.corpus import Document
+from polysem.server.corpus.documents import Document
+from polysem.server.index.contexts import Contexts
+from polysem.server.indexing.windows import Windowing, write
+from polysem.server.model.loading import load
+from polysem.server.model.model import Model
 
 HERE = Path(__file__).parent
 GOLDENS = HERE / "goldens"
@@ -32,7 +34,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # float32 on both sides, in another order 
 class Case(NamedTuple):
     """A model of ours, what it saw, and what TransformerLens saw; residual (L, T, D), post (L, T, N), BOS included."""
 
-    model: model.Model
+    model: Model
     tokens: list[np.ndarray]
     residual: torch.Tensor
     post: torch.Tensor
@@ -40,7 +42,7 @@ class Case(NamedTuple):
 
     @property
     def xhat(self) -> torch.Tensor:  # (L, T, D)
-        return torch.stack([self.model.normalise(layer) for layer in self.residual])
+        return torch.stack([self.model.normalise(i, residual) for i, residual in enumerate(self.residual)])
 
     def embeddings(self, layer: int, choice: EmbeddingChoice) -> torch.Tensor:
         """(T, N, D): of every token for every neuron."""
@@ -65,10 +67,10 @@ def case(request, make_checkpoint, tmp_path_factory) -> Case:
         return Case(*read(checkpoint, folder), dict(lens))
 
 
-def read(checkpoint: Path, folder: Path) -> tuple[model.Model, list[np.ndarray], torch.Tensor, torch.Tensor]:
-    ours = model.load(str(checkpoint), "cpu")
+def read(checkpoint: Path, folder: Path) -> tuple[Model, list[np.ndarray], torch.Tensor, torch.Tensor]:
+    ours = load(str(checkpoint), "cpu")
     windowing = Windowing(ours.info.context_length, "first", ours.tokenizer.bos_id)
-    contexts.write(folder, [Document(str(i), text) for i, text in enumerate(TEXTS)], ours.tokenizer, windowing)
+    write(folder, [Document(str(i), text) for i, text in enumerate(TEXTS)], ours.tokenizer, windowing)
     tokens = [Contexts(folder).tokens(i) for i in range(len(TEXTS))]
     padded = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(ids) for ids in tokens], batch_first=True)
     real = torch.nn.utils.rnn.pad_sequence([torch.ones(len(ids)) for ids in tokens], batch_first=True) == 1  # (b, T)
@@ -141,9 +143,9 @@ def test_transformer_lens_also_centres_the_folded_columns(case):
 @pytest.mark.parametrize("mode", MODES)
 def test_sum_of_an_embedding_and_the_bias_is_the_pre_activation(case, mode):
     choice = EmbeddingChoice("neuron", mode)
-    neurons = torch.arange(case.model.info.n_neurons_per_layer)
     for layer, pre in enumerate(case.lens[f"{mode}_pre"]):  # (T, N)
-        bias = case.model.biases(layer, neurons, choice)
+        mlp = case.model.mlps[layer]
+        bias = mlp.biases if mode == "raw" else mlp.biases + mlp.weights @ mlp.beta
         assert_allclose(case.embeddings(layer, choice).sum(dim=-1) + bias, pre, **CLOSE)
 
 

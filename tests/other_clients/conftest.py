@@ -15,8 +15,9 @@ import pytest
 
 from polysem.client import Client
 from polysem.proto.facts import Selection
-from polysem.server import indexing, model
-from polysem.server.corpus import Corpus
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.model.loading import load
 
 MODULES = Path(__file__).parents[2] / "build/node/node_modules"
 
@@ -24,9 +25,9 @@ MODULES = Path(__file__).parents[2] / "build/node/node_modules"
 @pytest.fixture(scope="session")
 def wide_index(make_checkpoint: Any, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """768 neurons whose embeddings together are larger than gRPC's default limit of a message, 4 MiB."""
-    loaded = model.load(str(make_checkpoint("wide", n_embd=96)), "cpu")
+    loaded = load(str(make_checkpoint("wide", n_embd=96)), "cpu")
     folder = tmp_path_factory.mktemp("wide") / "wide"
-    indexing.build(loaded, Corpus(str(corpus_file)), folder, indexing.Recipe(Selection("first", 0.5, 30)))
+    builder.build(loaded, Corpus(str(corpus_file)), folder, builder.Recipe(Selection("first", 0.5, 30)))
     return folder
 
 

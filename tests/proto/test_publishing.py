@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from polysem.client.commands.cli import cli
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.work.publishing import Place
-from polysem.server import indexing
+from polysem.server.indexing import builder
 
 FILES = {
     "contexts/tokens.npy": b"tokens",
@@ -274,7 +274,7 @@ def test_an_index_whose_copy_broke_off_is_not_made_again(here, line, monkeypatch
     assert isinstance(broken.exception, FailedPrecondition)
     monkeypatch.setattr(FrailStore, "room", math.inf)
     with monkeypatch.context() as patch:
-        patch.setattr(indexing, "build", never)
+        patch.setattr(builder, "build", never)
         assert run(*line, "--out", "frail://bucket/tiny", "--executor", "local", "--ray-workers", 3).exit_code == 0
     assert "manifest.json" in found("frail://bucket/tiny")
     assert names(here) == []
@@ -290,7 +290,7 @@ def test_other_arguments_do_not_get_what_was_made_before(here, line, monkeypatch
 
 def test_a_build_that_was_stopped_goes_on(here, line, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(indexing._Build, "_assemble", stop)
+        patch.setattr(builder._Build, "_assemble", stop)
         stopped = run(*line, "--out", "memory://bucket/tiny")
     assert stopped.exit_code == 1
     (work,) = names(here)

@@ -21,8 +21,9 @@ def served(index_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Serv
 
     @contextmanager
     def serve_(load: Callable[[], Any] | None = None, **flags: Any) -> Iterator[str]:
-        from polysem.server import address, serve, settings
+        from polysem.server import app, settings
         from polysem.server.opening import open_engine
+        from polysem.server.serving import address
 
         state = tmp_path_factory.mktemp("state")  # a server goes on with the jobs that it finds
         usual = {"index": [index_folder], "port": 0, "device": "cpu", "state": state}
@@ -31,7 +32,7 @@ def served(index_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Serv
         started: Future[tuple[int, asyncio.AbstractEventLoop]] = Future()
 
         async def main() -> None:
-            async with serve.running(given, load or (lambda: open_engine(given))) as port:
+            async with app.running(given, load or (lambda: open_engine(given))) as port:
                 started.set_result((port, asyncio.get_running_loop()))
                 await stopped.wait()
 

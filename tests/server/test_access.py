@@ -23,7 +23,7 @@ from polysem.proto.errors import (
     Unauthenticated,
     Unavailable,
 )
-from polysem.server import keys
+from polysem.server.serving import keys
 
 from .conftest import write_certificate
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from polysem.proto.errors import DamagedIndex, FailedPrecondition
 from polysem.proto.work import shards
-from polysem.server import arrays
-from polysem.server.arrays import ArrayWriter
+from polysem.server.index import arrays
+from polysem.server.index.arrays import ArrayWriter
 
 DTYPES = [np.uint8, np.uint16, np.int32, np.int64, np.float16, np.float32, np.float64]
 

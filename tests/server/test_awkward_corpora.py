@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polysem.proto.errors import BadCorpus, InvalidArgument
-from polysem.server import corpus as corpora
-from polysem.server.corpus import Corpus, CorpusDigest, Document
+from polysem.server.corpus import documents as corpora
+from polysem.server.corpus.documents import Corpus, CorpusDigest, Document
 
 MARK = b"\xef\xbb\xbf"
 

@@ -9,7 +9,7 @@ import pytest
 
 from polysem.proto.errors import Overloaded
 from polysem.proto.questions.embedding import EmbeddingBatch
-from polysem.server.batcher import MAX_UNREAD, Batcher
+from polysem.server.serving.batcher import MAX_UNREAD, Batcher
 
 
 @dataclass(frozen=True)

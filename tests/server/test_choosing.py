@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
-from polysem.server import choosing, selection
-from polysem.server.scan import Scan, Sums
+from polysem.server.indexing import choose, selection
+from polysem.server.indexing.scan import Scan, Sums
 
 N_LAYERS, N_NEURONS = 3, 4
 
@@ -28,7 +28,7 @@ def scans(maxima, size, rule, known=None):
 def written(folder, parts):
     paths = [folder / f"{i}.npz" for i in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
-        shards.write(path, choosing.flattened(part, N_LAYERS))
+        shards.write(path, choose.flattened(part, N_LAYERS))
     return paths
 
 
@@ -47,11 +47,11 @@ def test_layer_by_layer_is_all_at_once(tmp_path, seed, n_contexts, size, rule, i
     known = np.full(N_LAYERS * N_NEURONS, 7, np.float32) if is_given else None
     (whole,) = scans(maxima, n_contexts, rule, known)
     paths = written(tmp_path, list(scans(maxima, size, rule, known)))
-    sums = choosing.sums(paths)
+    sums = choose.sums(paths)
     assert all((mine == wanted).all() for mine, wanted in zip(sums, whole.sums, strict=True))
     maximum = sums.maximum if known is None else known
     told = []
-    chosen = choosing.choose(paths, maximum, N_LAYERS, rule, known, told.append)
+    chosen = choose.choose(paths, maximum, N_LAYERS, rule, known, told.append)
     assert told == [0, *[1] * N_LAYERS]
     for mine, wanted in zip(chosen, selection.select(whole.candidates, maximum, rule), strict=True):
         assert mine.dtype == wanted.dtype
@@ -72,7 +72,7 @@ def test_a_damaged_shard_is_told(tmp_path):
     maxima = np.random.default_rng(0).random((50, N_LAYERS * N_NEURONS), np.float32)
     rule = Selection("top", max_examples=3)
     paths = written(tmp_path, list(scans(maxima, 10, rule)))
-    maximum = choosing.sums(paths).maximum
+    maximum = choose.sums(paths).maximum
     paths[3].write_bytes(paths[3].read_bytes()[:-40])
     with pytest.raises(FailedPrecondition, match=r"3\.npz' is damaged"):
-        choosing.choose(paths, maximum, N_LAYERS, rule, None, lambda n: None)
+        choose.choose(paths, maximum, N_LAYERS, rule, None, lambda n: None)

@@ -8,16 +8,17 @@ from polysem.kernels import tree
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.questions.clustering import METHODS, Clustering, EmbeddingChoice
 from polysem.proto.wire import columns
-from polysem.server import clustering, gather, model
-from polysem.server.clustering import ClusterWork
-from polysem.server.index import open_index
+from polysem.server.index.format import open_index
+from polysem.server.model.loading import load
+from polysem.server.questions import clustering, resident
+from polysem.server.questions.clustering import ClusterWork
 
 EVERY = np.array([(layer, j) for layer in range(2) for j in range(0, 96, 3)], np.int32)
 
 
 @pytest.fixture(scope="module")
 def work_of(checkpoint, index_folder):
-    resident, index = model.load(str(checkpoint), "cpu"), open_index(index_folder)
+    resident, index = load(str(checkpoint), "cpu"), open_index(index_folder)
 
     def make(choice=EmbeddingChoice(), **clustering_):
         return ClusterWork(resident, index, choice, Clustering(**clustering_))
@@ -135,7 +136,7 @@ def test_a_neuron_that_does_not_fit_by_itself_is_told(work_of, monkeypatch):
 def test_chunks_of_any_size_give_the_same_bytes(work_of, monkeypatch):
     want = work_of().run(EVERY)
     for n_bytes in (1, 40_000):
-        monkeypatch.setattr(gather, "chunk_bytes", lambda device, n_bytes=n_bytes: n_bytes)
+        monkeypatch.setattr(resident, "chunk_bytes", lambda device, n_bytes=n_bytes: n_bytes)
         got = work_of().run(EVERY)
         for name in columns.LAYOUTS[type(got)].axes:
             np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)

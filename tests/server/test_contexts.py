@@ -1,15 +1,16 @@
 import numpy as np
 
-from polysem.server import contexts, model
-from polysem.server.contexts import Contexts, Windowing
-from polysem.server.corpus import Document
+from polysem.server.corpus.documents import Document
+from polysem.server.index.contexts import Contexts
+from polysem.server.indexing.windows import Windowing, write
+from polysem.server.model.loading import load
 
 BOS = 256
 
 
 def written(tmp_path, checkpoint, texts, windowing):
-    tokenizer = model.load(str(checkpoint), "cpu").tokenizer
-    contexts.write(tmp_path, [Document(f"d{i}", text) for i, text in enumerate(texts)], tokenizer, windowing)
+    tokenizer = load(str(checkpoint), "cpu").tokenizer
+    write(tmp_path, [Document(f"d{i}", text) for i, text in enumerate(texts)], tokenizer, windowing)
     return Contexts(tmp_path), tokenizer
 
 
@@ -35,7 +36,7 @@ def test_a_special_tokens_name_in_a_text_is_ordinary_text(tmp_path, checkpoint):
 
 
 def test_token_texts_join_to_the_text_with_characters_at_their_last_token(checkpoint):
-    tokenizer = model.load(str(checkpoint), "cpu").tokenizer
+    tokenizer = load(str(checkpoint), "cpu").tokenizer
     ids = tokenizer.encode(["é日😀!"])[0]
     assert tokenizer.texts(ids) == ["", "é", "", "", "日", "", "", "", "😀", "!"]
     assert tokenizer.texts(ids[1:3]) == ["�", "�"]

@@ -4,8 +4,8 @@ import json
 import pytest
 
 from polysem.proto.errors import BadCorpus
-from polysem.server import corpus
-from polysem.server.corpus import Corpus
+from polysem.server.corpus import documents
+from polysem.server.corpus.documents import Corpus
 
 
 def read(path, **options):
@@ -59,7 +59,7 @@ BAD = {
 
 @pytest.mark.parametrize(("line", "words"), BAD.values(), ids=BAD)
 def test_what_is_no_text_is_named_or_skipped_and_counted(tmp_path, monkeypatch, line, words):
-    monkeypatch.setattr(corpus, "MAX_DOCUMENT_BYTES", 200)
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 200)
     path = tmp_path / "c.jsonl"
     path.write_bytes(b'{"text": "good"}\n' + line + b'\n{"text": "fine"}\n')
     with pytest.raises(BadCorpus, match=words) as caught:
@@ -93,4 +93,4 @@ def test_a_binary_file_in_a_folder_is_named(tmp_path):
 def test_ids_of_any_kind_become_names(tmp_path):
     path = tmp_path / "c.jsonl"
     path.write_text(json.dumps({"id": "x" * 10_000, "text": "t"}) + "\n")
-    assert len(read(path)[0][0]) == corpus.MAX_NAME_CHARACTERS
+    assert len(read(path)[0][0]) == documents.MAX_NAME_CHARACTERS

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from polysem.proto.errors import BadCorpus, InvalidArgument
-from polysem.server import corpus as corpora
-from polysem.server import corpus_ranges, tables
-from polysem.server.corpus import Corpus, Document
-from polysem.server.corpus_ranges import Range
-from polysem.server.reading import CorpusElsewhere
+from polysem.server.corpus import documents as corpora
+from polysem.server.corpus import ranges, tables
+from polysem.server.corpus.child import CorpusElsewhere
+from polysem.server.corpus.documents import Corpus, Document
+from polysem.server.corpus.ranges import Range
 
 MARK = b"\xef\xbb\xbf"
 
@@ -375,7 +375,7 @@ def test_what_cannot_be_is_told_when_ranges_are_asked_for(tmp_path):
 
 
 def test_a_fingerprint_is_of_what_is_there_not_of_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_ranges, "_END_BYTES", 4)
+    monkeypatch.setattr(ranges, "_END_BYTES", 4)
     data = b"begin, middle, end"
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()

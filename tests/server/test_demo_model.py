@@ -7,7 +7,8 @@ import torch
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 import polysem.server.demo
-from polysem.server.demo import pydocs, train
+from polysem.server.corpus import pydocs
+from polysem.server.demo import train
 
 FOLDER = Path(polysem.server.demo.__file__).parent / "model"
 N_DOCUMENTS = 60

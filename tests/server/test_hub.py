@@ -45,9 +45,9 @@ def write(folder, suffix, texts):
 
 READ = """
 import json, sys
-from polysem.server import corpus
-corpus.RANGE_BYTES = int(sys.argv[1])
-found = corpus.Corpus("hf:lab/texts")
+from polysem.server.corpus import documents
+documents.RANGE_BYTES = int(sys.argv[1])
+found = documents.Corpus("hf:lab/texts")
 ranges, before = list(found.ranges()), found.fingerprint()
 print(len(ranges), flush=True)
 sys.stdin.readline()
@@ -74,7 +74,7 @@ def test_ranges_are_of_the_commit_that_they_were_found_in(child, tmp_path, suffi
 
 WHILE_READ = """
 import json, sys
-from polysem.server.corpus import Corpus
+from polysem.server.corpus.documents import Corpus
 documents = Corpus("hf:lab/texts" + sys.argv[1]).documents()
 begun = [next(documents)]
 print(flush=True)
@@ -116,18 +116,21 @@ BUILD = """
 import sys
 from pathlib import Path
 from polysem.proto.facts import Selection
-from polysem.server import corpus, indexing, model, ray_jobs
-from polysem.server.on_ray import RayOptions
-corpus.RANGE_BYTES = 1000
+from polysem.server.corpus import documents
+from polysem.server.indexing import builder
+from polysem.server.model import loading
+from polysem.server.ray_cluster import sessions
+from polysem.server.ray_cluster.pool import RayOptions
+documents.RANGE_BYTES = 1000
 checkpoint, out = sys.argv[1], Path(sys.argv[2])
-texts, recipe = corpus.Corpus("hf:lab/texts"), indexing.Recipe(Selection("first", 0.5, 30))
-here = indexing.build(model.load(checkpoint, "cpu", "float32"), texts, out / "here", recipe)
-known = ray_jobs.describe(checkpoint, "float32")
+texts, recipe = documents.Corpus("hf:lab/texts"), builder.Recipe(Selection("first", 0.5, 30))
+here = builder.build(loading.load(checkpoint, "cpu", "float32"), texts, out / "here", recipe)
+known = sessions.describe(checkpoint, "float32")
 def refuse(*_):
     raise AssertionError("the driver read the corpus")
-corpus.Corpus.with_text = refuse
-with ray_jobs.building(known, texts, "auto", RayOptions("local", gpus=0, workers=2)) as (known, executor):
-    there = indexing.build(known, texts, out / "there", recipe, executor=executor)
+documents.Corpus.with_text = refuse
+with sessions.building(known, texts, "auto", RayOptions("local", gpus=0, workers=2)) as (known, executor):
+    there = builder.build(known, texts, out / "there", recipe, executor=executor)
 print(here.sha256, there.sha256, here.info.n_documents)
 """
 
@@ -147,7 +150,7 @@ def test_workers_of_a_cluster_read_it_themselves(child, tmp_path, checkpoint):
 ABSENT = """
 import sys
 from polysem.proto.errors import BadCorpus
-from polysem.server.corpus import Corpus
+from polysem.server.corpus.documents import Corpus
 for id_ in sys.argv[1:]:
     try:
         Corpus(id_).ranges()

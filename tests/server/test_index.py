@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from polysem.proto.errors import DamagedIndex, ForeignIndex, NotFound, UnknownNeuron
 from polysem.proto.neurons import NeuronRange, parse_neurons
-from polysem.server import index as indexes
-from polysem.server import model
+from polysem.server.index import format as indexes
+from polysem.server.model.loading import load
 
 N = 96  # neurons a layer
 
@@ -177,7 +177,7 @@ def test_what_is_not_an_index_is_told(tmp_path):
 
 def test_an_index_of_other_weights_is_refused_with_both_names(small_index, small_model, make_checkpoint):
     small_index.check_model(small_model.info)
-    other = model.load(str(make_checkpoint("foreign", seed=7)), "cpu")
+    other = load(str(make_checkpoint("foreign", seed=7)), "cpu")
     with pytest.raises(
         ForeignIndex, match=f"was made with the model '{small_model.info.id}' .*, not with '{other.info.id}'"
     ):
@@ -185,7 +185,7 @@ def test_an_index_of_other_weights_is_refused_with_both_names(small_index, small
 
 
 def test_the_same_weights_elsewhere_are_the_same_model(small_index, checkpoint, tmp_path):
-    moved = model.load(str(shutil.copytree(checkpoint, tmp_path / "moved")), "cpu")
+    moved = load(str(shutil.copytree(checkpoint, tmp_path / "moved")), "cpu")
     assert moved.info.id != small_index.info.model_id
     small_index.check_model(moved.info)
 
@@ -198,7 +198,7 @@ def test_one_changed_weight_is_another_model(small_index, checkpoint, tmp_path):
     weights["transformer.h.1.ln_2.bias"][5] += 1e-3
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ForeignIndex):
-        small_index.check_model(model.load(str(folder), "cpu").info)
+        small_index.check_model(load(str(folder), "cpu").info)
 
 
 # ---- Which neurons

@@ -15,21 +15,23 @@ from polysem.proto.errors import DamagedIndex, FailedPrecondition, ForeignIndex,
 from polysem.proto.facts import Selection
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.work import shards
-from polysem.server import corpus, indexing, model
-from polysem.server.corpus import Corpus
-from polysem.server.index import Layer, open_index, verify
-from polysem.server.indexing import Recipe
+from polysem.server.corpus import documents
+from polysem.server.corpus.documents import Corpus
+from polysem.server.index.format import Layer, open_index, verify
+from polysem.server.indexing import builder
+from polysem.server.indexing.builder import Recipe
+from polysem.server.model.loading import load
 
 RECIPE = Recipe(Selection("first", 0.5, 30))
 
 
 @pytest.fixture(scope="module")
 def loaded(checkpoint):
-    return model.load(str(checkpoint), "cpu")
+    return load(str(checkpoint), "cpu")
 
 
 def build(loaded, corpus_file, out, recipe=RECIPE, **options):
-    return indexing.build(loaded, Corpus(str(corpus_file)), out, recipe, **options)
+    return builder.build(loaded, Corpus(str(corpus_file)), out, recipe, **options)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 100_000])
@@ -54,17 +56,19 @@ KILLED = """
 import sys
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
-from polysem.server import corpus, indexing, model
-from polysem.server.corpus import Corpus
+from polysem.server.corpus import documents
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.model.loading import load
 shards.SHARD_CONTEXTS = 17
-corpus.RANGE_BYTES = 1000
+documents.RANGE_BYTES = 1000
 import time
 def progress(stage, n, total):
     print(stage, flush=True)
     time.sleep(0.01)
 from pathlib import Path
-indexing.build(model.load(sys.argv[1], "cpu"), Corpus(sys.argv[2]), Path(sys.argv[3]),
-               indexing.Recipe(Selection("first", 0.5, 30)), progress)
+builder.build(load(sys.argv[1], "cpu"), Corpus(sys.argv[2]), Path(sys.argv[3]),
+              builder.Recipe(Selection("first", 0.5, 30)), progress)
 """
 
 
@@ -76,7 +80,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(
 ):
     monkeypatch.setattr(shards, "SHARD_CONTEXTS", 17)
     undisturbed = build(loaded, corpus_file, tmp_path / "undisturbed")
-    monkeypatch.setattr(corpus, "RANGE_BYTES", 1000)
+    monkeypatch.setattr(documents, "RANGE_BYTES", 1000)
     out = tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(checkpoint), str(corpus_file), str(out)], stdout=subprocess.PIPE, text=True
@@ -113,7 +117,7 @@ def test_an_unfinished_build_goes_on_only_with_the_same_arguments(loaded, corpus
     with pytest.raises(FailedPrecondition, match="begun with another selection"):
         build(loaded, corpus_file, tmp_path / "i", replace(RECIPE, selection=Selection("top", 0.5, 30)))
     with pytest.raises(FailedPrecondition, match="begun with another model"):
-        build(model.load(str(make_checkpoint(seed=1)), "cpu"), corpus_file, tmp_path / "i")
+        build(load(str(make_checkpoint(seed=1)), "cpu"), corpus_file, tmp_path / "i")
     with pytest.raises(FailedPrecondition, match="begun with another batch_tokens"):
         build(loaded, corpus_file, tmp_path / "i", batch_tokens=100)
     changed = tmp_path / "changed.jsonl"
@@ -134,19 +138,23 @@ def test_a_build_that_goes_on_reads_the_corpus_again_only_if_its_files_may_be_ot
     def go_on():
         stages = set()
         with pytest.raises(KeyboardInterrupt):
-            build(loaded, corpus, tmp_path / "i", progress=lambda stage, *rest: stages.add(stage) or stop(stage, *rest))
+            build(
+                loaded, documents, tmp_path / "i", progress=lambda stage, *rest: stages.add(stage) or stop(stage, *rest)
+            )
         return stages
 
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text(corpus_file.read_text())
+    documents = tmp_path / "corpus.jsonl"
+    documents.write_text(corpus_file.read_text())
     assert go_on() == {"tokenise", "scan"}
     assert go_on() == {"scan"}
-    os.utime(corpus, (1, 1))
+    os.utime(documents, (1, 1))
     assert go_on() == {"check corpus", "scan"}
     facts = json.loads((tmp_path / "i.tmp" / "corpus.json").read_text())
     (tmp_path / "i.tmp" / "corpus.json").write_text(json.dumps(facts | {"fingerprint": ""}))
     assert go_on() == {"check corpus", "scan"}  # as for what has no ranges
-    assert "fingerprint" not in json.loads((build(loaded, corpus, tmp_path / "i").folder / "manifest.json").read_text())
+    assert "fingerprint" not in json.loads(
+        (build(loaded, documents, tmp_path / "i").folder / "manifest.json").read_text()
+    )
 
 
 def test_a_second_process_in_the_same_folder_is_refused(loaded, corpus_file, tmp_path):
@@ -188,7 +196,7 @@ def test_a_recipe_that_cannot_be_is_refused_before_anything_is_written(loaded, c
 
 
 def test_a_tokenizer_without_bos_needs_no_bos(make_checkpoint, corpus_file, tmp_path):
-    without = model.load(str(make_checkpoint("no-bos", bos=False)), "cpu")
+    without = load(str(make_checkpoint("no-bos", bos=False)), "cpu")
     with pytest.raises(InvalidArgument, match="pass --no-bos"):
         build(without, corpus_file, tmp_path / "i")
     assert not build(without, corpus_file, tmp_path / "i", replace(RECIPE, bos=False)).info.bos
@@ -236,7 +244,7 @@ def test_a_truncated_missing_or_foreign_index_is_refused_when_opened(index_folde
     with pytest.raises(NotFound, match="there is no index"):
         open_index(tmp_path / "none")
     with pytest.raises(ForeignIndex, match="was made with the model"):
-        open_index(index_folder).check_model(model.load(str(make_checkpoint(seed=1)), "cpu").info)
+        open_index(index_folder).check_model(load(str(make_checkpoint(seed=1)), "cpu").info)
 
 
 def test_ranges_name_neurons_once_in_the_order_first_named(index_folder):
@@ -261,7 +269,7 @@ def test_what_a_build_killed_while_it_cleaned_up_left_is_removed(loaded, corpus_
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(indexing.shutil, "rmtree", lambda path, **_: stop() if path.suffix == ".tmp" else None)
+    monkeypatch.setattr(builder.shutil, "rmtree", lambda path, **_: stop() if path.suffix == ".tmp" else None)
     with pytest.raises(KeyboardInterrupt):
         build(loaded, corpus_file, tmp_path / "i")
     monkeypatch.undo()
@@ -294,13 +302,14 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from polysem.proto.facts import Selection
-from polysem.server import indexing, model
-from polysem.server.corpus import Corpus
-loaded = model.load(sys.argv[1], "cpu")
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.model.loading import load
+loaded = load(sys.argv[1], "cpu")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))
 try:
-    indexing.build(loaded, Corpus(sys.argv[2]), Path(sys.argv[3]), indexing.Recipe(Selection("first", 0.5, 30)))
+    builder.build(loaded, Corpus(sys.argv[2]), Path(sys.argv[3]), builder.Recipe(Selection("first", 0.5, 30)))
 except Exception as error:
     print(type(error).__name__, error)
 """

@@ -19,11 +19,12 @@ import torch
 from polysem.proto.errors import BadCorpus, DamagedIndex, FailedPrecondition, InvalidArgument, NotFound
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
-from polysem.server import corpus as corpora
-from polysem.server import index as indexes
-from polysem.server import indexing, model
-from polysem.server.corpus import Corpus, CorpusDigest
-from polysem.server.indexing import Recipe
+from polysem.server.corpus import documents as corpora
+from polysem.server.corpus.documents import Corpus, CorpusDigest
+from polysem.server.index import format as indexes
+from polysem.server.indexing import builder
+from polysem.server.indexing.builder import Recipe
+from polysem.server.model.loading import load
 
 N = 96  # neurons a layer
 DEAD = (1, 3)  # of the shared checkpoint: never positive
@@ -74,7 +75,7 @@ def build(small_model, distinct_file, tmp_path_factory):
 
     def build(recipe=FEW, corpus=distinct_file, out=None, loaded=small_model, **options):
         source = corpus if isinstance(corpus, Corpus) else Corpus(str(corpus))
-        return indexing.build(loaded, source, out or tmp_path_factory.mktemp("built") / "index", recipe, **options)
+        return builder.build(loaded, source, out or tmp_path_factory.mktemp("built") / "index", recipe, **options)
 
     return build
 
@@ -234,9 +235,9 @@ def test_max_documents_is_how_many_are_read(build, distinct_file):
 
 
 def test_a_model_that_is_damaged_is_told_by_its_first_neuron(build, make_checkpoint, tmp_path):
-    damaged = model.load(str(make_checkpoint("damaged")), "cpu")
+    damaged = load(str(make_checkpoint("damaged")), "cpu")
     with torch.inference_mode():
-        damaged._gpt2.h[1].mlp.c_fc.bias[7] = float("nan")
+        damaged.mlps[1].biases[7] = float("nan")
     with pytest.raises(FailedPrecondition, match=r"neuron 1\.7 has the activation nan in context \d+: the weights are"):
         build(loaded=damaged, out=tmp_path / "index")
     assert not (tmp_path / "index").exists()
@@ -339,12 +340,14 @@ KILLED = """
     import os, signal, sys
     from polysem.proto.facts import Selection
     from polysem.proto.work import shards
-    from polysem.server import corpus as corpora, indexing, model
-    from polysem.server.corpus import Corpus
+    from polysem.server.corpus import documents
+    from polysem.server.corpus.documents import Corpus
+    from polysem.server.indexing import builder
+    from polysem.server.model.loading import load
     from transformers import AutoConfig, AutoTokenizer, GPT2Model  # so that not every child must
 
     shards.SHARD_CONTEXTS = 8
-    corpora.RANGE_BYTES = 400
+    documents.RANGE_BYTES = 400
     checkpoint, corpus, out = sys.argv[1:4]
 
     def build(n_touches):
@@ -357,10 +360,10 @@ KILLED = """
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-        loaded = model.load(checkpoint, "cpu")
+        loaded = load(checkpoint, "cpu")
         sys.addaudithook(touched)
-        recipe = indexing.Recipe(Selection("first", 0.4, 5))
-        indexing.build(loaded, Corpus(corpus), indexing.Path(out), recipe)
+        recipe = builder.Recipe(Selection("first", 0.4, 5))
+        builder.build(loaded, Corpus(corpus), builder.Path(out), recipe)
 
     for n_touches in sys.argv[4:]:  # each in a process of its own; the imports are shared
         child = os.fork()

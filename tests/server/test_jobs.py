@@ -29,11 +29,13 @@ from polysem.proto.errors import (
 from polysem.proto.facts import Selection
 from polysem.proto.jobs import MeasureSpec
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
-from polysem.server import clustering, indexing, job_runner
-from polysem.server.corpus import Corpus
-from polysem.server.file_systems import check_local
+from polysem.server.corpus.documents import Corpus
 from polysem.server.in_process import _running
-from polysem.server.job_store import JobStore, Limits
+from polysem.server.indexing import builder
+from polysem.server.jobs import runner
+from polysem.server.jobs.local_disk import check_local
+from polysem.server.jobs.store import JobStore, Limits
+from polysem.server.questions import clustering
 from polysem.server.settings import Settings
 from polysem.v1 import job_service_pb2 as pb
 from polysem.v1 import job_service_pb2_grpc as pb_grpc
@@ -320,11 +322,11 @@ def test_an_index_job_makes_what_polysem_index_makes_and_requests_name_it_also_a
         assert job.state == "done", job.error
         assert [index.name for index in client.indexes()] == ["small", "texts"]
         answers = [neuron.labels.tolist() for neuron in client.cluster("0.*", index="texts")]
-    want = indexing.build(
+    want = builder.build(
         small_model,
         Corpus("texts.jsonl", path=corpus_file),
         tmp_path / "texts",
-        indexing.Recipe(RULE),
+        builder.Recipe(RULE),
         batch_tokens=256,
     )
     assert job.result_sha256 == want.sha256
@@ -499,7 +501,7 @@ def test_what_has_no_room_is_refused_with_a_time_to_come_back(index_folder, tmp_
     monkeypatch.setenv("POLYSEM_MAX_JOBS", "2")
     monkeypatch.setenv("POLYSEM_MAX_UPLOAD_BYTES", "100")
     monkeypatch.setenv("POLYSEM_MAX_RESULT_BYTES", "1")
-    monkeypatch.setattr(job_runner, "LOOK_S", 600)  # the first one may write
+    monkeypatch.setattr(runner, "LOOK_S", 600)  # the first one may write
     for name, n in (("a.txt", 60), ("b.txt", 60), ("c.txt", 101)):
         (tmp_path / name).write_text("x" * n)
     with polysem.server.local(index_folder, device="cpu", state=tmp_path / "state") as client:
@@ -559,7 +561,7 @@ def test_a_cancelled_jobs_questions_end_with_it(client, gate):
 
 def test_a_job_that_writes_more_than_there_is_room_for_ends_in_words(index_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("POLYSEM_MAX_RESULT_BYTES", "2000")
-    monkeypatch.setattr(job_runner, "LOOK_S", 0)
+    monkeypatch.setattr(runner, "LOOK_S", 0)
     with polysem.server.local(index_folder, device="cpu", state=tmp_path) as client:
         job = finished(client, client.jobs.measure("0.*", best_cut=False))
         assert job.state == "failed"

@@ -10,7 +10,8 @@ import polysem.server
 from polysem.client import Client
 from polysem.proto.errors import NotFound
 from polysem.proto.facts import Selection
-from polysem.server import job_runner, keys
+from polysem.server.jobs import runner
+from polysem.server.serving import keys
 from polysem.v1 import job_service_pb2 as pb
 from polysem.v1 import job_service_pb2_grpc as pb_grpc
 
@@ -102,7 +103,7 @@ def test_a_job_beyond_its_keys_quota_fails_in_words(lab, corpus_file):
 
 
 def test_a_job_ends_with_its_key(lab, index_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(job_runner, "LOOK_S", 0)
+    monkeypatch.setattr(runner, "LOOK_S", 0)
     with lab() as (ada, ben):
         job = ada.jobs.measure("*")
         keys.revoke(tmp_path, ada.id_)

@@ -8,14 +8,14 @@ from click.testing import CliRunner
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.facts import Selection
-from polysem.server import indexing
 from polysem.server.commands import index as index_command
-from polysem.server.corpus import Corpus
-from polysem.server.indexing import Recipe, read_maxima
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.indexing.builder import Recipe, read_maxima
 
 
 def build(small_model, corpus_file, out, rule, **options):
-    return indexing.build(small_model, Corpus(str(corpus_file)), out, Recipe(rule), **options)
+    return builder.build(small_model, Corpus(str(corpus_file)), out, Recipe(rule), **options)
 
 
 def activations_of(index, layer, neuron):

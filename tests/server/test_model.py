@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, UnknownModel
 from polysem.proto.questions.clustering import EmbeddingChoice
-from polysem.server import model
+from polysem.server.model.loading import load
+from polysem.server.model.model import Model
 
 GPT2_TOKENIZER = Path(__file__).parents[3] / "shared" / "gpt2-tokenizer"
 NAMES = ("ln_2.weight", "ln_2.bias", "mlp.c_fc.weight")
@@ -41,7 +42,7 @@ def as_gpt2_model(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
 
 
-def read(loaded: model.Model, tokens: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def read(loaded: Model, tokens: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(residual, activations) of each layer, in the order in which they were shown."""
     seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
     loaded.read(tokens, lambda layer, residual, a: seen.append((layer, residual.float(), a.float())))
@@ -51,7 +52,7 @@ def read(loaded: model.Model, tokens: torch.Tensor) -> list[tuple[torch.Tensor, 
 
 def refusal(name: str | Path, error: type[PolysemError], **arguments: str) -> str:
     with pytest.raises(error) as caught:
-        model.load(str(name), **{"device": "cpu", **arguments})
+        load(str(name), **{"device": "cpu", **arguments})
     (message,) = caught.value.message.splitlines()  # one sentence: one line
     return message
 
@@ -73,11 +74,13 @@ def test_layers_are_shown_in_order_with_their_shapes(small_model):
 
 def test_what_is_shown_follows_from_itself(small_model):
     neurons = torch.arange(96)
-    for choice in (EmbeddingChoice("neuron", "folded"), EmbeddingChoice("neuron", "raw")):
+    for mode in ("folded", "raw"):
         for layer, (residual, activations) in enumerate(read(small_model, TOKENS)):
-            weights, offsets = small_model.embedding_weights(layer, neurons, choice)
-            e = small_model.normalise(residual)[:, :, None] * weights + (0 if offsets is None else offsets)
-            pre = e.sum(dim=-1) + small_model.biases(layer, neurons, choice)
+            weights, offsets = small_model.embedding_weights(layer, neurons, EmbeddingChoice("neuron", mode))
+            e = small_model.normalise(layer, residual)[:, :, None] * weights + (0 if offsets is None else offsets)
+            mlp = small_model.mlps[layer]
+            left_out = mlp.weights @ mlp.beta if mode == "folded" else 0  # by folding
+            pre = e.sum(dim=-1) + mlp.biases + left_out
             assert_allclose(activations, torch.nn.functional.gelu(pre, approximate="tanh"), atol=1e-5)
 
 
@@ -126,7 +129,7 @@ def test_a_later_token_changes_nothing_before_it(small_model):
 
 
 def test_bfloat16_is_float32_but_for_its_precision(small_model, checkpoint):
-    narrow = model.load(str(checkpoint), "cpu", "bfloat16")
+    narrow = load(str(checkpoint), "cpu", "bfloat16")
     assert narrow.dtype == "bfloat16"
     for (_, a), (_, narrow_a) in zip(read(small_model, TOKENS), read(narrow, TOKENS), strict=True):
         assert 1e-4 < (a - narrow_a).abs().max() < 0.05 * a.abs().max()
@@ -148,7 +151,7 @@ def test_sizes_and_settings_are_the_checkpoints_own(make_checkpoint, config):
     from transformers import GPT2Model
 
     folder = make_checkpoint("sizes", **config)
-    loaded, theirs = model.load(str(folder), "cpu"), GPT2Model.from_pretrained(folder)
+    loaded, theirs = load(str(folder), "cpu"), GPT2Model.from_pretrained(folder)
     residual, activations = read(loaded, TOKENS)[-1]
     assert loaded.info.n_neurons_per_layer == config.get("n_inner", 4 * theirs.config.n_embd) == activations.shape[-1]
     assert loaded.info.context_length == theirs.config.n_positions
@@ -165,7 +168,7 @@ def test_gpt2s_own_tokenizer_is_read(tmp_path):
     GPT2Model(GPT2Config(n_embd=4, n_head=1, n_layer=1, n_positions=16)).save_pretrained(tmp_path)
     for file in GPT2_TOKENIZER.iterdir():
         shutil.copyfile(file, tmp_path / file.name)
-    tokenizer = model.load(str(tmp_path), "cpu").tokenizer
+    tokenizer = load(str(tmp_path), "cpu").tokenizer
     assert (tokenizer.bos_id, tokenizer.n_tokens) == (50256, 50257)
     assert tokenizer.encode(["Hello world", "", " a"]) == [[15496, 995], [], [257]]
     (ids,) = tokenizer.encode(["<|endoftext|> café 日本 😀"])
@@ -178,14 +181,14 @@ def test_gpt2s_own_tokenizer_is_read(tmp_path):
 
 
 def test_the_hash_does_not_depend_on_the_dtype_asked(small_model, checkpoint):
-    assert model.load(str(checkpoint), "cpu", "bfloat16").info.sha256 == small_model.info.sha256
+    assert load(str(checkpoint), "cpu", "bfloat16").info.sha256 == small_model.info.sha256
 
 
 def test_the_hash_and_the_activations_do_not_depend_on_the_layout(small_model, folder):
     assert any(name.startswith("transformer.") for name in load_file(folder / "model.safetensors"))
     change_weights(folder, as_gpt2_model)
     change_config(folder, architectures=["GPT2Model"])
-    loaded = model.load(str(folder), "cpu")
+    loaded = load(str(folder), "cpu")
     assert loaded.info.sha256 == small_model.info.sha256
     for (_, a), (_, other) in zip(read(small_model, TOKENS), read(loaded, TOKENS), strict=True):
         assert torch.equal(a, other)
@@ -197,12 +200,12 @@ def test_one_changed_weight_changes_the_hash(small_model, folder):
         return weights
 
     change_weights(folder, change)
-    assert model.load(str(folder), "cpu").info.sha256 != small_model.info.sha256
+    assert load(str(folder), "cpu").info.sha256 != small_model.info.sha256
 
 
 def test_weights_stored_as_float16_are_read_in_float32(small_model, folder):
     change_weights(folder, lambda weights: {name: tensor.half() for name, tensor in weights.items()})
-    loaded = model.load(str(folder), "cpu")
+    loaded = load(str(folder), "cpu")
     assert loaded.info.sha256 != small_model.info.sha256  # other numbers
     for (_, a), (residual, half_a) in zip(read(small_model, TOKENS), read(loaded, TOKENS), strict=True):
         assert_allclose(half_a, a, atol=0.02)
@@ -284,7 +287,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(folder):
     ],
 )
 def test_an_unknown_name_is_told_at_once_and_by_name(name):
-    model.load("demo", "cpu")  # what is imported on first use is not what is timed
+    load("demo", "cpu")  # what is imported on first use is not what is timed
     begun = time.monotonic()
     assert repr(name) in refusal(name, UnknownModel)
     assert time.monotonic() - begun < 5
@@ -310,8 +313,8 @@ def test_an_unknown_device_is_refused(checkpoint, device):
 
 
 def test_xhat_has_mean_0_and_variance_1(small_model):
-    for residual, _ in read(small_model, TOKENS):
-        xhat = small_model.normalise(residual).numpy()
+    for layer, (residual, _) in enumerate(read(small_model, TOKENS)):
+        xhat = small_model.normalise(layer, residual).numpy()
         assert_allclose(xhat.mean(axis=-1), 0, atol=1e-6)
         assert_allclose(xhat.var(axis=-1), 1, atol=1e-3)  # epsilon
 

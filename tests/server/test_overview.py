@@ -1,4 +1,4 @@
-"""Overviews: the clusters in them, how callers share their making, and what is kept of them."""
+"""WholeIndexes: the clusters in them, how callers share their making, and what is kept of them."""
 
 import asyncio
 import threading
@@ -9,10 +9,11 @@ import pytest
 
 from polysem.proto.errors import Overloaded
 from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
-from polysem.server.batcher import Batcher
-from polysem.server.clustering import ClusterWork
-from polysem.server.index import open_index
-from polysem.server.overview import MAX_KEPT, Overviews, clusters_of, every_neuron
+from polysem.server.index.format import open_index
+from polysem.server.questions.clustering import ClusterWork
+from polysem.server.questions.clusters_of_trees import clusters_of
+from polysem.server.serving.batcher import Batcher
+from polysem.server.serving.whole_index import MAX_KEPT, WholeIndexes, every_neuron
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def run(scenario, max_requests=100):
         batcher.start()
         try:
             async with asyncio.timeout(60):
-                return await scenario(batcher, Overviews(batcher))
+                return await scenario(batcher, WholeIndexes(batcher))
         finally:
             await batcher.close()
 

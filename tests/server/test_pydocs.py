@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polysem.server.demo import pydocs
+from polysem.server.corpus import pydocs
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,14 @@ from polysem.client.measuring.measure import Measuring, variants
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
-from polysem.server import indexing, local, ray_jobs
-from polysem.server.contexts import Contexts
-from polysem.server.corpus import Corpus
-from polysem.server.indexing import Recipe
-from polysem.server.on_ray import RayOptions
-from polysem.server.reading import CorpusElsewhere
+from polysem.server import local
+from polysem.server.corpus.child import CorpusElsewhere
+from polysem.server.corpus.documents import Corpus
+from polysem.server.index.contexts import Contexts
+from polysem.server.indexing import builder
+from polysem.server.indexing.builder import Recipe
+from polysem.server.ray_cluster import sessions
+from polysem.server.ray_cluster.pool import RayOptions
 
 if not os.environ.get("POLYSEM_NEEDS_RAY"):
     pytest.importorskip("ray")
@@ -36,7 +38,7 @@ def _many_shards(monkeypatch):
 
 @pytest.fixture(scope="module")
 def described(checkpoint):
-    return ray_jobs.describe(str(checkpoint), "float32")
+    return sessions.describe(str(checkpoint), "float32")
 
 
 @pytest.fixture(scope="module")
@@ -44,36 +46,36 @@ def here(small_model, corpus_file, tmp_path_factory):
     """The index as the local executor makes it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "SHARD_CONTEXTS", 17)
-        return indexing.build(small_model, Corpus(str(corpus_file)), tmp_path_factory.mktemp("here") / "index", RECIPE)
+        return builder.build(small_model, Corpus(str(corpus_file)), tmp_path_factory.mktemp("here") / "index", RECIPE)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file, here, tmp_path, monkeypatch, shared):
-    monkeypatch.setattr("polysem.server.corpus.RANGE_BYTES", 1000)
+    monkeypatch.setattr("polysem.server.corpus.documents.RANGE_BYTES", 1000)
     corpus = Corpus(str(corpus_file))
     if not shared:
         monkeypatch.setattr(corpus, "fingerprint", lambda times=False: "what no worker sees")
     options = RayOptions(workers=3 if shared else 2, shares=shared)
-    with ray_jobs.building(described, corpus, "auto", options) as (known, executor):
+    with sessions.building(described, corpus, "auto", options) as (known, executor):
         if not shared:
             monkeypatch.delattr(corpus, "fingerprint")
         read, piece = [], Contexts.piece
         monkeypatch.setattr(Contexts, "piece", lambda self, *at: read.append(at) or piece(self, *at))
-        built = indexing.build(known, corpus, tmp_path / "index", RECIPE, executor=executor)
+        built = builder.build(known, corpus, tmp_path / "index", RECIPE, executor=executor)
     assert built.sha256 == here.sha256
     n_shards = 2 * -(-built.info.n_contexts // 17)
     assert len(read) < n_shards / 2 if shared else len(read) == n_shards  # by the driver; workers read the others
 
 
 def test_an_index_survives_a_killed_worker(cluster, described, corpus_file, here, tmp_path):
-    with ray_jobs.building(described, Corpus(str(corpus_file)), "auto", RayOptions()) as (known, executor):
+    with sessions.building(described, Corpus(str(corpus_file)), "auto", RayOptions()) as (known, executor):
         victims = [executor.ask(lambda held: os.getpid())]
 
         def progress(stage, n, total):
             if stage == "collect" and n and victims:
                 os.kill(victims.pop(), signal.SIGKILL)
 
-        built = indexing.build(known, Corpus(str(corpus_file)), tmp_path / "index", RECIPE, progress, executor=executor)
+        built = builder.build(known, Corpus(str(corpus_file)), tmp_path / "index", RECIPE, progress, executor=executor)
         assert not victims
     assert built.sha256 == here.sha256
 
@@ -83,18 +85,18 @@ import sys
 from pathlib import Path
 from polysem.proto.work import shards
 from polysem.proto.facts import Selection
-from polysem.server import indexing, ray_jobs
-from polysem.server.corpus import Corpus
-from polysem.server.on_ray import RayOptions
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.ray_cluster import sessions
+from polysem.server.ray_cluster.pool import RayOptions
 shards.SHARD_CONTEXTS = 17
 def progress(stage, n, total):
     if n:
         print(stage, flush=True)
 model, text, out, address = sys.argv[1:]
-known, corpus = ray_jobs.describe(model, "float32"), Corpus(text)
-with ray_jobs.building(known, corpus, "auto", RayOptions(address)) as (known, executor):
-    indexing.build(known, corpus, Path(out), indexing.Recipe(Selection("first", 0.5, 30)), progress,
-                   executor=executor)
+known, corpus = sessions.describe(model, "float32"), Corpus(text)
+with sessions.building(known, corpus, "auto", RayOptions(address)) as (known, executor):
+    builder.build(known, corpus, Path(out), builder.Recipe(Selection("first", 0.5, 30)), progress, executor=executor)
 """
 
 
@@ -121,19 +123,19 @@ def test_a_killed_driver_goes_on_from_the_last_finished_shard(
     monkeypatch.setattr(
         shards.Ledger, "record", lambda self, *some: made.update(s.path for s in some) or record(self, *some)
     )
-    with ray_jobs.building(described, Corpus(str(corpus_file)), "auto", RayOptions()) as (known, executor):
-        built = indexing.build(known, Corpus(str(corpus_file)), out, RECIPE, executor=executor)
+    with sessions.building(described, Corpus(str(corpus_file)), "auto", RayOptions()) as (known, executor):
+        built = builder.build(known, Corpus(str(corpus_file)), out, RECIPE, executor=executor)
     assert built.sha256 == here.sha256
     assert made
     assert not made & before
 
 
 def test_another_model_on_a_worker_is_refused(cluster, described, make_checkpoint):
-    other = ray_jobs.describe(str(make_checkpoint(seed=1)), "float32")
+    other = sessions.describe(str(make_checkpoint(seed=1)), "float32")
     mixed = replace(described, info=replace(described.info, id=other.info.id))
     with (
         pytest.raises(FailedPrecondition, match=r"has another model at .* give all machines the same one"),
-        ray_jobs.building(mixed, Corpus("pydocs"), "auto", RayOptions(workers=1)),
+        sessions.building(mixed, Corpus("pydocs"), "auto", RayOptions(workers=1)),
     ):
         pass
 
@@ -143,7 +145,7 @@ def test_measurements_have_the_bytes_of_the_local_ones(cluster, here, tmp_path, 
     with local(here.folder) as client:
         Measuring(client).run(tmp_path / "here.parquet")
     told = []
-    with ray_jobs.measuring(here.folder, {"workers": 2}, lambda status: None) as (client, executor):
+    with sessions.measuring(here.folder, {"workers": 2}, lambda status: None) as (client, executor):
         measuring = Measuring(client)
         measuring.run(tmp_path / "ray.parquet", told.append, executor=executor)
     assert (tmp_path / "ray.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
@@ -166,7 +168,7 @@ def test_a_server_hands_its_jobs_to_the_cluster(cluster, served, small_model, he
         Measuring(client, ["0.0-20"], variants()).run(tmp_path / "here.parquet")
     assert (tmp_path / "job.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
     corpus = Corpus(corpus_file.name, path=corpus_file)
-    assert made.result_sha256 == indexing.build(small_model, corpus, tmp_path / "made", RECIPE).sha256
+    assert made.result_sha256 == builder.build(small_model, corpus, tmp_path / "made", RECIPE).sha256
 
 
 def test_the_command_line_asks_a_cluster(cluster, here, tmp_path):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from polysem.proto.errors import BadCorpus, FailedPrecondition
-from polysem.server import reading
-from polysem.server.corpus import Corpus
-from polysem.server.reading import CorpusElsewhere
+from polysem.server.corpus import child
+from polysem.server.corpus.child import CorpusElsewhere
+from polysem.server.corpus.documents import Corpus
 
 
 @pytest.mark.parametrize("max_documents", [None, 7])
@@ -63,7 +63,7 @@ def test_ranges_of_folders_and_of_what_cannot_be_read(tmp_path):
 
 
 def test_a_frame_that_is_cut_is_no_end():
-    whole = reading._HEAD.pack(b"r", 9, 0) + b"[0, 1, 0,"
+    whole = child._HEAD.pack(b"r", 9, 0) + b"[0, 1, 0,"
     for n in range(1, len(whole)):
         with pytest.raises(FailedPrecondition, match="ended before the corpus"):
             list(CorpusElsewhere("c")._frames(io.BytesIO(whole[:n])))
@@ -75,7 +75,7 @@ def test_a_reader_that_is_left_or_killed_is_gone(corpus_file, tmp_path):
             int(status.parent.name)
             for status in Path("/proc").glob("[0-9]*/status")
             if f"PPid:\t{os.getpid()}\n" in status.read_text()
-            and b"polysem.server.reading" in status.with_name("cmdline").read_bytes()
+            and b"polysem.server.corpus.child" in status.with_name("cmdline").read_bytes()
         ]
 
     documents = CorpusElsewhere("c", path=corpus_file).documents()
@@ -95,7 +95,7 @@ def test_a_reader_whose_server_was_killed_ends(tmp_path):
     large = tmp_path / "large.txt"
     large.write_text(("y" * 1000 + "\n") * 10_000)
     reader = subprocess.Popen(
-        [sys.executable, "-m", "polysem.server.reading"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "polysem.server.corpus.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     asked = {"id": "c", "text_field": "text", "skip_bad": False, "max_documents": None, "path": str(large)}
     reader.stdin.write(json.dumps([asked, "documents"]).encode())

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polysem.proto.facts import Selection
-from polysem.server.selection import Candidates, candidates, draws, join, prefix_hashes, select
+from polysem.server.indexing.selection import Candidates, candidates, draws, join, prefix_hashes, select
 
 
 class Example(NamedTuple):

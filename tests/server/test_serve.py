@@ -15,8 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from polysem.client import Client
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, Overloaded
 from polysem.proto.questions.embedding import EmbeddingBatch
-from polysem.server import serve, settings
-from polysem.server.batcher import Batcher
+from polysem.server import app, settings
+from polysem.server.serving.batcher import Batcher
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -25,7 +25,7 @@ def enter(**flags):
     """Try to serve; loading anything fails the test."""
 
     async def run():
-        async with serve.running(settings.read(**flags), lambda: pytest.fail("it loaded")):
+        async with app.running(settings.read(**flags), lambda: pytest.fail("it loaded")):
             pass
 
     asyncio.run(run())
@@ -69,10 +69,10 @@ def test_a_request_above_the_message_limit_is_refused(polysem_client):
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from polysem.server import serve, settings
+from polysem.server import app, settings
 from polysem.server.opening import open_engine
 given = settings.read(index=[Path(sys.argv[1])], port=0, device="cpu", max_batch_cost=1.0)
-asyncio.run(serve.until_stopped(given, lambda: open_engine(given), lambda port: print(port, flush=True)))
+asyncio.run(app.until_stopped(given, lambda: open_engine(given), lambda port: print(port, flush=True)))
 """
 
 

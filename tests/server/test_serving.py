@@ -24,7 +24,8 @@ from polysem.proto.errors import (
     UnknownModel,
 )
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
-from polysem.server import clustering, serve, settings
+from polysem.server import app, settings
+from polysem.server.questions import clustering
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -35,7 +36,7 @@ def enter(load=lambda: pytest.fail("it loaded"), **flags):
     """Try to serve and leave at once; loading anything fails the test."""
 
     async def run():
-        async with serve.running(settings.read(**flags), load):
+        async with app.running(settings.read(**flags), load):
             pass
 
     asyncio.run(run())

@@ -10,8 +10,8 @@ import pytest
 
 from polysem.proto.errors import Overloaded, QuotaExceeded
 from polysem.proto.questions.embedding import EmbeddingBatch
-from polysem.server.batcher import Batcher
-from polysem.server.callers import Account, Caller
+from polysem.server.serving.batcher import Batcher
+from polysem.server.serving.callers import Account, Caller
 
 from ..load.figures import jain
 

@@ -7,9 +7,10 @@ import pytest
 from pyarrow import parquet
 
 from polysem.proto.errors import BadCorpus
-from polysem.server import corpus, indexing
-from polysem.server.corpus import Corpus
-from polysem.server.indexing import Recipe
+from polysem.server.corpus import documents
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
+from polysem.server.indexing.builder import Recipe
 
 TEXTS = [f"text {i} é 日本" for i in range(700)]
 
@@ -51,7 +52,7 @@ def test_a_row_without_text_is_named_or_skipped(write_parquet):
 
 
 def test_a_text_beyond_the_limit_is_no_document(write_parquet, monkeypatch):
-    monkeypatch.setattr(corpus, "MAX_DOCUMENT_BYTES", 10)
+    monkeypatch.setattr(documents, "MAX_DOCUMENT_BYTES", 10)
     with pytest.raises(BadCorpus, match=r"row 1 of .* is larger than"):
         read(write_parquet(text=["x" * 11]))
 
@@ -131,7 +132,7 @@ def test_what_is_not_there_is_told_in_one_sentence(repository, saved):
 
 def test_an_index_of_a_data_set_names_it(small_model, repository, tmp_path):
     id_ = f"hf:{repository}::test"
-    index = indexing.build(small_model, Corpus(id_), tmp_path / "i", Recipe())
+    index = builder.build(small_model, Corpus(id_), tmp_path / "i", Recipe())
     assert index.info.corpus_id == id_
     assert index.info.n_contexts == 10
 
@@ -139,5 +140,5 @@ def test_an_index_of_a_data_set_names_it(small_model, repository, tmp_path):
 def test_after_a_corpus_that_was_too_small_the_same_place_takes_another_number(small_model, write_parquet, tmp_path):
     path = str(write_parquet(text=TEXTS[:4]))
     with pytest.raises(BadCorpus, match="has 4 documents with text, and 9 are asked for"):
-        indexing.build(small_model, Corpus(path, max_documents=9), tmp_path / "i", Recipe())
-    assert indexing.build(small_model, Corpus(path, max_documents=4), tmp_path / "i", Recipe()).info.n_contexts == 4
+        builder.build(small_model, Corpus(path, max_documents=9), tmp_path / "i", Recipe())
+    assert builder.build(small_model, Corpus(path, max_documents=4), tmp_path / "i", Recipe()).info.n_contexts == 4

@@ -10,13 +10,14 @@ import pytest
 from polysem.proto.errors import BadCorpus
 from polysem.proto.work import shards
 from polysem.proto.work.shards import Here
-from polysem.server import corpus as corpora
-from polysem.server import indexing, tokenising
-from polysem.server.contexts import Contexts, Windowing
-from polysem.server.corpus import Corpus
-from polysem.server.indexing import Recipe
-from polysem.server.reading import CorpusElsewhere
-from polysem.server.tokenising import Tokenising
+from polysem.server.corpus import documents as corpora
+from polysem.server.corpus.child import CorpusElsewhere
+from polysem.server.corpus.documents import Corpus
+from polysem.server.index.contexts import Contexts
+from polysem.server.indexing import builder, tokenise
+from polysem.server.indexing.builder import Recipe
+from polysem.server.indexing.tokenise import Tokenising
+from polysem.server.indexing.windows import Windowing
 
 TEXTS = [f"{'text ' * (i % 9)}{i} é日" for i in range(40)]
 
@@ -73,7 +74,7 @@ def test_who_reads_which_range_changes_no_byte(write, file, small_model, tmp_pat
     want = write(Corpus("c", **options))
     assert want[2] == {None: 2, 1: 0, 7: 0, 18: 1, 40: 2}[max_documents]
     monkeypatch.setattr(corpora, "RANGE_BYTES", n_bytes)
-    monkeypatch.setattr(tokenising, "TEXT_CHARACTERS", n_bytes)
+    monkeypatch.setattr(tokenise, "TEXT_CHARACTERS", n_bytes)
     assert write(Corpus("c", **options)) == want
     for reaches in (True, False):
         elsewhere = BackwardsElsewhere(small_model, reaches=reaches)
@@ -87,7 +88,7 @@ def test_who_reads_which_range_changes_no_byte(write, file, small_model, tmp_pat
 @pytest.mark.parametrize("max_documents", [None, 18])
 def test_a_corpus_read_by_a_child_has_the_same_bytes(write, file, monkeypatch, max_documents):
     options = {"skip_bad": True, "max_documents": max_documents, "path": file}
-    monkeypatch.setattr(tokenising, "TEXT_CHARACTERS", 100)
+    monkeypatch.setattr(tokenise, "TEXT_CHARACTERS", 100)
     assert write(CorpusElsewhere("c", **options)) == write(Corpus("c", **options))
 
 
@@ -149,7 +150,7 @@ def test_what_was_tokenised_before_a_stop_is_not_tokenised_again(write, file, mo
     corpus = reader("c", skip_bad=True, max_documents=max_documents, path=file)
     want = write(corpus)
     monkeypatch.setattr(corpora, "RANGE_BYTES", 60)
-    monkeypatch.setattr(tokenising, "TEXT_CHARACTERS", 40)
+    monkeypatch.setattr(tokenise, "TEXT_CHARACTERS", 40)
     with pytest.raises(Interrupted):
         write(corpus, "stopped", tell=interrupted_at(6))
     written, plain = [], shards.write
@@ -197,10 +198,10 @@ def _lost(path):
 
 def test_an_index_made_elsewhere_of_texts_that_are_sent_has_the_same_bytes(small_model, file, tmp_path, monkeypatch):
     corpus = Corpus(str(file), skip_bad=True)
-    want = indexing.build(small_model, corpus, tmp_path / "a", Recipe()).sha256
+    want = builder.build(small_model, corpus, tmp_path / "a", Recipe()).sha256
     monkeypatch.setattr(corpora, "RANGE_BYTES", 200)
     elsewhere = BackwardsElsewhere(small_model, reaches=False)
-    got = indexing.build(small_model, corpus, tmp_path / "b", Recipe(), executor=elsewhere)
+    got = builder.build(small_model, corpus, tmp_path / "b", Recipe(), executor=elsewhere)
     assert got.sha256 == want
     assert {"Texts", "Piece"} <= set(elsewhere.taken)
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysem.server import model
+from polysem.server.model.loading import DEMO_FOLDER, load
 
 texts = st.text(st.characters(codec="utf-8"), max_size=60)
 
@@ -14,9 +14,9 @@ def demo_tokenizer():
     """A byte-level BPE with merges, as GPT-2's."""
     from transformers import AutoTokenizer
 
-    from polysem.server.tokens import Tokenizer
+    from polysem.server.model.tokenizer import Tokenizer
 
-    return Tokenizer(AutoTokenizer.from_pretrained(model.DEMO_FOLDER))
+    return Tokenizer(AutoTokenizer.from_pretrained(DEMO_FOLDER))
 
 
 @pytest.fixture(scope="module", params=["bytes", "merges"])
@@ -80,4 +80,4 @@ def test_the_hash_tells_tokenizers_apart(small_model, demo_tokenizer):
 
 
 def test_a_tokenizer_without_bos_says_so(make_checkpoint):
-    assert model.load(str(make_checkpoint("nobos", bos=False)), "cpu").tokenizer.bos_id is None
+    assert load(str(make_checkpoint("nobos", bos=False)), "cpu").tokenizer.bos_id is None

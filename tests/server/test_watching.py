@@ -17,8 +17,10 @@ from polysem.client import Client
 from polysem.client.commands import top
 from polysem.client.commands.cli import cli
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from polysem.server import clustering, keys, logs, settings
+from polysem.server import settings
 from polysem.server.opening import open_engine
+from polysem.server.questions import clustering
+from polysem.server.serving import keys, logs
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 

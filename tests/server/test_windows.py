@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polysem.server import contexts
-from polysem.server.contexts import Contexts, Windowing
-from polysem.server.corpus import Document
+from polysem.server.corpus.documents import Document
+from polysem.server.index.contexts import Contexts
+from polysem.server.indexing.windows import Windowing, write
 
 BOS = 256
 
@@ -19,7 +19,7 @@ def made(small_model, tmp_path_factory):
     def make(documents, length, windows="first", bos_id=BOS):
         folder = tmp_path_factory.mktemp("contexts")
         named = [Document(f"d{i}", text) if isinstance(text, str) else text for i, text in enumerate(documents)]
-        contexts.write(folder, named, small_model.tokenizer, Windowing(length, windows, bos_id))
+        write(folder, named, small_model.tokenizer, Windowing(length, windows, bos_id))
         return Contexts(folder)
 
     return make

@@ -1,0 +1,153 @@
+"""A running server: bind, answer health, load, warm up, answer, drain."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
+from polysem.server.jobs.service import Jobs, JobService, open_jobs
+from polysem.server.model.devices import device_memory
+from polysem.server.opening import open_batcher
+from polysem.server.paths import state_folder
+from polysem.server.questions.engine import Engine
+from polysem.server.serving import address
+from polysem.server.serving.interceptor import Interceptor
+from polysem.server.serving.keys import Keys
+from polysem.server.serving.metrics import Metrics, Port
+from polysem.server.serving.service import NeuronService
+from polysem.server.settings import Settings
+from polysem.v1 import job_service_pb2 as job_pb
+from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
+from polysem.v1 import neuron_service_pb2 as pb
+from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
+
+SERVICE = pb.DESCRIPTOR.services_by_name["NeuronService"].full_name
+JOB_SERVICE = job_pb.DESCRIPTOR.services_by_name["JobService"].full_name
+MAX_PENDING = 10_000
+OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # Calls that wait to be looked at: from 1,000 on gRPC would drop some, without our words.
+    ("grpc.server.max_pending_requests", MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING),
+    ("grpc.so_reuseport", 0),  # a second server at the same port is told so
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),  # clients ping every 60 s
+)
+
+
+class LateServices(grpc.GenericRpcHandler):
+    """Services that join a gRPC server after it has started; the generated `add_…_to_server` take it for a server."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Any] = {}
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        pass  # the generated code then gives the same handlers by name
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        self._handlers |= {f"/{service}/{method}": handler for method, handler in handlers.items()}
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        return self._handlers.get(details.method)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterator[int]:
+    """Serve what `load` loads; the port. Leaving stops new requests and gives those in flight `drain_s` seconds.
+
+    The port is bound before anything is loaded, so a taken one is told at once, and answers health from then on: not
+    serving until all is loaded and warmed up, nor while it drains. Raises InvalidArgument or FailedPrecondition for an
+    address that cannot be listened on, and what `load` raises.
+    """
+    address.check(settings)
+    state = state_folder(settings.state)
+    keys = Keys(state) if address.wants_keys(settings) else None
+    metrics = Metrics()
+    interceptor = Interceptor(metrics, keys)
+    server = grpc.aio.server(interceptors=(interceptor,), options=OPTIONS)
+    services = LateServices()
+    server.add_generic_rpc_handlers((services,))
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = (SERVICE, JOB_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+    port = address.bind(server, settings)
+    async with contextlib.AsyncExitStack() as leaving:
+        await server.start()
+        leaving.push_async_callback(server.stop, None)  # gRPC gives a port back only after this
+        if settings.metrics_port is not None:
+            leaving.callback(Port(metrics, settings.metrics_host, settings.metrics_port).close)
+        engine = await _loaded(load)
+        batcher = open_batcher(settings, engine, metrics)
+        pb_grpc.add_NeuronServiceServicer_to_server(NeuronService(engine, batcher, version("polysem")), services)  # type: ignore[no-untyped-call]
+        metrics.gauge("device_memory_bytes", "Of the GPU's memory", "kind", lambda: device_memory(engine.model.device))
+        batcher.start()
+        leaving.push_async_callback(batcher.close)
+        jobs = open_jobs(settings, state, engine, batcher, keys)
+        job_pb_grpc.add_JobServiceServicer_to_server(JobService(jobs), services)  # type: ignore[no-untyped-call]
+        if isinstance(jobs, Jobs):
+            leaving.callback(jobs.close)
+            metrics.gauge("jobs", "Jobs that are kept", "state", jobs.store.counts)
+        if keys is not None:
+            leaving.callback(keys.keep)
+        interceptor.ready = True
+        await _set_health(servicer, health_pb2.HealthCheckResponse.SERVING)
+        try:
+            yield port
+        finally:
+            await servicer.enter_graceful_shutdown()
+            if isinstance(jobs, Jobs):
+                await jobs.drain()
+            await server.stop(settings.drain_s)
+
+
+async def _set_health(servicer: health.HealthServicer, status: Any) -> None:
+    for name in ("", SERVICE, JOB_SERVICE):
+        await servicer.set(name, status)
+
+
+async def _loaded(load: Callable[[], Engine]) -> Engine:
+    """What `load` returns, from a thread that does not keep the process alive: Ctrl-C ends a long build at once."""
+    loop = asyncio.get_running_loop()
+    engine: asyncio.Future[Engine] = loop.create_future()
+
+    def settle(result: Engine | Exception) -> None:
+        if engine.cancelled():
+            return
+        if isinstance(result, Exception):
+            engine.set_exception(result)
+        else:
+            engine.set_result(result)
+
+    def run() -> None:
+        result: Engine | Exception
+        try:
+            result = load()
+        except Exception as error:
+            result = error
+        with contextlib.suppress(RuntimeError):  # the loop has gone meanwhile
+            loop.call_soon_threadsafe(settle, result)
+
+    threading.Thread(target=run, name="polysem-load", daemon=True).start()
+    return await engine
+
+
+async def until_stopped(settings: Settings, load: Callable[[], Engine], ready: Callable[[int], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is told the port."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with running(settings, load) as port:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stopped.set)
+        ready(port)
+        await stopped.wait()

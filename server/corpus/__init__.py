@@ -1,0 +1,1 @@
+"""Texts: where documents come from, in which ranges they are read, by whom."""

@@ -1,0 +1,371 @@
+"""Which contexts become a neuron's dataset examples: exact, in bounded memory, in any order of work.
+
+A neuron sees each context by its key activation: the highest post-GELU value in it. The rules, one example a context,
+listed in corpus order (document, window):
+
+first     of the contexts with key activation >= fraction · maximum, the first k in corpus order (Foote 2024)
+top       the k strongest positive ones; tie: the earlier context
+quantile  from each of 10 equal bands from 0 to the maximum, the ⌊k/10⌋ contexts drawn first, from the lowest band
+          k mod 10 more. Band b is (b · maximum/10, (b + 1) · maximum/10]: the maximum lies in the last and 0 in none.
+          The order of drawing is a seeded hash of the context's number, which names its document and window (`draws`).
+          A band with fewer contexts gives what it has, and no other makes up for it
+
+The maximum is the corpus's own, or given for each neuron; then what is stronger lies in the last band too. A neuron
+whose maximum is not positive has no examples.
+
+Candidates. While the corpus is still being read, its maximum is unknown, so no rule can be decided. Yet a context can
+be dropped for good from any part of the corpus,
+- first, top: once k *earlier* ones are at least as strong: if it passes the final threshold so do they, and they come
+  first (`first`); they are stronger, or as strong and earlier (`top`). `first` also drops what is below
+  fraction · (maximum so far), since the maximum only grows. What is left are the contexts that were among the k
+  strongest when they were read: about k·(1 + ln(C / k)) of C in random order.
+- quantile: when in every interval that holds it and is (maximum so far) / 10 long, q contexts are drawn before it, q
+  being what the lowest band gives. The band that it will lie in is as long or longer, whatever the final maximum, so it
+  holds such an interval around it, and q contexts to be drawn first. As draws are random, about 2q of the contexts in
+  any interval of that length are left, some 2k to 3k in all, however many were read.
+What is dropped is never chosen, and the rules choose alike from any parts that hold all that is chosen; so parts can be
+joined in any grouping (tests/server/test_selection.py proves it by property). Keeping what any final maximum may ask
+for spares a second forward, or C · J stored activations. Where the maximum is given, each part of `first` and
+`quantile` keeps what it would choose.
+
+Ties. Attention is causal, so contexts that are alike up to the key token have the same key activation. A float matrix
+product rounds differently with the number of its rows, though, and with what is read together such activations come to
+differ in the last bit. So candidates carry a hash of their text up to the key token, and `select` gives those alike the
+activation of the earliest: a tie is a tie, whatever the batches were. No candidate is lost by that before: the k
+earlier ones for which a context is dropped are at least as strong also after it. `quantile` draws by number, not by
+activation, so ties only keep texts alike in one band. An activation that is within rounding of a threshold or of a
+band's edge may fall on either side of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, get_args
+
+import numpy as np
+
+from polysem.kernels.parallel import compiled, for_each_neuron
+from polysem.proto.arrays import Array
+from polysem.proto.facts import Selection
+
+N_BANDS = 10
+TAKEN_AT_ONCE = 1 << 16
+
+
+class Candidates(NamedTuple):
+    """Contexts that may yet be chosen, neuron by neuron (J neurons), in corpus order within each.
+
+    offsets      (J + 1,) int64
+    contexts     (offsets[J],) int32
+    positions    (offsets[J],) int32: the key token's place in its context
+    prefixes     (offsets[J],) uint64: equal where the contexts are alike up to the key token (`prefix_hashes`)
+    activations  (offsets[J],) float32: the key activation
+    """
+
+    offsets: Array
+    contexts: Array
+    positions: Array
+    prefixes: Array
+    activations: Array
+
+
+def prefix_hashes(tokens: Array) -> Array:
+    """(C, T) uint64 of tokens (C, T): entry t stands for tokens 0..t. Two texts share one with odds of 2⁻⁶⁴."""
+    places = np.arange(tokens.shape[1], dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (tokens.astype(np.uint64) + places) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
+    return np.cumsum(mixed ^ (mixed >> np.uint64(32)), axis=1, dtype=np.uint64)
+
+
+def draws(contexts: Array, seed: int) -> Array:
+    """(E,) uint64, the order in which `quantile` draws contexts: lowest first, no two alike.
+
+    contexts  (E,) int: numbers of contexts
+    seed      0 <= seed < 2⁶⁴
+
+    It is entry `contexts` of the generator SplitMix64 (Steele, Lea and Flood 2014) begun at `seed`.
+    """
+    state = np.uint64(seed) + (contexts.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def candidates(
+    maxima: Array,
+    positions: Array,
+    prefixes: Array,
+    first_context: int,
+    rule: Selection,
+    given: Array | None = None,
+) -> Candidates:
+    """The candidates among consecutive contexts.
+
+    maxima     (C, J) float32: key activation of each context
+    positions  (C, J) int32
+    prefixes   (C, T) uint64, as `prefix_hashes` gives them
+    given      (J,) float: what `select` will be given for maxima, where it is known
+    """
+    n_contexts, n_neurons = maxima.shape
+    every = np.arange(n_neurons + 1, dtype=np.int64) * n_contexts
+    activations = maxima.T.ravel()
+    order = np.tile(_order(first_context + np.arange(n_contexts), rule), n_neurons)
+    keep = _may_be_chosen(every, activations, order, rule, given)
+    kept = np.flatnonzero(keep)
+    rows = kept % max(n_contexts, 1)
+    places = _take(positions.T.ravel(), kept)
+    return Candidates(
+        offsets=np.searchsorted(kept, every),
+        contexts=(first_context + rows).astype(np.int32),
+        positions=places,
+        prefixes=prefixes[rows, places],
+        activations=_take(activations, kept),
+    )
+
+
+def join(parts: Sequence[Candidates], rule: Selection, given: Array | None = None) -> Candidates:
+    """The candidates of all parts' contexts; associative, and commutative for parts of different contexts."""
+    before = np.cumsum([0, *(len(part.contexts) for part in parts[:-1])])
+    places = np.stack([part.offsets + n for part, n in zip(parts, before, strict=True)])  # of all parts' entries
+    columns = [np.concatenate(column) for column in zip(*(part[1:] for part in parts), strict=True)]
+    offsets = np.sum([part.offsets for part in parts], axis=0)
+    order = np.empty(len(columns[0]), np.int64)
+    for_each_neuron(_in_order, len(offsets) - 1, places, columns[0], offsets, order)
+    all_ = Candidates(offsets, *(_take(column, order) for column in columns))
+    keep = _may_be_chosen(all_.offsets, all_.activations, _order(all_.contexts, rule), rule, given)
+    return _kept(all_, keep)
+
+
+def split(all_: Candidates, n: int) -> list[Candidates]:
+    """Those of n equal runs of neurons, as views; n divides J."""
+    size = (len(all_.offsets) - 1) // n
+    runs = [all_.offsets[first : first + size + 1] for first in range(0, n * size, size)]
+    return [Candidates(run - run[0], *(column[run[0] : run[-1]] for column in all_[1:])) for run in runs]
+
+
+def chained(parts: Sequence[Candidates]) -> Candidates:
+    """The other way round: those of all neurons, one run after the other."""
+    lengths = [np.diff(part.offsets) for part in parts]
+    columns = (np.concatenate(column) for column in zip(*(part[1:] for part in parts), strict=True))
+    return Candidates(np.cumsum([0, *np.concatenate(lengths)]), *columns)
+
+
+def select(remaining: Candidates, maxima: Array, rule: Selection) -> Candidates:
+    """The chosen contexts of each neuron, given the maximum (J,) of each: over the whole corpus, or another."""
+    activations = remaining.activations.copy()
+    for_each_neuron(_tie, len(remaining.offsets) - 1, remaining.offsets, remaining.prefixes, activations)
+    order = _order(remaining.contexts, rule)
+    keep = _is_chosen(remaining.offsets, activations, order, rule, maxima)
+    return _kept(remaining._replace(activations=activations), keep)
+
+
+def _order(contexts: Array, rule: Selection) -> Array:
+    """`draws` for `quantile`; the other rules go by corpus order and need none."""
+    return draws(contexts, rule.seed) if rule.rule == "quantile" else np.empty(0, np.uint64)
+
+
+def _may_be_chosen(offsets: Array, activations: Array, order: Array, rule: Selection, given: Array | None) -> Array:
+    k = rule.max_examples
+    if given is not None and rule.rule != "top":  # which must see ties before it may choose
+        keep: Array = _is_chosen(offsets, activations, order, rule, given)
+    elif rule.rule == "quantile":
+        keep = _marked(_may_be_drawn, offsets, activations, order, k // N_BANDS + k % N_BANDS)
+    else:
+        fraction = rule.min_activation_fraction if rule.rule == "first" else 0.0
+        keep = _marked(_is_candidate, offsets, activations, k, fraction)
+    return keep
+
+
+def _is_chosen(offsets: Array, activations: Array, order: Array, rule: Selection, maxima: Array) -> Array:
+    k, maxima = rule.max_examples, maxima.astype(np.float64)
+    if rule.rule == "top":
+        chosen: Array = _marked(_is_strongest, offsets, activations, k) & np.repeat(maxima > 0, np.diff(offsets))
+    elif rule.rule == "quantile":
+        chosen = _marked(_is_drawn, offsets, activations, order, maxima, k)
+    else:
+        least = np.where(maxima > 0, rule.min_activation_fraction * maxima, np.inf)
+        chosen = _marked(_is_first, offsets, activations, least, k)
+    return chosen
+
+
+def _marked(kernel: Callable[..., None], offsets: Array, *arguments: object) -> Array:
+    """(E,) bool: the entries that a kernel marks, neuron by neuron."""
+    marked = np.zeros(offsets[-1], np.bool_)
+    for_each_neuron(kernel, len(offsets) - 1, offsets, *arguments, marked)
+    return marked
+
+
+def _take(column: Array, order: Array) -> Array:
+    """column[order], on every core."""
+    taken = np.empty(len(order), column.dtype)
+    for_each_neuron(_take_some, -(-len(order) // TAKEN_AT_ONCE), column, order, taken)
+    return taken
+
+
+def _kept(all_: Candidates, keep: Array) -> Candidates:
+    kept = np.flatnonzero(keep)
+    return Candidates(np.searchsorted(kept, all_.offsets), *(_take(column, kept) for column in all_[1:]))
+
+
+@compiled
+def _take_some(first: int, step: int, column: Array, order: Array, taken: Array) -> None:
+    for block in range(first, -(-len(order) // TAKEN_AT_ONCE), step):
+        for i in range(block * TAKEN_AT_ONCE, min((block + 1) * TAKEN_AT_ONCE, len(order))):
+            taken[i] = column[order[i]]
+
+
+def warm_up() -> None:
+    """Compile what is below, for each rule: the interpreter is held by that, and still for a moment by the cache."""
+    maxima, zeros = np.ones((2, 1), np.float32), np.zeros((2, 1))
+    for name in get_args(Selection.__annotations__["rule"]):
+        rule = Selection(name)
+        found = candidates(maxima, zeros.astype(np.int32), zeros.astype(np.uint64), 0, rule)
+        select(join([found, found], rule), maxima[0], rule)
+
+
+@compiled
+def _in_order(first: int, step: int, places: Array, contexts: Array, offsets: Array, order: Array) -> None:
+    """Where each neuron's entries of all parts stand, in corpus order."""
+    for j in range(first, len(offsets) - 1, step):
+        mine = order[offsets[j] : offsets[j + 1]]
+        n = 0
+        for part in range(len(places)):
+            for i in range(places[part, j], places[part, j + 1]):
+                mine[n] = i
+                n += 1
+        mine[:] = mine[np.argsort(contexts[mine], kind="mergesort")]
+
+
+@compiled
+def _tie(first: int, step: int, offsets: Array, prefixes: Array, activations: Array) -> None:
+    """Those of a neuron that share a prefix get the activation of the earliest."""
+    for j in range(first, len(offsets) - 1, step):
+        begin, end = offsets[j], offsets[j + 1]
+        order = np.argsort(prefixes[begin:end], kind="mergesort")
+        for rank in range(1, end - begin):
+            i, before = begin + order[rank], begin + order[rank - 1]
+            if prefixes[i] == prefixes[before]:
+                activations[i] = activations[before]
+
+
+@compiled
+def _is_candidate(
+    first: int, step: int, offsets: Array, activations: Array, k: int, fraction: float, keep: Array
+) -> None:
+    for j in range(first, len(offsets) - 1, step):
+        strongest = np.zeros(k, np.float32)  # the k strongest so far, as a heap with the weakest on top
+        maximum = 0.0
+        for i in range(offsets[j], offsets[j + 1]):
+            a = activations[i]
+            maximum = max(maximum, np.float64(a))
+            if a > strongest[0]:  # 0 where fewer than k were positive
+                strongest[0] = a
+                _sink(strongest)
+                keep[i] = np.float64(a) >= fraction * maximum
+        for i in range(offsets[j], offsets[j + 1]):
+            if np.float64(activations[i]) < fraction * maximum:
+                keep[i] = False
+
+
+@compiled
+def _sink(heap: Array) -> None:
+    i = 0
+    while 2 * i + 1 < len(heap):
+        child = 2 * i + 1
+        if child + 1 < len(heap) and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[i] <= heap[child]:
+            return
+        heap[i], heap[child] = heap[child], heap[i]
+        i = child
+
+
+@compiled
+def _is_first(first: int, step: int, offsets: Array, activations: Array, least: Array, k: int, chosen: Array) -> None:
+    """The first k positive ones at or above `least` (J,)."""
+    for j in range(first, len(offsets) - 1, step):
+        n = 0
+        for i in range(offsets[j], offsets[j + 1]):
+            if n < k and activations[i] > 0 and np.float64(activations[i]) >= least[j]:
+                chosen[i] = True
+                n += 1
+
+
+@compiled
+def _is_strongest(first: int, step: int, offsets: Array, activations: Array, k: int, chosen: Array) -> None:
+    """The k strongest positive ones; tie: the earlier."""
+    for j in range(first, len(offsets) - 1, step):
+        order = np.argsort(-activations[offsets[j] : offsets[j + 1]], kind="mergesort")
+        for rank in range(min(k, len(order))):
+            i = offsets[j] + order[rank]
+            chosen[i] = activations[i] > 0
+
+
+@compiled
+def _is_drawn(
+    first: int, step: int, offsets: Array, activations: Array, order: Array, maxima: Array, k: int, chosen: Array
+) -> None:
+    """From each band of (0, maxima[j]] its share of k, lowest `order` first."""
+    for j in range(first, len(offsets) - 1, step):
+        if maxima[j] <= 0:
+            continue
+        left = np.full(N_BANDS, k // N_BANDS)
+        left[0] += k % N_BANDS
+        for rank in np.argsort(order[offsets[j] : offsets[j + 1]]):
+            i = offsets[j] + rank
+            if activations[i] > 0:
+                band = _band(np.float64(activations[i]), maxima[j])
+                chosen[i] = left[band] > 0
+                left[band] -= 1
+
+
+@compiled
+def _band(activation: float, maximum: float) -> int:
+    """The b with b · maximum/10 < activation <= (b + 1) · maximum/10; products of float32s with 10 are exact here."""
+    band = N_BANDS - 1
+    while band > 0 and N_BANDS * activation <= band * maximum:
+        band -= 1
+    return band
+
+
+@compiled
+def _may_be_drawn(first: int, step: int, offsets: Array, activations: Array, order: Array, q: int, keep: Array) -> None:
+    """Those that fewer than q come before, by `order`, in some interval around them that a band may be."""
+    for j in range(first, len(offsets) - 1, step):
+        values, drawn = activations[offsets[j] : offsets[j + 1]], order[offsets[j] : offsets[j + 1]]
+        by_value = np.argsort(values)
+        by_value = by_value[np.searchsorted(values[by_value], 0, side="right") :]  # the positive ones
+        n = len(by_value)
+        if n == 0:
+            continue
+        ascending = values[by_value].astype(np.float64)
+        # 2^-20 shorter than a band can be, a margin for the rounding of differences
+        length = ascending[-1] / N_BANDS * (1 - 2.0**-20)
+        # Neighbours by value among those not yet visited; the last drawn are visited first, so all of them come before.
+        below, above = np.arange(-1, n - 1), np.arange(1, n + 1)
+        for place in np.argsort(drawn[by_value])[::-1]:
+            keep[offsets[j] + by_value[place]] = _has_interval(ascending, below, above, place, length, q)
+            if below[place] >= 0:
+                above[below[place]] = above[place]
+            if above[place] < n:
+                below[above[place]] = below[place]
+
+
+@compiled
+def _has_interval(values: Array, below: Array, above: Array, i: int, length: float, q: int) -> bool:
+    """Whether fewer than q neighbours lie in some (values[i] − s, values[i] + length − s], 0 < s <= length.
+
+    s is tried from the smallest upwards, each time as large as it can be with no further one below.
+    """
+    highest, n_above = i, 0
+    while n_above < q and above[highest] < len(values):
+        highest, n_above = above[highest], n_above + 1
+    next_below, n_below = below[i], 0
+    while n_below < q:
+        s = length if next_below < 0 else min(values[i] - values[next_below], length)
+        while n_above > 0 and values[highest] - values[i] > length - s:
+            highest, n_above = below[highest], n_above - 1
+        if s > 0 and n_below + n_above < q:
+            return True
+        if s == length:
+            return False
+        next_below, n_below = below[next_below], n_below + 1
+    return False

@@ -1,0 +1,129 @@
+"""What a worker does of an index build: contexts of a range of the corpus, then the model's two passes over them.
+
+All pickle, so that a worker on another machine gets them once, and then ranges or pieces only.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from polysem.proto.arrays import Array
+from polysem.proto.facts import ModelInfo, Selection
+from polysem.proto.work.shards import Advance, Arrays
+from polysem.server.corpus.documents import Corpus, Document, Texts, digest_of
+from polysem.server.corpus.ranges import Range
+from polysem.server.index.contexts import Cut, Kept, Piece
+from polysem.server.indexing import choose, scan, selection
+from polysem.server.indexing.scan import KeyActivations, Part, Reading, Scan
+from polysem.server.indexing.windows import Windowing, cut
+from polysem.server.model.model import Model
+
+
+@dataclass(frozen=True)
+class TokenStage:
+    """Contexts of a range of the corpus, or of the texts that it holds: the same arrays.
+
+    limit  documents of a range that are read at most, or None
+    """
+
+    corpus: Corpus
+    windowing: Windowing
+    limit: int | None
+
+    def __call__(self, model: Model, taken: Range | Texts, advance: Advance) -> Callable[[], Arrays]:
+        texts = taken if isinstance(taken, Texts) else self.corpus.stream(taken, self.limit)
+        digests: list[bytes] = []
+
+        def read() -> Iterator[Document]:
+            for document in texts.documents:
+                digests.append(digest_of(document))
+                yield document
+
+        made = cut(read(), model.tokenizer, self.windowing, advance)
+        arrays = made._asdict() | {
+            "digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+            "n_skipped": np.array(texts.n_skipped),
+            "problem": np.array(texts.problem),
+        }
+        return lambda: arrays
+
+
+class Tokenised(NamedTuple):
+    """A shard of the corpus.
+
+    contexts   of its documents
+    digests    (n, 32) uint8 of all documents with text
+    n_skipped  left out among them
+    problem    what ended the reading, or nothing
+    """
+
+    contexts: Cut
+    digests: Array
+    n_skipped: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class ScanStage:
+    """given: (J,) float32 maxima for the selection, or None for the corpus's own. at_once: contexts held unreduced."""
+
+    reading: Reading
+    rule: Selection
+    given: Array | None
+    at_once: int
+
+    def __call__(self, model: Model, taken: Piece | Kept, advance: Advance) -> Callable[[], Arrays]:
+        """What was read is reduced beside the next."""
+        first, *others = _read(taken).pieces(self.at_once)
+        found = scan.key_activations(model, first, self.reading, advance)
+        parts: list[Scan] = []
+        with ThreadPoolExecutor(1) as reducer:
+            for some in others:
+                part = reducer.submit(self._reduced, found, model.info)
+                found = scan.key_activations(model, some, self.reading, advance)
+                parts.append(part.result())
+        info = model.info
+        return lambda: choose.flattened(
+            joined([*parts, self._reduced(found, info)], self.rule, self.given), info.n_layers
+        )
+
+    def _reduced(self, found: KeyActivations, info: ModelInfo) -> Scan:
+        return scan.reduced(found, info, self.rule, self.given)
+
+
+@dataclass(frozen=True)
+class CollectStage:
+    """maximum: (J,) float32, over the whole corpus."""
+
+    reading: Reading
+    maximum: Array
+
+    def __call__(
+        self, model: Model, taken: tuple[Piece | Kept, Sequence[Part]], advance: Advance
+    ) -> Callable[[], Arrays]:
+        piece, parts = taken
+        layers = scan.collect(model, _read(piece), parts, self.maximum, self.reading, advance)
+        return lambda: {
+            f"{name}_{layer}": array for layer, part in enumerate(layers) for name, array in part._asdict().items()
+        }
+
+
+def _read(taken: Piece | Kept) -> Piece:
+    return taken.read() if isinstance(taken, Kept) else taken
+
+
+def unflatten_tokens(values: dict[str, Array]) -> Tokenised:
+    """The arrays of a shard as what they are of."""
+    made = Cut(*(values[name] for name in Cut._fields))
+    return Tokenised(made, values["digests"], int(values["n_skipped"]), str(values["problem"]))
+
+
+def joined(parts: Sequence[Scan], rule: Selection, given: Array | None) -> Scan:
+    """The scans of parts of a corpus as one of all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    candidates = selection.join([part.candidates for part in parts], rule, given)
+    return Scan(candidates, scan.added(part.sums for part in parts))

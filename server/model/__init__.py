@@ -1,0 +1,1 @@
+"""The resident model: what a family says of its architecture, loading, tokens."""

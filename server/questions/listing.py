@@ -1,0 +1,116 @@
+"""Neurons by their metrics: which of them, in what order, page by page.
+
+A page token is the question's fingerprint and a place in its order. An index never changes and the order has no ties,
+so a token means the same page at any time, on any server of that index.
+"""
+
+import base64
+import binascii
+import hashlib
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from polysem.proto.arrays import Array, IntArray
+from polysem.proto.errors import InvalidArgument
+from polysem.proto.facts import Provenance
+from polysem.proto.questions.listing import ListQuery, MetricRange, NeuronMetric, NeuronPage, NeuronTable
+from polysem.server.index.format import Index
+from polysem.server.questions.clustering import ClusterWork
+from polysem.server.questions.engine import Engine
+
+_FINGERPRINT_BYTES = 12
+
+
+def first_place(index: Index, query: ListQuery) -> int:
+    """Where the page begins in the order asked for.
+
+    Raises InvalidArgument for a token that is none, or of another question.
+    """
+    return _place(query.page_token, _fingerprint(index, query)) + query.skip
+
+
+def page_of(table: NeuronTable, index: Index, neurons: IntArray | None, query: ListQuery) -> NeuronPage:
+    """The page asked for. neurons (B, 2): to choose from; None: all. Cost: one sort."""
+    first = first_place(index, query)
+    chosen = _matching(table, index, neurons, query.where)
+    if query.sort_by is not None:
+        values = _values(table, query.sort_by)[chosen]
+        chosen = chosen[np.lexsort((chosen, -values if query.descending else values))]  # NaN comes last either way
+    elif query.descending:
+        chosen = chosen[::-1]
+    last = first + query.page_size
+    rows = chosen[first:last]
+    page = NeuronTable(**{name: getattr(table, name)[rows] for name in NeuronTable.__dataclass_fields__})
+    return NeuronPage(page, len(chosen), _token(_fingerprint(index, query), last) if last < len(chosen) else "")
+
+
+def _matching(table: NeuronTable, index: Index, neurons: IntArray | None, where: tuple[MetricRange, ...]) -> Array:
+    """Rows of the table, ascending."""
+    wanted = np.ones(len(table.neurons), bool)
+    if neurons is not None:
+        wanted[:] = False
+        wanted[neurons[:, 0].astype(np.int64) * index.info.n_neurons_per_layer + neurons[:, 1]] = True
+    for range_ in where:
+        values = _values(table, range_.metric)
+        least = -np.inf if range_.least is None else range_.least
+        most = np.inf if range_.most is None else range_.most
+        wanted &= (values >= least) & (values <= most)
+    return np.flatnonzero(wanted)
+
+
+def _values(table: NeuronTable, metric: NeuronMetric) -> Array:
+    """(J,) float64, NaN where undefined."""
+    values = getattr(table, metric).astype(np.float64)
+    return np.where(table.unclustered, np.nan, values) if metric == "n_clusters" else values
+
+
+def _fingerprint(index: Index, query: ListQuery) -> bytes:
+    question = replace(query, index=index.sha256, page_size=1, page_token="", skip=0)
+    return hashlib.sha256(repr(question).encode()).digest()[:_FINGERPRINT_BYTES]
+
+
+def _token(fingerprint: bytes, place: int) -> str:
+    return base64.urlsafe_b64encode(fingerprint + place.to_bytes(6, "little")).decode()
+
+
+def _place(token: str, fingerprint: bytes) -> int:
+    if not token:
+        return 0
+    try:
+        data = base64.b64decode(token.encode(), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        data = b""
+    if len(data) != _FINGERPRINT_BYTES + 6:
+        raise InvalidArgument(
+            f"{token[:40]!r} is no page token; send the one that came with the page before", "page_token"
+        )
+    if data[:_FINGERPRINT_BYTES] != fingerprint:
+        raise InvalidArgument(
+            "this page token belongs to another question; ask the same again, or begin without a token",
+            "page_token",
+        )
+    return int.from_bytes(data[_FINGERPRINT_BYTES:], "little")
+
+
+class ListPlan(NamedTuple):
+    """clustering: of the whole index. neurons (B, 2): to choose from; None: all."""
+
+    clustering: ClusterWork
+    neurons: IntArray | None
+    query: ListQuery
+    provenance: Provenance
+
+    def page(self, table: NeuronTable) -> NeuronPage:
+        """The page asked for, of a table of all neurons. Cost: one sort."""
+        return page_of(table, self.clustering.index, self.neurons, self.query)
+
+
+def plan(engine: Engine, query: ListQuery) -> ListPlan:
+    """Also raises InvalidArgument for a page token that does not belong to the question."""
+    index = engine.index(query.index)
+    first_place(index, query)
+    work = ClusterWork(engine.model, index, query.choice, query.clustering)
+    neurons = engine.neurons(index, query.neurons) if query.neurons else None
+    return ListPlan(work, neurons, query, engine.provenance(index, query.choice, query.clustering))

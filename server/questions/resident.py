@@ -1,0 +1,143 @@
+"""The x̂ of neurons' dataset examples, on the device: chunks of neurons of one layer, padded to the largest.
+
+x̂ rows stay on a GPU once they were asked for, the least recently used leaving first when half its memory is taken; on a
+CPU they are the index's own mapped files.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polysem.proto.arrays import Array, IntArray
+from polysem.proto.questions.clustering import EmbeddingChoice
+from polysem.server.index.format import Index
+from polysem.server.model.model import Model
+
+CPU_CHUNK_BYTES = 8 << 20  # a thread; a chunk twice or five times as large was slower, out of cache
+GPU_CHUNK_BYTES = 4 << 30
+BYTES_AT_WORK = 12  # times a chunk's distances: distances, work matrices and checks of two chunks under way
+
+
+class Chunk(NamedTuple):
+    """Neurons of one layer that go through the kernels together, padded to N examples. Tensors are on the device.
+
+    places      (B,) int64: where the chunk's neurons stand in the request
+    n_examples  (B,) int32
+    used        (B, N) bool: slots that hold an example
+    rows        (P, D) float16, example_rows (B, N) int64: x̂
+    weights, offsets  (B, D) float32: of the embedding
+    """
+
+    places: Array
+    n_examples: Tensor
+    used: Array
+    rows: Tensor
+    example_rows: Tensor
+    weights: Tensor
+    offsets: Tensor | None
+
+    def part(self, first: int, last: int) -> "Chunk":
+        """Its neurons first..last − 1."""
+        part = slice(first, last)
+        offsets = None if self.offsets is None else self.offsets[part]
+        return self._replace(
+            places=self.places[part],
+            n_examples=self.n_examples[part],
+            used=self.used[part],
+            example_rows=self.example_rows[part],
+            weights=self.weights[part],
+            offsets=offsets,
+        )
+
+
+def chunks(model: Model, index: Index, neurons: IntArray, choice: EmbeddingChoice) -> Iterator[Chunk]:
+    """Cut neurons into chunks by layer and size, so that little is padding and their distances fit."""
+    counts = index.n_examples[neurons[:, 0], neurons[:, 1]]
+    order = np.lexsort((counts, neurons[:, 0]))
+    budget = chunk_bytes(model.device)
+    for layer in np.unique(neurons[:, 0]):
+        left = order[neurons[order, 0] == layer]
+        while len(left):
+            n_bytes = np.arange(1, len(left) + 1) * counts[left].astype(np.int64) ** 2 * 4  # of so many padded matrices
+            places, left = np.split(left, [max(int(np.searchsorted(n_bytes, budget, side="right")), 1)])
+            yield _chunk(model, index, int(layer), places, neurons[places, 1], counts[places], choice)
+
+
+def chunk_bytes(device: torch.device) -> int:
+    """Of distances that one chunk may have."""
+    if device.type == "cpu":
+        return CPU_CHUNK_BYTES * torch.get_num_threads()
+    free, _ = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min((free + reserved) // BYTES_AT_WORK, GPU_CHUNK_BYTES)
+
+
+def _chunk(
+    model: Model, index: Index, layer: int, places: Array, neurons: Array, n: Array, choice: EmbeddingChoice
+) -> Chunk:
+    stored = index.layer(layer)
+    slots = np.arange(n.max())
+    used = slots < n[:, None]  # (B, N)
+    examples = np.where(used, stored.offsets[neurons][:, None] + slots, 0)
+    example_rows = np.where(used, stored.rows[examples], 0) if len(stored.rows) else np.zeros(used.shape)
+    weights, offsets = model.embedding_weights(layer, torch.from_numpy(neurons.astype(np.int64)), choice)
+    return Chunk(
+        places,
+        torch.from_numpy(n.astype(np.int32)).to(model.device),
+        used,
+        resident(model.device).rows(index, layer),
+        torch.from_numpy(example_rows.astype(np.int64)).to(model.device),
+        weights,
+        offsets,
+    )
+
+
+class Resident:
+    """The x̂ rows that are kept on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._kept: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._room = 0 if device.type == "cpu" else torch.cuda.mem_get_info(device)[1] // 2
+
+    def rows(self, index: Index, layer: int) -> Tensor:
+        """(P, D) float16."""
+        stored = torch.from_numpy(index.layer(layer).xhat)
+        if self._device.type == "cpu":
+            return stored
+        key = index.sha256, layer
+        if key not in self._kept:
+            while self._kept and self._n_bytes() + stored.nbytes > self._room:
+                torch.cuda.synchronize(self._device)  # nobody reads it any more
+                self._kept.popitem(last=False)
+            self._kept[key] = stored.pin_memory().to(self._device, non_blocking=True)
+            torch.cuda.synchronize(self._device)  # any stream may read it
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def keep(self, index: Index) -> str:
+        """Fetch all of the index's rows where there is room; what became of them, in words."""
+        layers = range(index.info.n_layers)
+        n_bytes = sum(index.layer(layer).xhat.nbytes for layer in layers)
+        size = f"{n_bytes / 1e6:,.0f} MB of x̂"
+        if self._device.type == "cpu":
+            return f"{size}, mapped from its files"
+        if self._n_bytes() + n_bytes > self._room:
+            return f"{size}, fetched layer by layer: {self._device} has room for {self._room / 1e6:,.0f} MB"
+        for layer in layers:
+            self.rows(index, layer)
+        return f"{size}, resident on {self._device}"
+
+    def _n_bytes(self) -> int:
+        return sum(rows.nbytes for rows in self._kept.values())
+
+
+@lru_cache
+def resident(device: torch.device) -> Resident:
+    """The one of that device."""
+    return Resident(device)

@@ -1,0 +1,1 @@
+"""Bulk work on the workers of a Ray cluster."""

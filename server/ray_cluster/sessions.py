@@ -1,0 +1,90 @@
+"""What `polysem index` and `polysem measure` do on a Ray cluster, up to the work itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polysem.proto.clusterer import Clusterer
+from polysem.proto.facts import Answer, IndexInfo, ServerInfo
+from polysem.proto.questions.clustering import ClusterQuery
+from polysem.server.corpus.documents import Corpus
+from polysem.server.demo import indexes as demo_indexes
+from polysem.server.index.format import Index, open_index
+from polysem.server.model.loading import load
+from polysem.server.model.model import ModelDescription
+from polysem.server.ray_cluster.driver import OnRay, on_ray
+from polysem.server.ray_cluster.pool import RayOptions, Tell
+from polysem.server.ray_cluster.worker import HeldIndex, HeldModel
+
+
+@contextmanager
+def building(
+    described: ModelDescription, corpus: Corpus, device: str, options: RayOptions, tell: Tell = lambda status: None
+) -> Iterator[tuple[ModelDescription, OnRay]]:
+    """The model as the workers have it, and the executor, for `indexing.build`.
+
+    corpus  that will be read; from its own path where workers find it there, too
+    device  of the workers: auto, cpu, cuda
+
+    Raises what `on_ray` does, and what the workers' `models.load` does.
+    """
+    corpus.anchor()
+    held = HeldModel(described.info.id, device, described.dtype, described.info, corpus, corpus.fingerprint())
+    with on_ray(held, options, tell) as executor:
+        yield (
+            ModelDescription(described.info, described.tokenizer, described.dtype, torch.device(executor.device)),
+            executor,
+        )
+
+
+def describe(name: str, dtype: str) -> ModelDescription:
+    """The model of that name, to be read elsewhere. Raises what `models.load` does."""
+    model = load(name, "cpu")
+    return ModelDescription(model.info, model.tokenizer, dtype, model.device)
+
+
+class RemoteClient:
+    """The workers of a cluster as a `Clusterer`: whichever answers has the same index."""
+
+    target = "the workers"
+
+    def __init__(self, executor: OnRay) -> None:
+        self._executor = executor
+
+    def info(self) -> ServerInfo:
+        found: ServerInfo = self._executor.ask(methodcaller("info"))
+        return found
+
+    def indexes(self) -> list[IndexInfo]:
+        found: list[IndexInfo] = self._executor.ask(methodcaller("indexes"))
+        return found
+
+    def clusters(self, query: ClusterQuery) -> Iterator[Answer]:
+        """All of one worker at once: the bulk work is the executor's."""
+        yield from self._executor.ask(partial(_all_clusters, query))
+
+
+def _all_clusters(query: ClusterQuery, held: Clusterer) -> list[Answer]:
+    return list(held.clusters(query))
+
+
+@contextmanager
+def measuring(folder: Path | None, options: dict[str, Any], tell: Tell) -> Iterator[tuple[Clusterer, OnRay]]:
+    """The workers as a `Clusterer`, and as the executor of `Measuring.run`. None: the demo's index.
+
+    Raises what `on_ray` does, and what `open_index` does.
+    """
+    index = open_index(demo_indexes.ensure() if folder is None else folder)
+    with on_ray(held_index(index), RayOptions(**options), tell) as executor:
+        yield RemoteClient(executor), executor
+
+
+def held_index(index: Index, model: ModelDescription | None = None) -> HeldIndex:
+    """What workers hold to measure the index with the model; None: with the one that the index names, in float32."""
+    name, dtype = (index.info.model_id, "float32") if model is None else (model.info.id, model.dtype)
+    return HeldIndex(index.folder.resolve(), index.info.sha256, name, dtype)

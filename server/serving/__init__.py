@@ -1,0 +1,1 @@
+"""Answering over gRPC: who asks, in which order, with what limits."""

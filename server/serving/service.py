@@ -1,0 +1,120 @@
+"""The gRPC service: decode, delegate, encode. Exceptions become codes in the interceptor."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import grpc
+import numpy as np
+
+from polysem.proto.arrays import Array
+from polysem.proto.facts import Timing, encode_head, encode_indexes, encode_server_info
+from polysem.proto.questions.clustering import ClusterBatch, decode_cluster_query
+from polysem.proto.questions.embedding import decode_embed_query
+from polysem.proto.questions.examples import decode_example_query
+from polysem.proto.questions.explain import decode_explain_query
+from polysem.proto.questions.importance import decode_importance_query
+from polysem.proto.questions.listing import decode_list_query, encode_neuron_page
+from polysem.proto.questions.similar import decode_similar_query
+from polysem.proto.questions.statistics import decode_statistics_query
+from polysem.proto.wire import batches
+from polysem.server.questions import clustering, embedding, examples, explain, importance, listing, similar, statistics
+from polysem.server.questions.engine import Engine, Plan
+from polysem.server.serving import callers, interceptor
+from polysem.server.serving.batcher import Batcher
+from polysem.server.serving.info import server_info
+from polysem.server.serving.whole_index import WholeIndexes
+from polysem.v1 import neuron_service_pb2 as pb
+from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class NeuronService(pb_grpc.NeuronServiceServicer):
+    """See proto/polysem/v1/neuron_service.proto."""
+
+    def __init__(self, engine: Engine, batcher: Batcher, version: str) -> None:
+        self._engine, self._batcher, self._version = engine, batcher, version
+        self._whole_indexes = WholeIndexes(batcher)
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        return encode_server_info(server_info(self._engine, self._batcher, self._version, callers.current.get()))
+
+    async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context) -> pb.ListIndexesResponse:
+        return encode_indexes([index.info for index in self._engine.indexes.values()])
+
+    async def ClusterNeurons(
+        self, request: pb.ClusterNeuronsRequest, context: Context
+    ) -> AsyncIterator[pb.ClusterNeuronsResponse]:
+        async for message in self._answer(clustering.plan(self._engine, decode_cluster_query(request))):
+            yield message
+
+    async def EmbedNeurons(
+        self, request: pb.EmbedNeuronsRequest, context: Context
+    ) -> AsyncIterator[pb.EmbedNeuronsResponse]:
+        async for message in self._answer(embedding.plan(self._engine, decode_embed_query(request))):
+            yield message
+
+    async def GetExamples(
+        self, request: pb.GetExamplesRequest, context: Context
+    ) -> AsyncIterator[pb.GetExamplesResponse]:
+        async for message in self._answer(examples.plan(self._engine, decode_example_query(request))):
+            yield message
+
+    async def GetNeuronStatistics(
+        self, request: pb.GetNeuronStatisticsRequest, context: Context
+    ) -> AsyncIterator[pb.GetNeuronStatisticsResponse]:
+        async for message in self._answer(statistics.plan(self._engine, decode_statistics_query(request))):
+            yield message
+
+    async def ListNeurons(self, request: pb.ListNeuronsRequest, context: Context) -> pb.ListNeuronsResponse:
+        plan = listing.plan(self._engine, decode_list_query(request))
+        found = await self._whole_indexes.get(plan.clustering)
+        page = await asyncio.to_thread(plan.page, found.table)
+        return encode_neuron_page(page, plan.provenance, Timing(0, found.compute_ns, len(found.table.neurons)))
+
+    async def FindSimilarClusters(
+        self, request: pb.FindSimilarClustersRequest, context: Context
+    ) -> AsyncIterator[pb.FindSimilarClustersResponse]:
+        asked = similar.plan(self._engine, decode_similar_query(request))
+        found = await self._whole_indexes.get(asked.clustering)
+        async for message in self._answer(asked.plan(found.clusters)):
+            yield message
+
+    async def MeasureImportance(
+        self, request: pb.MeasureImportanceRequest, context: Context
+    ) -> AsyncIterator[pb.MeasureImportanceResponse]:
+        plan = importance.plan(self._engine, decode_importance_query(request))
+        async for message in self._answer(plan, partial(importance.whole, items=plan.items)):
+            yield message
+
+    async def ExplainText(
+        self, request: pb.ExplainTextRequest, context: Context
+    ) -> AsyncIterator[pb.ExplainTextResponse]:
+        asked = await asyncio.to_thread(explain.plan, self._engine, decode_explain_query(request))
+        async for message in self._answer(asked.plan(await self._labels(asked))):
+            yield message
+
+    async def _labels(self, plan: explain.ExplainPlan) -> list[Array]:
+        """Of each neuron's dataset examples."""
+        labels: list[Array] = []
+        async for answer in self._batcher.stream(plan.clustering, plan.neurons, callers.current.get()):
+            assert isinstance(answer.batch, ClusterBatch)
+            labels += np.split(answer.batch.labels, np.cumsum(answer.batch.n_examples)[:-1])
+        return labels
+
+    async def _answer(
+        self, plan: Plan, whole: Callable[[AsyncIterator[Any]], AsyncIterator[Any]] = lambda answers: answers
+    ) -> AsyncIterator[Any]:
+        """The plan's messages; `whole` makes what callers know of the batcher's answers."""
+        interceptor.about(len(plan.items), float(plan.work.costs(plan.items).sum()))
+        encoding = self._batcher.metrics.stage_seconds.labels("encode")
+        async for batch, timing in whole(self._batcher.stream(plan.work, plan.items, callers.current.get())):
+            spent, started = 0.0, time.perf_counter()
+            for message in batches.encode_batch(batch, encode_head(plan.provenance, timing)):
+                spent += time.perf_counter() - started
+                yield message  # and the caller decodes it while the next is made
+                started = time.perf_counter()
+            encoding.observe(spent)

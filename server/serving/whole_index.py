@@ -1,0 +1,143 @@
+"""A whole index under one clustering: every neuron's metrics and every feature cluster's central example.
+
+It is made by ordinary cluster work in the batcher, so that other callers are served meanwhile, and the last few are
+kept. Callers who ask for one that is being made wait for it together; when the last of them leaves, it is given up.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polysem.proto.arrays import Array, IntArray
+from polysem.proto.questions.clustering import ClusterBatch
+from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON, NeuronTable
+from polysem.server.index.format import Index
+from polysem.server.questions.clustering import ClusterWork, empty_cluster_batch
+from polysem.server.questions.clusters_of_trees import Clusters, clusters_of, joined
+from polysem.server.serving import callers
+from polysem.server.serving.batcher import Batcher
+
+MAX_KEPT = 8  # whole indexes; GPT2-small's takes some 15 MB
+
+
+METRICS = (
+    "n_examples",
+    "n_clusters",
+    "max_distance",
+    "mean_distance",
+    "intra",
+    "inter",
+    "silhouette",
+    "largest_share",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class WholeIndex:
+    """Neurons that are too large for what was asked have no clusters, and NaN as metrics.
+
+    table: every neuron's row, by layer and neuron. compute_ns: what it took, waiting included.
+    """
+
+    table: NeuronTable
+    clusters: Clusters
+    compute_ns: int
+
+
+class WholeIndexes:
+    """The last MAX_KEPT whole indexes, by the work that makes them. Lives in one event loop."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self._batcher = batcher
+        self._kept: OrderedDict[ClusterWork, asyncio.Task[WholeIndex]] = OrderedDict()
+        self._waiting: dict[ClusterWork, int] = {}
+
+    async def get(self, work: ClusterWork) -> WholeIndex:
+        """Kept, or made now; raises what the work and the batcher raise, and then keeps nothing."""
+        if work not in self._kept:
+            self._kept[work] = asyncio.create_task(self._make(work))
+        self._kept.move_to_end(work)
+        task = self._kept[work]
+        self._waiting[work] = self._waiting.get(work, 0) + 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._leave(work, task)
+
+    def _leave(self, work: ClusterWork, task: "asyncio.Task[WholeIndex]") -> None:
+        self._waiting[work] -= 1
+        if self._waiting[work]:
+            return
+        del self._waiting[work]
+        unfinished = not task.done()
+        if unfinished:
+            task.cancel()
+        if self._kept.get(work) is task and (unfinished or task.cancelled() or task.exception()):
+            del self._kept[work]
+        while len(self._kept) - len(self._waiting) > MAX_KEPT:
+            del self._kept[next(work for work in self._kept if work not in self._waiting)]
+
+    async def _make(self, work: ClusterWork) -> WholeIndex:
+        started_ns = time.monotonic_ns()
+        items = every_neuron(work.index)
+        taken = work.takes(work.index.n_examples.reshape(-1))
+        nothing = empty_cluster_batch(items[:0], np.zeros(0, np.int32), 0)
+        metrics = [{name: getattr(nothing, name) for name in METRICS}]
+        clusters = [clusters_of(nothing, 0.0)]
+        async for answer in self._batcher.stream(work, items[taken], callers.current.get()):
+            batch = answer.batch
+            assert isinstance(batch, ClusterBatch)
+            metrics.append({name: getattr(batch, name) for name in METRICS})
+            clusters.append(await asyncio.to_thread(clusters_of, batch, work.clustering.distance_threshold))
+        every = joined(clusters)
+        table = await asyncio.to_thread(_table, work.index, taken, metrics, every)
+        return WholeIndex(table, every, time.monotonic_ns() - started_ns)
+
+
+def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
+    """taken (J,) bool: the neurons of the parts."""
+    m = {name: _filled([part[name] for part in parts], taken) for name in METRICS}
+    m["n_examples"] = index.n_examples.reshape(-1).astype(np.int32)
+    statistics = index.statistics
+    enough, share = m["n_examples"] >= LEAST_EXAMPLES_OF_RARE, m["largest_share"]
+    rare = enough & (share >= LEAST_SHARE_OF_COMMON) & (share < 1)
+    return NeuronTable(
+        neurons=every_neuron(index),
+        **m,
+        second_share=_second_shares(clusters, m["n_examples"], index.info.n_neurons_per_layer),
+        maximum_activation=statistics.maximum.reshape(-1).astype(np.float64),
+        mean_activation=statistics.mean.reshape(-1).astype(np.float64),
+        share_positive=statistics.share_positive.reshape(-1).astype(np.float64),
+        rare=rare.astype(np.int32),
+    )
+
+
+def _filled(parts: Sequence[Array], taken: Array) -> Array:
+    """(J,) the parts' values where taken; elsewhere NaN, or 0 among integers."""
+    values = np.concatenate(parts)
+    every = np.full(len(taken), np.nan if values.dtype.kind == "f" else 0, values.dtype)
+    every[taken] = values
+    return every
+
+
+def every_neuron(index: Index) -> IntArray:
+    """(J, 2) int32 layer and index."""
+    layers, n = index.info.n_layers, index.info.n_neurons_per_layer
+    return np.stack(np.divmod(np.arange(layers * n), n), axis=1).astype(np.int32)
+
+
+def _second_shares(clusters: Clusters, n_examples: Array, n_neurons_per_layer: int) -> Array:
+    """(J,) share of each neuron's examples in its second largest cluster; NaN with fewer than two."""
+    flat = clusters.neurons[:, 0].astype(np.int64) * n_neurons_per_layer + clusters.neurons[:, 1]
+    order = np.lexsort((-clusters.sizes, flat))
+    flat, sizes = flat[order], clusters.sizes[order]
+    starts = np.searchsorted(flat, np.arange(len(n_examples)))
+    counts = np.bincount(flat, minlength=len(n_examples))
+    shares = np.full(len(n_examples), np.nan)
+    several = np.flatnonzero(counts > 1)
+    shares[several] = sizes[starts[several] + 1] / n_examples[several]
+    return shares
