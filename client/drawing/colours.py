@@ -2,7 +2,7 @@
 
 # Searched for: each has a contrast of at least 3.1 with white and with the dark pages' ground (WCAG AA asks for 3 of
 # graphics), and any two differ by at least 15 (CIEDE2000) in normal vision and in simulated protan-, deuter- and
-# tritanopia; Okabe and Ito's by 10.9, with two of contrast 2.3 on white. tests/client/test_colours.py computes it all.
+# tritanopia; Okabe and Ito's by 10.9, with two of contrast 2.3 on white. The tests compute it all.
 PALETTE = ("#3e6af1", "#a58d0d", "#07a48f", "#eb527a", "#84578a", "#a64a2f")
 
 

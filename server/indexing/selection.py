@@ -24,9 +24,9 @@ be dropped for good from any part of the corpus,
   holds such an interval around it, and q contexts to be drawn first. As draws are random, about 2q of the contexts in
   any interval of that length are left, some 2k to 3k in all, however many were read.
 What is dropped is never chosen, and the rules choose alike from any parts that hold all that is chosen; so parts can be
-joined in any grouping (tests/server/test_selection.py proves it by property). Keeping what any final maximum may ask
-for spares a second forward, or C · J stored activations. Where the maximum is given, each part of `first` and
-`quantile` keeps what it would choose.
+joined in any grouping (its tests check that by property). Keeping what any final maximum may ask for spares a second
+forward, or C · J stored activations. Where the maximum is given, each part of `first` and `quantile` keeps what it
+would choose.
 
 Ties. Attention is causal, so contexts that are alike up to the key token have the same key activation. A float matrix
 product rounds differently with the number of its rows, though, and with what is read together such activations come to

@@ -1,7 +1,7 @@
 """The scripts of this folder in short: is every call answered rightly or refused in order? How fast is not asked here.
 
-hostile.py, kill.py and replicas.py run in tests/server/test_malformed.py and test_killed_jobs.py, and in
-tests/client/test_replicas.py.
+hostile.py, kill.py and replicas.py run in tests/server/serving/test_malformed.py, tests/server/jobs/test_killed_jobs.py
+and tests/client/test_replicas.py.
 """
 
 import subprocess

@@ -70,7 +70,8 @@ from polysem.proto.questions.clustering import ClusterQuery
 from polysem.server.local_client import opened
 with opened(sys.argv[1], device="cpu") as client:
     print(sum(len(answer.batch.neurons) for answer in client.clusters(ClusterQuery((NeuronRange(1),)))))
-print(sorted({"polysem.server.app", "polysem.server.jobs.store", "grpc_reflection", "polysem.client"} & set(sys.modules)))
+unwanted = {"polysem.server.app", "polysem.server.jobs.store", "grpc_reflection", "polysem.client"}
+print(sorted(unwanted & set(sys.modules)))
 """
 
 

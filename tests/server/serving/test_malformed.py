@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 
-LOAD = Path(__file__).parent.parent / "load"
+LOAD = Path(__file__).parents[2] / "load"
 NEURONS = "/polysem.v1.NeuronService/"
 JOBS = "/polysem.v1.JobService/"
 HEALTH = "/grpc.health.v1.Health/"

@@ -13,7 +13,7 @@ from polysem.proto.questions.embedding import EmbeddingBatch
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.callers import Account, Caller
 
-from ..load.figures import jain
+from ...load.figures import jain
 
 
 @dataclass(frozen=True)

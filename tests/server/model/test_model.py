@@ -15,7 +15,7 @@ from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.model.loading import load
 from polysem.server.model.model import Model
 
-GPT2_TOKENIZER = Path(__file__).parents[3] / "shared" / "gpt2-tokenizer"
+GPT2_TOKENIZER = Path(__file__).parents[4] / "shared" / "gpt2-tokenizer"
 NAMES = ("ln_2.weight", "ln_2.bias", "mlp.c_fc.weight")
 TOKENS = torch.tensor([[256, 10, 20, 30, 40, 50, 60], [256, 7, 7, 7, 9, 9, 9]])
 

@@ -25,7 +25,7 @@ from polysem.proto.errors import (
 )
 from polysem.server.serving import keys
 
-from .conftest import write_certificate
+from ..conftest import write_certificate
 
 # ---- Keys in their file
 

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from tests.server import hub as hubs
+from . import hub as hubs
 
 TEXTS = [f"text {i} é 日本 " * (1 + i % 7) for i in range(90)]
 OLD, NEW = "a" * 40, "b" * 40

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LOAD = Path(__file__).parent.parent / "load" / "kill.py"
+LOAD = Path(__file__).parents[2] / "load" / "kill.py"
 
 
 def test_a_server_killed_thrice_ends_its_jobs_with_the_same_bytes(index_folder, corpus_file):
