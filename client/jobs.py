@@ -274,7 +274,7 @@ class Jobs:
     ) -> Path:
         """Write the result of a done job to `out`, and check its sha256; goes on where a fetch was broken off."""
         download = Download(self.get(id), Path(out), force)
-        with download.receiving(), self._told():
+        with download.receiving(), self._translated():
             for message in self._stub.ReadJobResult(download.request, timeout=self._timeout_s):
                 progress(download.add(message))
         return Path(out)
@@ -295,11 +295,11 @@ class Jobs:
         self._call("DeleteCorpus", pb.DeleteCorpusRequest(name=name))
 
     def _call(self, method: str, request: Any) -> Any:
-        with self._told():
+        with self._translated():
             return connection.ask(getattr(self._stub, method), request, self._target, self._timeout_s)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
@@ -395,7 +395,7 @@ class AsyncJobs:
         progress: Callable[[int], object] = lambda n_bytes: None,
     ) -> Path:
         download = Download(await self.get(id), Path(out), force)
-        with download.receiving(), self._told():
+        with download.receiving(), self._translated():
             async for message in self._stub.ReadJobResult(download.request, timeout=self._timeout_s):
                 progress(download.add(message))
         return Path(out)
@@ -413,11 +413,11 @@ class AsyncJobs:
         await self._call("DeleteCorpus", pb.DeleteCorpusRequest(name=name))
 
     async def _call(self, method: str, request: Any) -> Any:
-        with self._told():
+        with self._translated():
             return await connection.aio_ask(getattr(self._stub, method), request, self._target, self._timeout_s)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:

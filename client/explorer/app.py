@@ -112,7 +112,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
     routes += [Route("/api/serving", pages.serving_json), Route("/static/{name}", _static)]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Headers)]
     handlers: dict[Any, Any] = {
-        errors.PolysemError: pages.told,
+        errors.PolysemError: pages.failed,
         HTTPException: pages.missing,
         Exception: pages.broken,
     }
@@ -338,7 +338,7 @@ class _Pages:
 
     # ---- Errors, in words: as a page, or as JSON for the page's script
 
-    async def told(self, request: Request, error: Exception) -> Response:
+    async def failed(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.PolysemError)
         warming = isinstance(error, errors.WarmingUp)
         if request.url.path.startswith("/api/"):

@@ -1,7 +1,7 @@
 """Every neuron by every clustering asked for, a row each: what `polysem measure` writes.
 
-The neurons come from a `Clusterer`, so a server far away and one in this process are measured alike. A chunk of neurons
-is asked for at a time, so memory does not grow with the model. Per chunk everything is a flat or padded array, letters
+The neurons come from a `Clusterer`, so a server far away and one in this process are measured alike. A shard of neurons
+is asked for at a time, so memory does not grow with the model. Per shard everything is a flat or padded array, letters
 as elsewhere: B neurons, E examples, M merges of the neuron that has most.
 """
 
@@ -47,14 +47,14 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.wire import columns
 from polysem.proto.work import shards
-from polysem.proto.work.shards import Executor, Here, Ledger, Shard
+from polysem.proto.work.shards import Executor, Ledger, LocalExecutor, Shard
 
 # Closer where distances are small: raw pre-MLP embeddings are all much alike.
 BEST_CUT_THRESHOLDS = (
     *(0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35),
     *(0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0),
 )
-EXAMPLES_AT_ONCE = 1 << 18  # of a chunk of neurons, at most
+EXAMPLES_AT_ONCE = 1 << 18  # of a shard of neurons, at most
 CALLS_AT_ONCE = 3  # so that the server works while an answer is read
 Progress = Callable[[int], None]
 
@@ -153,16 +153,16 @@ class Measuring:
         """
         with measurements.Writer(out, force) as writer:
             work = out.with_name(out.name + ".tmp")
-            with measurements.told(out, f"what is finished is kept in {str(work)!r}"):
+            with measurements.translated(out, f"what is finished is kept in {str(work)!r}"):
                 work.mkdir(exist_ok=True)
                 with shards.sole_worker(work):
                     self._check_begun(work)
-                    for part in self._finish(work, progress, executor or Here(self._client)):
+                    for part in self._finish(work, progress, executor or LocalExecutor(self._client)):
                         writer.write(self.about, shards.read(part.path))
         shutil.rmtree(work, ignore_errors=True)
 
     def _check_begun(self, work: Path) -> None:
-        """OUT.tmp must hold pieces of these very measurements."""
+        """OUT.tmp must hold shards of these very measurements."""
         path, about = work / "about.json", json.loads(json.dumps(self.about))
         if not path.exists():
             partial = path.with_suffix(".partial")
@@ -186,7 +186,9 @@ class Measuring:
                 for first, last in shards.ranges(len(self._neurons), size)
             ],
             lambda shard: self._neurons[shard.first : shard.last],
-            Chunks(self._variants, self._threshold, self._grid, self._index.name, self._index.sha256, self._version),
+            MeasureShard(
+                self._variants, self._threshold, self._grid, self._index.name, self._index.sha256, self._version
+            ),
             progress,
             lambda shard: (shard.last - shard.first) * len(self._variants),
         )
@@ -196,8 +198,8 @@ class Measuring:
 
 
 @dataclass(frozen=True)
-class Chunks:
-    """Measures chunks of neurons with whoever holds the index; pickles."""
+class MeasureShard:
+    """Measures shards of neurons with whoever holds the index; pickles."""
 
     variants: Sequence[Variant]
     threshold: float

@@ -78,7 +78,7 @@ class Writer:
         if out.is_dir() or (out.exists() and not force):
             remedy = "choose another name" if out.is_dir() else "choose another name, or --force to replace it"
             raise FailedPrecondition(f"{str(out)!r} exists already; {remedy}")
-        with self._told():
+        with self._translated():
             self._partial.unlink(missing_ok=True)
             self._file = self._partial.open("xb")
             self._mine = os.fstat(self._file.fileno())
@@ -89,12 +89,12 @@ class Writer:
 
         if self._rows is None:
             metadata = {KEY: json.dumps({"format": FORMAT, **about}, ensure_ascii=False)}
-            with self._told():
+            with self._translated():
                 self._rows = self._parquet.ParquetWriter(
                     self._file, _schema().with_metadata(metadata), compression="zstd", write_page_checksum=True
                 )
         columns = [pyarrow.array(rows[name], field.type, mask=_undefined(rows[name])) for name, field in _fields()]
-        with self._told():
+        with self._translated():
             self._rows.write_table(pyarrow.Table.from_arrays(columns, schema=self._rows.schema))
 
     def __enter__(self) -> "Writer":
@@ -113,7 +113,7 @@ class Writer:
             raise
 
     def _finish(self) -> None:
-        with self._told():
+        with self._translated():
             self._rows.close()
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -132,12 +132,12 @@ class Writer:
             if os.path.samestat(self._mine, self._partial.stat()):
                 self._partial.unlink()
 
-    def _told(self) -> AbstractContextManager[None]:
-        return told(self._out, "nothing of it was kept")
+    def _translated(self) -> AbstractContextManager[None]:
+        return translated(self._out, "nothing of it was kept")
 
 
 @contextmanager
-def told(out: Path, kept: str) -> Iterator[None]:
+def translated(out: Path, kept: str) -> Iterator[None]:
     """Say in words what the system would not do while `out` was made, and what was kept."""
     try:
         yield

@@ -32,6 +32,8 @@ def _bytes_up_to(rows: Any, ends: Array) -> Array:
 
 def encode_batch(batch: AnyBatch, head: Mapping[str, Any], max_bytes: int = MAX_MESSAGE_BYTES) -> Iterator[Any]:
     """The batch as messages of at most max_bytes, in order; head: the other fields that each of them has."""
+    type_ = LAYOUTS[type(batch)].message
+    assert type_ is not None
     offsets = columns.offsets(batch)
     budget = max_bytes - _OVERHEAD_BYTES
     sizes = _item_bytes(batch, offsets)
@@ -39,7 +41,7 @@ def encode_batch(batch: AnyBatch, head: Mapping[str, Any], max_bytes: int = MAX_
         rows = columns.rows(batch, offsets, first, last)
         pieces = [rows] if sizes[first:last].sum() <= budget else list(_pieces(rows, budget))
         for i, piece in enumerate(pieces):
-            message = LAYOUTS[type(batch)].message(**head, continues=i < len(pieces) - 1)
+            message = type_(**head, continues=i < len(pieces) - 1)
             for name, part in piece.items():
                 if isinstance(part, np.ndarray):
                     fill(getattr(message, name), part)

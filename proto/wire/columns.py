@@ -40,14 +40,14 @@ class Axis(NamedTuple):
 class Layout(NamedTuple):
     """How the columns of a kind of batch lie.
 
-    message  the class of its messages, which have a field for each column
+    message  the class of its messages, which have a field for each column; None where it is never sent
     item     the axis of its items
     axes     the axis of each column, the items' own first
     counts   of each other axis: rows of each item of a batch
     texts    the columns that are lists of str; all others are arrays
     """
 
-    message: type[Any]
+    message: type[Any] | None
     item: str
     axes: Mapping[str, str]
     counts: Mapping[str, Callable[[Any], npt.NDArray[Any]]]
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 LAYOUTS: dict[type, Layout] = {}
 
 
-def columnar(message: type[Any], item: str, *axes: Axis) -> Callable[[type[Batch]], type[Batch]]:
+def columnar(message: type[Any] | None, item: str, *axes: Axis) -> Callable[[type[Batch]], type[Batch]]:
     """Register a dataclass as a batch whose items lie along `item`; columns that no axis names lie there, too."""
 
     def register(batch: type[Batch]) -> type[Batch]:

@@ -1,1 +1,1 @@
-"""Long work in pieces, used on both ends: shards and their ledger, results that go to a store."""
+"""Long work, used on both ends: shards and their ledger, results that go to a store."""

@@ -97,12 +97,12 @@ class Place:
             from fsspec.core import url_to_fs
         except ModuleNotFoundError as error:
             raise FailedPrecondition(f"to write to {url!r} install fsspec: pip install fsspec") from error
-        with self._told():
+        with self._translated():
             store, path = url_to_fs(url)
         return store, path.rstrip("/")
 
     def _put(self, path: Path, there: str) -> None:
-        with self._told():
+        with self._translated():
             try:
                 self._store.put_file(str(path), there)
             except FileNotFoundError:  # of stores that have folders
@@ -111,7 +111,7 @@ class Place:
 
     def _size(self, there: str) -> int | None:
         """Bytes of what is there; None where nothing is."""
-        with self._told():
+        with self._translated():
             self._store.invalidate_cache()
             try:
                 return int(self._store.info(there)["size"] or 0)
@@ -119,7 +119,7 @@ class Place:
                 return None
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         """Say in words what the store would not do."""
         try:
             yield

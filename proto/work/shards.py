@@ -1,4 +1,4 @@
-"""Shards: pieces of a long job, each written whole or not at all, so that a killed job goes on where it was.
+"""Shards: parts of a long job, each written whole or not at all, so that a killed job goes on where it was.
 
 A shard is a file named by what it depends on (its content key) and made by a pure function. It is done when the ledger
 says so, a SQLite file beside the shards: one process drives a job and writes the ledger; an Executor says who computes.
@@ -115,7 +115,7 @@ class Executor(Protocol):
         """
 
 
-class Here:
+class LocalExecutor:
     """Makes shards in this process, one after another.
 
     held  what `Stage.compute` is given
@@ -182,7 +182,7 @@ def read(path: Path, names: Sequence[str] | None = None) -> dict[str, Array]:
         raise
     except Exception as error:  # of a changed header NumPy and zipfile raise whatever their parsers do
         raise FailedPrecondition(
-            f"the finished piece {str(path)!r} is damaged ({error}); remove it and start again"
+            f"the finished shard {str(path)!r} is damaged ({error}); remove it and start again"
         ) from error
 
 

@@ -51,7 +51,7 @@ class Texts(NamedTuple):
     problem: str = ""
 
 
-class Stream:
+class DocumentStream:
     """A range of a corpus, read as its documents are asked for.
 
     documents           with text
@@ -138,9 +138,9 @@ class Corpus:
             return tables.DataSet(self.id, place).ranges(self.text_field, RANGE_BYTES)
         return None
 
-    def stream(self, range_: Range, limit: int | None = None) -> Stream:
+    def stream(self, range_: Range, limit: int | None = None) -> DocumentStream:
         """The documents of one of its ranges, the first `limit` at most; `max_documents` does not matter."""
-        return Stream(self, range_, limit)
+        return DocumentStream(self, range_, limit)
 
     def read(self, range_: Range, limit: int | None = None) -> Texts:
         """The same in memory."""

@@ -1,4 +1,4 @@
-"""Ranges of a corpus: consecutive pieces, each readable without the others, by any machine that reaches it."""
+"""Ranges of a corpus: each readable without the others, by any machine that reaches it."""
 
 import hashlib
 import os

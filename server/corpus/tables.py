@@ -33,7 +33,7 @@ class DataSet:
     def __init__(self, id_: str, folder: Path, revision: str | None = None) -> None:
         name, config, split = _parts(id_)
         self._id, self._folder = id_, folder
-        with _told(id_):
+        with _translated(id_):
             import datasets
 
             where = str(folder) if folder.is_dir() else name
@@ -59,7 +59,7 @@ class DataSet:
 
     def _row_groups(self, text_field: str, n_bytes: int) -> Iterator[Range]:
         for whole in self._whole_files:
-            with _told(self._id):
+            with _translated(self._id):
                 found = parquet_ranges(whole.files[0], text_field, n_bytes)
             yield from (range_._replace(files=whole.files, file=whole.file) for range_ in found)
 
@@ -81,7 +81,7 @@ class DataSet:
     @cached_property
     def _sizes(self) -> list[int]:
         """Bytes of each file."""
-        with _told(self._id):
+        with _translated(self._id):
             import fsspec
 
             system, _ = fsspec.url_to_fs(self._files[0])
@@ -95,9 +95,9 @@ class DataSet:
     def rows(self, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
         """Those of one file of a range."""
         if _is_parquet(file.files[0]):
-            yield from _told_rows(self._id, file, text_field)
+            yield from _translated_rows(self._id, file, text_field)
             return
-        with _told(self._id):
+        with _translated(self._id):
             yield from self._stream.shard(len(self._files), file.file - 1) if file.file else self._stream
 
     def fingerprint(self, times: bool) -> str:
@@ -122,14 +122,14 @@ def rows_by_file(
     for i, url in enumerate(range_.files):
         file = range_._replace(files=(url,), file=range_.file + i if range_.file else 0)
         if _is_parquet(url):
-            yield file, _told_rows(id_, file, text_field)
+            yield file, _translated_rows(id_, file, text_field)
         else:
             data_set = data_set or _as_found(id_, folder, url)
             yield file, data_set.rows(file, text_field)
 
 
-def _told_rows(id_: str, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
-    with _told(id_):
+def _translated_rows(id_: str, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
+    with _translated(id_):
         yield from parquet_rows(file.files[0], text_field, file)
 
 
@@ -146,7 +146,7 @@ def _kept(id_: str, folder: Path, revision: str | None, _state: str) -> DataSet:
 
 def saved(id_: str, folder: Path) -> Any:
     """The split of what `save_to_disk` left, a datasets.Dataset."""
-    with _told(id_):
+    with _translated(id_):
         import datasets
 
         found = datasets.load_from_disk(folder)
@@ -160,7 +160,7 @@ def saved_ranges(id_: str, folder: Path, n_bytes: int) -> Iterator[Range]:
 
 def saved_rows(id_: str, folder: Path, range_: Range) -> Iterator[Mapping[str, Any]]:
     table = saved(id_, folder)
-    with _told(id_):
+    with _translated(id_):
         yield from table.select(range(range_.begin, min(range_.end, len(table))))
 
 
@@ -225,7 +225,7 @@ def _parts(id_: str) -> tuple[str, str, str]:
 
 
 @contextmanager
-def _told(id_: str) -> Iterator[None]:
+def _translated(id_: str) -> Iterator[None]:
     """Raise BadCorpus for whatever Hugging Face's library raises."""
     try:
         import datasets  # noqa: F401

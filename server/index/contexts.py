@@ -42,10 +42,10 @@ class Contexts:
         """(T,) int64 token ids, BOS included."""
         return self._tokens[self._offsets[context] : self._offsets[context + 1]].astype(np.int64)
 
-    def piece(self, first: int, last: int) -> "Piece":
+    def load(self, first: int, last: int) -> "LoadedContexts":
         """Contexts first..last − 1, read into memory."""
         offsets = np.array(self._offsets[first : last + 1])
-        return Piece(first, np.array(self._tokens[offsets[0] : offsets[-1]]), offsets - offsets[0])
+        return LoadedContexts(first, np.array(self._tokens[offsets[0] : offsets[-1]]), offsets - offsets[0])
 
     def document(self, context: int) -> str:
         """The corpus's name of the context's document."""
@@ -53,7 +53,7 @@ class Contexts:
         return bytes(self._name_bytes[self._name_offsets[d] : self._name_offsets[d + 1]]).decode()
 
 
-class Piece(NamedTuple):
+class LoadedContexts(NamedTuple):
     """C consecutive contexts, which keep their numbers: what a shard needs, wherever it is made.
 
     first    number of the first one
@@ -78,11 +78,11 @@ class Piece(NamedTuple):
         """(C,) int64 tokens of each context."""
         return np.diff(self.offsets)
 
-    def pieces(self, size: int) -> Iterator["Piece"]:
-        """The same in pieces of at most `size` contexts."""
+    def split(self, size: int) -> Iterator["LoadedContexts"]:
+        """The same, at most `size` contexts at a time."""
         for begin in range(0, len(self), size):
             offsets = self.offsets[begin : begin + size + 1]
-            yield Piece(self.first + begin, self.flat[offsets[0] : offsets[-1]], offsets - offsets[0])
+            yield LoadedContexts(self.first + begin, self.flat[offsets[0] : offsets[-1]], offsets - offsets[0])
 
     def tokens(self, context: int) -> Array:
         """(T,) int64 token ids of context number `context`, BOS included."""
@@ -90,16 +90,16 @@ class Piece(NamedTuple):
         return self.flat[begin:end].astype(np.int64)
 
 
-class Kept(NamedTuple):
+class ContextRange(NamedTuple):
     """Where contexts first..last − 1 lie."""
 
     folder: Path
     first: int
     last: int
 
-    def read(self) -> Piece:
+    def read(self) -> LoadedContexts:
         """They themselves."""
-        return Contexts(self.folder).piece(self.first, self.last)
+        return Contexts(self.folder).load(self.first, self.last)
 
 
 class Cut(NamedTuple):

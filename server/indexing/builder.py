@@ -23,11 +23,11 @@ from polysem.proto.arrays import Array
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
-from polysem.proto.work.shards import Executor, Here, Ledger, Shard
+from polysem.proto.work.shards import Executor, Ledger, LocalExecutor, Shard
 from polysem.server.corpus.documents import Corpus, CorpusDigest
 from polysem.server.index import arrays
 from polysem.server.index.arrays import ArrayWriter
-from polysem.server.index.contexts import Contexts, Kept, Piece
+from polysem.server.index.contexts import ContextRange, Contexts, LoadedContexts
 from polysem.server.index.format import (
     N_BINS,
     TOKENS_AFTER,
@@ -38,7 +38,7 @@ from polysem.server.index.format import (
     write_manifest,
 )
 from polysem.server.indexing import choose, scan
-from polysem.server.indexing.scan import Collected, Reading
+from polysem.server.indexing.scan import Collected, ReadOptions
 from polysem.server.indexing.selection import Candidates
 from polysem.server.indexing.stages import CollectStage, ScanStage
 from polysem.server.indexing.tokenise import Tokenising
@@ -124,7 +124,7 @@ def build(
     try:
         with shards.sole_worker(work):
             at_once = batch_tokens or BATCH_TOKENS[model.device.type]
-            where = executor or Here(model)
+            where = executor or LocalExecutor(model)
             _Build(model, corpus, recipe, work, progress, at_once, given, where).run(out)
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -189,7 +189,7 @@ class _Build:
     def run(self, out: Path) -> None:
         self._facts = self._describe()
         contexts_ = self._read()
-        reading = Reading(int(self._recipe.bos), self._batch_tokens)
+        reading = ReadOptions(int(self._recipe.bos), self._batch_tokens)
         candidates, maximum = self._scan(contexts_, reading)
         self._collect(contexts_, reading, candidates, maximum)
         self._assemble(contexts_, candidates)
@@ -219,7 +219,7 @@ class _Build:
             "bos": recipe.bos,
         }
         path = self._work / "recipe.json"
-        begun = facts | {"batch_tokens": self._batch_tokens}  # moves activations by an ulp, so no piece may mix two
+        begun = facts | {"batch_tokens": self._batch_tokens}  # moves activations by an ulp, so no loaded may mix two
         if (self._work / "corpus.json").exists():  # before, nothing is done that another recipe could not use
             before = json.loads(path.read_text())
             if differing := [name for name in begun if begun[name] != before.get(name)]:
@@ -277,11 +277,11 @@ class _Build:
                 "began; remove that folder to begin anew"
             )
 
-    def _scan(self, contexts_: Contexts, reading: Reading) -> tuple[Candidates, Array]:
+    def _scan(self, contexts_: Contexts, reading: ReadOptions) -> tuple[Candidates, Array]:
         """The chosen examples of all neurons, and their maxima; statistics are written on the way."""
         rule = self._recipe.selection
         stage = ScanStage(reading, rule, self._given, shards.SHARD_CONTEXTS)
-        paths = [shard.path for shard in self._finish("scan", contexts_, self._kept, contexts_.piece, stage)]
+        paths = [shard.path for shard in self._finish("scan", contexts_, self._context_range, contexts_.load, stage)]
         sums = choose.sums(paths)
         n = len(contexts_)
         folder = self._work / "statistics"
@@ -296,23 +296,23 @@ class _Build:
         )
         return chosen, sums.maximum
 
-    def _collect(self, contexts_: Contexts, reading: Reading, candidates: Candidates, maximum: Array) -> None:
+    def _collect(self, contexts_: Contexts, reading: ReadOptions, candidates: Candidates, maximum: Array) -> None:
         """Shard files with what the chosen examples need."""
         info = self._model.info
         self._chosen = [
             scan.chosen_of_layer(candidates, layer, info.n_neurons_per_layer, self._windowing.context_length)
             for layer in range(info.n_layers)
         ]
-        self._parts = [scan.Parts(chosen) for chosen in self._chosen]
+        self._choices = [scan.ChosenByShard(chosen) for chosen in self._chosen]
 
-        def with_parts(piece: Callable[[int, int], Kept | Piece]) -> Callable[[int, int], Any]:
-            return lambda first, last: (piece(first, last), [parts.of(first, last)[0] for parts in self._parts])
+        def with_choices(loaded: Callable[[int, int], ContextRange | LoadedContexts]) -> Callable[[int, int], Any]:
+            return lambda first, last: (loaded(first, last), [parts.of(first, last)[0] for parts in self._choices])
 
-        take, instead = with_parts(self._kept), with_parts(contexts_.piece)
-        self._pieces = self._finish("collect", contexts_, take, instead, CollectStage(reading, maximum))
+        take, instead = with_choices(self._context_range), with_choices(contexts_.load)
+        self._collected = self._finish("collect", contexts_, take, instead, CollectStage(reading, maximum))
 
-    def _kept(self, first: int, last: int) -> Kept:
-        return Kept((self._work / "contexts").absolute(), first, last)
+    def _context_range(self, first: int, last: int) -> ContextRange:
+        return ContextRange((self._work / "contexts").absolute(), first, last)
 
     def _finish(
         self,
@@ -373,11 +373,11 @@ class _Build:
     def _write_layer(self, folder: Path, layer: int, activations: Array) -> Array:
         """Write one layer's arrays from all shards; its histogram (N, 64)."""
         folder.mkdir()
-        chosen, parts = self._chosen[layer], self._parts[layer]
+        chosen, parts = self._chosen[layer], self._choices[layer]
         around = np.empty((len(chosen.rows), TOKENS_BEFORE + 1 + TOKENS_AFTER), np.float16)
         histogram: Array = np.zeros((len(chosen.offsets) - 1, N_BINS), np.int32)
         with ArrayWriter(folder / "xhat.npy", np.float16, (self._model.info.d_model,)) as xhat:
-            for first, last, path in self._pieces:
+            for first, last, path in self._collected:
                 part = shards.read(path, [f"{name}_{layer}" for name in Collected._fields])
                 rows, around_, counts = part.values()
                 xhat.append(rows)

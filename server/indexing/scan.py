@@ -15,7 +15,7 @@ from polysem.kernels.key_tokens import key_tokens
 from polysem.proto.arrays import Array
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import ModelInfo, Selection
-from polysem.server.index.contexts import Piece
+from polysem.server.index.contexts import LoadedContexts
 from polysem.server.index.format import N_BINS, TOKENS_AFTER, TOKENS_BEFORE
 from polysem.server.indexing.selection import Candidates, candidates, prefix_hashes
 from polysem.server.model.model import Model
@@ -23,7 +23,7 @@ from polysem.server.model.model import Model
 Advance = Callable[[int], None]  # told of tokens read
 
 
-class Reading(NamedTuple):
+class ReadOptions(NamedTuple):
     """How contexts are fed to the model. n_skipped: tokens at each context's start that are no text (BOS)."""
 
     n_skipped: int
@@ -63,9 +63,9 @@ class Scan(NamedTuple):
     sums: Sums
 
 
-def batches(piece: Piece, batch_tokens: int) -> Iterator[Batch]:
-    """The piece's contexts by length, longest first, at most batch_tokens at once with padding."""
-    lengths = piece.lengths
+def batches(loaded: LoadedContexts, batch_tokens: int) -> Iterator[Batch]:
+    """the loaded contexts by length, longest first, at most batch_tokens at once with padding."""
+    lengths = loaded.lengths
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
@@ -73,8 +73,8 @@ def batches(piece: Piece, batch_tokens: int) -> Iterator[Batch]:
         chosen = order[start : start + max(batch_tokens // width, 1)]
         tokens = np.zeros((len(chosen), width), np.int64)
         for row, context in zip(tokens, chosen, strict=True):
-            row[: lengths[context]] = piece.tokens(piece.first + int(context))
-        yield Batch(piece.first + chosen, lengths[chosen], torch.from_numpy(tokens))
+            row[: lengths[context]] = loaded.tokens(loaded.first + int(context))
+        yield Batch(loaded.first + chosen, lengths[chosen], torch.from_numpy(tokens))
         start += len(chosen)
 
 
@@ -88,16 +88,16 @@ class KeyActivations(NamedTuple):
     prefixes: Array
 
 
-def key_activations(model: Model, piece: Piece, reading: Reading, advance: Advance) -> KeyActivations:
-    """What the model says of the piece's contexts: the scan's one forward. Holds C · J · 8 bytes on its device, read at
+def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, advance: Advance) -> KeyActivations:
+    """What the model says of the loaded contexts: the scan's one forward. Holds C · J · 8 bytes on its device, read at
     the end only, so that a GPU need not wait for each layer's answer to be fetched."""
     info, device = model.info, model.device
     n = info.n_neurons_per_layer
-    highest = torch.empty((len(piece), info.n_layers * n), device=device)
+    highest = torch.empty((len(loaded), info.n_layers * n), device=device)
     where = torch.empty(highest.shape, dtype=torch.int32, device=device)
-    prefixes = np.zeros((len(piece), int(piece.lengths.max())), np.uint64)
-    for batch in batches(piece, reading.batch_tokens):
-        rows = torch.from_numpy(batch.numbers - piece.first).to(device)
+    prefixes = np.zeros((len(loaded), int(loaded.lengths.max())), np.uint64)
+    for batch in batches(loaded, reading.batch_tokens):
+        rows = torch.from_numpy(batch.numbers - loaded.first).to(device)
 
         def visit(
             layer: int, _residual: Tensor, activations: Tensor, batch: Batch = batch, rows: Tensor = rows
@@ -106,9 +106,9 @@ def key_activations(model: Model, piece: Piece, reading: Reading, advance: Advan
             highest[rows, columns], where[rows, columns] = _key_tokens(activations, batch, reading.n_skipped)
 
         model.read(batch.tokens, visit)
-        prefixes[batch.numbers - piece.first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())
+        prefixes[batch.numbers - loaded.first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())
         advance(int(batch.lengths.sum()))
-    return KeyActivations(piece.first, _fetched(highest), _fetched(where), prefixes)
+    return KeyActivations(loaded.first, _fetched(highest), _fetched(where), prefixes)
 
 
 def _fetched(tensor: Tensor) -> Array:
@@ -179,7 +179,7 @@ def chosen_of_layer(chosen: Candidates, layer: int, n: int, context_length: int)
     )
 
 
-class Part(NamedTuple):
+class LayerChoice(NamedTuple):
     """A layer's Chosen whose contexts lie in a shard: fields as there."""
 
     contexts: Array
@@ -189,7 +189,7 @@ class Part(NamedTuple):
     row_positions: Array
 
 
-class Parts:
+class ChosenByShard:
     """One layer's Chosen by shards. Cost: a sort once, and then what is taken."""
 
     def __init__(self, chosen: Chosen) -> None:
@@ -197,12 +197,12 @@ class Parts:
         self._order = np.argsort(chosen.contexts, kind="stable")
         self._sorted = chosen.contexts[self._order]
 
-    def of(self, first: int, last: int) -> tuple[Part, Array]:
+    def of(self, first: int, last: int) -> tuple[LayerChoice, Array]:
         """The examples in contexts first..last − 1, by neuron, and their places (E',) among all."""
         chosen = self._chosen
         mine = np.sort(self._order[slice(*np.searchsorted(self._sorted, (first, last)))])
         rows = slice(*np.searchsorted(chosen.row_contexts, (first, last)))
-        part = Part(
+        part = LayerChoice(
             chosen.contexts[mine],
             chosen.positions[mine],
             chosen.neurons[mine],
@@ -222,15 +222,20 @@ class Collected(NamedTuple):
 
 
 def collect(
-    model: Model, piece: Piece, parts: Sequence[Part], maximum: Array, reading: Reading, advance: Advance
+    model: Model,
+    loaded: LoadedContexts,
+    parts: Sequence[LayerChoice],
+    maximum: Array,
+    reading: ReadOptions,
+    advance: Advance,
 ) -> list[Collected]:
-    """Collect the piece's contexts, layer by layer. maximum (J,): over the whole corpus. Cost: one forward."""
+    """Collect the loaded contexts, layer by layer. maximum (J,): over the whole corpus. Cost: one forward."""
     n = model.info.n_neurons_per_layer
     layers = [
-        _LayerCollector(model, layer, piece, part, maximum[layer * n : (layer + 1) * n], reading)
+        _LayerCollector(model, layer, loaded, part, maximum[layer * n : (layer + 1) * n], reading)
         for layer, part in enumerate(parts)
     ]
-    for batch in batches(piece, reading.batch_tokens):
+    for batch in batches(loaded, reading.batch_tokens):
 
         def visit(layer: int, residual: Tensor, activations: Tensor, batch: Batch = batch) -> None:
             layers[layer].see(batch, residual, activations)
@@ -243,10 +248,12 @@ def collect(
 class _LayerCollector:
     """One layer's share of a shard: the rows and examples whose contexts lie in it."""
 
-    def __init__(self, model: Model, layer: int, piece: Piece, part: Part, maximum: Array, reading: Reading) -> None:
+    def __init__(
+        self, model: Model, layer: int, loaded: LoadedContexts, part: LayerChoice, maximum: Array, reading: ReadOptions
+    ) -> None:
         info, device = model.info, model.device
         self._model, self._layer = model, layer
-        self._piece, self._part, self._n_skipped = piece, part, reading.n_skipped
+        self._loaded, self._choice, self._n_skipped = loaded, part, reading.n_skipped
         self._maximum = torch.from_numpy(maximum).to(device)
         self._histogram = torch.zeros(info.n_neurons_per_layer * N_BINS, dtype=torch.int64, device=device)
         n_around = TOKENS_BEFORE + 1 + TOKENS_AFTER
@@ -257,30 +264,30 @@ class _LayerCollector:
     def collected(self) -> Collected:
         histogram = self._histogram.reshape(-1, N_BINS).cpu().numpy()
         return Collected(
-            _fetched(self._xhat), _fetched(self._around), histogram.astype(np.min_scalar_type(len(self._piece)))
+            _fetched(self._xhat), _fetched(self._around), histogram.astype(np.min_scalar_type(len(self._loaded)))
         )
 
     def see(self, batch: Batch, residual: Tensor, activations: Tensor) -> None:
-        slot = np.full(len(self._piece), -1)
-        slot[batch.numbers - self._piece.first] = np.arange(len(batch.numbers))
+        slot = np.full(len(self._loaded), -1)
+        slot[batch.numbers - self._loaded.first] = np.arange(len(batch.numbers))
         self._keep_rows(slot, residual)
         self._keep_around(slot, batch, activations)
         highest, _ = _key_tokens(activations, batch, self._n_skipped)
         self._count(highest)
 
     def _keep_rows(self, slot: Array, residual: Tensor) -> None:
-        slots = slot[self._part.row_contexts - self._piece.first]
+        slots = slot[self._choice.row_contexts - self._loaded.first]
         mine = np.flatnonzero(slots >= 0)
-        rows = residual[_index(slots[mine], residual), _index(self._part.row_positions[mine], residual)]  # (P', D)
+        rows = residual[_index(slots[mine], residual), _index(self._choice.row_positions[mine], residual)]  # (P', D)
         self._xhat[_index(mine, residual)] = self._model.normalise(self._layer, rows).half()
 
     def _keep_around(self, slot: Array, batch: Batch, activations: Tensor) -> None:
-        slots = slot[self._part.contexts - self._piece.first]
+        slots = slot[self._choice.contexts - self._loaded.first]
         mine = np.flatnonzero(slots >= 0)
         slots, n_tokens = slots[mine], batch.lengths[slots[mine]]
         rows, positions, neurons, lengths = (
             _index(values, activations)[:, None]
-            for values in (slots, self._part.positions[mine], self._part.neurons[mine], n_tokens)
+            for values in (slots, self._choice.positions[mine], self._choice.neurons[mine], n_tokens)
         )
         places = positions + torch.arange(-TOKENS_BEFORE, TOKENS_AFTER + 1, device=activations.device)  # (E', 31)
         outside = (places < 0) | (places >= lengths)

@@ -1,6 +1,6 @@
 """What a worker does of an index build: contexts of a range of the corpus, then the model's two passes over them.
 
-All pickle, so that a worker on another machine gets them once, and then ranges or pieces only.
+All pickle, so that a worker on another machine gets them once, and then ranges only.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,9 @@ from polysem.proto.facts import ModelInfo, Selection
 from polysem.proto.work.shards import Advance, Arrays
 from polysem.server.corpus.documents import Corpus, Document, Texts, digest_of
 from polysem.server.corpus.ranges import Range
-from polysem.server.index.contexts import Cut, Kept, Piece
+from polysem.server.index.contexts import ContextRange, Cut, LoadedContexts
 from polysem.server.indexing import choose, scan, selection
-from polysem.server.indexing.scan import KeyActivations, Part, Reading, Scan
+from polysem.server.indexing.scan import KeyActivations, LayerChoice, ReadOptions, Scan
 from polysem.server.indexing.windows import Windowing, cut
 from polysem.server.model.model import Model
 
@@ -70,14 +70,14 @@ class Tokenised(NamedTuple):
 class ScanStage:
     """given: (J,) float32 maxima for the selection, or None for the corpus's own. at_once: contexts held unreduced."""
 
-    reading: Reading
+    reading: ReadOptions
     rule: Selection
     given: Array | None
     at_once: int
 
-    def __call__(self, model: Model, taken: Piece | Kept, advance: Advance) -> Callable[[], Arrays]:
+    def __call__(self, model: Model, taken: LoadedContexts | ContextRange, advance: Advance) -> Callable[[], Arrays]:
         """What was read is reduced beside the next."""
-        first, *others = _read(taken).pieces(self.at_once)
+        first, *others = _read(taken).split(self.at_once)
         found = scan.key_activations(model, first, self.reading, advance)
         parts: list[Scan] = []
         with ThreadPoolExecutor(1) as reducer:
@@ -98,21 +98,21 @@ class ScanStage:
 class CollectStage:
     """maximum: (J,) float32, over the whole corpus."""
 
-    reading: Reading
+    reading: ReadOptions
     maximum: Array
 
     def __call__(
-        self, model: Model, taken: tuple[Piece | Kept, Sequence[Part]], advance: Advance
+        self, model: Model, taken: tuple[LoadedContexts | ContextRange, Sequence[LayerChoice]], advance: Advance
     ) -> Callable[[], Arrays]:
-        piece, parts = taken
-        layers = scan.collect(model, _read(piece), parts, self.maximum, self.reading, advance)
+        loaded, parts = taken
+        layers = scan.collect(model, _read(loaded), parts, self.maximum, self.reading, advance)
         return lambda: {
             f"{name}_{layer}": array for layer, part in enumerate(layers) for name, array in part._asdict().items()
         }
 
 
-def _read(taken: Piece | Kept) -> Piece:
-    return taken.read() if isinstance(taken, Kept) else taken
+def _read(taken: LoadedContexts | ContextRange) -> LoadedContexts:
+    return taken.read() if isinstance(taken, ContextRange) else taken
 
 
 def unflatten_tokens(values: dict[str, Array]) -> Tokenised:

@@ -27,14 +27,14 @@ TEXT_CHARACTERS = 4 << 20  # of one shard of a corpus without ranges
 MOST_TEXTS = 16  # of them in memory
 GROWTH = 4  # each time so many times the shards so far
 
-Part = Range | Texts
+LayerChoice = Range | Texts
 
 
 class Tokenising:
     """One corpus on its way into a folder of contexts.
 
     work         the build's folder, for shards
-    tell         told of documents with text, at most `max_documents` in all
+    report         told of documents with text, at most `max_documents` in all
     fingerprint  the corpus's, of this machine, when it was read; empty where it has no ranges
     """
 
@@ -45,11 +45,11 @@ class Tokenising:
         windowing: Windowing,
         work: Path,
         executor: Executor,
-        tell: Callable[[int], None],
+        report: Callable[[int], None],
     ) -> None:
         self._corpus, self._tokenizer, self._windowing = corpus, tokenizer, windowing
         self._work, self._executor = work, executor
-        self._tell, self._told = tell, 0
+        self._report, self._reported = report, 0
         self.fingerprint = ""
         self._n_shards = 0
 
@@ -101,13 +101,15 @@ class Tokenising:
                 batch_size = min(batch_size, math.ceil((wanted - n) * done / n))
         self._corpus.check_number(n)
 
-    def _made(self, ledger: Ledger, parts: Sequence[Part], limit: int | None) -> Iterator[tuple[Part, Tokenised]]:
+    def _made(
+        self, ledger: Ledger, parts: Sequence[LayerChoice], limit: int | None
+    ) -> Iterator[tuple[LayerChoice, Tokenised]]:
         """Each part and its shard, read when it is asked for."""
         n_before = self._n_shards
         self._n_shards += len(parts)
         found = [Shard(n, n + 1, self._path(part, limit)) for n, part in enumerate(parts, n_before)]
 
-        def take(shard: Shard) -> Part:
+        def take(shard: Shard) -> LayerChoice:
             return parts[shard.first - n_before]
 
         def texts(shard: Shard) -> Texts:
@@ -128,7 +130,7 @@ class Tokenising:
             if str(shards.read(path, ["problem"])["problem"]):
                 path.unlink()
 
-    def _path(self, part: Part, limit: int | None) -> Path:
+    def _path(self, part: LayerChoice, limit: int | None) -> Path:
         """A shard's file, named by all that it depends on."""
         if isinstance(part, Texts):
             digests = b"".join(map(digest_of, part.documents))
@@ -148,9 +150,9 @@ class Tokenising:
     def _advance(self, n: int) -> None:
         """Of what is read beyond `max_documents`, or again, nothing is told."""
         most = self._corpus.max_documents
-        new = n if most is None else min(n, most - self._told)
-        self._told += new
-        self._tell(new)  # 0, too: whoever is told may have had enough
+        new = n if most is None else min(n, most - self._reported)
+        self._reported += new
+        self._report(new)  # 0, too: whoever is told may have had enough
 
 
 def _texts(corpus: Corpus) -> Iterator[Texts]:

@@ -41,9 +41,9 @@ from polysem.server.jobs.uploads import Corpora
 from polysem.server.local_client import JOBS, LocalClient
 from polysem.server.model.model import Model, ModelDescription, Past, Visit
 from polysem.server.questions.engine import Engine
-from polysem.server.ray_cluster.driver import on_ray
+from polysem.server.ray_cluster.driver import ray_executor
 from polysem.server.ray_cluster.pool import RayOptions
-from polysem.server.ray_cluster.sessions import RemoteClient, building, held_index
+from polysem.server.ray_cluster.sessions import RemoteClient, building, index_payload
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.callers import Caller
 from polysem.server.serving.keys import Keys
@@ -56,7 +56,7 @@ LOOK_S = 2.0  # how often a job at work is seen to have room and an owner
 MEASUREMENTS = "measurements.parquet"
 
 
-class Progress(NamedTuple):
+class JobProgress(NamedTuple):
     """How far the running job is."""
 
     id: str
@@ -87,7 +87,7 @@ class JobRunner:
     ) -> None:
         self._store, self._corpora, self._engine, self._batcher = store, corpora, engine, batcher
         self._keys, self._ray = keys, ray
-        self.progress = Progress("")
+        self.progress = JobProgress("")
         self._telling = threading.Lock()
         self._wake = threading.Event()
         self._cancelled: set[str] = set()
@@ -212,14 +212,14 @@ class JobRunner:
             )
         finally:
             with self._telling:
-                self.progress = Progress("")
+                self.progress = JobProgress("")
 
     def _result(self, task: Task) -> tuple[Path, str]:
         """The finished job's result, and its sha256."""
         if self._store.is_cancelled(task.id):
             raise _CancelledError
         self._look(task)
-        self.progress = Progress(task.id)
+        self.progress = JobProgress(task.id)
         folder = self._store.job_folder(task.id)
         folder.mkdir(exist_ok=True)
         if isinstance(task.spec, IndexSpec):
@@ -236,7 +236,7 @@ class JobRunner:
         if not out.exists():  # else the server was killed before it could say so
             with self._asked(task, spec) as (client, executor):
                 measuring = self._measuring(spec, client)
-                measuring.run(out, partial(self._tell, task, "cluster", total=measuring.n_trees), executor=executor)
+                measuring.run(out, partial(self._report, task, "cluster", total=measuring.n_trees), executor=executor)
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         return out
 
@@ -245,8 +245,8 @@ class JobRunner:
         """Who is asked of the index, and where that goes on."""
         if self._ray is not None:
             index = self._engine.indexes[spec.index]
-            held = held_index(index, self._engine.model)
-            with on_ray(held, self._ray, lambda status: self._go_on(task)) as executor:
+            held = index_payload(index, self._engine.model)
+            with ray_executor(held, self._ray, lambda status: self._go_on(task)) as executor:
                 yield RemoteClient(executor), executor
             return
         self._at_work = self._client.of(self._caller(task))
@@ -258,9 +258,11 @@ class JobRunner:
     def _index(self, task: Task, spec: IndexSpec, folder: Path) -> Path:
         out = folder / spec.name
         if not out.exists():
-            tell = partial(self._tell, task)
+            report = partial(self._report, task)
             with self._reads(task, self._corpus(spec)) as (model, executor):
-                builder.build(model, self._corpus(spec), out, _recipe(spec), tell, task.batch_tokens, executor=executor)
+                builder.build(
+                    model, self._corpus(spec), out, _recipe(spec), report, task.batch_tokens, executor=executor
+                )
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         self._serve(out)
         return out / MANIFEST
@@ -298,14 +300,14 @@ class JobRunner:
         if time.monotonic() - self._looked > LOOK_S:
             self._look(task)
 
-    def _tell(self, task: Task, stage: str, n: int, total: int | None) -> None:
+    def _report(self, task: Task, stage: str, n: int, total: int | None) -> None:
         id_ = task.id
         self._go_on(task)
         with self._telling:
             if self.progress.id != id_:  # a thread of a job that has ended
                 raise _CancelledError
             before = self.progress.done if self.progress.stage == stage else 0
-            self.progress = Progress(id_, stage, before + n, total or 0)
+            self.progress = JobProgress(id_, stage, before + n, total or 0)
         if time.monotonic() - self._tidied > TIDY_S:
             self.tidy()
 

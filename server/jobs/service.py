@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, Unavailable
 from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo, decode_spec, encode_corpora, encode_job
 from polysem.server.jobs.runner import JobRunner
-from polysem.server.jobs.store import JobStore, Limits
+from polysem.server.jobs.store import JobStore, StoreLimits
 from polysem.server.jobs.uploads import Corpora
 from polysem.server.questions.engine import Engine
 from polysem.server.ray_cluster.pool import RayOptions
@@ -25,7 +25,7 @@ from polysem.v1 import job_service_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.1  # how often a watcher is told, at most
+LOOK_S = 0.1  # how often a watcher is sent a change, at most
 CANCEL_S = 2.0  # that a running job is given to end before its caller is answered
 
 
@@ -33,7 +33,7 @@ class Jobs:
     """All that the service needs. `draining`: watchers are to come back later."""
 
     def __init__(self, settings: Settings, folder: Path, engine: Engine, batcher: Batcher, keys: Keys | None) -> None:
-        limits = Limits(
+        limits = StoreLimits(
             settings.max_jobs, settings.max_result_bytes, settings.max_upload_bytes, settings.result_days * 86_400
         )
         self.store = JobStore(folder, limits)
@@ -144,7 +144,7 @@ class JobService(pb_grpc.JobServiceServicer):
         jobs, heartbeat_s = self._jobs, request.heartbeat_s or 10.0
         if not 0.1 <= heartbeat_s <= 60:
             raise InvalidArgument(f"heartbeat_s is {heartbeat_s:g}; give 0.1 to 60", "heartbeat_s")
-        told, sent, looked = None, 0.0, None
+        latest, sent, looked = None, 0.0, None
         while True:
             if jobs.draining:
                 raise Unavailable("the server is stopping; its jobs go on when it starts again: watch again then")
@@ -152,14 +152,14 @@ class JobService(pb_grpc.JobServiceServicer):
             if now != looked:
                 looked = now
                 message = self._now(request.id)
-                if message != told:
-                    told, sent = message, time.monotonic()
+                if message != latest:
+                    latest, sent = message, time.monotonic()
                     yield pb.WatchJobResponse(job=message)
                     if message.HasField("finished_at"):
                         return
-            elif told is not None and time.monotonic() - sent >= heartbeat_s:
+            elif latest is not None and time.monotonic() - sent >= heartbeat_s:
                 sent = time.monotonic()
-                yield pb.WatchJobResponse(job=told, heartbeat=True)
+                yield pb.WatchJobResponse(job=latest, heartbeat=True)
             await asyncio.sleep(LOOK_S)
 
     async def ReadJobResult(

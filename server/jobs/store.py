@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS corpora (
 """
 
 
-class Limits(NamedTuple):
+class StoreLimits(NamedTuple):
     """n_jobs: unfinished ones. result_bytes and upload_bytes: all together. lifetime_s: of results and uploads."""
 
     n_jobs: int
@@ -93,7 +93,7 @@ class JobStore:
     `key` is the caller's, which sees its own jobs and those of no key; "", on an open server, sees all.
     """
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: StoreLimits) -> None:
         self.folder, self.limits = folder, limits
         self.changes = 0  # grows with every change, so that watchers need not ask the database
         try:

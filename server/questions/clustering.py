@@ -1,4 +1,4 @@
-"""The work of clustering: x̂ → distances → tree → cut → metrics, chunk by chunk, and large neurons one by one.
+"""The work of clustering: x̂ → distances → tree → cut → metrics, batch by batch, and large neurons one by one.
 
 A neuron's number of examples and the algorithm decide how its tree is made (METHODS):
 
@@ -6,8 +6,8 @@ matrix      up to 4,096 examples: all pairwise distances, many neurons in one la
 linear      up to 20,000: the same tree in memory that grows with the examples only
 neighbours  more, for SCC: on the graph of the 25 nearest neighbours. Single linkage is "linear" at any size
 
-On a GPU two chunks are under way at a time, each on a stream of its own, so that the matrix products of one go on while
-the other's trees, which wait for memory, are made.
+On a GPU two batches are under way at a time, each on a stream of its own, so that the matrix products of one go on
+while the other's trees, which wait for memory, are made.
 """
 
 import itertools
@@ -45,7 +45,7 @@ from polysem.server.index.format import Index
 from polysem.server.model.model import Model
 from polysem.server.questions import resident
 from polysem.server.questions.engine import Engine, Plan
-from polysem.server.questions.resident import Chunk
+from polysem.server.questions.resident import DeviceBatch
 
 MAX_IN_MATRIX = 4096
 MAX_IN_LINEAR_MEMORY = 20_000
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 
 class Clustered(NamedTuple):
-    """What the kernels give for a chunk."""
+    """What the kernels give for a batch."""
 
     trees: Tensor
     labels: Tensor
@@ -101,48 +101,50 @@ class ClusterWork:
         out = empty_cluster_batch(items, n_examples, len(self.clustering.silhouette_thresholds))
         offsets = columns.offsets(out)
         small = np.flatnonzero(n_examples <= MAX_IN_MATRIX)
-        for chunk, clustered in self._in_lanes(resident.chunks(self.model, self.index, items[small], self.choice)):
-            _put(out, offsets, chunk._replace(places=small[chunk.places]), clustered)
+        for batch, clustered in self._in_lanes(
+            resident.device_batches(self.model, self.index, items[small], self.choice)
+        ):
+            _put(out, offsets, batch._replace(places=small[batch.places]), clustered)
         for place in np.flatnonzero(n_examples > MAX_IN_MATRIX):
-            (chunk,) = resident.chunks(self.model, self.index, items[place : place + 1], self.choice)
-            method, clustered = self._large(NeuronId(*items[place].tolist()), chunk)
-            _put(out, offsets, *_read(chunk._replace(places=np.array([place])), clustered, nullcontext()))
+            (batch,) = resident.device_batches(self.model, self.index, items[place : place + 1], self.choice)
+            method, clustered = self._large(NeuronId(*items[place].tolist()), batch)
+            _put(out, offsets, *_read(batch._replace(places=np.array([place])), clustered, nullcontext()))
             out.methods[place] = METHODS.index(method) + 1
         return out
 
-    def _in_lanes(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Chunk, Clustered]]:
-        """Begin a chunk before the one before it is read."""
+    def _in_lanes(self, batches: Iterator[DeviceBatch]) -> Iterator[tuple[DeviceBatch, Clustered]]:
+        """Begin a batch before the one before it is read."""
         lanes = _lanes(self.model.device)
-        begun: deque[tuple[Chunk, Clustered, AbstractContextManager[object]]] = deque()
+        begun: deque[tuple[DeviceBatch, Clustered, AbstractContextManager[object]]] = deque()
         for lane in itertools.cycle(lanes):
-            with lane:  # the chunk's own tensors are made on the lane, too
-                chunk = next(chunks, None)
-                if chunk is None:
+            with lane:  # the batch's own tensors are made on the lane, too
+                batch = next(batches, None)
+                if batch is None:
                     break
-                begun += [(*part, lane) for part in self._clustered(chunk)]
+                begun += [(*part, lane) for part in self._clustered(batch)]
             while len(begun) >= len(lanes):
                 yield _read(*begun.popleft())
         while begun:
             yield _read(*begun.popleft())
 
-    def _clustered(self, chunk: Chunk) -> list[tuple[Chunk, Clustered]]:
-        """The chunk's clusterings; in halves where the device has not the memory for it."""
+    def _clustered(self, batch: DeviceBatch) -> list[tuple[DeviceBatch, Clustered]]:
+        """The batch's clusterings; in halves where the device has not the memory for it."""
         try:
-            return [(chunk, self._cluster(chunk))]
+            return [(batch, self._cluster(batch))]
         except torch.cuda.OutOfMemoryError as error:
-            n = len(chunk.places)
+            n = len(batch.places)
             if n == 1:
                 raise FailedPrecondition(
-                    f"the device has not enough memory free for a neuron of {int(chunk.n_examples[0])} examples; "
+                    f"the device has not enough memory free for a neuron of {int(batch.n_examples[0])} examples; "
                     "serve an index with fewer --max-examples, or free its memory"
                 ) from error
-        log.warning("out of memory with %d neurons of up to %d examples; going on with half", n, chunk.used.shape[1])
+        log.warning("out of memory with %d neurons of up to %d examples; going on with half", n, batch.used.shape[1])
         torch.cuda.empty_cache()
-        return self._clustered(chunk.part(0, n // 2)) + self._clustered(chunk.part(n // 2, n))
+        return self._clustered(batch.part(0, n // 2)) + self._clustered(batch.part(n // 2, n))
 
-    def _cluster(self, chunk: Chunk) -> Clustered:
-        n = chunk.n_examples
-        d = distances.gathered_cosine_distances(chunk.rows, chunk.example_rows, chunk.weights, n, chunk.offsets)
+    def _cluster(self, batch: DeviceBatch) -> Clustered:
+        n = batch.n_examples
+        d = distances.gathered_cosine_distances(batch.rows, batch.example_rows, batch.weights, n, batch.offsets)
         trees = self._trees(d, n)
         labels = tree.cut(trees, n, self.clustering.distance_threshold)
         at = [
@@ -164,16 +166,16 @@ class ClusterWork:
             thresholds = threshold_schedule(thresholds)
         return torch.tensor(thresholds, dtype=torch.float64, device=device)
 
-    def _large(self, neuron: NeuronId, chunk: Chunk) -> tuple[Method, Clustered]:
+    def _large(self, neuron: NeuronId, batch: DeviceBatch) -> tuple[Method, Clustered]:
         """One neuron of more examples than a matrix takes."""
-        offsets = None if chunk.offsets is None else chunk.offsets[0]
-        unit = unit_embeddings(chunk.rows[chunk.example_rows[0]], chunk.weights[0], offsets)
+        offsets = None if batch.offsets is None else batch.offsets[0]
+        unit = unit_embeddings(batch.rows[batch.example_rows[0]], batch.weights[0], offsets)
         method, linkage = self._large_tree(neuron, unit)
-        labels = tree.cut(linkage[None], chunk.n_examples, self.clustering.distance_threshold)
-        cuts = (tree.cut(linkage[None], chunk.n_examples, t) for t in self.clustering.silhouette_thresholds)
+        labels = tree.cut(linkage[None], batch.n_examples, self.clustering.distance_threshold)
+        cuts = (tree.cut(linkage[None], batch.n_examples, t) for t in self.clustering.silhouette_thresholds)
         at = [tree_metrics(unit, linkage, cut[0]).clusters.silhouette for cut in cuts]
         measured = tree_metrics(unit, linkage, labels[0])
-        return method, Clustered(linkage[None], labels, measured, _side_by_side(at, chunk.n_examples))
+        return method, Clustered(linkage[None], labels, measured, _side_by_side(at, batch.n_examples))
 
     def _large_tree(self, neuron: NeuronId, unit: Tensor) -> tuple[Method, Tensor]:
         n, clustering = len(unit), self.clustering
@@ -201,23 +203,25 @@ def _lanes(device: torch.device) -> list[AbstractContextManager[object]]:
     return [torch.cuda.stream(torch.cuda.Stream(device)) for _ in range(2)]  # type: ignore[no-untyped-call]
 
 
-def _read(chunk: Chunk, clustered: Clustered, lane: AbstractContextManager[object]) -> tuple[Chunk, Clustered]:
+def _read(
+    batch: DeviceBatch, clustered: Clustered, lane: AbstractContextManager[object]
+) -> tuple[DeviceBatch, Clustered]:
     """Wait for the lane, and bring its answers to the CPU."""
     with lane:
         clusters, nodes = clustered.metrics
         measured = TreeMetrics(ClusterMetrics(*map(Tensor.cpu, clusters)), NodeMetrics(*map(Tensor.cpu, nodes)))
-        return chunk, Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured, clustered.silhouettes.cpu())
+        return batch, Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured, clustered.silhouettes.cpu())
 
 
-def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], chunk: Chunk, clustered: Clustered) -> None:
-    """Copy a chunk's padded results to their flat places."""
-    places, (clusters, nodes) = chunk.places, clustered.metrics
-    slots = np.arange(chunk.used.shape[1])
-    merges = chunk.used[:, 1:]  # (B, N - 1): a neuron with n examples has n - 1
-    to_example = (offsets["example"][places][:, None] + slots)[chunk.used]
+def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBatch, clustered: Clustered) -> None:
+    """Copy a batch's padded results to their flat places."""
+    places, (clusters, nodes) = batch.places, clustered.metrics
+    slots = np.arange(batch.used.shape[1])
+    merges = batch.used[:, 1:]  # (B, N - 1): a neuron with n examples has n - 1
+    to_example = (offsets["example"][places][:, None] + slots)[batch.used]
     to_merge = (offsets["merge"][places][:, None] + slots[: merges.shape[1]])[merges]
     z = clustered.trees.numpy()[merges]  # (M, 4)
-    out.labels[to_example] = clustered.labels.numpy()[chunk.used]
+    out.labels[to_example] = clustered.labels.numpy()[batch.used]
     out.merges[to_merge] = z[:, :2]
     out.heights[to_merge] = z[:, 2]
     out.node_centrals[to_merge] = nodes.central.numpy()[merges]

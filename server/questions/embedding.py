@@ -11,7 +11,7 @@ from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
 from polysem.server.questions.engine import Engine, Plan
-from polysem.server.questions.resident import chunks
+from polysem.server.questions.resident import device_batches
 
 
 @dataclass(frozen=True, eq=True)
@@ -31,12 +31,12 @@ class EmbedWork:
         n_examples = self.index.n_examples[items[:, 0], items[:, 1]]
         embeddings = np.empty((int(n_examples.sum()), self.model.info.d_model), np.float32)
         offsets = columns.from_counts(n_examples)
-        for chunk in chunks(self.model, self.index, items, self.choice):
-            e = chunk.rows[chunk.example_rows].float() * chunk.weights[:, None]  # (B, N, D)
-            if chunk.offsets is not None:
-                e += chunk.offsets[:, None]
-            places = offsets[chunk.places][:, None] + np.arange(chunk.used.shape[1])
-            embeddings[places[chunk.used]] = e.cpu().numpy()[chunk.used]
+        for batch in device_batches(self.model, self.index, items, self.choice):
+            e = batch.rows[batch.example_rows].float() * batch.weights[:, None]  # (B, N, D)
+            if batch.offsets is not None:
+                e += batch.offsets[:, None]
+            places = offsets[batch.places][:, None] + np.arange(batch.used.shape[1])
+            embeddings[places[batch.used]] = e.cpu().numpy()[batch.used]
         return EmbeddingBatch(items, n_examples, embeddings)
 
 

@@ -28,7 +28,7 @@ from polysem.server.index.format import Index
 from polysem.server.model.model import Model, Visit
 from polysem.server.questions.clustering import ClusterWork
 from polysem.server.questions.engine import Engine, Plan
-from polysem.server.questions.resident import chunks
+from polysem.server.questions.resident import device_batches
 
 
 class _Firings(NamedTuple):
@@ -135,12 +135,12 @@ class ExplainWork:
 
         The mean distance to a cluster's members is 1 − ⟨unit embedding, mean of theirs⟩.
         """
-        (chunk,) = chunks(self.model, self.index, neuron, self.choice)
-        members = self._units(chunk.rows[chunk.example_rows[0]], chunk.weights, chunk.offsets)  # (n, D)
+        (batch,) = device_batches(self.model, self.index, neuron, self.choice)
+        members = self._units(batch.rows[batch.example_rows[0]], batch.weights, batch.offsets)  # (n, D)
         which = torch.from_numpy(labels.astype(np.int64)).to(members.device)
         sums = torch.zeros((int(labels.max()) + 1, members.shape[1]), dtype=torch.float64, device=members.device)
         means = sums.index_add(0, which, members) / torch.bincount(which)[:, None]  # (C, D)
-        mean_distances = 1 - self._units(xhat, chunk.weights, chunk.offsets) @ means.T  # (F, C)
+        mean_distances = 1 - self._units(xhat, batch.weights, batch.offsets) @ means.T  # (F, C)
         least, nearest = (found.cpu().numpy() for found in mean_distances.min(dim=1))
         return np.where(least <= self.clustering.distance_threshold, nearest, -1), least.clip(0, 2)
 

@@ -11,18 +11,19 @@ Measured in a model of GPT2-small's shape on 2 busy cores, layer 5, 20 tokens be
 in one part: 2.4, 5.0 and 6.6 s an example; whole forwards took 11, 21 and 113 s and differed by 5e-7 at most.
 """
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.proto.arrays import Array, IntArray
+from polysem.proto.arrays import Array, FloatArray, IntArray
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.questions.importance import ImportanceBatch, ImportanceQuery
 from polysem.proto.wire import columns
+from polysem.proto.wire.columns import Axis, columnar
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
 from polysem.server.questions.engine import MAX_NEURONS_PER_REQUEST, Engine, Plan
@@ -31,13 +32,34 @@ from polysem.server.questions.examples import ExampleWork
 FORWARD_TOKENS = {"cpu": 256, "cuda": 4096}  # that a part reads after what all its readings begin with
 
 
+@columnar(None, "item", Axis("reading", ["tokens", "masked_activations"], "n_masked"))
+@dataclass(frozen=True, eq=False)
+class MaskedReadings:
+    """Some readings of B examples, as the model gave them; never sent.
+
+    neurons             (B, 2) int32
+    places              (B,) int32
+    activations         (B,) float32: at the key token, nothing masked; NaN where that reading is not among them
+    n_masked            (B,) int32: readings with a token masked
+    tokens              which token each of them masks, as text
+    masked_activations  their activations at the key token, float32
+    """
+
+    neurons: IntArray
+    places: IntArray
+    activations: FloatArray
+    n_masked: IntArray
+    tokens: Sequence[str] = field(repr=False)
+    masked_activations: FloatArray
+
+
 @dataclass(frozen=True, eq=True)
 class ImportanceWork:
     """Items are some readings of an example: (layer, neuron, place in the neuron's labels, first, last, n).
 
     Of an example's n readings number 0 masks nothing, number i the i-th of the tokens that are masked. An item is those
-    from `first` to `last` − 1, which the example alone decides, so that company changes no bit. Its answer is for
-    `whole`: it has activations for importances, and NaN for the activation where number 0 is not among them.
+    from `first` to `last` − 1, which the example alone decides, so the result does not depend on what else is in the
+    batch. `whole` makes answers of examples from its MaskedReadings.
 
     mask_token: its id
     """
@@ -77,7 +99,7 @@ class ImportanceWork:
             key[mine] = stored.row_positions[stored.rows[stored.offsets[examples[mine, 1]] + examples[mine, 2]]]
         return key + 1, key + 2 - np.maximum(key - self.tokens_before, int(self.index.info.bos))
 
-    def run(self, items: IntArray) -> ImportanceBatch:
+    def run(self, items: IntArray) -> MaskedReadings:
         texts: list[str] = []
         found: list[Array] = []
         for layer, neuron, place, first, last, n in items.tolist():
@@ -87,13 +109,13 @@ class ImportanceWork:
         begins = items[:, 3] == 0
         unmasked = [a[0] if begin else np.nan for a, begin in zip(found, begins, strict=True)]
         masked = [a[int(begin) :] for a, begin in zip(found, begins, strict=True)]
-        return ImportanceBatch(
+        return MaskedReadings(
             neurons=items[:, :2],
             places=items[:, 2],
             activations=np.array(unmasked, np.float32),
-            n_tokens=(items[:, 4] - items[:, 3] - begins).astype(np.int32),
+            n_masked=(items[:, 4] - items[:, 3] - begins).astype(np.int32),
             tokens=texts,
-            importances=np.concatenate(masked).astype(np.float32),
+            masked_activations=np.concatenate(masked).astype(np.float32),
         )
 
     def _text(self, layer: int, neuron: int, place: int, n_masked: int) -> tuple[Tensor, list[str]]:
@@ -126,7 +148,7 @@ class ImportanceWork:
 
 async def whole(answers: AsyncIterator[Any], items: IntArray) -> AsyncIterator[Any]:
     """The batcher's answers to the items of an ImportanceWork as answers to examples, in their order."""
-    held: list[ImportanceBatch] = []  # readings of an example that is not complete
+    held: list[MaskedReadings] = []  # readings of an example that is not complete
     seen = 0
     async for answer in answers:
         batch, n = answer.batch, len(answer.batch.neurons)
@@ -140,23 +162,23 @@ async def whole(answers: AsyncIterator[Any], items: IntArray) -> AsyncIterator[A
             held.append(columns.take(batch, end, n))
 
 
-def _examples(parts: list[ImportanceBatch]) -> ImportanceBatch:
+def _examples(readings: list[MaskedReadings]) -> ImportanceBatch:
     """One row an example, and shares of what its first reading found."""
-    whole = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
+    whole = {name: np.concatenate([getattr(one, name) for one in readings]) for name in _ARRAYS}
     begins = np.flatnonzero(~np.isnan(whole["activations"]))
     activations = whole["activations"][begins].astype(np.float64)
-    n_tokens = np.add.reduceat(whole["n_tokens"], begins)
+    n_tokens = np.add.reduceat(whole["n_masked"], begins)
     return ImportanceBatch(
         neurons=whole["neurons"][begins],
         places=whole["places"][begins],
         activations=whole["activations"][begins],
         n_tokens=n_tokens.astype(np.int32),
-        tokens=[text for part in parts for text in part.tokens],
-        importances=(1 - whole["importances"] / np.repeat(activations, n_tokens)).astype(np.float32),
+        tokens=[text for one in readings for text in one.tokens],
+        importances=(1 - whole["masked_activations"] / np.repeat(activations, n_tokens)).astype(np.float32),
     )
 
 
-_ARRAYS = ("neurons", "places", "activations", "n_tokens", "importances")
+_ARRAYS = ("neurons", "places", "activations", "n_masked", "masked_activations")
 
 
 def plan(engine: Engine, query: ImportanceQuery) -> Plan:

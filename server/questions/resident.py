@@ -1,4 +1,4 @@
-"""The x̂ of neurons' dataset examples, on the device: chunks of neurons of one layer, padded to the largest.
+"""The x̂ of neurons' dataset examples, on the device: batches of neurons of one layer, padded to the largest.
 
 x̂ rows stay on a GPU once they were asked for, the least recently used leaving first when half its memory is taken; on a
 CPU they are the index's own mapped files.
@@ -18,15 +18,15 @@ from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
 
-CPU_CHUNK_BYTES = 8 << 20  # a thread; a chunk twice or five times as large was slower, out of cache
-GPU_CHUNK_BYTES = 4 << 30
-BYTES_AT_WORK = 12  # times a chunk's distances: distances, work matrices and checks of two chunks under way
+CPU_BATCH_BYTES = 8 << 20  # a thread; a batch twice or five times as large was slower, out of cache
+GPU_BATCH_BYTES = 4 << 30
+BYTES_AT_WORK = 12  # times a batch's distances: distances, work matrices and checks of two batches under way
 
 
-class Chunk(NamedTuple):
+class DeviceBatch(NamedTuple):
     """Neurons of one layer that go through the kernels together, padded to N examples. Tensors are on the device.
 
-    places      (B,) int64: where the chunk's neurons stand in the request
+    places      (B,) int64: where the batch's neurons stand in the request
     n_examples  (B,) int32
     used        (B, N) bool: slots that hold an example
     rows        (P, D) float16, example_rows (B, N) int64: x̂
@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
     weights: Tensor
     offsets: Tensor | None
 
-    def part(self, first: int, last: int) -> "Chunk":
+    def part(self, first: int, last: int) -> "DeviceBatch":
         """Its neurons first..last − 1."""
         part = slice(first, last)
         offsets = None if self.offsets is None else self.offsets[part]
@@ -55,38 +55,38 @@ class Chunk(NamedTuple):
         )
 
 
-def chunks(model: Model, index: Index, neurons: IntArray, choice: EmbeddingChoice) -> Iterator[Chunk]:
-    """Cut neurons into chunks by layer and size, so that little is padding and their distances fit."""
+def device_batches(model: Model, index: Index, neurons: IntArray, choice: EmbeddingChoice) -> Iterator[DeviceBatch]:
+    """Cut neurons into batches by layer and size, so that little is padding and their distances fit."""
     counts = index.n_examples[neurons[:, 0], neurons[:, 1]]
     order = np.lexsort((counts, neurons[:, 0]))
-    budget = chunk_bytes(model.device)
+    budget = batch_bytes(model.device)
     for layer in np.unique(neurons[:, 0]):
         left = order[neurons[order, 0] == layer]
         while len(left):
             n_bytes = np.arange(1, len(left) + 1) * counts[left].astype(np.int64) ** 2 * 4  # of so many padded matrices
             places, left = np.split(left, [max(int(np.searchsorted(n_bytes, budget, side="right")), 1)])
-            yield _chunk(model, index, int(layer), places, neurons[places, 1], counts[places], choice)
+            yield _device_batch(model, index, int(layer), places, neurons[places, 1], counts[places], choice)
 
 
-def chunk_bytes(device: torch.device) -> int:
-    """Of distances that one chunk may have."""
+def batch_bytes(device: torch.device) -> int:
+    """Of distances that one batch may have."""
     if device.type == "cpu":
-        return CPU_CHUNK_BYTES * torch.get_num_threads()
+        return CPU_BATCH_BYTES * torch.get_num_threads()
     free, _ = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min((free + reserved) // BYTES_AT_WORK, GPU_CHUNK_BYTES)
+    return min((free + reserved) // BYTES_AT_WORK, GPU_BATCH_BYTES)
 
 
-def _chunk(
+def _device_batch(
     model: Model, index: Index, layer: int, places: Array, neurons: Array, n: Array, choice: EmbeddingChoice
-) -> Chunk:
+) -> DeviceBatch:
     stored = index.layer(layer)
     slots = np.arange(n.max())
     used = slots < n[:, None]  # (B, N)
     examples = np.where(used, stored.offsets[neurons][:, None] + slots, 0)
     example_rows = np.where(used, stored.rows[examples], 0) if len(stored.rows) else np.zeros(used.shape)
     weights, offsets = model.embedding_weights(layer, torch.from_numpy(neurons.astype(np.int64)), choice)
-    return Chunk(
+    return DeviceBatch(
         places,
         torch.from_numpy(n.astype(np.int32)).to(model.device),
         used,

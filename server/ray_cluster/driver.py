@@ -20,20 +20,22 @@ from polysem.proto.work import shards
 from polysem.proto.work.shards import Ledger, Shard, Stage
 from polysem.server.ray_cluster.pool import (
     TRIES,
-    Crew,
     RayOptions,
-    Tell,
+    Report,
+    WorkerPool,
     cause,
     first_line,
 )
-from polysem.server.ray_cluster.worker import Held
+from polysem.server.ray_cluster.worker import WorkerPayload
 
 AT_ONCE = 3  # shards of a worker: one is read, one packed, one on its way
 WRITERS = 4
 
 
 @contextmanager
-def on_ray(held: Held, options: RayOptions, tell: Tell = lambda status: None) -> Iterator["OnRay"]:
+def ray_executor(
+    held: WorkerPayload, options: RayOptions, report: Report = lambda status: None
+) -> Iterator["RayExecutor"]:
     """Workers of a cluster that hold that, until it is left.
 
     Raises InvalidArgument, FailedPrecondition where Ray is not installed, Unavailable where there is no such cluster.
@@ -44,11 +46,11 @@ def on_ray(held: Held, options: RayOptions, tell: Tell = lambda status: None) ->
     if mine:
         _connect(ray, options.address)
     try:
-        crew = Crew(ray, held, options, tell)
+        pool = WorkerPool(ray, held, options, report)
         try:
-            yield OnRay(ray, crew, options.shares, tell)
+            yield RayExecutor(ray, pool, options.shares, report)
         finally:
-            crew.dismiss()
+            pool.dismiss()
     finally:
         if mine:
             ray.shutdown()
@@ -80,32 +82,32 @@ def _connect(ray: Any, address: str) -> None:
         ) from error
 
 
-class OnRay:
+class RayExecutor:
     """The executor (`polysem.proto.work.shards.Executor`).
 
     device  kind of the workers', cpu or cuda; asking waits for the first
     """
 
-    def __init__(self, ray: Any, crew: Crew, shares: bool, tell: Tell) -> None:
-        self._ray, self._crew, self._shares, self._tell = ray, crew, shares, tell
+    def __init__(self, ray: Any, pool: WorkerPool, shares: bool, report: Report) -> None:
+        self._ray, self._pool, self._shares, self._report = ray, pool, shares, report
 
     @property
     def device(self) -> str:
-        return self.gather(1)
+        return self.wait_for(1)
 
-    def gather(self, n: int) -> str:
+    def wait_for(self, n: int) -> str:
         """Wait until so many workers are ready; their device."""
-        return self._crew.gather(n)
+        return self._pool.wait_for(n)
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
         """What a worker answers of what it holds; waits for the first, and asks another where that dies."""
         while True:
-            self.gather(1)
-            worker = next(iter(self._crew.ready))
+            self.wait_for(1)
+            worker = next(iter(self._pool.ready))
             try:
                 return self._ray.get(worker.answer.remote(question))
             except self._ray.exceptions.RayActorError:
-                self._crew.lost(worker)
+                self._pool.lost(worker)
 
     def finish(self, ledger: Ledger, stage: Stage) -> None:
         """Make what is not done yet; all that can be is, and then FailedPrecondition names what failed three times.
@@ -113,24 +115,24 @@ class OnRay:
         Raises Unavailable where no worker came for too long, PolysemError where one must not work (another version,
         model or index).
         """
-        pull = _Pull(self._ray, self._crew, ledger, stage, self._tell)
-        if not pull.todo:
+        run = _StageRun(self._ray, self._pool, ledger, stage, self._report)
+        if not run.todo:
             return
         # seen by workers that share the folder
-        mark = pull.todo[0].path.with_name(f"reached-{uuid.uuid4().hex}").absolute()
+        mark = run.todo[0].path.with_name(f"reached-{uuid.uuid4().hex}").absolute()
         if self._shares:
             mark.touch()
         try:
-            pull.run(mark)
+            run.run(mark)
         finally:
             mark.unlink(missing_ok=True)
 
 
-class _Pull:
+class _StageRun:
     """One stage: what is to do, who is at it, what came back."""
 
-    def __init__(self, ray: Any, crew: Crew, ledger: Ledger, stage: Stage, tell: Tell) -> None:
-        self._ray, self._crew, self._ledger, self._stage, self._tell = ray, crew, ledger, stage, tell
+    def __init__(self, ray: Any, pool: WorkerPool, ledger: Ledger, stage: Stage, report: Report) -> None:
+        self._ray, self._pool, self._ledger, self._stage, self._report = ray, pool, ledger, stage, report
         # worker, shard and share of the worker's room, by reference to what `Worker.make` returns
         self._busy: dict[Any, tuple[Any, Shard, int]] = {}
         self._loads: dict[Any, int] = {}  # of AT_ONCE, what each worker has
@@ -153,21 +155,21 @@ class _Pull:
             while self.todo or self._busy or self._saving:
                 self._step()
         if self._failed:
-            raise FailedPrecondition(self._told_failed())
+            raise FailedPrecondition(self._failures())
 
     def _step(self) -> None:
         self._stage.advance(0)  # whoever is told may have had enough
-        self._crew.staff()
+        self._pool.staff()
         self._hand_out()
-        for reference in self._crew.wait(list(self._busy)):
+        for reference in self._pool.wait(list(self._busy)):
             self._back(reference)
         self._saved()
 
     def _hand_out(self) -> None:
         """Give shards to workers that have room, evenly; one that failed before goes alone, and takes none with it."""
-        if self._changes != self._crew.changes:
-            self._changes = self._crew.changes
-            self._with_room = {w: None for w in self._crew.ready if self._loads.get(w, 0) < AT_ONCE}
+        if self._changes != self._pool.changes:
+            self._changes = self._pool.changes
+            self._with_room = {w: None for w in self._pool.ready if self._loads.get(w, 0) < AT_ONCE}
         for load in range(AT_ONCE):
             for worker in list(self._with_room):
                 if not self.todo:
@@ -183,25 +185,25 @@ class _Pull:
                         del self._with_room[worker]
 
     def _taken(self, worker: Any, shard: Shard) -> Any:
-        reaching = self._crew.sharing if self._stage.beside else self._crew.reaching
+        reaching = self._pool.sharing if self._stage.beside else self._pool.reaching
         take = self._stage.take if worker in reaching else self._stage.instead
         return (take or self._stage.take)(shard)
 
     def _back(self, reference: Any) -> None:
         worker, shard, share = self._busy.pop(reference)
         self._loads[worker] -= share
-        if worker in self._crew.ready:
+        if worker in self._pool.ready:
             self._with_room[worker] = None
         try:
             result = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._crew.sharing.discard(worker)
+            self._pool.sharing.discard(worker)
             if isinstance(error, self._ray.exceptions.RayActorError):
-                self._crew.lost(worker)
+                self._pool.lost(worker)
             self._again(shard, error)
             return
         if isinstance(result, str):
-            self._crew.sharing.add(worker)
+            self._pool.sharing.add(worker)
         self._saving[self._writers.submit(self._save, shard, result)] = shard
         if len(self._saving) >= 2 * WRITERS:
             wait(self._saving, return_when="FIRST_COMPLETED")
@@ -212,8 +214,8 @@ class _Pull:
             shard.path.with_name(result).rename(shard.path)
             return
         with shards.whole(shard.path) as file:
-            for piece in result:
-                file.write(self._ray.get(piece))
+            for block in result:
+                file.write(self._ray.get(block))
 
     def _saved(self) -> None:
         """Record the shards whose files are there, in one go: a commit waits for the disk."""
@@ -224,7 +226,7 @@ class _Pull:
             shard = self._saving.pop(future)
             try:
                 future.result()
-            except self._ray.exceptions.RayError as error:  # its pieces are lost with a machine
+            except self._ray.exceptions.RayError as error:  # its blocks are lost with a machine
                 self._again(shard, error)
             else:
                 saved.append(shard)
@@ -249,12 +251,12 @@ class _Pull:
 
     def _say(self) -> None:
         n_tries = sum(self._tries.values())
-        self._tell(
-            f"{self._n_done:,}/{len(self._stage.shards):,} shards, workers: {len(self._crew.ready):,}"
+        self._report(
+            f"{self._n_done:,}/{len(self._stage.shards):,} shards, workers: {len(self._pool.ready):,}"
             + (f", failed tries: {n_tries:,}" if n_tries else "")
         )
 
-    def _told_failed(self) -> str:
+    def _failures(self) -> str:
         named = "; ".join(
             f"{shard.first:,} to {shard.last - 1:,} ({error})" for shard, error in list(self._failed.items())[:5]
         )

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, Unavailable
-from polysem.server.ray_cluster.worker import PIECE_BYTES, Begun, Held, Versions, Worker
+from polysem.server.ray_cluster.worker import BLOCK_BYTES, Begun, Versions, Worker, WorkerPayload
 
 TRIES = 3
 LOOK_S = 5.0  # how often the cluster's size is asked for
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RayOptions:
             raise InvalidArgument(f"ray_wait_s is {self.wait_s}; give more than 0 seconds", "ray_wait_s")
 
 
-class Crew:
+class WorkerPool:
     """The workers: started, sent what they lack, replaced.
 
     ready     those that can be given shards
@@ -65,8 +65,8 @@ class Crew:
     changes   how often `ready` did
     """
 
-    def __init__(self, ray: Any, held: Held, options: RayOptions, tell: Tell) -> None:
-        self._ray, self._held, self._options, self._tell = ray, held, options, tell
+    def __init__(self, ray: Any, held: WorkerPayload, options: RayOptions, report: Report) -> None:
+        self._ray, self._held, self._options, self._report = ray, held, options, report
         self._worker = ray.remote(Worker)
         self._run = uuid.uuid4().hex
         self._versions = Versions.here()
@@ -84,7 +84,7 @@ class Crew:
         self._looked = -LOOK_S
         self._alone_since = time.monotonic()
 
-    def gather(self, n: int) -> str:
+    def wait_for(self, n: int) -> str:
         """Wait until so many workers are ready; their device, cpu or cuda."""
         while True:
             self.staff()
@@ -113,11 +113,11 @@ class Crew:
         if self.ready or self._sending:
             self._alone_since = now
             if not self.ready:
-                self._tell(f"a worker is sent {' and '.join(self._held.folders)}")
+                self._report(f"a worker is sent {' and '.join(self._held.folders)}")
         elif (alone := now - self._alone_since) > self._options.wait_s:
             raise Unavailable(self._nobody())
         elif alone > 1:
-            self._tell(f"waiting for a worker, {alone:.0f} s of {self._options.wait_s:g}")
+            self._report(f"waiting for a worker, {alone:.0f} s of {self._options.wait_s:g}")
         if now - self._looked >= LOOK_S:
             self._looked, self._room = now, self._options.workers or self._count_room()
         for future in [future for future in self._sending if future.done()]:
@@ -188,16 +188,16 @@ class Crew:
             raise FailedPrecondition(f"workers cannot start: {first_line(why)}") from error
 
     def _send(self, worker: Any) -> None:
-        """In the sender's thread: the files of folders that it lacks, a piece at a time."""
+        """In the sender's thread: the files of folders that it lacks, a block at a time."""
         for name in self._ray.get(worker.lacking.remote(self._held)):  # by now: another of its machine may have them
             folder = self._held.folders[name]
             self._ray.get(worker.expect.remote(name))
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 file = path.relative_to(folder).as_posix()
-                for piece in _pieces(path):
+                for block in _blocks(path):
                     if self._dismissed:
                         return
-                    self._ray.get(worker.receive.remote(name, folder.name, file, piece))
+                    self._ray.get(worker.receive.remote(name, folder.name, file, block))
             self._ray.get(worker.received.remote(name))
 
     def _sent(self, future: Future[None]) -> None:
@@ -244,13 +244,13 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _pieces(path: Path) -> Iterator[Any]:
-    """The file's bytes, some at a time; at least one piece, so that an empty file is made too."""
+def _blocks(path: Path) -> Iterator[Any]:
+    """The file's bytes, some at a time; at least one block, so that an empty file is made too."""
     with path.open("rb") as file:
-        piece = file.read(PIECE_BYTES)
+        block = file.read(BLOCK_BYTES)
         while True:
-            yield np.frombuffer(piece, np.uint8)
-            if not (piece := file.read(PIECE_BYTES)):
+            yield np.frombuffer(block, np.uint8)
+            if not (block := file.read(BLOCK_BYTES)):
                 return
 
 

@@ -17,25 +17,25 @@ from polysem.server.demo import indexes as demo_indexes
 from polysem.server.index.format import Index, open_index
 from polysem.server.model.loading import load
 from polysem.server.model.model import ModelDescription
-from polysem.server.ray_cluster.driver import OnRay, on_ray
-from polysem.server.ray_cluster.pool import RayOptions, Tell
-from polysem.server.ray_cluster.worker import HeldIndex, HeldModel
+from polysem.server.ray_cluster.driver import RayExecutor, ray_executor
+from polysem.server.ray_cluster.pool import RayOptions, Report
+from polysem.server.ray_cluster.worker import IndexPayload, ModelPayload
 
 
 @contextmanager
 def building(
-    described: ModelDescription, corpus: Corpus, device: str, options: RayOptions, tell: Tell = lambda status: None
-) -> Iterator[tuple[ModelDescription, OnRay]]:
+    described: ModelDescription, corpus: Corpus, device: str, options: RayOptions, report: Report = lambda status: None
+) -> Iterator[tuple[ModelDescription, RayExecutor]]:
     """The model as the workers have it, and the executor, for `indexing.build`.
 
     corpus  that will be read; from its own path where workers find it there, too
     device  of the workers: auto, cpu, cuda
 
-    Raises what `on_ray` does, and what the workers' `models.load` does.
+    Raises what `ray_executor` does, and what the workers' `models.load` does.
     """
     corpus.anchor()
-    held = HeldModel(described.info.id, device, described.dtype, described.info, corpus, corpus.fingerprint())
-    with on_ray(held, options, tell) as executor:
+    held = ModelPayload(described.info.id, device, described.dtype, described.info, corpus, corpus.fingerprint())
+    with ray_executor(held, options, report) as executor:
         yield (
             ModelDescription(described.info, described.tokenizer, described.dtype, torch.device(executor.device)),
             executor,
@@ -53,7 +53,7 @@ class RemoteClient:
 
     target = "the workers"
 
-    def __init__(self, executor: OnRay) -> None:
+    def __init__(self, executor: RayExecutor) -> None:
         self._executor = executor
 
     def info(self) -> ServerInfo:
@@ -74,17 +74,17 @@ def _all_clusters(query: ClusterQuery, held: Clusterer) -> list[Answer]:
 
 
 @contextmanager
-def measuring(folder: Path | None, options: dict[str, Any], tell: Tell) -> Iterator[tuple[Clusterer, OnRay]]:
+def measuring(folder: Path | None, options: dict[str, Any], report: Report) -> Iterator[tuple[Clusterer, RayExecutor]]:
     """The workers as a `Clusterer`, and as the executor of `Measuring.run`. None: the demo's index.
 
-    Raises what `on_ray` does, and what `open_index` does.
+    Raises what `ray_executor` does, and what `open_index` does.
     """
     index = open_index(demo_indexes.ensure() if folder is None else folder)
-    with on_ray(held_index(index), RayOptions(**options), tell) as executor:
+    with ray_executor(index_payload(index), RayOptions(**options), report) as executor:
         yield RemoteClient(executor), executor
 
 
-def held_index(index: Index, model: ModelDescription | None = None) -> HeldIndex:
+def index_payload(index: Index, model: ModelDescription | None = None) -> IndexPayload:
     """What workers hold to measure the index with the model; None: with the one that the index names, in float32."""
     name, dtype = (index.info.model_id, "float32") if model is None else (model.info.id, model.dtype)
-    return HeldIndex(index.folder.resolve(), index.info.sha256, name, dtype)
+    return IndexPayload(index.folder.resolve(), index.info.sha256, name, dtype)

@@ -24,10 +24,10 @@ from polysem.proto.work import shards
 from polysem.server.corpus.documents import Corpus
 from polysem.server.model.loading import load
 
-PIECE_BYTES = 32 << 20  # of what travels at once
+BLOCK_BYTES = 32 << 20  # of what travels at once
 
 
-class Held(Protocol):
+class WorkerPayload(Protocol):
     """What a worker is to hold; pickles.
 
     folders  that it is read from: their names, and where they lie for the driver
@@ -37,7 +37,7 @@ class Held(Protocol):
     def folders(self) -> Mapping[str, Path]: ...
 
     def open(self, stack: ExitStack, folders: Mapping[str, Path]) -> tuple[Any, str]:
-        """Held, from folders that are there, until the stack is left; and the kind of its device, cpu or cuda.
+        """What is held, from folders that are there, until the stack is left; and the kind of its device, cpu or cuda.
 
         Raises FailedPrecondition where it is not what the driver has.
         """
@@ -47,7 +47,7 @@ class Held(Protocol):
 
 
 @dataclass(frozen=True)
-class HeldModel:
+class ModelPayload:
     """The model for an index build. info, fingerprint: of the model and the corpus, as the driver has them."""
 
     name: str
@@ -75,7 +75,7 @@ class HeldModel:
 
 
 @dataclass(frozen=True)
-class HeldIndex:
+class IndexPayload:
     """An index and its model, for measurements. sha256: as the driver has it."""
 
     folder: Path
@@ -126,7 +126,12 @@ class Versions(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """lacks: names of folders that must be sent before the worker can open what it holds. reaches: as `Held` says."""
+    """What a worker says once it has begun.
+
+    lacks    names of folders that must be sent before it can open its payload
+    device   cpu or cuda
+    reaches  as `WorkerPayload` says
+    """
 
     lacks: tuple[str, ...]
     device: str = ""
@@ -147,7 +152,7 @@ class Worker:
         self._reading, self._stack = Lock(), ExitStack()
         self._held: Any = None
 
-    def begin(self, held: Held, versions: Versions, n_threads: int) -> Begun:
+    def begin(self, held: WorkerPayload, versions: Versions, n_threads: int) -> Begun:
         """Open what is to be held, unless folders are lacking. Raises FailedPrecondition where versions differ."""
         if versions != (here := Versions.here()):
             raise FailedPrecondition(
@@ -164,7 +169,7 @@ class Worker:
         self._held, device = held.open(self._stack, folders)
         return Begun((), device, held.reaches())
 
-    def lacking(self, held: Held) -> tuple[str, ...]:
+    def lacking(self, held: WorkerPayload) -> tuple[str, ...]:
         """Names of folders that are neither where the driver has them nor sent."""
         return tuple(name for name, folder in held.folders.items() if not self._place(name, folder).is_dir())
 
@@ -178,7 +183,7 @@ class Worker:
         shutil.rmtree(self._sent / f"{name}.partial", ignore_errors=True)
 
     def receive(self, name: str, folder: str, file: str, data: npt.NDArray[np.uint8]) -> None:
-        """Append a piece to a file of a folder that was lacking."""
+        """Append a block to a file of a folder that was lacking."""
         path = self._sent / f"{name}.partial" / folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as out:
@@ -194,7 +199,7 @@ class Worker:
 
     def make(self, compute: shards.Compute, taken: Any, path: Path, mark: Path) -> Any:
         """Make a shard: into a file beside its place, where this machine sees the driver's mark there, and returns the
-        file's name; else returns references to its pieces."""
+        file's name; else returns references to its blocks."""
         with self._reading:
             arrays = compute(self._held, taken, lambda n: None)
         packed = shards.packed(arrays())
@@ -206,7 +211,7 @@ class Worker:
         import ray
 
         data = np.frombuffer(packed, np.uint8)
-        return [ray.put(data[begin : begin + PIECE_BYTES]) for begin in range(0, len(data), PIECE_BYTES)]
+        return [ray.put(data[begin : begin + BLOCK_BYTES]) for begin in range(0, len(data), BLOCK_BYTES)]
 
     def leave(self) -> None:
         """Let go of what is held and remove what was sent."""

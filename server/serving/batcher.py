@@ -36,7 +36,7 @@ RETRY_AFTER_S = (0.5, 5.0)  # least and most; gRPC's clients come back four time
 Reason = Literal["full", "waited", "idle"]  # see Batcher._next_batch
 
 
-class Answer(NamedTuple):
+class Served(NamedTuple):
     """The next items' answers, in the order asked."""
 
     batch: AnyBatch
@@ -51,7 +51,7 @@ class _Request:
     caller: Caller
     arrived_ns: int
     done: int = 0  # items taken into batches so far
-    answers: asyncio.Queue[Answer | Exception] = field(default_factory=asyncio.Queue)
+    answers: asyncio.Queue[Served | Exception] = field(default_factory=asyncio.Queue)
 
     @property
     def ready(self) -> bool:
@@ -71,7 +71,7 @@ class _Request:
         return float(self.ends[self.done + n] - self.ends[self.done])
 
 
-class _Part(NamedTuple):
+class _Taken(NamedTuple):
     request: _Request
     first: int
     last: int
@@ -79,7 +79,7 @@ class _Part(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    parts: list[_Part]
+    parts: list[_Taken]
     reason: Reason
     limit: float
 
@@ -180,7 +180,7 @@ class Batcher:
         self._worker.submit(run).result()
         self._loop.call_soon_threadsafe(self._charge, caller, cost)
 
-    async def stream(self, work: Work, items: IntArray, caller: Caller = ANYONE) -> AsyncIterator[Answer]:
+    async def stream(self, work: Work, items: IntArray, caller: Caller = ANYONE) -> AsyncIterator[Served]:
         """The answers to all items, in their order, as they are ready; raises Overloaded or QuotaExceeded at once."""
         ends = np.concatenate([[0.0], np.cumsum(work.costs(items))])
         request = _Request(work, items, ends, caller, time.monotonic_ns())
@@ -310,7 +310,7 @@ class Batcher:
         caller.account.charge(cost)
         self.metrics.cost.labels(caller.key, caller.class_).inc(cost)
 
-    async def _run(self, parts: list[_Part]) -> None:
+    async def _run(self, parts: list[_Taken]) -> None:
         items = np.concatenate([part.request.items[part.first : part.last] for part in parts])
         work = parts[0].request.work
         started_ns = time.monotonic_ns()
@@ -325,10 +325,10 @@ class Batcher:
         for part in parts:
             last = first + part.last - part.first
             timing = Timing(started_ns - part.request.arrived_ns, compute_ns, len(items))
-            part.request.answers.put_nowait(Answer(columns.take(batch, first, last), timing))
+            part.request.answers.put_nowait(Served(columns.take(batch, first, last), timing))
             first = last
 
-    def _learn(self, parts: list[_Part], compute_ns: int) -> None:
+    def _learn(self, parts: list[_Taken], compute_ns: int) -> None:
         """What cost is done in a second; of bulk batches by kind of work, since their size follows from it."""
         self.metrics.stage_seconds.labels("compute").observe(compute_ns / 1e9)
         rate = sum(part.cost for part in parts) / max(compute_ns / 1e9, 1e-6)
@@ -338,7 +338,7 @@ class Batcher:
             known = self._bulk_rates.get(kind, rate)
             self._bulk_rates[kind] = known + 0.3 * (rate - known)
 
-    async def _blame(self, parts: list[_Part], error: Exception) -> None:
+    async def _blame(self, parts: list[_Taken], error: Exception) -> None:
         """One request's fault must not fail the others: run each alone."""
         if len(parts) == 1:
             parts[0].request.answers.put_nowait(error)
@@ -368,7 +368,7 @@ class Batcher:
         }
 
 
-def _filled(alike: list[_Request], lead: _Request, limit: float) -> list[_Part]:
+def _filled(alike: list[_Request], lead: _Request, limit: float) -> list[_Taken]:
     """The next items of the requests, at most `limit` together, shared evenly by keys; the lead's first in any case."""
     by_share: dict[str, list[_Request]] = {}
     for request in alike:
@@ -376,7 +376,7 @@ def _filled(alike: list[_Request], lead: _Request, limit: float) -> list[_Part]:
     groups = sorted(by_share.values(), key=lambda group: sum(request.left for request in group))
     reserved = lead.cost(1)  # however large one item is, it must be done
     room = limit - reserved
-    parts: list[_Part] = []
+    parts: list[_Taken] = []
     for i, group in enumerate(groups):
         if lead in group:
             room += reserved
@@ -386,11 +386,11 @@ def _filled(alike: list[_Request], lead: _Request, limit: float) -> list[_Part]:
     return parts
 
 
-def _dealt(group: list[_Request], lead: _Request, room: float) -> list[_Part]:
+def _dealt(group: list[_Request], lead: _Request, room: float) -> list[_Taken]:
     """The same within one key's requests."""
     reserved = lead.cost(1) if lead in group else 0.0
     room -= reserved
-    parts: list[_Part] = []
+    parts: list[_Taken] = []
     for i, request in enumerate(sorted(group, key=lambda request: len(request.items) - request.done)):
         if request is lead:  # what small ones leave goes to large ones
             room += reserved
@@ -398,6 +398,6 @@ def _dealt(group: list[_Request], lead: _Request, room: float) -> list[_Part]:
         if request is lead:
             n = max(n, 1)
         if n:
-            parts.append(_Part(request, request.done, request.done + n, request.cost(n)))
+            parts.append(_Taken(request, request.done, request.done + n, request.cost(n)))
             room -= parts[-1].cost
     return parts

@@ -22,10 +22,10 @@ import transformers
 
 from polysem.proto.facts import Selection
 from polysem.server.corpus.documents import Corpus
-from polysem.server.index.contexts import Contexts, Piece
+from polysem.server.index.contexts import Contexts, LoadedContexts
 from polysem.server.indexing import scan, selection
 from polysem.server.indexing.builder import BATCH_TOKENS
-from polysem.server.indexing.scan import Reading
+from polysem.server.indexing.scan import ReadOptions
 from polysem.server.indexing.windows import Windowing, write
 from polysem.server.model.loading import _source, load
 from polysem.server.model.model import DTYPES, Model
@@ -55,37 +55,37 @@ def main() -> None:
         (folder / "contexts").mkdir()
         write(folder / "contexts", documents, loaded.tokenizer, windowing)
         found = Contexts(folder / "contexts")
-        piece, reading = found.piece(0, len(found)), Reading(1, BATCH_TOKENS[loaded.device.type])
-        report(loaded, piece, reading, bare.eval().to(loaded.device), arguments.repeats)
+        contexts_, reading = found.load(0, len(found)), ReadOptions(1, BATCH_TOKENS[loaded.device.type])
+        report(loaded, contexts_, reading, bare.eval().to(loaded.device), arguments.repeats)
 
 
-def report(loaded: Model, piece: Piece, reading: Reading, bare: torch.nn.Module, repeats: int) -> None:
-    n, info, device = len(piece), loaded.info, loaded.device
+def report(loaded: Model, contexts_: LoadedContexts, reading: ReadOptions, bare: torch.nn.Module, repeats: int) -> None:
+    n, info, device = len(contexts_), loaded.info, loaded.device
     rule = Selection()
 
     def run_bare() -> None:
         with torch.inference_mode():
-            for batch in scan.batches(piece, reading.batch_tokens):
+            for batch in scan.batches(contexts_, reading.batch_tokens):
                 bare(batch.tokens.to(device), use_cache=False)
 
     def run_forward() -> None:
-        for batch in scan.batches(piece, reading.batch_tokens):
+        for batch in scan.batches(contexts_, reading.batch_tokens):
             loaded.read(batch.tokens, None)
 
     def run_scan() -> scan.KeyActivations:
-        return scan.key_activations(loaded, piece, reading, lambda n: None)
+        return scan.key_activations(loaded, contexts_, reading, lambda n: None)
 
     scanned = scan.reduced(run_scan(), info, rule)
     chosen_of_all = selection.select(scanned.candidates, scanned.sums.maximum, rule)
     parts = [
-        scan.Parts(scan.chosen_of_layer(chosen_of_all, layer, info.n_neurons_per_layer, info.context_length)).of(0, n)[
-            0
-        ]
+        scan.ChosenByShard(
+            scan.chosen_of_layer(chosen_of_all, layer, info.n_neurons_per_layer, info.context_length)
+        ).of(0, n)[0]
         for layer in range(info.n_layers)
     ]
 
     def run_collect() -> None:
-        scan.collect(loaded, piece, parts, scanned.sums.maximum, reading, lambda n: None)
+        scan.collect(loaded, contexts_, parts, scanned.sums.maximum, reading, lambda n: None)
 
     runs: dict[str, Callable[[], object]] = {
         "bare": run_bare,
@@ -104,11 +104,11 @@ def report(loaded: Model, piece: Piece, reading: Reading, bare: torch.nn.Module,
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     shape = f"{info.n_layers} layers, D = {info.d_model}, at most {reading.batch_tokens:,} tokens at once"
     print(f"{where}, torch {torch.__version__}, {loaded.dtype}: {shape}")
-    print(f"{n:,} contexts, {len(piece.flat):,} tokens")
+    print(f"{n:,} contexts, {len(contexts_.flat):,} tokens")
     print(f"{'':>8}  {'tokens/s':>10}  {'time over bare: median (least to most)':>40}")
     for name, taken in times.items():
         ratios = sorted(t / b for t, b in zip(taken, times["bare"], strict=True))
-        rate = len(piece.flat) / statistics.median(taken)
+        rate = len(contexts_.flat) / statistics.median(taken)
         print(f"{name:>8}  {rate:>10,.0f}  {statistics.median(ratios):>20.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 

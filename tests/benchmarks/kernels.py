@@ -260,7 +260,7 @@ def seconds(device, run):
 def measure(device, width, rounds, target_s):
     """Neurons a second (rounds,) by stage and contestant, "ours" among them."""
     n_threads = torch.get_num_threads()
-    n_neurons = max(n_threads * 2, (8 << 20) * n_threads // (4 * width**2))  # a chunk, as the server makes them
+    n_neurons = max(n_threads * 2, (8 << 20) * n_threads // (4 * width**2))  # a batch, as the server makes them
     if device.type == "cuda":
         n_neurons = max(2048 * 100 // width, 64)
     rivals = Rivals(min(n_neurons, 512), width)

@@ -19,7 +19,7 @@ CUTS = (0.3, 0.5, 0.7)
 
 
 def embeddings(n_neurons):
-    """Chunks of neurons of the demo's index, as the server makes them; neurons with as many examples as any has."""
+    """Batches of neurons of the demo's index, as the server makes them; neurons with as many examples as any has."""
     from polysem.proto.questions.clustering import EmbeddingChoice
     from polysem.server.demo import indexes
     from polysem.server.index.format import open_index
@@ -29,14 +29,14 @@ def embeddings(n_neurons):
     counts = index.n_examples
     full = np.argwhere(counts == counts.max())
     chosen = full[np.linspace(0, len(full) - 1, n_neurons).astype(int)].astype(np.int32)
-    return list(resident.chunks(load("demo", "cpu"), index, chosen, EmbeddingChoice()))
+    return list(resident.device_batches(load("demo", "cpu"), index, chosen, EmbeddingChoice()))
 
 
-def against(chunk, precise, distances):
+def against(batch, precise, distances):
     """Largest distance error, largest height difference, and the (B, 3) ARIs."""
     from polysem.kernels import agglomerative, tree
 
-    n = chunk.n_examples
+    n = batch.n_examples
     trees = [agglomerative.linkage(d, n) for d in (precise, distances)]
     heights = [t[..., 2] for t in trees]
     labels = [[tree.cut(t, n, cut) for cut in CUTS] for t in trees]
@@ -66,9 +66,9 @@ def main():
     from polysem.kernels.gpu import distances as gpu
 
     def on_gpu(precision):
-        def run(chunk):
+        def run(batch):
             tensors = [
-                t if t is None else t.to(arguments.device) for t in (*chunk[3:6], chunk.n_examples, chunk.offsets)
+                t if t is None else t.to(arguments.device) for t in (*batch[3:6], batch.n_examples, batch.offsets)
             ]
             return gpu.gathered_cosine_distances(*tensors, precision).cpu()
 
@@ -77,16 +77,16 @@ def main():
     contestants = {"CPU float32": lambda c: distances.gathered_cosine_distances(*c[3:6], c.n_examples, c.offsets)}
     where = "interpreter" if arguments.device.type == "cpu" else torch.cuda.get_device_name(arguments.device)
     contestants |= {f"{where}, {precision}": on_gpu(precision) for precision in ("float32", "tf32", "bf16")}
-    chunks = embeddings(arguments.neurons)
+    batches = embeddings(arguments.neurons)
     exact = [
         distances.weighted_cosine_distances_reference(c.rows[c.example_rows], c.weights, c.n_examples, c.offsets)
-        for c in chunks
+        for c in batches
     ]
-    n = np.concatenate([c.n_examples.numpy() for c in chunks])
+    n = np.concatenate([c.n_examples.numpy() for c in batches])
     print(f"{len(n)} neurons of {n.min()} to {n.max()} examples")
     print("| precision | distance | height | ARI at 0.3, mean (least) | at 0.5 | at 0.7 |\n|---|---|---|---|---|---|")
     for name, run in contestants.items():
-        found = [against(chunk, precise, run(chunk)) for chunk, precise in zip(chunks, exact, strict=True)]
+        found = [against(batch, precise, run(batch)) for batch, precise in zip(batches, exact, strict=True)]
         ari = torch.cat([part[2] for part in found])
         shown = " | ".join(f"{ari[:, k].mean():.4f} ({ari[:, k].min():.3f})" for k in range(len(CUTS)))
         print(f"| {name} | {max(f[0] for f in found):.1e} | {max(f[1] for f in found):.1e} | {shown} |", flush=True)

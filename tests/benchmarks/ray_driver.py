@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 
 from polysem.proto.work.shards import Ledger, Shard, Stage
-from polysem.server.index.contexts import Kept
+from polysem.server.index.contexts import ContextRange
 from polysem.server.ray_cluster import driver
-from polysem.server.ray_cluster.driver import AT_ONCE, OnRay
-from polysem.server.ray_cluster.pool import Crew, RayOptions
-from polysem.server.ray_cluster.worker import PIECE_BYTES, Begun
+from polysem.server.ray_cluster.driver import AT_ONCE, RayExecutor
+from polysem.server.ray_cluster.pool import RayOptions, WorkerPool
+from polysem.server.ray_cluster.worker import BLOCK_BYTES, Begun
 
-PLACE = Kept(Path("/data/an-index.tmp/contexts"), 1_000_000, 1_000_256)
+PLACE = ContextRange(Path("/data/an-index.tmp/contexts"), 1_000_000, 1_000_256)
 
 
 class SimulatedRay:
@@ -50,7 +50,7 @@ class SimulatedRay:
         self._running: list[tuple[float, int]] = []  # when each reference is ready
         self._ready: set[int] = set()
         self._results: dict[int, Any] = {}
-        self._piece = np.zeros(PIECE_BYTES, np.uint8)
+        self._loaded = np.zeros(BLOCK_BYTES, np.uint8)
         self._jumped = 0.0
         self.spent = 0.0
         self.n_waits = 0
@@ -88,8 +88,8 @@ class SimulatedRay:
     def shard_result(self, path: Path) -> Any:
         if not self._result_bytes:
             return f"{path.name}.made"
-        n = -(-self._result_bytes // PIECE_BYTES)
-        return [("piece", self._result_bytes // n)] * n
+        n = -(-self._result_bytes // BLOCK_BYTES)
+        return [("block", self._result_bytes // n)] * n
 
     def wait(self, references: list[int], num_returns: int = 1, timeout: float | None = None) -> Any:
         start = time.perf_counter()
@@ -107,7 +107,7 @@ class SimulatedRay:
 
     def get(self, reference: Any) -> Any:
         if isinstance(reference, tuple):
-            return self._piece[: reference[1]]
+            return self._loaded[: reference[1]]
         self._ready.discard(reference)
         return self._results.pop(reference)
 
@@ -203,9 +203,9 @@ def main() -> None:
 
         stage = Stage(shards, lambda shard: PLACE, None, lambda n: None, lambda shard: 1, send, True)  # type: ignore[arg-type]
         ledger = Ledger(Path(folder))
-        crew = Crew(ray, Nothing(), RayOptions(gpus=1), lambda status: None)
+        pool = WorkerPool(ray, Nothing(), RayOptions(gpus=1), lambda status: None)
         before, began = resource.getrusage(resource.RUSAGE_SELF), ray.now()
-        OnRay(ray, crew, True, lambda status: None).finish(ledger, stage)
+        RayExecutor(ray, pool, True, lambda status: None).finish(ledger, stage)
         run_s = ray.now() - began
         after = resource.getrusage(resource.RUSAGE_SELF)
         ledger.close()

@@ -77,7 +77,7 @@ def measured(name: str, loaded: Model, out: Path, documents: int) -> tuple[float
         return build(loaded, out, documents)
     n = int(name.split()[0])
     with sessions.building(loaded, Corpus("pydocs"), "cpu", RayOptions(workers=n)) as (known, executor):
-        executor.gather(n)  # else the first would begin alone
+        executor.wait_for(n)  # else the first would begin alone
         return build(known, out, documents, executor)
 
 

@@ -23,7 +23,7 @@ from polysem.server.corpus.documents import Corpus
 from polysem.server.index.contexts import Contexts
 from polysem.server.indexing import choose, scan, selection, stages
 from polysem.server.indexing.builder import BATCH_TOKENS
-from polysem.server.indexing.scan import Parts, Reading
+from polysem.server.indexing.scan import ChosenByShard, ReadOptions
 from polysem.server.indexing.windows import Windowing, write
 from polysem.server.model.loading import load
 
@@ -50,11 +50,11 @@ def run(folder, arguments):
     documents = Corpus(arguments.corpus, max_documents=arguments.contexts).documents()
     write(folder, documents, loaded.tokenizer, windowing)
     held = Contexts(folder)
-    pieces = [held.piece(first, last) for first, last in shards.ranges(len(held), arguments.shard_contexts)]
-    reading = Reading(1, BATCH_TOKENS["cpu"])
+    pieces = [held.load(first, last) for first, last in shards.ranges(len(held), arguments.shard_contexts)]
+    reading = ReadOptions(1, BATCH_TOKENS["cpu"])
     found = [
-        [scan.key_activations(loaded, some, reading, lambda n: None) for some in piece.pieces(shards.SHARD_CONTEXTS)]
-        for piece in pieces
+        [scan.key_activations(loaded, some, reading, lambda n: None) for some in loaded.split(shards.SHARD_CONTEXTS)]
+        for loaded in pieces
     ]
     n_neurons = loaded.info.n_layers * loaded.info.n_neurons_per_layer
     print(f"{loaded.info.id}: {n_neurons:,} neurons; {len(pieces)} shards of {arguments.shard_contexts:,} contexts, ")
@@ -79,14 +79,14 @@ def run(folder, arguments):
 def collect(loaded, pieces, reading, chosen, maximum):
     info = loaded.info
     layers = [
-        Parts(scan.chosen_of_layer(chosen, layer, info.n_neurons_per_layer, info.context_length))
+        ChosenByShard(scan.chosen_of_layer(chosen, layer, info.n_neurons_per_layer, info.context_length))
         for layer in range(info.n_layers)
     ]
     stage = stages.CollectStage(reading, maximum)
     sizes = []
-    for piece in pieces:
-        parts = [layer.of(piece.first, piece.first + len(piece))[0] for layer in layers]
-        sizes.append(len(shards.packed(stage(loaded, (piece, parts), lambda n: None)())))
+    for loaded in pieces:
+        parts = [layer.of(loaded.first, loaded.first + len(loaded))[0] for layer in layers]
+        sizes.append(len(shards.packed(stage(loaded, (loaded, parts), lambda n: None)())))
     print(f"{len(chosen.contexts):,} examples; collect shards of {min(sizes):,} to {max(sizes):,} bytes")
 
 

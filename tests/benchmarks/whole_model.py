@@ -3,7 +3,7 @@
     python tests/benchmarks/whole_model.py [--device cuda] [--widths 100 256 1000] [--precision float32]
 
 12 layers of 3,072 neurons, D = 768, N examples each, drawn from a table of made-up x̂ rows. First one stage after the
-other, then chunk by chunk as the server cuts them, on two streams where there is a GPU. The floor is that of
+other, then batch by batch as the server cuts them, on two streams where there is a GPU. The floor is that of
 `kernels.py`: each input read once, each output written once, at this machine's copy rate, or the float32 product.
 """
 
@@ -17,7 +17,7 @@ import torch
 
 import kernels as stages
 from polysem.kernels import agglomerative, distances, metrics, scc, tree
-from polysem.server.questions.resident import chunk_bytes
+from polysem.server.questions.resident import batch_bytes
 
 LAYERS, NEURONS, D_MODEL, CUT = 12, 3072, 768, 0.5
 GROUPS = 64  # of rows, so that clusters merge as they do in real neurons
@@ -37,10 +37,10 @@ def table(device, n_rows):
 
 
 def layers(rows, width, n_layers):
-    """Chunks of every layer: x̂ rows, which of them, weights, counts."""
+    """Batches of every layer: x̂ rows, which of them, weights, counts."""
     device = rows.device
     generator = torch.Generator(device).manual_seed(1)
-    at_once = max(1, min(NEURONS, chunk_bytes(device) // (4 * width**2)))
+    at_once = max(1, min(NEURONS, batch_bytes(device) // (4 * width**2)))
     for _ in range(n_layers):
         for begin in range(0, NEURONS, at_once):
             n = min(at_once, NEURONS - begin)
@@ -55,7 +55,7 @@ def linkages(device):
 
 
 def staged(rows, width, n_layers, precision):
-    """Seconds of each stage over all chunks."""
+    """Seconds of each stage over all batches."""
     device = rows.device
     taken = defaultdict(float)
 
@@ -79,7 +79,7 @@ def staged(rows, width, n_layers, precision):
 
 
 def together(rows, width, n_layers, precision, linkage):
-    """Seconds of all stages, a chunk on each stream."""
+    """Seconds of all stages, a batch on each stream."""
     device = rows.device
     lanes = [nullcontext()]
     if device.type == "cuda":

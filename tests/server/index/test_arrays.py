@@ -40,9 +40,9 @@ def test_numpy_reads_what_was_saved(path, dtype, shape):
 )
 def test_rows_stand_in_the_order_they_were_appended(path, pieces, dtype):
     with ArrayWriter(path, dtype, (3,)) as writer:
-        for piece in pieces:
-            writer.append(np.array(piece, np.int64).reshape(-1, 3))
-    want = np.array([row for piece in pieces for row in piece], dtype).reshape(-1, 3)
+        for loaded in pieces:
+            writer.append(np.array(loaded, np.int64).reshape(-1, 3))
+    want = np.array([row for loaded in pieces for row in loaded], dtype).reshape(-1, 3)
     assert writer.n_rows == len(want)
     np.testing.assert_array_equal(np.load(path), want)
 

@@ -429,15 +429,15 @@ def test_a_damaged_piece_is_told_and_not_used(build, tmp_path):
     out = tmp_path / "index"
     with pytest.raises(Interrupted):
         build(out=out, progress=interrupted(1, "write"))
-    (piece,) = out.with_name("index.tmp").glob("scan-*.npz")
-    data = bytearray(piece.read_bytes())
+    (loaded,) = out.with_name("index.tmp").glob("scan-*.npz")
+    data = bytearray(loaded.read_bytes())
     data[len(data) // 2] ^= 1
-    piece.write_bytes(data)
+    loaded.write_bytes(data)
     with pytest.raises(
-        FailedPrecondition, match=r"the finished piece .*scan-.* is damaged .*; remove it and start again"
+        FailedPrecondition, match=r"the finished loaded .*scan-.* is damaged .*; remove it and start again"
     ):
         build(out=out)
-    piece.unlink()
+    loaded.unlink()
     assert build(out=out).sha256 == build().sha256
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from polysem.proto.errors import BadCorpus
 from polysem.proto.work import shards
-from polysem.proto.work.shards import Here
+from polysem.proto.work.shards import LocalExecutor
 from polysem.server.corpus import documents as corpora
 from polysem.server.corpus.child import CorpusElsewhere
 from polysem.server.corpus.documents import Corpus
@@ -47,7 +47,7 @@ def write(small_model, tmp_path):
         work = tmp_path / (folder or f"work{len(list(tmp_path.iterdir()))}")
         (work / "contexts").mkdir(parents=True, exist_ok=True)
         windowing = Windowing(8, "all", 256)
-        executor = executor or Here(small_model)
+        executor = executor or LocalExecutor(small_model)
         it = Tokenising(corpus, small_model.tokenizer, windowing, work, executor, tell)
         sha256 = it.write(work / "contexts")
         made = {path.name: path.read_bytes() for path in (work / "contexts").iterdir()}
@@ -94,7 +94,7 @@ def test_a_corpus_read_by_a_child_has_the_same_bytes(write, file, monkeypatch, m
 
 def test_the_first_problem_is_told_whoever_finds_one_first(write, file, small_model, monkeypatch):
     monkeypatch.setattr(corpora, "RANGE_BYTES", 100)
-    for executor in (Here(small_model), BackwardsElsewhere(small_model)):
+    for executor in (LocalExecutor(small_model), BackwardsElsewhere(small_model)):
         with pytest.raises(BadCorpus, match=r"line 9 of .* is not JSON"):
             write(Corpus(str(file)), executor=executor)
     assert write(Corpus(str(file), max_documents=7), executor=BackwardsElsewhere(small_model))[2] == 0
@@ -203,7 +203,7 @@ def test_an_index_made_elsewhere_of_texts_that_are_sent_has_the_same_bytes(small
     elsewhere = BackwardsElsewhere(small_model, reaches=False)
     got = builder.build(small_model, corpus, tmp_path / "b", Recipe(), executor=elsewhere)
     assert got.sha256 == want
-    assert {"Texts", "Piece"} <= set(elsewhere.taken)
+    assert {"Texts", "LoadedContexts"} <= set(elsewhere.taken)
 
 
 def test_contexts_of_a_folder_are_numbered_through(write, tmp_path, monkeypatch):

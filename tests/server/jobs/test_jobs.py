@@ -34,7 +34,7 @@ from polysem.server.in_process import _running
 from polysem.server.indexing import builder
 from polysem.server.jobs import runner
 from polysem.server.jobs.local_disk import check_local
-from polysem.server.jobs.store import JobStore, Limits
+from polysem.server.jobs.store import JobStore, StoreLimits
 from polysem.server.questions import clustering
 from polysem.server.settings import Settings
 from polysem.v1 import job_service_pb2 as pb
@@ -576,7 +576,7 @@ def test_a_job_that_writes_more_than_there_is_room_for_ends_in_words(index_folde
 # ---- The state folder
 
 
-LIMITS = Limits(10, 1 << 30, 1 << 30, 3600.0)
+LIMITS = StoreLimits(10, 1 << 30, 1 << 30, 3600.0)
 
 
 def test_two_servers_do_not_share_a_state_folder(index_folder, tmp_path):

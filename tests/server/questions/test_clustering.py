@@ -110,11 +110,11 @@ def test_out_of_memory_a_chunk_goes_on_in_halves(work_of, monkeypatch, caplog):
     want = work.run(EVERY)
     cluster, sizes = ClusterWork._cluster, []
 
-    def cluster_few(self, chunk):
-        sizes.append(len(chunk.places))
-        if len(chunk.places) > 5:
+    def cluster_few(self, batch):
+        sizes.append(len(batch.places))
+        if len(batch.places) > 5:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return cluster(self, chunk)
+        return cluster(self, batch)
 
     monkeypatch.setattr(ClusterWork, "_cluster", cluster_few)
     got = work.run(EVERY)
@@ -125,7 +125,7 @@ def test_out_of_memory_a_chunk_goes_on_in_halves(work_of, monkeypatch, caplog):
 
 
 def test_a_neuron_that_does_not_fit_by_itself_is_told(work_of, monkeypatch):
-    def cluster(self, chunk):
+    def cluster(self, batch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(ClusterWork, "_cluster", cluster)
@@ -136,7 +136,7 @@ def test_a_neuron_that_does_not_fit_by_itself_is_told(work_of, monkeypatch):
 def test_chunks_of_any_size_give_the_same_bytes(work_of, monkeypatch):
     want = work_of().run(EVERY)
     for n_bytes in (1, 40_000):
-        monkeypatch.setattr(resident, "chunk_bytes", lambda device, n_bytes=n_bytes: n_bytes)
+        monkeypatch.setattr(resident, "batch_bytes", lambda device, n_bytes=n_bytes: n_bytes)
         got = work_of().run(EVERY)
         for name in columns.LAYOUTS[type(got)].axes:
             np.testing.assert_array_equal(getattr(got, name), getattr(want, name), err_msg=name)

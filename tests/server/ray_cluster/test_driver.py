@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, Unavailable
-from polysem.proto.work.shards import Here, Ledger, Shard, Stage, read
-from polysem.server.ray_cluster import driver, pool
-from polysem.server.ray_cluster.pool import RayOptions, _pieces
+from polysem.proto.work.shards import Ledger, LocalExecutor, Shard, Stage, read
+from polysem.server.ray_cluster import driver
+from polysem.server.ray_cluster import pool as worker_pool
+from polysem.server.ray_cluster.pool import RayOptions, _blocks
 from polysem.server.ray_cluster.worker import Versions
 
 if os.environ.get("POLYSEM_NEEDS_RAY"):
@@ -90,7 +91,7 @@ def travels():
 
 @pytest.fixture(scope="class")
 def executor(cluster):
-    with driver.on_ray(Nothing(), RayOptions()) as found:
+    with driver.ray_executor(Nothing(), RayOptions()) as found:
         yield found
 
 
@@ -110,7 +111,7 @@ class TestOneCrew:
         assert sum(told) == 12
 
     def test_the_files_are_those_of_the_local_executor(self, executor, tmp_path):
-        for name, where in (("a", executor), ("b", Here(None))):
+        for name, where in (("a", executor), ("b", LocalExecutor(None))):
             (tmp_path / name).mkdir()
             finish(where, tmp_path / name, stage(tmp_path / name)[0])
         for path in (tmp_path / "a").glob("*.npz"):
@@ -166,7 +167,7 @@ def test_without_a_shared_folder_results_come_in_pieces(cluster, tmp_path):
     def large(held, taken, advance):
         return lambda: {"large": np.full(9 << 20, taken)}  # 72 MiB
 
-    with driver.on_ray(Nothing(), RayOptions(shares=False, workers=1)) as executor:
+    with driver.ray_executor(Nothing(), RayOptions(shares=False, workers=1)) as executor:
         made, _ = stage(tmp_path, large, n=3)
         assert all(finish(executor, tmp_path, made))
     for shard in made.shards:
@@ -176,7 +177,7 @@ def test_without_a_shared_folder_results_come_in_pieces(cluster, tmp_path):
 def test_a_killed_worker_and_a_removed_machine_are_replaced_by_the_others(cluster, tmp_path):
     machine = cluster.add_node(num_cpus=1, num_gpus=1)
     statuses = []
-    with driver.on_ray(Nothing(), RayOptions(workers=4), statuses.append) as executor:
+    with driver.ray_executor(Nothing(), RayOptions(workers=4), statuses.append) as executor:
         made, _ = stage(tmp_path, slow_squares, n=40)
         seen = [0]
 
@@ -196,8 +197,8 @@ def test_a_folder_that_workers_lack_is_sent(cluster, tmp_path):
     things = tmp_path / "my things"
     things.mkdir()
     (things / "empty").touch()
-    (things / "large").write_bytes(bytes(range(256)) * (33 << 12))  # more than one piece
-    with driver.on_ray(Nothing(things, os.getpid()), RayOptions(workers=2)) as executor:
+    (things / "large").write_bytes(bytes(range(256)) * (33 << 12))  # more than one block
+    with driver.ray_executor(Nothing(things, os.getpid()), RayOptions(workers=2)) as executor:
         assert executor.ask(lambda held: held["things"]["empty"]) == b""
         assert executor.ask(lambda held: held["things"]["large"]) == (things / "large").read_bytes()
         made, _ = stage(tmp_path, whose, n=60)
@@ -220,20 +221,20 @@ def test_work_goes_on_while_a_worker_is_sent_what_it_lacks(cluster, tmp_path, mo
         def _others(self):
             return list(self.folder.parent.glob("worker-*"))
 
-    worked, pieces = threading.Event(), _pieces
+    worked, blocks = threading.Event(), _blocks
 
     def slowly(path):
         seen.append(worked.wait(60))
-        yield from pieces(path)
+        yield from blocks(path)
 
     seen = []
-    monkeypatch.setattr(pool, "_pieces", slowly)
+    monkeypatch.setattr(worker_pool, "_blocks", slowly)
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "one").write_bytes(b"1")
     made, _ = stage(tmp_path, whose, n=40)
-    with driver.on_ray(OneLacks(tmp_path / "things", os.getpid()), RayOptions(workers=2)) as executor:
+    with driver.ray_executor(OneLacks(tmp_path / "things", os.getpid()), RayOptions(workers=2)) as executor:
         assert all(finish(executor, tmp_path, made._replace(advance=lambda n: worked.set() if n else None)))
-        executor.gather(2)
+        executor.wait_for(2)
     assert seen == [True]
 
 
@@ -242,11 +243,11 @@ def test_a_worker_that_is_still_sent_things_is_waited_for(cluster, tmp_path, mon
         time.sleep(4)
         yield np.zeros(1, np.uint8)
 
-    monkeypatch.setattr(pool, "_pieces", slowly)
+    monkeypatch.setattr(worker_pool, "_blocks", slowly)
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "one").touch()
     held, options = Nothing(tmp_path / "things", os.getpid()), RayOptions(workers=1, wait_s=3)
-    with driver.on_ray(held, options) as executor:
+    with driver.ray_executor(held, options) as executor:
         assert executor.ask(lambda held: held["things"]["one"]) == b"\0"
 
 
@@ -258,7 +259,7 @@ def test_who_leaves_does_not_wait_until_all_is_sent(cluster, tmp_path, monkeypat
             sending.set()
             yield np.zeros(1, np.uint8)
 
-    monkeypatch.setattr(pool, "_pieces", endless)
+    monkeypatch.setattr(worker_pool, "_blocks", endless)
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "one").touch()
 
@@ -268,17 +269,17 @@ def test_who_leaves_does_not_wait_until_all_is_sent(cluster, tmp_path, monkeypat
 
     with (
         pytest.raises(KeyboardInterrupt),
-        driver.on_ray(Nothing(tmp_path / "things", os.getpid()), RayOptions(workers=1), leave) as executor,
+        driver.ray_executor(Nothing(tmp_path / "things", os.getpid()), RayOptions(workers=1), leave) as executor,
     ):
-        executor.gather(1)
+        executor.wait_for(1)
 
 
 def test_workers_of_another_version_are_refused(cluster, monkeypatch):
     here = Versions.here()
-    monkeypatch.setattr(pool.Versions, "here", staticmethod(lambda: Versions("9.9", here.index_format)))
+    monkeypatch.setattr(worker_pool.Versions, "here", staticmethod(lambda: Versions("9.9", here.index_format)))
     with (
         pytest.raises(FailedPrecondition, match=rf"{socket.gethostname()} runs Polysem 0\S+ .* the driver 9.9"),
-        driver.on_ray(Nothing(), RayOptions(workers=1)) as executor,
+        driver.ray_executor(Nothing(), RayOptions(workers=1)) as executor,
     ):
         _ = executor.device
 
@@ -299,7 +300,7 @@ def test_workers_on_other_devices_are_refused(cluster):
     with (
         tempfile.TemporaryDirectory() as folder,
         pytest.raises(FailedPrecondition, match="some workers compute on"),
-        driver.on_ray(Mixed(Path(folder)), RayOptions(workers=2)) as executor,
+        driver.ray_executor(Mixed(Path(folder)), RayOptions(workers=2)) as executor,
     ):
         finish(executor, Path(folder), stage(Path(folder), slow_squares, n=60)[0])
 
@@ -307,7 +308,7 @@ def test_workers_on_other_devices_are_refused(cluster):
 def test_what_never_comes_is_told_with_what_was_asked_and_what_there_is(cluster):
     statuses = []
     with (
-        driver.on_ray(Nothing(), RayOptions(gpus=8, wait_s=2), statuses.append) as executor,
+        driver.ray_executor(Nothing(), RayOptions(gpus=8, wait_s=2), statuses.append) as executor,
         pytest.raises(Unavailable, match=r"within 2 s: each asks for 8 GPUs and 1 CPUs, and the cluster has 3 GPUs"),
     ):
         _ = executor.device
@@ -336,7 +337,7 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with (
         pytest.raises(FailedPrecondition, match=r"pip install 'polysem\[ray\]'"),
-        driver.on_ray(Nothing(), RayOptions()),
+        driver.ray_executor(Nothing(), RayOptions()),
     ):
         pass
 

@@ -79,22 +79,22 @@ def test_clusters_are_those_that_a_client_sees(polysem_client, small_model, inde
 
 
 def test_callers_share_one_making_and_later_ones_none(work):
-    async def scenario(batcher, overviews):
+    async def scenario(batcher, whole_indexes):
         asked = work()
-        found = await asyncio.gather(*(overviews.get(work(runs=asked.runs)) for _ in range(5)))
-        later = await overviews.get(work())
+        found = await asyncio.gather(*(whole_indexes.get(work(runs=asked.runs)) for _ in range(5)))
+        later = await whole_indexes.get(work())
         return asked.runs, found, later
 
     runs, found, later = run(scenario)
     assert sum(runs) == 192
     assert len(runs) > 1  # in batches, between which others are served
-    assert {id(overview) for overview in found} == {id(later)}
+    assert {id(one) for one in found} == {id(later)}
 
 
 def test_one_caller_leaving_does_not_disturb_the_others(work):
-    async def scenario(batcher, overviews):
+    async def scenario(batcher, whole_indexes):
         gate = threading.Semaphore(0)
-        callers = [asyncio.create_task(overviews.get(work(gate=gate))) for _ in range(3)]
+        callers = [asyncio.create_task(whole_indexes.get(work(gate=gate))) for _ in range(3)]
         await asyncio.sleep(0.05)
         callers[0].cancel()
         gate.release(1000)
@@ -107,17 +107,17 @@ def test_one_caller_leaving_does_not_disturb_the_others(work):
 
 
 def test_when_all_callers_leave_it_is_given_up_and_made_anew(work):
-    async def scenario(batcher, overviews):
+    async def scenario(batcher, whole_indexes):
         gate, runs = threading.Semaphore(0), []
-        caller = asyncio.create_task(overviews.get(work(gate=gate, runs=runs)))
+        caller = asyncio.create_task(whole_indexes.get(work(gate=gate, runs=runs)))
         await asyncio.sleep(0.05)
         caller.cancel()
         await asyncio.gather(caller, return_exceptions=True)
         gate.release(1000)
         await asyncio.sleep(0.2)
         given_up = sum(runs)
-        overview = await overviews.get(work(runs=runs))
-        return given_up, sum(runs), len(overview.table.neurons)
+        found = await whole_indexes.get(work(runs=runs))
+        return given_up, sum(runs), len(found.table.neurons)
 
     given_up, together, n = run(scenario)
     assert given_up < 192
@@ -125,11 +125,11 @@ def test_when_all_callers_leave_it_is_given_up_and_made_anew(work):
 
 
 def test_a_failure_reaches_every_caller_and_is_not_kept(work):
-    async def scenario(batcher, overviews):
+    async def scenario(batcher, whole_indexes):
         bad = work(bad=True)
-        failed = await asyncio.gather(*(overviews.get(bad) for _ in range(2)), return_exceptions=True)
+        failed = await asyncio.gather(*(whole_indexes.get(bad) for _ in range(2)), return_exceptions=True)
         with pytest.raises(ZeroDivisionError):
-            await overviews.get(bad)
+            await whole_indexes.get(bad)
         return failed, bad.runs
 
     failed, runs = run(scenario)
@@ -138,29 +138,29 @@ def test_a_failure_reaches_every_caller_and_is_not_kept(work):
 
 
 def test_a_full_queue_is_told(work):
-    async def scenario(batcher, overviews):
+    async def scenario(batcher, whole_indexes):
         with pytest.raises(Overloaded):
-            await overviews.get(work())
+            await whole_indexes.get(work())
 
     run(scenario, max_requests=0)
 
 
 def test_only_the_last_few_are_kept(work):
-    async def scenario(batcher, overviews):
+    async def scenario(batcher, whole_indexes):
         asked = [work(0.1 + i / 20) for i in range(MAX_KEPT + 2)]
         for one in asked:
-            await overviews.get(one)
+            await whole_indexes.get(one)
         again = [work(0.1 + i / 20) for i in range(MAX_KEPT + 2)]
         for one in reversed(again):
-            await overviews.get(one)
+            await whole_indexes.get(one)
         return [bool(one.runs) for one in again]
 
     assert run(scenario) == [True] * 2 + [False] * MAX_KEPT
 
 
 def test_the_table_is_in_order(work):
-    async def scenario(batcher, overviews):
-        return await overviews.get(work())
+    async def scenario(batcher, whole_indexes):
+        return await whole_indexes.get(work())
 
     table = run(scenario).table
     np.testing.assert_array_equal(table.neurons[:, 0] * 96 + table.neurons[:, 1], np.arange(192))
