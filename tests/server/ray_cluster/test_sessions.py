@@ -59,8 +59,8 @@ def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file
     with sessions.building(described, corpus, "auto", options) as (known, executor):
         if not shared:
             monkeypatch.delattr(corpus, "fingerprint")
-        read, block = [], Contexts.load
-        monkeypatch.setattr(Contexts, "load", lambda self, *at: read.append(at) or block(self, *at))
+        read, load = [], Contexts.load
+        monkeypatch.setattr(Contexts, "load", lambda self, *at: read.append(at) or load(self, *at))
         built = builder.build(known, corpus, tmp_path / "index", RECIPE, executor=executor)
     assert built.sha256 == here.sha256
     n_shards = 2 * -(-built.info.n_contexts // 17)
