@@ -1,16 +1,16 @@
 """The client for asyncio: the methods of `Client`, to be awaited."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, cast
+from typing import Any
 
 import grpc
 
 from polysem.client import calls, connection
 from polysem.client.calls import Call
-from polysem.client.client import Client
+from polysem.client.client import AwaitedQuestions
 from polysem.client.jobs import AsyncJobs
 from polysem.client.questions.listing import Listing, Pages, listed_of
 from polysem.client.streams import AsyncStream, Collected
@@ -21,17 +21,8 @@ from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
-Asked = ParamSpec("Asked")
 
-
-def awaited(
-    method: Callable[Concatenate[Client, Asked], Collected],
-) -> Callable[Concatenate["AsyncClient", Asked], AsyncStream[Collected]]:
-    """A question of `Client` as AsyncClient asks it: the same function, with this client's `_stream`."""
-    return cast("Callable[Concatenate[AsyncClient, Asked], AsyncStream[Collected]]", method)
-
-
-class AsyncClient:
+class AsyncClient(AwaitedQuestions):
     """As `Client`, whose docstrings hold here; use it in `async with`. Make it inside a running event loop."""
 
     def __init__(
@@ -73,15 +64,6 @@ class AsyncClient:
     def jobs(self) -> AsyncJobs:
         _ = self._stub  # not closed
         return self._jobs
-
-    cluster = awaited(Client.cluster)
-    embed = awaited(Client.embed)
-    examples = awaited(Client.examples)
-    statistics = awaited(Client.statistics)
-    neurons = awaited(Client.neurons)
-    similar = awaited(Client.similar)
-    importance = awaited(Client.importance)
-    explain = awaited(Client.explain)
 
     _asker = None  # neurons cannot await what they ask
 

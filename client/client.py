@@ -7,26 +7,27 @@ with Client("gpu-box:50051") as polysem:
         print(neuron.id, neuron.labels, neuron.metrics.intra)
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Unpack
+from typing import Any, Concatenate, ParamSpec, Unpack, cast
 
 import grpc
 
 from polysem.client import calls, connection
 from polysem.client.calls import Call
 from polysem.client.jobs import Jobs
-from polysem.client.questions import clustering, embedding, examples, explain, importance, listing, similar, statistics
+from polysem.client.questions import clustering, embedding, explain, importance, listing, similar, statistics
 from polysem.client.questions.clustering import ClusteringOptions, Clusters
 from polysem.client.questions.embedding import EmbeddingOptions, Embeddings
 from polysem.client.questions.examples import Example
+from polysem.client.questions.examples import call as example_call
 from polysem.client.questions.explain import ExplainedToken
 from polysem.client.questions.importance import Importance
 from polysem.client.questions.listing import Listing, Pages, listed_of
 from polysem.client.questions.similar import SimilarCluster
 from polysem.client.questions.statistics import Statistics
-from polysem.client.streams import Collected, Stream
+from polysem.client.streams import AsyncStream, Collected, Stream
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Answer, IndexInfo, ServerInfo, decode_indexes, decode_server_info
 from polysem.proto.neurons import NeuronLike
@@ -152,16 +153,17 @@ class Client:
     def examples(
         self,
         *neurons: NeuronLike,
-        places: Sequence[int] = (),
+        examples: Sequence[int] = (),
         whole_context: bool = False,
         index: str | None = None,
+        places: Sequence[int] = (),
     ) -> Stream[Example]:
         """The texts of the neurons' dataset examples, in the order of their labels.
 
-        places         which of each neuron's examples; none: all
+        examples       which of each neuron's examples, by number; none: all. Version 0.1.0 called them places
         whole_context  all that the model read, instead of 20 tokens before and 10 after the key token
         """
-        return self._stream(examples.call(neurons, places, whole_context, index))
+        return self._stream(example_call(neurons, examples or places, whole_context, index))
 
     def statistics(self, *neurons: NeuronLike, index: str | None = None) -> Stream[Statistics]:
         """How strongly the neurons fire over the corpus, and the band of it that their dataset examples come from."""
@@ -220,20 +222,21 @@ class Client:
     def importance(
         self,
         *neurons: NeuronLike,
-        places: Sequence[int] = (),
+        examples: Sequence[int] = (),
         tokens_before: int = 20,
         mask_token: int | None = None,
         index: str | None = None,
+        places: Sequence[int] = (),
     ) -> Stream[Importance]:
         """How much the neurons' key activations lose when a token before the key token is masked, one at a time.
 
-        places         which of each neuron's examples; none: all
+        examples       which of each neuron's examples, by number; none: all. Version 0.1.0 called them places
         tokens_before  how many tokens before the key token are masked; it is masked, too
         mask_token     id of the token that stands in for a masked one; None: the model's BOS
 
         Runs the model once for each token, so ask for the examples that you look at.
         """
-        return self._stream(importance.call(neurons, places, tokens_before, mask_token, index))
+        return self._stream(importance.call(neurons, examples or places, tokens_before, mask_token, index))
 
     def explain(
         self,
@@ -321,3 +324,26 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client({self.target!r})"
+
+
+Asked = ParamSpec("Asked")
+
+
+def awaited(
+    question: Callable[Concatenate[Client, Asked], Collected],
+) -> Callable[Concatenate[Any, Asked], AsyncStream[Collected]]:
+    """A question of Client as AsyncClient has it: the same function, which calls that client's `_stream`."""
+    return cast("Callable[Concatenate[Any, Asked], AsyncStream[Collected]]", question)
+
+
+class AwaitedQuestions:
+    """The questions of `Client`, to be awaited or read by `async for`; their docstrings hold here."""
+
+    cluster = awaited(Client.cluster)
+    embed = awaited(Client.embed)
+    examples = awaited(Client.examples)
+    statistics = awaited(Client.statistics)
+    neurons = awaited(Client.neurons)
+    similar = awaited(Client.similar)
+    importance = awaited(Client.importance)
+    explain = awaited(Client.explain)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from polysem.client.commands.options import executes, place_of, published, ray_options
+from polysem.client.commands.options import destination_of, executes, published, ray_options
 from polysem.server.model import loading
 
 if TYPE_CHECKING:
@@ -108,22 +108,22 @@ def index(
     how = _recipe(builder.PRESETS[preset], **flags)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
     maxima = None if max_activations is None else builder.read_maxima(max_activations.expanduser())
-    place = place_of(out)
-    with published(place):
-        if not place.made:
+    destination = destination_of(out)
+    with published(destination):
+        if not destination.made:
             with (
                 bars(UNITS) as shown,
                 _reads(executor, source, model, device, dtype, ray, shown.note) as (reader, where),
             ):
-                builder.build(reader, source, place.local, how, shown.advance, batch_tokens, maxima, where)
-        info = open_index(place.local).info
+                builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, maxima, where)
+        info = open_index(destination.local).info
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
         f"from {info.n_contexts:,} contexts ({info.n_tokens:,} tokens)"
     )
     if source.n_skipped:
         click.echo(f"{source.n_skipped:,} documents were no text and were left out")
-    click.echo(f"next: polysem serve --index {out}" if place.url is None else "next: serve a copy of it")
+    click.echo(f"next: polysem serve --index {out}" if destination.url is None else "next: serve a copy of it")
 
 
 @contextlib.contextmanager

@@ -116,7 +116,7 @@ def _next_steps(neuron: Neuron) -> Group:
         (f"polysem cluster {neuron.id}", "this neuron again"),
         (f"polysem cluster {neuron.id} --embedding pre_mlp", "the same by what all neurons of the layer read"),
         (f"polysem cluster {neuron.id} --distance-threshold 0.7", "cut higher"),
-        (f"polysem examples {neuron.id} --whole-context --place 0", "a whole text"),
+        (f"polysem examples {neuron.id} --whole-context --example 0", "a whole text"),
         ("polysem index --model gpt2 --corpus my.jsonl --out my-index", "your own model and texts"),
     )
     table = Table.grid(padding=(0, 3))

@@ -16,9 +16,9 @@ from polysem.client.commands.options import (
     NEURONS_HELP,
     connect,
     connects,
+    destination_of,
     executes,
     measures,
-    place_of,
     published,
     ray_options,
 )
@@ -98,9 +98,9 @@ def measure(
     asked_for = variants(algorithms, embeddings, layer_norms, linkage)
     from polysem.client.terminal.progress import bars
 
-    place = place_of(out, force)
-    with published(place):
-        if not place.made:
+    destination = destination_of(out, force)
+    with published(destination):
+        if not destination.made:
             with (
                 bars({"measure": "trees"}) as shown,
                 workers(executor, server, index, ray, shown.note) as (client, name, where),
@@ -113,10 +113,10 @@ def measure(
                     best_cut=best_cut,
                     index=name,
                 )
-                measuring.run(place.local, partial(_advance, shown, measuring.n_trees), force, where)
-        n_trees = len(measurements.read(place.local))
+                measuring.run(destination.local, partial(_advance, shown, measuring.n_trees), force, where)
+        n_trees = len(measurements.read(destination.local))
     click.echo(f"{out}: {n_trees // len(asked_for):,} neurons by {len(asked_for)} clusterings")
-    if place.url is None:
+    if destination.url is None:
         click.echo(f"next: polysem table1 {out}")
 
 

@@ -54,7 +54,12 @@ def cluster(
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
 @click.option(
-    "--place", "places", type=click.IntRange(min=0), multiple=True, help="Only this example; may be repeated."
+    "--example",
+    "--place",
+    "chosen",
+    type=click.IntRange(min=0),
+    multiple=True,
+    help="Only the example with this number; may be repeated.",
 )
 @click.option("--whole-context", is_flag=True, help="All that the model read, not only the text around the key token.")
 @INDEX
@@ -65,13 +70,13 @@ def examples(
     server: str,
     timeout_s: float | None,
     as_json: bool,
-    places: Sequence[int],
+    chosen: Sequence[int],
     whole_context: bool,
     index: str | None,
 ) -> None:
     """Show the texts on which NEURONS fire, highlighted by activation."""
     with connect(server, timeout_s) as client:
-        found = client.examples(*neurons, places=places, whole_context=whole_context, index=index)
+        found = client.examples(*neurons, examples=chosen, whole_context=whole_context, index=index)
         if as_json:
             for example in found:
                 print_json(example_json(example))
@@ -81,7 +86,7 @@ def examples(
         console = terminal.console()
         for example in found:
             console.print(terminal.ExampleText(example, whole_context))
-        say_if_none(found, places)
+        say_if_none(found, chosen)
 
 
 @click.command(epilog=NEURONS_HELP)
@@ -188,7 +193,7 @@ def example_json(example: Example) -> dict[str, Any]:
     """An example as `polysem examples --json` prints it."""
     return {
         "neuron": str(example.neuron),
-        "place": example.place,
+        "example": example.example,
         "document": example.document,
         "context": example.context,
         "position": example.position,

@@ -11,7 +11,7 @@ from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
 from polysem.proto.jobs import MeasureSpec
 from polysem.proto.questions.clustering import Algorithm, Clustering, Embedding, EmbeddingChoice, LayerNorm, Linkage
-from polysem.proto.work.publishing import Place
+from polysem.proto.work.publishing import Destination
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -174,10 +174,10 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def say_if_none(found: Sequence[Any], places: Sequence[int]) -> None:
+def say_if_none(found: Sequence[Any], chosen: Sequence[int]) -> None:
     """Of commands that show examples."""
     if not len(found):
-        click.echo("none of these neurons has " + ("an example at such a place" if places else "dataset examples"))
+        click.echo("none of these neurons has " + ("an example of such a number" if chosen else "dataset examples"))
 
 
 def executes(command: Command) -> Command:
@@ -212,21 +212,23 @@ def ray_options(flags: dict[str, Any]) -> dict[str, Any]:
     return {name: flags.pop(f"ray_{name}") for name in ("address", "gpus", "workers", "wait_s")}
 
 
-def place_of(out: str, force: bool = False) -> Place:
+def destination_of(out: str, force: bool = False) -> Destination:
     """Where the command's result goes; it depends on all arguments but those of where the work is done."""
     given = click.get_current_context().params.items()
     depends = {name: value for name, value in given if name not in ("executor", "force") and name[:4] != "ray_"}
-    return Place(out, force, json.dumps(depends, default=str, sort_keys=True))
+    return Destination(out, force, json.dumps(depends, default=str, sort_keys=True))
 
 
 @contextmanager
-def published(place: Place) -> Iterator[None]:
+def published(destination: Destination) -> Iterator[None]:
     """Copy the result to its URL, if that is where it goes, once it is made; say what is kept where it was stopped."""
     try:
         yield
-        if place.url is not None:
-            click.echo(f"copying {place.local} to {place.url}", err=True)
-        place.publish()
+        if destination.url is not None:
+            click.echo(f"copying {destination.local} to {destination.url}", err=True)
+        destination.publish()
     except KeyboardInterrupt:
-        click.echo(f"stopped; what is done is kept in {place.kept}, and the same command goes on from there", err=True)
+        click.echo(
+            f"stopped; what is done is kept in {destination.kept}, and the same command goes on from there", err=True
+        )
         raise

@@ -80,21 +80,26 @@ def similar(
 def _centrals(
     client: Client, found: Sequence[SimilarCluster], index: str | None
 ) -> dict[tuple[NeuronId, int], Example]:
-    """The central examples of clusters, by neuron and place; a call a place."""
-    by_place: dict[int, list[NeuronId]] = {}
+    """The central examples of clusters, by neuron and number; a call a number."""
+    by_number: dict[int, list[NeuronId]] = {}
     for one in found:
-        by_place.setdefault(one.central, []).append(one.neuron)
+        by_number.setdefault(one.central, []).append(one.neuron)
     return {
-        (example.neuron, place): example
-        for place, of in by_place.items()
-        for example in client.examples(*of, places=[place], index=index)
+        (example.neuron, number): example
+        for number, of in by_number.items()
+        for example in client.examples(*of, examples=[number], index=index)
     }
 
 
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
 @click.option(
-    "--place", "places", type=click.IntRange(min=0), multiple=True, help="Only this example; may be repeated."
+    "--example",
+    "--place",
+    "chosen",
+    type=click.IntRange(min=0),
+    multiple=True,
+    help="Only the example with this number; may be repeated.",
 )
 @click.option("--tokens-before", type=click.IntRange(min=0), default=20, show_default=True, help="How many are masked.")
 @click.option("--mask-token", type=click.IntRange(min=0), metavar="ID", help="What stands in for them; else the BOS.")
@@ -105,7 +110,7 @@ def importance(
     server: str,
     timeout_s: float | None,
     as_json: bool,
-    places: Sequence[int],
+    chosen: Sequence[int],
     tokens_before: int,
     mask_token: int | None,
     index: str | None,
@@ -114,11 +119,11 @@ def importance(
 
     Each token before the key token is masked in turn; shown is the share of the key activation that is lost, relative
     to what is lost when the key token itself is masked. The model reads an example once for each token: name the
-    --place of those that you want to see.
+    --example of those that you want to see.
     """
     with connect(server, timeout_s) as client:
         found = client.importance(
-            *neurons, places=places, tokens_before=tokens_before, mask_token=mask_token, index=index
+            *neurons, examples=chosen, tokens_before=tokens_before, mask_token=mask_token, index=index
         )
         if as_json:
             for one in found:
@@ -129,14 +134,14 @@ def importance(
         console = terminal.console()
         for one in found:
             console.print(terminal.ImportanceText(one))
-        say_if_none(found, places)
+        say_if_none(found, chosen)
 
 
 def importance_json(importance: Importance) -> dict[str, Any]:
     """An example's importance as `polysem importance --json` prints it."""
     return {
         "neuron": str(importance.neuron),
-        "place": importance.place,
+        "example": importance.example,
         "activation": importance.activation,
         "tokens": list(importance.tokens),
         "importances": [round(float(i), 4) for i in importance.importances],

@@ -104,8 +104,8 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
         "/text": pages.text,
         "/neuron/{neuron}": pages.neuron,
         "/api/neuron/{neuron}": pages.neuron_json,
-        "/api/neuron/{neuron}/example/{place:int}": pages.example_json,
-        "/api/neuron/{neuron}/importance/{place:int}": pages.importance_json,
+        "/api/neuron/{neuron}/example/{example:int}": pages.example_json,
+        "/api/neuron/{neuron}/importance/{example:int}": pages.importance_json,
         "/api/neuron/{neuron}/similar/{cluster:int}": pages.similar_json,
     }
     routes = [Route(address, pages.once_it_serves(answer)) for address, answer in asking.items()]
@@ -231,7 +231,7 @@ class _Pages:
         index = self._index(view)
         for _ in range(TRIES):
             id_ = NeuronId(random.randrange(index.n_layers), random.randrange(index.n_neurons_per_layer))
-            if len(self._client.examples(id_, places=(), index=view.index)):
+            if len(self._client.examples(id_, index=view.index)):
                 break
         return RedirectResponse(f"/neuron/{id_}{view.query()}", 303)
 
@@ -273,20 +273,20 @@ class _Pages:
     def example_json(self, request: Request) -> Response:
         """An example in its whole context."""
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
-        return JSONResponse(browser.example_data(self._example(id_, request.path_params["place"], view, whole=True)))
+        return JSONResponse(browser.example_data(self._example(id_, request.path_params["example"], view, whole=True)))
 
-    def _example(self, id_: NeuronId, place: int, view: View, whole: bool) -> Example:
-        if place <= MAX_INDEX:
-            for example in self._client.examples(id_, places=[place], whole_context=whole, index=view.index):
+    def _example(self, id_: NeuronId, number: int, view: View, whole: bool) -> Example:
+        if number <= MAX_INDEX:
+            for example in self._client.examples(id_, examples=[number], whole_context=whole, index=view.index):
                 return example
-        raise errors.NotFound(f"neuron {id_} has no example {place}")
+        raise errors.NotFound(f"neuron {id_} has no example {number}")
 
     def importance_json(self, request: Request) -> Response:
         """Of each token of an example, up to its key token: how much the activation needs it, 0..1."""
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
-        place = request.path_params["place"]
-        example = self._example(id_, place, view, whole=False)
-        found = self._client.importance(id_, places=[place], tokens_before=example.key, index=view.index)[0]
+        number = request.path_params["example"]
+        example = self._example(id_, number, view, whole=False)
+        found = self._client.importance(id_, examples=[number], tokens_before=example.key, index=view.index)[0]
         return JSONResponse({"importances": [round(float(share), 3) for share in found.relative]})
 
     def similar_json(self, request: Request) -> Response:

@@ -67,7 +67,7 @@ class Cluster(NamedTuple):
     """A feature cluster.
 
     label          its number in the neuron's labels
-    members        (size,) int32: its examples, by their place in the labels
+    members        (size,) int32: its examples, by their numbers in the labels
     central        the member with the highest mean similarity to the others
     mean_distance  over its pairs; None of a single example
     """

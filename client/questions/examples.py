@@ -17,6 +17,7 @@ from polysem.proto.wire import columns
 class Example:
     """A dataset example: a context in which the neuron fires strongly.
 
+    example      its number: where it stands in the neuron's labels
     document     the corpus's name of its text
     context      its number in the index
     position     the key token's place in the context (BOS is 0)
@@ -27,7 +28,7 @@ class Example:
     """
 
     neuron: NeuronId
-    place: int
+    example: int
     document: str
     context: int
     position: int
@@ -35,6 +36,11 @@ class Example:
     tokens: Sequence[str]
     activations: FloatArray
     key: int
+
+    @property
+    def place(self) -> int:
+        """`example`, as version 0.1.0 called it."""
+        return self.example
 
     @property
     def text(self) -> str:
@@ -45,7 +51,7 @@ class Example:
             "".join(self.tokens[part])
             for part in (slice(self.key), slice(self.key, self.key + 1), slice(self.key + 1, None))
         )
-        return f"<Example {self.neuron} #{self.place} {self.activation:.2f} {f'{before}[[{key}]]{after}'!r}>"
+        return f"<Example {self.neuron} #{self.example} {self.activation:.2f} {f'{before}[[{key}]]{after}'!r}>"
 
 
 def examples_of(answer: Answer) -> list[Example]:
@@ -55,7 +61,7 @@ def examples_of(answer: Answer) -> list[Example]:
     return [
         Example(
             neuron=neuron_id(batch.neurons[i]),
-            place=int(batch.places[i]),
+            example=int(batch.places[i]),
             document=batch.documents[i],
             context=int(batch.contexts[i]),
             position=int(batch.positions[i]),
@@ -69,7 +75,7 @@ def examples_of(answer: Answer) -> list[Example]:
 
 
 def call(
-    neurons: Sequence[NeuronLike], places: Sequence[int], whole_context: bool, index: str | None
+    neurons: Sequence[NeuronLike], examples: Sequence[int], whole_context: bool, index: str | None
 ) -> Call[Stream[Example]]:
-    query = ExampleQuery(parse_neurons(*neurons), index or "", tuple(places), whole_context)
+    query = ExampleQuery(parse_neurons(*neurons), index or "", tuple(examples), whole_context)
     return Call("GetExamples", encode_example_query(query), ExampleBatch, examples_of, Stream)

@@ -19,16 +19,22 @@ from polysem.proto.wire import columns
 class Importance:
     """How much of an example's key activation is lost when a token up to the key token is masked.
 
+    example      its number: where it stands in the neuron's labels
     activation   at the key token, nothing masked
     tokens       the texts before the key token, and it as the last
     importances  (len(tokens),) float32: 1 − a_masked / a; 1: all is lost, 0: nothing, negative: it grows
     """
 
     neuron: NeuronId
-    place: int
+    example: int
     activation: float
     tokens: Sequence[str]
     importances: FloatArray
+
+    @property
+    def place(self) -> int:
+        """`example`, as version 0.1.0 called it."""
+        return self.example
 
     @property
     def relative(self) -> FloatArray:
@@ -42,7 +48,7 @@ class Importance:
     def __repr__(self) -> str:
         most = np.argsort(-self.importances[:-1], kind="stable")[:3]
         named = ", ".join(f"{self.tokens[i]!r} {self.relative[i]:.2f}" for i in most)
-        return f"<Importance {self.neuron} #{self.place} {self.tokens[-1]!r} after {named or 'nothing'}>"
+        return f"<Importance {self.neuron} #{self.example} {self.tokens[-1]!r} after {named or 'nothing'}>"
 
 
 def importances_of(answer: Answer) -> list[Importance]:
@@ -52,7 +58,7 @@ def importances_of(answer: Answer) -> list[Importance]:
     return [
         Importance(
             neuron=neuron_id(batch.neurons[i]),
-            place=int(batch.places[i]),
+            example=int(batch.places[i]),
             activation=float(batch.activations[i]),
             tokens=batch.tokens[offsets[i] : offsets[i + 1]],
             importances=batch.importances[offsets[i] : offsets[i + 1]],
@@ -63,10 +69,10 @@ def importances_of(answer: Answer) -> list[Importance]:
 
 def call(
     neurons: Sequence[NeuronLike],
-    places: Sequence[int],
+    examples: Sequence[int],
     tokens_before: int,
     mask_token: int | None,
     index: str | None,
 ) -> Call[Stream[Importance]]:
-    query = ImportanceQuery(parse_neurons(*neurons), index or "", tuple(places), tokens_before, mask_token)
+    query = ImportanceQuery(parse_neurons(*neurons), index or "", tuple(examples), tokens_before, mask_token)
     return Call("MeasureImportance", encode_importance_query(query), ImportanceBatch, importances_of, Stream)

@@ -20,7 +20,7 @@ class SimilarCluster(NamedTuple):
     to          label of the cluster that it is similar to
     neuron      whose it is
     label       its number in that neuron's labels, at the same cut
-    central     its central example's place
+    central     the number of its central example
     size        its examples
     similarity  −1..1: cosine of the two central examples' embeddings
     """

@@ -55,7 +55,7 @@ class ImportanceText:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         one, relative = self._importance, self._importance.relative
         texts = [dendrogram.visible(token) for token in one.tokens]
-        yield Text.assemble((f"{one.neuron} ", "bold"), f"#{one.place}  {one.activation:.2f}")
+        yield Text.assemble((f"{one.neuron} ", "bold"), f"#{one.example}  {one.activation:.2f}")
         before = cropped(Text("".join(texts[:-1])), options.max_width - 24, from_the_left=True)
         yield before.append_text(key_text(texts[-1], has_colour(console)))
         shown = [i for i in range(len(texts) - 1) if relative[i] >= self.LEAST]

@@ -101,7 +101,7 @@ class ExampleText:
         example, coloured = self._example, has_colour(console)
         yield Text.assemble(
             (f"{example.neuron} ", "bold"),
-            f"#{example.place}  {example.activation:.2f}  ",
+            f"#{example.example}  {example.activation:.2f}  ",
             (dendrogram.visible(example.document), "dim"),
         )
         if not self._whole:

@@ -13,7 +13,7 @@ from polysem.v1 import neuron_service_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class ExampleQuery:
-    """examples: places in each neuron's labels; empty: all. whole_context: else the tokens around the key token."""
+    """examples: numbers in each neuron's labels; empty: all. whole_context: else the tokens around the key token."""
 
     neurons: tuple[NeuronRange, ...]
     index: str = ""
@@ -31,7 +31,7 @@ class ExampleBatch:
     """Texts of E dataset examples, T tokens in all.
 
     neurons            (E, 2) int32
-    places             (E,) int32: place in the neuron's labels
+    places             (E,) int32: number of the example in the neuron's labels
     documents          E names
     contexts           (E,) int32: number of the context in the index
     positions          (E,) int32: key token's place in its context (BOS is 0)
@@ -54,11 +54,11 @@ class ExampleBatch:
     token_activations: FloatArray
 
 
-def check_examples(places: Sequence[int]) -> None:
-    """Raise InvalidArgument for what is no place in a neuron's labels."""
-    for place in places:
-        if not is_number(place) or not 0 <= place <= MAX_INDEX:
-            raise InvalidArgument(f"{place!r} is not an example: they are counted from 0", "examples")
+def check_examples(examples: Sequence[int]) -> None:
+    """Raise InvalidArgument for what is no number of an example."""
+    for example in examples:
+        if not is_number(example) or not 0 <= example <= MAX_INDEX:
+            raise InvalidArgument(f"{example!r} is not an example: they are counted from 0", "examples")
 
 
 def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:

@@ -16,7 +16,7 @@ from polysem.v1 import neuron_service_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class ImportanceQuery:
-    """examples: places in each neuron's labels; empty: all. mask_token: its id; None: the model's BOS."""
+    """examples: numbers in each neuron's labels; empty: all. mask_token: its id; None: the model's BOS."""
 
     neurons: tuple[NeuronRange, ...]
     index: str = ""
@@ -35,7 +35,7 @@ class ImportanceBatch:
     """E dataset examples up to their key tokens, T tokens in all.
 
     neurons      (E, 2) int32
-    places       (E,) int32: place in the neuron's labels
+    places       (E,) int32: number of the example in the neuron's labels
     activations  (E,) float32: at the key token, nothing masked
     n_tokens     (E,) int32: the last of each example's is its key token
     tokens       T texts

@@ -16,7 +16,7 @@ from polysem.proto.errors import FailedPrecondition, InvalidArgument
 LAST = "manifest.json"  # of an index: what makes a folder one
 
 
-class Place:
+class Destination:
     """Where a result goes: a path, or a URL.
 
     depends  on what the result does; another one for the same URL is made under another name

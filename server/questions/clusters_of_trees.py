@@ -16,7 +16,7 @@ class Clusters:
 
     neurons   (C, 2) int32
     labels    (C,) int32
-    centrals  (C,) int32: central example's place in the neuron's labels
+    centrals  (C,) int32: number of the central example
     sizes     (C,) int32: examples
     """
 

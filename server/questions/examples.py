@@ -22,14 +22,14 @@ CONTEXT_TOKENS = 4096  # read at once where whole contexts are asked for
 
 @dataclass(frozen=True, eq=True)
 class ExampleWork:
-    """Items are examples: (layer, neuron, place in the neuron's labels)."""
+    """Items are examples: (layer, neuron, example)."""
 
     model: Model
     index: Index
     whole_context: bool
 
     def items(self, neurons: IntArray, chosen: Sequence[int]) -> IntArray:
-        """(E, 3) of the chosen places of each neuron, or of all. Raises InvalidArgument."""
+        """(E, 3) of the chosen examples of each neuron, or of all. Raises InvalidArgument."""
         counts = self.index.n_examples[neurons[:, 0], neurons[:, 1]]
         if chosen:
             asked = np.array([place for place in chosen if place < counts.max(initial=0)], np.int64)

@@ -55,7 +55,7 @@ class MaskedReadings:
 
 @dataclass(frozen=True, eq=True)
 class ImportanceWork:
-    """Items are some readings of an example: (layer, neuron, place in the neuron's labels, first, last, n).
+    """Items are some readings of an example: (layer, neuron, example, first, last, n).
 
     Of an example's n readings number 0 masks nothing, number i the i-th of the tokens that are masked. An item is those
     from `first` to `last` − 1, which the example alone decides, so the result does not depend on what else is in the

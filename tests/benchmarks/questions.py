@@ -72,7 +72,7 @@ def through_a_server(target, repeats):
             "statistics of a neuron": lambda: client.statistics(neuron),
             "explain a text by a neuron": lambda: client.explain(text, neuron),
             "explain a text by the strongest": lambda: client.explain(text),
-            "importance of an example, 20 tokens": lambda: client.importance(neuron, places=[0]),
+            "importance of an example, 20 tokens": lambda: client.importance(neuron, examples=[0]),
         }.items():
             first, *later = timed(ask, repeats + 1)
             print(f"{name:<52}{statistics.median(later):9.1f} ms   first {first:9.1f} ms")

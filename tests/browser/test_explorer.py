@@ -114,7 +114,7 @@ def test_every_view_has_an_address(page, explorer, neuron, server):
 
 def test_a_text_opens_to_its_whole_context(page, explorer, server):
     place, whole = next(
-        (e.place, w)
+        (e.example, w)
         for e, w in zip(server.examples("0.3"), server.examples("0.3", whole_context=True), strict=True)
         if len(w.tokens) >= len(e.tokens)
     )

@@ -79,7 +79,7 @@ def test_the_importance_of_tokens_is_shown_on_demand(page, explorer, server):
     place = int(row.get_attribute("data-place"))
     row.get_by_role("button", name="importance").click()
     row.get_by_role("button", name="activation").wait_for()
-    found = server.importance("0.3", places=[place])[0]
+    found = server.importance("0.3", examples=[place])[0]
     key = row.locator("mark")
     assert key.get_attribute("title") == f"importance {found.relative[-1]:.2f}"
     row.get_by_role("button", name="activation").click()

@@ -38,7 +38,7 @@ def shown(neuron):
 def shown_example(e):
     return (
         e.neuron,
-        e.place,
+        e.example,
         e.document,
         e.context,
         e.position,

@@ -97,7 +97,7 @@ def test_a_neuron_without_examples_is_not_an_error(client):
 def test_examples_stand_in_the_order_of_the_labels(client):
     neuron, embeddings, examples = client.cluster("1.5")[0], client.embed("1.5")[0], client.examples("1.5")
     assert len(neuron.labels) == len(embeddings.embeddings) == len(examples) == 30
-    assert [example.place for example in examples] == list(range(30))
+    assert [example.example for example in examples] == list(range(30))
     contexts = [example.context for example in examples]
     assert contexts == sorted(contexts)
 
@@ -115,15 +115,15 @@ def test_an_example_shows_the_text_around_its_key_token(client):
 
 def test_some_examples_may_be_named_by_place(client):
     every = client.examples("1.5", "0.2")
-    some = client.examples("1.5", "0.2", places=[4, 0, 99])
+    some = client.examples("1.5", "0.2", examples=[4, 0, 99])
     want = [
-        (e.neuron, e.place, e.text)
+        (e.neuron, e.example, e.text)
         for n in ("1.5", "0.2")
         for p in (4, 0)
         for e in every
-        if (str(e.neuron), e.place) == (n, p)
+        if (str(e.neuron), e.example) == (n, p)
     ]
-    assert [(e.neuron, e.place, e.text) for e in some] == want
+    assert [(e.neuron, e.example, e.text) for e in some] == want
     assert len(some) == 4  # no neuron has a place 99
 
 
@@ -131,9 +131,9 @@ def test_a_whole_context_is_all_that_the_model_read(client, corpus_file):
     texts = {record["id"]: record["text"] for record in map(json.loads, corpus_file.read_text().splitlines())}
     around = client.examples("0.0-4", "1.10")
     for whole, part in zip(client.examples("0.0-4", "1.10", whole_context=True), around, strict=True):
-        assert (whole.neuron, whole.place, whole.context, whole.position) == (
+        assert (whole.neuron, whole.example, whole.context, whole.position) == (
             part.neuron,
-            part.place,
+            part.example,
             part.context,
             part.position,
         )
@@ -215,7 +215,7 @@ def test_a_wrong_argument_is_named_at_once(arguments, field):
 @pytest.mark.parametrize("places", [[-1], [1.5], ["0"], [None]])
 def test_a_wrong_place_is_named_at_once(places):
     with Client("127.0.0.1:1") as nobody, pytest.raises(InvalidArgument, match="not an example") as raised:
-        nobody.examples("1.5", places=places)
+        nobody.examples("1.5", examples=places)
     assert raised.value.field == "examples"
 
 

@@ -51,7 +51,7 @@ def test_texts_are_asked_for_once_when_they_are_looked_at(recorded):
     (neuron,) = client.cluster("1.5")
     examples = neuron.examples
     assert calls == ["ClusterNeurons"]
-    assert [examples[0].place, examples[29].place, neuron.examples[1].place] == [0, 29, 1]
+    assert [examples[0].example, examples[29].example, neuron.examples[1].example] == [0, 29, 1]
     assert calls == ["ClusterNeurons", "GetExamples"]
 
 

@@ -189,7 +189,7 @@ def test_examples_are_those_of_the_rule(client, index, truth):
     for key, want in truth.examples.items():
         assert [(e.context, e.position) for e in found[key]] == [(w.context, w.position) for w in want]
         assert [e.document for e in found[key]] == [truth.contexts[w.context].document for w in want]
-        assert [e.place for e in found[key]] == list(range(len(want)))
+        assert [e.example for e in found[key]] == list(range(len(want)))
         assert_allclose([e.activation for e in found[key]], [w.activation for w in want], **FLOAT32)
 
 

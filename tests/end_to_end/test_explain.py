@@ -96,7 +96,7 @@ def test_a_dataset_example_falls_in_its_own_cluster(polysem_client):
     """Its key token, read again, is as near to its cluster's members as it was in the index."""
     n = 0
     for neuron in polysem_client.cluster("0.0-9", distance_threshold=0.4):
-        for example in polysem_client.examples(neuron.id, places=[0, 5], whole_context=True):
+        for example in polysem_client.examples(neuron.id, examples=[0, 5], whole_context=True):
             text = "".join(example.tokens[1:])
             if "�" in text:  # cut within a character
                 continue
@@ -104,7 +104,7 @@ def test_a_dataset_example_falls_in_its_own_cluster(polysem_client):
             (firing,) = token.firings
             assert firing.fires
             assert firing.activation == pytest.approx(example.activation, rel=1e-4)
-            n += firing.cluster == neuron.labels[example.place]
+            n += firing.cluster == neuron.labels[example.example]
     assert n >= 12  # of 20: under average linkage another cluster may be nearer on the mean
 
 

@@ -35,9 +35,9 @@ def want_of(truth, example, tokens_before, mask):
 
 @pytest.mark.parametrize(("how", "mask"), [({}, BOS), ({"tokens_before": 3}, BOS), ({"mask_token": 7}, 7)], ids=str)
 def test_importance_is_what_the_key_activation_loses(polysem_client, small_truth, how, mask):
-    examples = polysem_client.examples(*NEURONS, places=[0, 9])
-    found = polysem_client.importance(*NEURONS, places=[0, 9], **how)
-    assert [(one.neuron, one.place) for one in found] == [(e.neuron, e.place) for e in examples]
+    examples = polysem_client.examples(*NEURONS, examples=[0, 9])
+    found = polysem_client.importance(*NEURONS, examples=[0, 9], **how)
+    assert [(one.neuron, one.example) for one in found] == [(e.neuron, e.example) for e in examples]
     for one, example in zip(found, examples, strict=True):
         a, lost = want_of(small_truth, example, how.get("tokens_before", 20), mask)
         assert_allclose(one.activation, a, rtol=1e-4)
@@ -47,7 +47,7 @@ def test_importance_is_what_the_key_activation_loses(polysem_client, small_truth
 
 
 def test_relative_importance_is_of_the_key_tokens_own(polysem_client):
-    for one in polysem_client.importance("0.*", places=[0]):
+    for one in polysem_client.importance("0.*", examples=[0]):
         assert len(one.relative) == len(one.tokens) == len(one.importances)
         own = one.importances[-1]
         if own > 0:
@@ -58,39 +58,39 @@ def test_relative_importance_is_of_the_key_tokens_own(polysem_client):
 
 
 def test_nothing_before_the_key_token_is_masked_where_none_is_asked_for(polysem_client):
-    (one,) = polysem_client.importance("1.5", places=[0], tokens_before=0)
-    (longer,) = polysem_client.importance("1.5", places=[0])
+    (one,) = polysem_client.importance("1.5", examples=[0], tokens_before=0)
+    (longer,) = polysem_client.importance("1.5", examples=[0])
     assert len(one.tokens) == 1 < len(longer.tokens)
     assert_allclose(one.importances[0], longer.importances[-1], atol=1e-5)
 
 
 def test_company_changes_no_bit(polysem_client):
-    together = {(one.neuron, one.place): one for one in polysem_client.importance("0.0-9", "1.5")}
+    together = {(one.neuron, one.example): one for one in polysem_client.importance("0.0-9", "1.5")}
     for place in (0, 3, 29):
-        (alone,) = polysem_client.importance("1.5", places=[place])
+        (alone,) = polysem_client.importance("1.5", examples=[place])
         np.testing.assert_array_equal(alone.importances, together[alone.neuron, place].importances)
 
 
 def test_readings_taken_one_by_one_say_the_same(polysem_client, monkeypatch):
-    want = list(polysem_client.importance(*NEURONS, places=[0, 1]))
+    want = list(polysem_client.importance(*NEURONS, examples=[0, 1]))
     assert len(want) > 10
     monkeypatch.setattr(importance, "FORWARD_TOKENS", {"cpu": 1})
-    for got, one in zip(polysem_client.importance(*NEURONS, places=[0, 1]), want, strict=True):
-        assert (got.neuron, got.place, got.tokens) == (one.neuron, one.place, one.tokens)
+    for got, one in zip(polysem_client.importance(*NEURONS, examples=[0, 1]), want, strict=True):
+        assert (got.neuron, got.example, got.tokens) == (one.neuron, one.example, one.tokens)
         assert_allclose(got.importances, one.importances, atol=1e-4 / min(one.activation, 1))
 
 
 def test_more_than_a_server_does_for_one_request_is_refused(polysem_client, monkeypatch):
     monkeypatch.setattr(examples, "MAX_EXAMPLES_PER_REQUEST", 100)
     with pytest.raises(InvalidArgument, match=r"3 examples of each of 50 neurons were named in one request"):
-        list(polysem_client.examples("0.0-49", places=[0, 1, 2, 1000]))
+        list(polysem_client.examples("0.0-49", examples=[0, 1, 2, 1000]))
     monkeypatch.setattr(importance, "MAX_NEURONS_PER_REQUEST", 100)
     with pytest.raises(InvalidArgument, match=r"takes \d+ forwards of the model; ask for at most 100 at once"):
         list(polysem_client.importance("0.0-50"))
 
 
 def test_places_that_a_neuron_lacks_are_passed_over(polysem_client):
-    assert list(polysem_client.importance("1.5", places=[500])) == []
+    assert list(polysem_client.importance("1.5", examples=[500])) == []
     assert list(polysem_client.importance("1.3")) == []  # it never fires
 
 
@@ -125,7 +125,7 @@ def test_a_model_without_bos_needs_a_mask_token(make_checkpoint, corpus_file, tm
 def test_the_asynchronous_client_says_the_same(polysem_client):
     async def asked():
         async with AsyncClient(polysem_client.target) as client:
-            return await client.importance("1.5", places=[1])
+            return await client.importance("1.5", examples=[1])
 
-    (got,), (want,) = asyncio.run(asked()), polysem_client.importance("1.5", places=[1])
+    (got,), (want,) = asyncio.run(asked()), polysem_client.importance("1.5", examples=[1])
     np.testing.assert_array_equal(got.importances, want.importances)

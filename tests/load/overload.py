@@ -115,7 +115,7 @@ async def endurance(server, n_calls):
     asks = (
         lambda client, i: client.cluster(f"0.{i % 50}"),
         lambda client, i: client.cluster(f"1.{i % 50}", algorithm="scc", embedding="pre_mlp"),
-        lambda client, i: client.examples(f"0.{i % 50}", places=[0]),
+        lambda client, i: client.examples(f"0.{i % 50}", examples=[0]),
         lambda client, i: client.statistics(f"1.{i % 50}"),
         lambda client, i: client.neurons(limit=1, skip=i % 50),
         lambda client, i: client.embed(f"0.{i % 50}"),

@@ -55,11 +55,11 @@ def test_similar_clusters_come_with_their_texts(polysem, polysem_client):
 
 
 def test_importance_names_the_tokens_that_matter(polysem, polysem_client):
-    (got,) = lines(polysem("importance", "1.5", "--place", 1, "--tokens-before", 4, "--json"))
-    (want,) = polysem_client.importance("1.5", places=[1], tokens_before=4)
+    (got,) = lines(polysem("importance", "1.5", "--example", 1, "--tokens-before", 4, "--json"))
+    (want,) = polysem_client.importance("1.5", examples=[1], tokens_before=4)
     assert got["tokens"] == list(want.tokens)
     assert got["relative"][-1] in (0, 1)
-    shown = polysem("importance", "1.5", "--place", 1).stdout
+    shown = polysem("importance", "1.5", "--example", 1).stdout
     assert shown.startswith("1.5 #1")
     assert "%" in shown
 
@@ -67,7 +67,7 @@ def test_importance_names_the_tokens_that_matter(polysem, polysem_client):
 @pytest.mark.parametrize("command", ["importance", "examples"])
 def test_where_there_is_no_example_that_is_said(polysem, command):
     assert polysem(command, "1.3").stdout == "none of these neurons has dataset examples\n"
-    assert polysem(command, "1.5", "--place", 500).stdout == "none of these neurons has an example at such a place\n"
+    assert polysem(command, "1.5", "--example", 500).stdout == "none of these neurons has an example of such a number\n"
     assert polysem(command, "1.3", "--json").stdout == ""
 
 

@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from polysem.client.commands.cli import cli
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.work.publishing import Place
+from polysem.proto.work.publishing import Destination
 from polysem.server.indexing import builder
 
 FILES = {
@@ -89,11 +89,11 @@ def names(folder):
 
 
 def test_a_path_is_where_the_result_is_made(here):
-    place = Place("~/some/index")
+    place = Destination("~/some/index")
     assert (place.url, place.made) == (None, False)
     assert place.local == Path.home() / "some" / "index"
     assert place.kept == Path.home() / "some" / "index.tmp"
-    make(local := Place("index"))
+    make(local := Destination("index"))
     local.publish()
     assert names(here) == ["index"]
 
@@ -102,7 +102,7 @@ def test_a_path_is_where_the_result_is_made(here):
 def test_a_folder_is_copied_and_leaves_nothing_here(here, tmp_path, scheme):
     (here / "tiny").write_text("of somebody else, and in nobody's way")
     url = f"{scheme}{tmp_path}/bucket/deep/tiny/"
-    place = Place(url)
+    place = Destination(url)
     assert not place.made
     assert names(here) == ["tiny"]  # nothing lies about where nothing is made
     make(place)
@@ -112,7 +112,7 @@ def test_a_folder_is_copied_and_leaves_nothing_here(here, tmp_path, scheme):
 
 
 def test_the_manifest_comes_last():
-    make(place := Place("frail://bucket/tiny"))
+    make(place := Destination("frail://bucket/tiny"))
     place.publish()
     assert len(FrailStore.taken) == len(FILES)
     assert FrailStore.taken[-1] == "/bucket/tiny/manifest.json"
@@ -120,7 +120,7 @@ def test_the_manifest_comes_last():
 
 @pytest.mark.parametrize("room", range(len(FILES)))
 def test_a_copy_that_broke_off_goes_on_with_what_is_lacking(here, monkeypatch, room):
-    make(place := Place("frail://bucket/tiny"))
+    make(place := Destination("frail://bucket/tiny"))
     monkeypatch.setattr(FrailStore, "room", room)
     with pytest.raises(
         FailedPrecondition, match=r"^cannot write to 'frail://bucket/tiny': no room; 'tiny\.\w{8}' is k"
@@ -129,7 +129,7 @@ def test_a_copy_that_broke_off_goes_on_with_what_is_lacking(here, monkeypatch, r
     assert len(FrailStore.store) == room
     assert "/bucket/tiny/manifest.json" not in FrailStore.store
     monkeypatch.setattr(FrailStore, "room", math.inf)
-    again = Place("frail://bucket/tiny")
+    again = Destination("frail://bucket/tiny")
     assert again.made
     assert again.kept == again.local == place.local
     again.publish()
@@ -139,8 +139,8 @@ def test_a_copy_that_broke_off_goes_on_with_what_is_lacking(here, monkeypatch, r
 
 
 def test_what_was_made_but_not_copied_yet_is_copied(here):
-    make(Place("memory://bucket/tiny"))  # and then killed, while the build cleaned up
-    again = Place("memory://bucket/tiny")
+    make(Destination("memory://bucket/tiny"))  # and then killed, while the build cleaned up
+    again = Destination("memory://bucket/tiny")
     (here / f"{again.local}.tmp").mkdir()
     assert again.made
     again.publish()
@@ -152,84 +152,86 @@ def test_what_was_made_but_not_copied_yet_is_copied(here):
 def test_what_is_at_the_url_already_stays(there):
     MemoryFileSystem().pipe_file(there, b"precious")
     with pytest.raises(FailedPrecondition, match=r"something at 'memory://bucket/tiny' already; choose another name$"):
-        Place("memory://bucket/tiny")
+        Destination("memory://bucket/tiny")
 
 
 def test_what_comes_to_the_url_meanwhile_stays():
-    make(place := Place("memory://bucket/tiny"))
+    make(place := Destination("memory://bucket/tiny"))
     MemoryFileSystem().pipe_file("/bucket/tiny/manifest.json", b"of another")
     for _ in range(2):
         with pytest.raises(FailedPrecondition, match=r"choose another name; what was made is kept in 'tiny\.\w{8}'$"):
             place.publish()
         with pytest.raises(FailedPrecondition, match="choose another name"):
-            Place("memory://bucket/tiny")
+            Destination("memory://bucket/tiny")
     assert found("memory://bucket/tiny") == {"manifest.json": b"of another"}
 
 
 def test_half_a_copy_is_something_at_the_url_once_the_result_is_removed(here, monkeypatch):
-    make(place := Place("frail://bucket/tiny"))
+    make(place := Destination("frail://bucket/tiny"))
     monkeypatch.setattr(FrailStore, "room", 2)
     with pytest.raises(FailedPrecondition):
         place.publish()
     place.local.rename(here.with_name("elsewhere"))
     with pytest.raises(FailedPrecondition, match=r"choose another name$"):
-        Place("frail://bucket/tiny")
+        Destination("frail://bucket/tiny")
     assert names(here) == []
 
 
 def test_force_replaces_a_file_even_of_the_same_size():
     MemoryFileSystem().pipe_file("/bucket/all.parquet", b"old")
-    place = Place("memory://bucket/all.parquet", force=True)
+    place = Destination("memory://bucket/all.parquet", force=True)
     place.local.write_bytes(b"new")
     place.publish()
     assert found("memory://bucket/all.parquet") == {"": b"new"}
 
 
 def test_each_result_has_a_place_of_its_own():
-    places = [Place(url, depends=depends) for url in ("memory://a/tiny", "memory://b/tiny") for depends in ("", "x")]
+    places = [
+        Destination(url, depends=depends) for url in ("memory://a/tiny", "memory://b/tiny") for depends in ("", "x")
+    ]
     assert len({place.local for place in places}) == 4
 
 
 def test_another_size_after_the_copy_is_told_and_copied_anew(monkeypatch):
-    make(place := Place("frail://bucket/tiny"), {"a.npy": b"12345"})
+    make(place := Destination("frail://bucket/tiny"), {"a.npy": b"12345"})
     monkeypatch.setattr(FrailStore, "cut", 2)
     with pytest.raises(
         FailedPrecondition, match=r"'/bucket/tiny/a\.npy' has 3 bytes after the copy, and .* 5; the same"
     ):
         place.publish()
     monkeypatch.setattr(FrailStore, "cut", 0)
-    Place("frail://bucket/tiny").publish()
+    Destination("frail://bucket/tiny").publish()
     assert found("frail://bucket/tiny") == {"a.npy": b"12345"}
 
 
 @pytest.mark.parametrize("url", ["memory://", "memory:///", "bucket://name", "bucket://name/"])
 def test_a_url_without_a_name_is_told(url):
     with pytest.raises(InvalidArgument, match=f"the URL '{url}' names no file or folder"):
-        Place(url)
+        Destination(url)
 
 
 def test_an_unknown_scheme_is_told():
     with pytest.raises(
         FailedPrecondition, match=r"^cannot write to 'nowhere://bucket/tiny': Protocol not known: nowhere$"
     ):
-        Place("nowhere://bucket/tiny")
+        Destination("nowhere://bucket/tiny")
 
 
 @pytest.mark.skipif(find_spec("s3fs") is not None, reason="s3fs is installed")
 def test_what_a_scheme_needs_is_told():
     with pytest.raises(FailedPrecondition, match=r"^cannot write to 's3://bucket/tiny': Install s3fs to access S3$"):
-        Place("s3://bucket/tiny")
+        Destination("s3://bucket/tiny")
 
 
 def test_without_fsspec_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fsspec.core", None)
     with pytest.raises(FailedPrecondition, match="install fsspec: pip install fsspec"):
-        Place("memory://bucket/tiny")
+        Destination("memory://bucket/tiny")
 
 
 def test_a_store_that_does_not_answer_is_told_before_anything_is_made(here):
     with pytest.raises(FailedPrecondition, match=r"^cannot write to 'bucket://a/b': the key 'ada' may not look here$"):
-        Place("bucket://a/b")
+        Destination("bucket://a/b")
     assert names(here) == []
 
 
