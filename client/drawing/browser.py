@@ -65,12 +65,7 @@ def note(neuron: "Neuron") -> str:
     clustering = p.clustering
     if clustering is None:
         return f"{embedding}, LayerNorm {p.choice.layer_norm}"
-    how = {
-        "hac": f"HAC, {clustering.linkage} linkage",
-        "scc": "Sub-Cluster Component",
-        "components": "connected components",
-    }[clustering.algorithm]
-    return f"{how} · {embedding}, LayerNorm {p.choice.layer_norm} · index {p.index}"
+    return f"{clustering.words} · {embedding}, LayerNorm {p.choice.layer_norm} · index {p.index}"
 
 
 @cache

@@ -54,10 +54,7 @@ def _header(neuron: Neuron) -> Text:
 
 def _method(neuron: Neuron) -> str:
     clustering = neuron.provenance.clustering
-    if clustering is None:
-        return "distance"
-    names = {"hac": f"HAC, {clustering.linkage} linkage", "scc": "SCC", "components": "connected components"}
-    return names[clustering.algorithm]
+    return "distance" if clustering is None else clustering.words
 
 
 class _Line(NamedTuple):

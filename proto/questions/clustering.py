@@ -53,6 +53,15 @@ class Clustering:
     until_stable: bool = False
     silhouette_thresholds: tuple[float, ...] = ()
 
+    @property
+    def words(self) -> str:
+        """The algorithm's name for people."""
+        return {
+            "hac": f"HAC, {self.linkage} linkage",
+            "scc": "Sub-Cluster Component",
+            "components": "connected components",
+        }[self.algorithm]
+
     def canonical(self) -> "Clustering":
         """The same with what its algorithm does not use at the defaults, so that equal work is equal."""
         if self.algorithm == "scc":

@@ -55,7 +55,6 @@ def load(name: str, device: str = "auto", dtype: str = "float32") -> Model:
             config=config,
             use_safetensors=True,
             dtype="auto",
-            attn_implementation="sdpa",
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
