@@ -62,16 +62,19 @@ breaking: $(NODE)/.installed ## does the contract keep all that has landed, and 
 baseline: breaking ## after adding to the contract: what may not be broken from here on
 	cd proto && $(BUF) build --exclude-source-info --output baseline.binpb
 
-# TransformerLens, a heavy one, in an environment of its own.
-$(LENS)/.installed: Makefile
+# Libraries that ours is compared with live in environments of their own, which find what .venv has (torch above all), so
+# that only what it lacks, or has in another version, is installed.
+PACKAGES := python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+$(LENS)/.installed: Makefile $(INSTALLED)
 	test -x $(LENS)/bin/python || $(PYTHON) -m venv $(LENS)
-	$(LENS)/bin/pip install --quiet $(PIP_ARGS) 'torch>=2.11,<2.14' 'transformer-lens>=4.3,<5'
+	$(BIN)/$(PACKAGES) > $$($(LENS)/bin/$(PACKAGES))/found-in-venv.pth
+	$(LENS)/bin/pip install --quiet $(PIP_ARGS) 'transformer-lens>=4.3,<5'
 	touch $@
 
 ray: setup ## install Ray beside it, for the tests of clusters
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[ray]'
 
-lens: setup $(LENS)/.installed ## compare with TransformerLens itself, not only with what it left in the tests
+lens: $(LENS)/.installed ## compare with TransformerLens itself, not only with what it left in the tests
 	TRANSFORMER_LENS_PYTHON=$(abspath $(LENS)/bin/python) $(BIN)/pytest -q tests/oracle
 
 wheel: setup ## build the wheel and check what is in it, and what it is without extras

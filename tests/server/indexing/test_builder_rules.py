@@ -425,7 +425,7 @@ def test_other_options_of_the_corpus_do_not_go_on_with_a_build(build, distinct_f
         build(corpus=Corpus(str(distinct_file), **options), out=unfinished)
 
 
-def test_a_damaged_piece_is_told_and_not_used(build, tmp_path):
+def test_a_damaged_shard_is_told_and_not_used(build, tmp_path):
     out = tmp_path / "index"
     with pytest.raises(Interrupted):
         build(out=out, progress=interrupted(1, "write"))
@@ -434,7 +434,7 @@ def test_a_damaged_piece_is_told_and_not_used(build, tmp_path):
     data[len(data) // 2] ^= 1
     loaded.write_bytes(data)
     with pytest.raises(
-        FailedPrecondition, match=r"the finished loaded .*scan-.* is damaged .*; remove it and start again"
+        FailedPrecondition, match=r"the finished shard .*scan-.* is damaged .*; remove it and start again"
     ):
         build(out=out)
     loaded.unlink()
