@@ -42,13 +42,15 @@ class Layout(NamedTuple):
 
     message  the class of its messages, which have a field for each column; None where it is never sent
     item     the axis of its items
-    axes     the axis of each column, the items' own first
+    column   one that lies along it
+    axes     the axis of each column
     counts   of each other axis: rows of each item of a batch
     texts    the columns that are lists of str; all others are arrays
     """
 
     message: type[Any] | None
     item: str
+    column: str
     axes: Mapping[str, str]
     counts: Mapping[str, Callable[[Any], npt.NDArray[Any]]]
     texts: frozenset[str]
@@ -65,6 +67,7 @@ def columnar(message: type[Any] | None, item: str, *axes: Axis) -> Callable[[typ
         LAYOUTS[batch] = Layout(
             message,
             item,
+            next(field.name for field in fields(batch) if field.name not in named),
             {field.name: named.get(field.name, item) for field in fields(batch)},
             {axis.name: axis.counts if callable(axis.counts) else _column(axis.counts) for axis in axes},
             frozenset(field.name for field in fields(batch) if field.type == Sequence[str]),
@@ -80,8 +83,7 @@ def _column(name: str) -> Callable[[Any], npt.NDArray[Any]]:
 
 def n_items(batch: AnyBatch) -> int:
     """How many items it has."""
-    layout = LAYOUTS[type(batch)]
-    return len(getattr(batch, next(name for name, axis in layout.axes.items() if axis == layout.item)))
+    return len(getattr(batch, LAYOUTS[type(batch)].column))
 
 
 def offsets(batch: AnyBatch) -> dict[str, Offsets]:
