@@ -38,7 +38,7 @@ from polysem.proto.questions.statistics import (
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.v1 import neuron_service_pb2 as pb
 
-from .test_codec import (
+from ..made_up import (
     LONGEST,
     TIMING,
     asked,
