@@ -10,17 +10,13 @@ import venv
 import zipfile
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent.parent
 MUST_HOLD = (
-    "polysem/client/client.py",
+    "polysem/py.typed",
     "polysem/client/drawing/neuron.css",
     "polysem/client/drawing/neuron.js",
     "polysem/client/explorer/pages/neuron.html",
     "polysem/client/explorer/static/explorer.js",
-    "polysem/py.typed",
-    "polysem/kernels/distances.py",
-    "polysem/proto/questions/clustering.py",
-    "polysem/server/engine.py",
-    "polysem/server/demo/pydocs.py",
     "polysem/server/demo/model/model.safetensors",
     "polysem/server/demo/model/config.json",
     "polysem/server/demo/model/tokenizer.json",
@@ -28,6 +24,12 @@ MUST_HOLD = (
     "polysem/v1/neuron_service_pb2.py",
     "polysem/v1/neuron_service_pb2.pyi",
     "polysem/v1/neuron_service_pb2_grpc.py",
+    *(
+        f"polysem/{path.relative_to(ROOT).as_posix()}"
+        for folder in ("client", "kernels", "proto", "server")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.parent != ROOT / "proto/polysem/v1"  # installed as polysem/v1
+    ),
 )
 THIN = """
 import sys, time
