@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from polysem.client.commands.options import destination_of, executes, published, ray_options
-from polysem.server.model import loading
 
 if TYPE_CHECKING:
     from polysem.proto.work.shards import Executor
@@ -138,7 +137,9 @@ def _reads(
 ) -> Iterator[tuple["ModelDescription", "Executor | None"]]:
     """What reads the corpus: the model here, or as workers have it, and their executor."""
     if executor == "local":
-        yield loading.load(model, device, dtype), None
+        from polysem.server.model.loading import load
+
+        yield load(model, device, dtype), None
         return
     from polysem.server.ray_cluster import sessions
     from polysem.server.ray_cluster.pool import RayOptions

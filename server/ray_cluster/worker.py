@@ -22,7 +22,6 @@ from polysem.proto.errors import FailedPrecondition, PolysemError
 from polysem.proto.facts import ModelInfo
 from polysem.proto.work import shards
 from polysem.server.corpus.documents import Corpus
-from polysem.server.model.loading import load
 
 BLOCK_BYTES = 32 << 20  # of what travels at once
 
@@ -62,6 +61,7 @@ class ModelPayload:
         return _model_folder(self.name)
 
     def open(self, stack: ExitStack, folders: Mapping[str, Path]) -> tuple[Any, str]:
+        from polysem.server.model.loading import load
 
         model = load(str(folders.get("model", self.name)), self.device, self.dtype)
         _check_same("model", self.name, self.info.sha256, model.info.sha256)

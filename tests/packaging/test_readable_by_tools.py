@@ -1,4 +1,5 @@
-"""After `make setup`, type checkers and importlib find the package and its data where they lie in the repository."""
+"""After `make setup`, type checkers and importlib find the package and its data where they lie in the repository; and
+what must be quick to import needs nothing heavy."""
 
 import subprocess
 import sys
@@ -57,3 +58,20 @@ def test_a_new_file_is_part_of_the_package_at_once():
 )
 def test_package_data_is_found(package, name):
     assert files(package).joinpath(name).is_file()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "polysem.client",
+        "polysem.client.commands.cli",
+        "polysem.client.measuring.measure",
+        "polysem.server.commands",  # the thin client lists them
+        "polysem.server.corpus.child",
+        "polysem.server.ray_cluster.driver",
+    ],
+)
+def test_what_must_be_quick_to_import_needs_nothing_heavy(module):
+    heavy = {"torch", "transformers", "numba", "scipy", "pydantic", "pandas", "rich", "matplotlib", "pyarrow"}
+    code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
