@@ -74,6 +74,8 @@ class WorkerPool:
         self.reaching: set[Any] = set()
         self.sharing: set[Any] = set()
         self.changes = 0
+        self._arriving: dict[Any, Any] = {}  # by reference to what `Worker.arrive` returns
+        self._arrived: set[Any] = set()  # those of them that have a process, and load what they are to hold
         self._beginning: dict[Any, Any] = {}  # by reference to what `Worker.begin` returns
         self._sending: dict[Future[None], Any] = {}  # workers that lack folders
         self._sender = ThreadPoolExecutor(1)  # one at a time, so that a second worker of a machine finds them there
@@ -97,11 +99,14 @@ class WorkerPool:
 
     def wait(self, references: list[Any]) -> list[Any]:
         """Those that came within a second; workers that begin are seen to meanwhile."""
-        if not (waiting := [*references, *self._beginning]):
+        if not (waiting := [*references, *self._arriving, *self._beginning]):
             wait(self._sending, timeout=1.0)
             return []
         # Of many some together: a wait takes the longer the more there are, and workers have more to do meanwhile.
         done, _ = self._ray.wait(waiting, num_returns=1 + len(waiting) // 50, timeout=1.0)
+        for reference in [reference for reference in done if reference in self._arriving]:
+            done.remove(reference)
+            self._arrived.add(self._arriving.pop(reference))  # one that died is found by what it was to begin
         for reference in [reference for reference in done if reference in self._beginning]:
             done.remove(reference)
             self._begun(reference)
@@ -110,10 +115,11 @@ class WorkerPool:
     def staff(self) -> None:
         """Start workers where there is room. Raises Unavailable where there has been none for too long."""
         now = time.monotonic()
-        if self.ready or self._sending:
+        if self.ready or self._sending or self._arrived:
             self._alone_since = now
             if not self.ready:
-                self._report(f"a worker is sent {' and '.join(self._held.folders)}")
+                sent = f"a worker is sent {' and '.join(self._held.folders)}"
+                self._report(sent if self._sending else "a worker loads what it needs")
         elif (alone := now - self._alone_since) > self._options.wait_s:
             raise Unavailable(self._nobody())
         elif alone > 1:
@@ -152,12 +158,15 @@ class WorkerPool:
         )
 
     def _begin(self, worker: Any) -> None:
+        self._arriving[worker.arrive.remote()] = worker
         reference = worker.begin.remote(self._held, self._versions, _n_threads())
         self._beginning[reference] = worker
 
     def _begun(self, reference: Any) -> None:
         """A worker has begun, or says why not. Raises PolysemError where it must not work."""
         worker = self._beginning.pop(reference)
+        self._arrived.discard(worker)
+        self._arriving = {reference: other for reference, other in self._arriving.items() if other is not worker}
         try:
             answer: Begun = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:

@@ -152,6 +152,9 @@ class Worker:
         self._reading, self._stack = Lock(), ExitStack()
         self._held: Any = None
 
+    def arrive(self) -> None:
+        """Nothing: that it returns says that there is a process, however long `begin` takes."""
+
     def begin(self, held: WorkerPayload, versions: Versions, n_threads: int) -> Begun:
         """Open what is to be held, unless folders are lacking. Raises FailedPrecondition where versions differ."""
         if versions != (here := Versions.here()):

@@ -238,17 +238,60 @@ def test_work_goes_on_while_a_worker_is_sent_what_it_lacks(cluster, tmp_path, mo
     assert seen == [True]
 
 
-def test_a_worker_that_is_still_sent_things_is_waited_for(cluster, tmp_path, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """The driver's clock; `clock.seconds` is how far it has been put on."""
+
+    class Clock:
+        seconds = 0.0
+        sleep = time.sleep
+
+        def monotonic(self):
+            return time.monotonic() + self.seconds
+
+    clock = Clock()
+    monkeypatch.setattr(worker_pool, "time", clock)
+    return clock
+
+
+def test_a_worker_that_is_still_sent_things_is_waited_for(cluster, tmp_path, monkeypatch, clock):
+    said = []
+
     def slowly(path):
-        time.sleep(4)
+        clock.seconds += 1000
+        n = len(said)
+        while len(said) < n + 3:  # the driver has looked at the clock
+            time.sleep(0.05)
         yield np.zeros(1, np.uint8)
 
     monkeypatch.setattr(worker_pool, "_blocks", slowly)
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "one").touch()
-    held, options = Nothing(tmp_path / "things", os.getpid()), RayOptions(workers=1, wait_s=3)
-    with driver.ray_executor(held, options) as executor:
+    held, options = Nothing(tmp_path / "things", os.getpid()), RayOptions(workers=1, wait_s=300)
+    with driver.ray_executor(held, options, said.append) as executor:
         assert executor.ask(lambda held: held["things"]["one"]) == b"\0"
+    assert "a worker is sent things" in said
+
+
+def test_a_worker_that_loads_for_long_is_waited_for(cluster, tmp_path, clock):
+    go = tmp_path / "go"
+
+    @dataclass(frozen=True)
+    class Loads(Nothing):
+        def open(self, stack, folders):
+            while not go.exists():
+                time.sleep(0.05)
+            return "loaded", "cpu"
+
+    def put_on(status):
+        if status == "a worker loads what it needs":
+            clock.seconds += 1000
+            if clock.seconds > 3000:
+                go.touch()
+
+    with driver.ray_executor(Loads(), RayOptions(workers=1, wait_s=300), put_on) as executor:
+        assert executor.ask(lambda held: held) == "loaded"
+    assert clock.seconds > 3000
 
 
 def test_who_leaves_does_not_wait_until_all_is_sent(cluster, tmp_path, monkeypatch):
