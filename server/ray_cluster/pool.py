@@ -106,7 +106,10 @@ class WorkerPool:
         done, _ = self._ray.wait(waiting, num_returns=1 + len(waiting) // 50, timeout=1.0)
         for reference in [reference for reference in done if reference in self._arriving]:
             done.remove(reference)
-            self._arrived.add(self._arriving.pop(reference))  # one that died is found by what it was to begin
+            worker = self._arriving.pop(reference)
+            with suppress(self._ray.exceptions.RayError):  # one that died is found by what it was to begin
+                self._ray.get(reference)
+                self._arrived.add(worker)
         for reference in [reference for reference in done if reference in self._beginning]:
             done.remove(reference)
             self._begun(reference)

@@ -118,6 +118,7 @@ class SimulatedWorker:
     def __init__(self, ray: SimulatedRay) -> None:
         self._ray, self._free_at = ray, 0.0
         self.begin = SimpleNamespace(remote=lambda *_: ray.begin(20.0, Begun((), "cuda")))
+        self.arrive = SimpleNamespace(remote=lambda: ray.begin(0.0, None))
         self.leave = SimpleNamespace(remote=lambda: ray.begin(0.0, None))
         self.make = SimpleNamespace(remote=self._make)
 
