@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,13 +18,15 @@ from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.server.jobs.service import Jobs, JobService, open_jobs
 from polysem.server.model.devices import device_memory
 from polysem.server.opening import open_batcher
-from polysem.server.paths import state_folder
+from polysem.server.paths import cache_folder, state_folder
 from polysem.server.questions.engine import Engine
 from polysem.server.serving import address
+from polysem.server.serving.books import Books
 from polysem.server.serving.interceptor import Interceptor
 from polysem.server.serving.keys import Keys
 from polysem.server.serving.metrics import Metrics, Port
 from polysem.server.serving.service import NeuronService
+from polysem.server.serving.shortage import Redaction
 from polysem.server.settings import Settings
 from polysem.v1 import job_service_pb2 as job_pb
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
@@ -61,7 +64,7 @@ class LateServices(grpc.GenericRpcHandler):
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterator[int]:
+async def running(settings: Settings, load: Callable[[], Engine], books: Books | None = None) -> AsyncIterator[int]:
     """Serve what `load` loads; the port. Leaving stops new requests and gives those in flight `drain_s` seconds.
 
     The port is bound before anything is loaded, so a taken one is told at once, and answers health from then on: not
@@ -70,8 +73,10 @@ async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterat
     """
     address.check(settings)
     state = state_folder(settings.state)
-    keys = Keys(state) if address.wants_keys(settings) else None
+    books = books or Books()
+    keys = Keys(state, books) if address.wants_keys(settings) else None
     metrics = Metrics()
+    metrics.gauge("unwritten_seconds", "Since when entries of a kind cannot be written", "what", books.unwritten_s)
     interceptor = Interceptor(metrics, keys)
     server = grpc.aio.server(interceptors=(interceptor,), options=OPTIONS)
     services = LateServices()
@@ -100,6 +105,9 @@ async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterat
             metrics.gauge("jobs", "Jobs that are kept", "state", jobs.store.counts)
         if keys is not None:
             leaving.callback(keys.keep)
+            leaving.callback(asyncio.create_task(keys.keep_regularly()).cancel)
+        leaving.callback(interceptor.refusals.write)
+        interceptor.redaction = Redaction(_folders(settings, state, engine))
         interceptor.ready = True
         await _set_health(servicer, health_pb2.HealthCheckResponse.SERVING)
         try:
@@ -109,6 +117,12 @@ async def running(settings: Settings, load: Callable[[], Engine]) -> AsyncIterat
             if isinstance(jobs, Jobs):
                 await jobs.drain()
             await server.stop(settings.drain_s)
+
+
+def _folders(settings: Settings, state: Path, engine: Engine) -> list[Path]:
+    """The paths of this machine that might stand in an error."""
+    indexes = [index.folder for index in engine.indexes.values()]
+    return [state, cache_folder(), *indexes, *(path.expanduser() for path in (*settings.corpora, *settings.index))]
 
 
 async def _set_health(servicer: health.HealthServicer, status: Any) -> None:
@@ -142,11 +156,13 @@ async def _loaded(load: Callable[[], Engine]) -> Engine:
     return await engine
 
 
-async def until_stopped(settings: Settings, load: Callable[[], Engine], ready: Callable[[int], None]) -> None:
+async def until_stopped(
+    settings: Settings, load: Callable[[], Engine], ready: Callable[[int], None], books: Books | None = None
+) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is told the port."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    async with running(settings, load) as port:
+    async with running(settings, load, books) as port:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stopped.set)
         ready(port)

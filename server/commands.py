@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -189,6 +190,8 @@ def _verify(folder: Path) -> None:
 )
 @click.option("--state", type=click.Path(path_type=Path), help="Folder of keys, audit log and jobs, on a local disk.")
 @click.option("--audit-log", type=click.Path(path_type=Path), help="JSON lines, one a call; default: in the state.")
+@click.option("--audit-max-bytes", type=int, help="Of all audit files, the oldest go first; default 100 MiB.")
+@click.option("--audit-days", type=float, help="How long audit files are kept; default 90.")
 @click.option("--metrics-port", type=int, help="Prometheus and `polysem top` read it, 9464 by custom; default: none.")
 @click.option("--metrics-host", help="Address of the metrics; default 127.0.0.1.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Of what goes to stderr; default text.")
@@ -234,35 +237,53 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     settings = reading.read(config, index=list(index) or None, corpora=list(corpora) or None, **flags)
     from polysem.server import paths
     from polysem.server.serving import address, logs
+    from polysem.server.serving.books import Books
 
     paths.keep_compiled_kernels()
+    paths.open_many_files()
+    books = Books()
+    logs.configure(settings, books)
+    if settings.log_format == "json":
+        logs.everything_as_json()
+        say: Callable[[str], None] = logs.log.info
+    else:
+        say = click.echo
     from polysem.client.terminal.progress import bars
+    from polysem.proto.errors import PolysemError
     from polysem.server.app import until_stopped
     from polysem.server.opening import open_engine
     from polysem.server.questions.engine import Engine
 
     served: list[Engine] = []
-    address.check(settings)
-    logs.configure(settings)
 
     def load() -> Engine:
-        with bars(UNITS) as shown:
-            served.append(open_engine(settings, shown.advance))
+        if settings.log_format == "json":
+            served.append(open_engine(settings))
+        else:
+            with bars(UNITS) as shown:
+                served.append(open_engine(settings, shown.advance))
         return served[0]
 
     def ready(port: int) -> None:
         engine = served[0]
         held = f"{engine.model.n_bytes / 1e6:,.0f} MB"
-        click.echo(f"model {engine.model.info.id} on {engine.model.device} ({engine.model.dtype}, {held})")
+        say(f"model {engine.model.info.id} on {engine.model.device} ({engine.model.dtype}, {held})")
         for one in engine.indexes.values():
             rows = resident.resident(engine.model.device).keep(one)
-            click.echo(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
+            say(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
         target = address.target(settings, port)
-        click.echo(f"listening on {target}; Ctrl-C stops")
-        click.echo(f"try:  polysem cluster 1.0 --server {target}{' --tls' if settings.tls_cert else ''}")
+        say(f"listening on {target}; Ctrl-C stops")
+        say(f"try:  polysem cluster 1.0 --server {target}{' --tls' if settings.tls_cert else ''}")
 
-    asyncio.run(until_stopped(settings, load, ready))
-    click.echo("stopped")
+    try:
+        address.check(settings)
+        asyncio.run(until_stopped(settings, load, ready, books))
+    except PolysemError as error:
+        if settings.log_format != "json":
+            raise
+        logs.log.critical(error.message)
+        sys.exit(1)
+    say("stopped")
 
 
 @click.group()

@@ -1,6 +1,8 @@
 """Where the server keeps what it can make again (the demo index, compiled kernels), and what it cannot (keys, jobs)."""
 
+import contextlib
 import os
+import resource
 import tempfile
 from pathlib import Path
 
@@ -30,3 +32,10 @@ def keep_compiled_kernels() -> None:
     """Let Numba keep machine code even where the code's own folder is read-only. Before kernels are imported."""
     if not os.access(Path(__file__).parent.parent / "kernels", os.W_OK):
         os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+
+
+def open_many_files() -> None:
+    """Raise this process's bound on open files as far as it may: connections and mapped arrays take one each."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # "without bound" is more than some kernels know
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

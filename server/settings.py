@@ -37,6 +37,8 @@ class Settings(BaseSettings):
         description="folder of keys, audit log, jobs, uploads and results, on a local disk; default: the user's state",
     )
     audit_log: Path | None = Field(default=None, description="JSON lines, one a call; default with keys: in the state")
+    audit_max_bytes: int = Field(default=100 << 20, ge=1 << 16, description="of all audit files; the oldest go first")
+    audit_days: float = Field(default=90.0, gt=0, description="how long audit files are kept")
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="Prometheus reads it; default: no metrics"
     )

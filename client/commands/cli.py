@@ -51,6 +51,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; errors are one sentence on stderr. Exit status: 1 an error, 2 wrong usage, 130 Ctrl-C."""
+    if sys.argv[1:2] == ["serve"]:
+        _silence_grpc()
     try:
         sys.exit(cli(standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -72,6 +74,16 @@ def main() -> None:
     except PolysemError as error:
         shown = error.request_id and error.request_id not in error.message
         _complain(f"{error.message} (request {error.request_id})" if shown else error.message)
+
+
+def _silence_grpc() -> None:
+    """Start this command anew where gRPC's core would write to stderr: its lines may hold its callers' keys.
+
+    It reads the environment when it is imported, which has happened.
+    """
+    if os.environ.get("GRPC_VERBOSITY") != "NONE" or "GRPC_TRACE" in os.environ:
+        silent = {name: value for name, value in os.environ.items() if name != "GRPC_TRACE"}
+        os.execve(sys.executable, sys.orig_argv, silent | {"GRPC_VERBOSITY": "NONE"})
 
 
 def _complain(message: str) -> None:

@@ -15,6 +15,7 @@ from polysem.proto.jobs import CorpusInfo, check_corpus_name
 from polysem.server.corpus.child import CorpusElsewhere
 from polysem.server.corpus.documents import PYDOCS
 from polysem.server.jobs.store import MAX_UPLOADS, JobStore
+from polysem.server.serving.shortage import shortage
 
 MAX_UPLOADS_AT_ONCE = 8
 SILENCE_S = 60.0  # an upload that sends nothing for so long is dropped
@@ -118,7 +119,9 @@ class Corpora:
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
         except OSError as error:
-            raise FailedPrecondition(f"the corpus {name!r} cannot be kept here: {error.strerror}") from error
+            raise (
+                shortage(error) or FailedPrecondition(f"the corpus {name!r} cannot be kept here: {error.strerror}")
+            ) from error
         if n < n_bytes:
             raise InvalidArgument(f"{name!r} ended after {n:,} of the {n_bytes:,} bytes that were announced", "bytes")
         if digest.hexdigest() != sha256.lower():

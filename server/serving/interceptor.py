@@ -26,9 +26,11 @@ from polysem.proto.errors import (
 )
 from polysem.proto.wire import status
 from polysem.server.serving import callers
+from polysem.server.serving.audit import Refusals, audit
 from polysem.server.serving.callers import CLASS_METADATA, Caller
 from polysem.server.serving.keys import Keys
 from polysem.server.serving.metrics import Metrics
+from polysem.server.serving.shortage import Redaction, shortage
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -38,7 +40,6 @@ WARM_UP_RETRY_S = 2.0
 ATTEMPTS = "grpc-previous-rpc-attempts"  # gRPC's own: how often the client has tried before
 
 log = logging.getLogger(__name__)
-audit = logging.getLogger("polysem.audit")
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Call:
     """One call while it is handled; what it was found to be about is added on the way."""
 
     method: str
+    peer: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     caller: Caller = callers.ANYONE
     n_neurons: int = 0
@@ -63,10 +65,15 @@ def about(n_neurons: int, cost: float) -> None:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """keys None: everybody may come in. Until `ready` is set only health is answered, and never asks for a key."""
+    """keys None: everybody may come in. Until `ready` is set only health is answered, and never asks for a key.
+
+    redaction: of the server's paths, which no caller is to read
+    """
 
     def __init__(self, metrics: Metrics, keys: Keys | None = None) -> None:
         self.ready = False
+        self.redaction = Redaction(())
+        self.refusals = Refusals()
         self._metrics, self._keys = metrics, keys
 
     async def intercept_service(
@@ -87,7 +94,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _answering_once(self, method: str, handle: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def guarded(request: Any, context: Context) -> Any:
-            call = Call(method)
+            call = Call(method, context.peer())
             try:
                 self._enter(call, context)
                 answer = await handle(request, context)
@@ -102,7 +109,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _answering_often(self, method: str, handle: Callable[[Any, Context], AsyncIterator[Any]]) -> Any:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            call = Call(method)
+            call = Call(method, context.peer())
             first = True
             try:
                 self._enter(call, context)
@@ -148,9 +155,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):
             self._ended(call, "ABORTED")
             raise error
-        if not isinstance(error, PolysemError):
-            log.exception("internal error %s", call.id, exc_info=error, extra={"fields": {"request_id": call.id}})
-            error = Internal(f"something went wrong in the server; its log has the details under {call.id}")
+        error = self._translated(call, error)
         sent = rpc_status.to_status(status.to_status(error, call.id))
         self._ended(call, sent.code.name)
         try:
@@ -158,11 +163,26 @@ class Interceptor(grpc.aio.ServerInterceptor):
         except grpc.aio.InternalError:  # the caller has left in this very moment
             raise asyncio.CancelledError from None
 
+    def _translated(self, call: Call, error: Exception) -> PolysemError:
+        """What the caller reads of it."""
+        if isinstance(error, PolysemError):
+            error.message = self.redaction.text(error.message)
+            return error
+        fields = {"exc_info": error, "extra": {"fields": {"request_id": call.id}}}
+        if (lacks := shortage(error)) is not None:
+            log.error("call %s was refused: %s", call.id, lacks.message, **fields)  # type: ignore[arg-type]
+            return lacks
+        log.error("internal error %s", call.id, **fields)  # type: ignore[arg-type]
+        return Internal(f"something went wrong in the server; its log has the details under {call.id}")
+
     def _ended(self, call: Call, code: str) -> None:
         ms = (time.monotonic_ns() - call.started_ns) / 1e6
         method = call.method.rsplit("/", 1)[-1] if call.method.startswith("/polysem.v1.") else "other"
         self._metrics.calls.labels(method, code).inc()
         self._metrics.call_seconds.labels(method).observe(ms / 1e3)
+        if code == "UNAUTHENTICATED" and not call.caller.key:
+            self.refusals.add(call.peer)
+            return
         record = {
             "request_id": call.id,
             "key": call.caller.key,
@@ -259,9 +279,12 @@ def _token(authorization: str | bytes | None) -> str:
     if authorization is None:
         raise Unauthenticated("this server wants a key: set POLYSEM_TOKEN, or pass token=… or --token")
     scheme, _, token = str(authorization).partition(" ")
+    token = token.strip(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("the metadata `authorization` must read `Bearer KEY`")
-    return token.strip()
+    if not (token.isascii() and token.isprintable() and " " not in token):  # gRPC reads other bytes as Latin-1
+        raise Unauthenticated("the key in the metadata `authorization` has characters that no key has; copy it anew")
+    return token
 
 
 def _pushback(error: PolysemError) -> tuple[tuple[str, str], ...]:

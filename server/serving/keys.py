@@ -4,18 +4,16 @@ keys.json       what `polysem keys` writes: of each key its sha256 only (a key i
 key-usage.json  what the server writes: when each was last used, and what it has had served today
 
 Both are small, replaced whole, and safe on a network file system. A running server looks at the file's stamp on each
-call, so a key that is revoked is out at once.
+call, so a key that is revoked is out at once; where the file cannot be read, the keys that it held before still let in.
 """
 
+import asyncio
 import contextlib
-import fcntl
+import copy
 import hashlib
 import hmac
-import json
-import os
+import logging
 import secrets
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,11 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, Unauthenticated
+from polysem.server.serving import small_file
+from polysem.server.serving.books import Books
 from polysem.server.serving.callers import Account, Caller, Class
+from polysem.server.serving.spare import Spare
 
-KEYS, USAGE = "keys.json", "key-usage.json"
+KEYS, USAGE, LOCK = "keys.json", "key-usage.json", "keys.lock"
 PREFIX = "psm_"
 USAGE_EVERY_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ def create(
 
 
 def revoke(state: Path, id_: str) -> Key:
-    """Let the key in no more. Raises NotFound."""
-    with _changing(state) as keys:
+    """Let the key in no more, even where the disk is full. Raises NotFound."""
+    with _changing(state, in_place=True) as keys:
         if id_ not in keys:
             raise NotFound(f"there is no key {id_!r} in {state / KEYS}; see `polysem keys list`")
         if keys[id_].revoked is None:
@@ -75,26 +78,34 @@ def revoke(state: Path, id_: str) -> Key:
 
 def listed(state: Path) -> list[Key]:
     """All keys, oldest first, with their last use. Raises FailedPrecondition for a damaged file."""
-    usage = _read(state / USAGE)
+    usage = small_file.read(state / USAGE)
     return [replace(key, last_used=usage.get(key.id, {}).get("last_used")) for key in _keys(state / KEYS).values()]
 
 
 class Keys:
     """The keys of a running server. Raises FailedPrecondition where there are none to let anybody in."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, books: Books | None = None) -> None:
         self._state = state
-        self._stamp: tuple[int, int, int] | None = None
-        self._keys: dict[str, Key] = {}
+        self._books = books or Books()
+        self._spare = Spare()
+        self._stamp: small_file.Stamp | None = small_file.stamp(state / KEYS)
+        self._keys = _keys(state / KEYS)
         self._accounts: dict[str, Account] = {}
-        self._usage = _read(state / USAGE)
-        self._written = time.monotonic()
-        self._look()
+        self._usage: dict[str, dict[str, Any]] = {}
+        self._begin()
         if not any(key.revoked is None for key in self._keys.values()):
             raise FailedPrecondition(
                 f"nobody could come in: there is no key in {state / KEYS}; make one with "
                 f"`polysem keys create --owner NAME --state {state}`"
             )
+
+    def _begin(self) -> None:
+        """Go on with the usage that was written, where it can be read."""
+        try:
+            self._usage = dict(small_file.read(self._state / USAGE))
+        except (FailedPrecondition, TypeError, ValueError) as error:
+            log.error("today's quotas begin anew: %s", error)
 
     def caller(self, token: str) -> Caller:
         """Whose key it is. Raises Unauthenticated."""
@@ -128,9 +139,15 @@ class Keys:
 
     def _look(self) -> None:
         """Read the keys anew if their file has changed."""
-        stamp = _stamp(self._state / KEYS)
-        if stamp != self._stamp:
-            self._keys, self._stamp = _keys(self._state / KEYS), stamp
+        stamp = small_file.stamp(self._state / KEYS)
+        if stamp == self._stamp:
+            return
+        try:
+            self._keys, self._stamp = self._spare.lent(lambda: _keys(self._state / KEYS)), stamp
+        except FailedPrecondition as error:
+            self._books.failed(KEYS, error)
+        else:
+            self._books.went_well(KEYS)
 
     def _account(self, key: Key) -> Account:
         known = self._usage.get(key.id, {})
@@ -141,77 +158,53 @@ class Keys:
 
     def _note(self, key: Key) -> None:
         self._usage.setdefault(key.id, {})["last_used"] = _now()
-        if time.monotonic() - self._written > USAGE_EVERY_S:
-            self.keep()
 
     def keep(self) -> None:
-        """Write the usage; at most some seconds of it are lost if the server is killed."""
+        """Write the usage, as far as that can be done."""
+        self._write(self._usage_now())
+
+    async def keep_regularly(self) -> None:
+        """The same every few seconds, beside the event loop: so much is lost at most if the server is killed."""
+        while True:
+            await asyncio.sleep(USAGE_EVERY_S)
+            await asyncio.to_thread(self._write, self._usage_now())
+
+    def _usage_now(self) -> dict[str, dict[str, Any]]:
         for id_, account in list(self._accounts.items()):
             self._usage.setdefault(id_, {}).update(day=_now()[:10], cost=account.spent())
-        _write(self._state / USAGE, self._usage)
-        self._written = time.monotonic()
+        return copy.deepcopy(self._usage)
+
+    def _write(self, usage: dict[str, dict[str, Any]]) -> None:
+        self._books.attempt(USAGE, lambda: small_file.write(self._state / USAGE, usage))
 
 
 @contextlib.contextmanager
-def _changing(state: Path) -> Iterator[dict[str, Key]]:
-    """The keys, to be changed; one process at a time."""
-    try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = os.open(state / "keys.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise FailedPrecondition(
-            f"the state folder {state} cannot be written: {error.strerror}; choose another --state"
-        ) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def _changing(state: Path, in_place: bool = False) -> Iterator[dict[str, Key]]:
+    """The keys, to be changed; one process at a time. in_place: even where the disk is full, if nothing gets longer."""
+    with small_file.alone(state, LOCK):
         keys = _keys(state / KEYS)
         yield keys
-        _write(
-            state / KEYS, {id_: {n: v for n, v in asdict(key).items() if n != "last_used"} for id_, key in keys.items()}
-        )
-    finally:
-        os.close(lock)
+        fields = {id_: {n: v for n, v in asdict(key).items() if n != "last_used"} for id_, key in keys.items()}
+        try:
+            try:
+                small_file.write(state / KEYS, fields)
+            except OSError as error:
+                if not (in_place and error.errno in small_file.DISK_FULL):
+                    raise
+                small_file.write_in_place(state / KEYS, fields)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"{state / KEYS} cannot be written: {error.strerror}; nothing was changed"
+            ) from error
 
 
 def _keys(path: Path) -> dict[str, Key]:
     try:
-        return {id_: Key(**fields) for id_, fields in _read(path).items()}
+        return {id_: Key(**fields) for id_, fields in small_file.read(path).items()}
     except (TypeError, AttributeError) as error:
         raise FailedPrecondition(
             f"{path} holds no keys of this version; restore it from a backup, or remove it"
         ) from error
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise FailedPrecondition(f"{path} cannot be read ({error}); restore it from a backup, or remove it") from error
-
-
-def _write(path: Path, value: Any) -> None:
-    """Replace the file whole; only its owner may read it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(value, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _sha256(token: str) -> str:

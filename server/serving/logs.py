@@ -3,17 +3,26 @@
 import json
 import logging
 import os
+import re
+import sys
+import threading
+import warnings
 from datetime import UTC, datetime
-from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from typing import IO
 
 from polysem.proto.errors import FailedPrecondition
 from polysem.server.paths import state_folder
 from polysem.server.serving import address
-from polysem.server.serving.interceptor import audit
+from polysem.server.serving.audit import AuditFile, audit
+from polysem.server.serving.books import Books
+from polysem.server.serving.small_file import DISK_FULL
 from polysem.server.settings import Settings
 
 AUDIT = "audit.jsonl"
+OF_GRPC = re.compile(r"[IWEF]\d{4} |WARNING: All log messages before absl")  # how lines of its core begin
+
+log = logging.getLogger(__name__)
 
 
 class JsonLines(logging.Formatter):
@@ -32,24 +41,64 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def configure(settings: Settings) -> None:
-    """Of this process. In JSON, calls are on stderr too. Raises FailedPrecondition for an audit log that cannot be."""
-    stderr = logging.StreamHandler()
-    if settings.log_format == "json":
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """A log that cannot be written, where stderr is a file on a full disk, is no error of the call that it is about."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
+def configure(settings: Settings, books: Books | None = None) -> None:
+    """Set the logging of this process. In JSON, calls are on stderr too, and nothing else but JSON is.
+
+    Raises FailedPrecondition for an audit log that cannot be.
+    """
+    json_ = settings.log_format == "json"
+    stderr = _Stderr()
+    stderr.addFilter(_without_grpc)
+    if json_:
         stderr.setFormatter(JsonLines())
     logging.basicConfig(handlers=[stderr], level=logging.WARNING, force=True)
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_of_nobody_who_left)
-    audit.propagate = settings.log_format == "json"
+    audit.propagate = json_
     path = audit_path(settings)
     if path is not None:
-        audit.addHandler(_audit_file(path))
+        audit.addHandler(_audit_file(path, books or Books(), settings))
     if path is not None or audit.propagate:
         audit.setLevel(logging.INFO)
 
 
-def _of_nobody_who_left(record: logging.LogRecord) -> bool:
-    """gRPC calls it an error where a caller left while a message was on its way; such a call ends CANCELLED here."""
-    return "ExecuteBatchError" not in record.getMessage()
+def everything_as_json() -> None:
+    """Make JSON lines of all that this process writes to stderr, whoever writes it, from here on; after `configure`."""
+    (stderr,) = (handler for handler in logging.getLogger().handlers if isinstance(handler, _Stderr))
+    stderr.setStream(os.fdopen(os.dup(2), "w"))
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    threading.Thread(target=_log_lines, args=(os.fdopen(reading, errors="replace"),), daemon=True).start()
+    logging.getLogger("polysem").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default", append=True)
+    sys.excepthook = lambda type_, error, trace: log.critical("the server ends", exc_info=(type_, error, trace))
+    threading.excepthook = lambda args: log.error("a thread ended", exc_info=args.exc_value)
+
+
+def _log_lines(lines: IO[str]) -> None:
+    said = logging.getLogger("stderr")
+    for line in lines:
+        if line.strip() and not OF_GRPC.match(line):
+            said.warning("%s", line.rstrip())
+
+
+def _without_grpc(record: logging.LogRecord) -> bool:
+    """gRPC's own lines may hold what a caller sent, its key among it; of an error only its kind stays."""
+    if not record.name.startswith("grpc"):
+        return True
+    kind = record.exc_info[0] if record.exc_info else None
+    # A header that is not UTF-8, and a caller who left while a message was on its way: neither is an error here.
+    if record.levelno < logging.ERROR or kind is None or kind.__name__ in ("UnicodeDecodeError", "ExecuteBatchError"):
+        return False
+    record.msg, record.args, record.exc_info, record.exc_text = f"gRPC met {kind.__name__}", (), None, None
+    return True
 
 
 def audit_path(settings: Settings) -> Path | None:
@@ -59,15 +108,16 @@ def audit_path(settings: Settings) -> Path | None:
     return state_folder(settings.state) / AUDIT if address.wants_keys(settings) else None
 
 
-def _audit_file(path: Path) -> logging.Handler:
-    """Appends; goes on in a new file where logrotate has taken the old one."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600))
-        handler = WatchedFileHandler(path)
-    except OSError as error:
-        raise FailedPrecondition(
-            f"the audit log {path} cannot be written: {error.strerror}; name another: --audit-log"
-        ) from error
+def _audit_file(path: Path, books: Books, settings: Settings) -> logging.Handler:
+    handler = AuditFile(path, books, settings.audit_max_bytes, settings.audit_days)
     handler.setFormatter(JsonLines())
+    try:
+        handler.open()
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            books.failed(path.name, error)
+        else:
+            raise FailedPrecondition(
+                f"the audit log {path} cannot be written: {error.strerror}; name another: --audit-log"
+            ) from error
     return handler

@@ -1,7 +1,10 @@
 """A real server in this process with any settings, and a certificate for one."""
 
 import asyncio
+import contextlib
+import logging
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -54,6 +57,52 @@ def served(index_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Serv
             thread.join()
 
     return serve_
+
+
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """Leaves logging as it was."""
+    loggers = (logging.getLogger(), logging.getLogger("polysem.audit"))
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+class SmallDisk:
+    """A file system of its own, of some MiB, and a way to fill it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def fill(self) -> None:
+        """Take all room but none of the files."""
+        with self._filler.open("ab", buffering=0) as file:
+            for size in (1 << 16, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(bytes(size))
+
+    def free(self) -> None:
+        """Give the room back."""
+        self._filler.unlink()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a file system of its own needs root")
+    try:
+        yield SmallDisk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="session")
