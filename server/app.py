@@ -98,16 +98,17 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
         metrics.gauge("device_memory_bytes", "Of the GPU's memory", "kind", lambda: device_memory(engine.model.device))
         batcher.start()
         leaving.push_async_callback(batcher.close)
-        jobs = open_jobs(settings, state, engine, batcher, keys)
+        interceptor.redaction = Redaction(_folders(settings, state, engine))
+        jobs = open_jobs(settings, state, engine, batcher, keys, interceptor.redaction)
         job_pb_grpc.add_JobServiceServicer_to_server(JobService(jobs), services)  # type: ignore[no-untyped-call]
         if isinstance(jobs, Jobs):
             leaving.callback(jobs.close)
+            metrics.gauge("state_disk_bytes", "Of the state folder's disk", "kind", jobs.store.room.bytes)
             metrics.gauge("jobs", "Jobs that are kept", "state", jobs.store.counts)
         if keys is not None:
             leaving.callback(keys.keep)
             leaving.callback(asyncio.create_task(keys.keep_regularly()).cancel)
         leaving.callback(interceptor.refusals.write)
-        interceptor.redaction = Redaction(_folders(settings, state, engine))
         interceptor.ready = True
         await _set_health(servicer, health_pb2.HealthCheckResponse.SERVING)
         try:

@@ -214,6 +214,7 @@ def _verify(folder: Path) -> None:
 @click.option("--max-jobs", type=int, help="Unfinished jobs; further ones are refused; default 100.")
 @click.option("--max-result-bytes", type=int, help="Of all kept results, indexes too; default 50 GiB.")
 @click.option("--max-upload-bytes", type=int, help="Of all uploaded corpora together; default 10 GiB.")
+@click.option("--min-free-bytes", type=int, help="Of its disk, that jobs and uploads leave free; default 256 MiB.")
 @click.option("--result-days", type=float, help="How long results and uploads are kept; default 30.")
 @click.option(
     "--executor", type=click.Choice(["local", "ray"]), help="Where jobs are done; ray: by workers of a Ray cluster."

@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     max_jobs: int = Field(default=100, ge=1, description="unfinished jobs; further ones are refused")
     max_result_bytes: int = Field(default=50 << 30, ge=1, description="of all kept results, indexes too")
     max_upload_bytes: int = Field(default=10 << 30, ge=0, description="of all uploaded corpora together")
+    min_free_bytes: int = Field(
+        default=256 << 20, ge=0, description="of the state folder's disk, that jobs and uploads leave free"
+    )
     executor: Literal["local", "ray"] = Field(
         default="local", description="where jobs are done: in this process, or by workers of a Ray cluster"
     )

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sqlite3
 import threading
 import time
 import uuid
@@ -30,7 +31,7 @@ from torch import Tensor
 from polysem.client.measuring.measure import Measuring, variants
 from polysem.proto.clusterer import Clusterer
 from polysem.proto.errors import InvalidArgument, PolysemError
-from polysem.proto.jobs import IndexSpec, Job, JobSpec, MeasureSpec
+from polysem.proto.jobs import IndexSpec, Job, JobSpec, JobState, MeasureSpec
 from polysem.proto.work.shards import Executor
 from polysem.server.corpus.documents import Corpus
 from polysem.server.index.format import MANIFEST, open_index
@@ -47,6 +48,7 @@ from polysem.server.ray_cluster.sessions import RemoteClient, building, index_pa
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.callers import Caller
 from polysem.server.serving.keys import Keys
+from polysem.server.serving.shortage import Redaction, is_full, shortage
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +86,10 @@ class JobRunner:
         batcher: Batcher,
         keys: Keys | None = None,
         ray: RayOptions | None = None,
+        redaction: Redaction = Redaction(()),
     ) -> None:
         self._store, self._corpora, self._engine, self._batcher = store, corpora, engine, batcher
-        self._keys, self._ray = keys, ray
+        self._keys, self._ray, self._redaction = keys, ray, redaction
         self.progress = JobProgress("")
         self._telling = threading.Lock()
         self._wake = threading.Event()
@@ -190,9 +193,14 @@ class JobRunner:
                     self._engine.remove(name)
             shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():
-                self._store.clear(id_)
+                try:
+                    self._store.clear(id_)
+                except sqlite3.Error as error:
+                    if not is_full(error):
+                        raise
             self._cancelled.discard(id_)
         self._corpora.tidy()
+        self._store.room.set_aside()
 
     def _run(self, task: Task) -> None:
         try:
@@ -200,19 +208,28 @@ class JobRunner:
         except _StoppingError:
             pass
         except _CancelledError:
-            self._store.finish(task.id, "cancelled")
-        except PolysemError as error:
-            if not self._stopping:
-                self._store.finish(task.id, "failed", error.message)
+            self._end(task, "cancelled")
         except Exception as error:
-            number = uuid.uuid4().hex[:12]
-            log.exception("internal error %s in job %s", number, task.id, exc_info=error)
-            self._store.finish(
-                task.id, "failed", f"something went wrong in the server; its log has the details under {number}"
-            )
+            if not (self._stopping and isinstance(error, PolysemError)):
+                self._end(task, "failed", self._reason(task, error))
         finally:
             with self._telling:
                 self.progress = JobProgress("")
+
+    def _end(self, task: Task, state: JobState, error: str = "") -> None:
+        """The job has ended without a result. What it made goes first: it may have filled the disk."""
+        shutil.rmtree(self._store.job_folder(task.id), ignore_errors=True)
+        self._store.finish(task.id, state, error)
+
+    def _reason(self, task: Task, error: Exception) -> str:
+        """Why the job failed, for its owner to read."""
+        if (lacks := shortage(error)) is not None:
+            return lacks.message
+        if isinstance(error, PolysemError):
+            return self._redaction.text(error.message)
+        number = uuid.uuid4().hex[:12]
+        log.error("internal error %s in job %s", number, task.id, exc_info=error)
+        return f"something went wrong in the server; its log has the details under {number}"
 
     def _result(self, task: Task) -> tuple[Path, str]:
         """The finished job's result, and its sha256."""
@@ -288,6 +305,7 @@ class JobRunner:
     def _look(self, task: Task) -> None:
         """Raise Unauthenticated where the job's key has been revoked, Overloaded where results have no more room."""
         self._caller(task)
+        self._store.room.check()
         self._store.check_result_room(self._store.disk_bytes(task.id))
         self._looked = time.monotonic()
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import shutil
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from polysem.server.serving import callers
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.interceptor import Context
 from polysem.server.serving.keys import Keys
+from polysem.server.serving.shortage import Redaction, is_full, shortage
 from polysem.server.settings import Settings
 from polysem.v1 import job_service_pb2 as pb
 from polysem.v1 import job_service_pb2_grpc as pb_grpc
@@ -32,13 +35,25 @@ CANCEL_S = 2.0  # that a running job is given to end before its caller is answer
 class Jobs:
     """All that the service needs. `draining`: watchers are to come back later."""
 
-    def __init__(self, settings: Settings, folder: Path, engine: Engine, batcher: Batcher, keys: Keys | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        engine: Engine,
+        batcher: Batcher,
+        keys: Keys | None,
+        redaction: Redaction,
+    ) -> None:
         limits = StoreLimits(
-            settings.max_jobs, settings.max_result_bytes, settings.max_upload_bytes, settings.result_days * 86_400
+            settings.max_jobs,
+            settings.max_result_bytes,
+            settings.max_upload_bytes,
+            settings.result_days * 86_400,
+            settings.min_free_bytes,
         )
         self.store = JobStore(folder, limits)
         self.corpora = Corpora(self.store, [path.expanduser() for path in settings.corpora])
-        self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys, _ray(settings))
+        self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys, _ray(settings), redaction)
         self.draining = False
         self.runner.start()
 
@@ -46,6 +61,17 @@ class Jobs:
         """Let watchers go and stop the job at work, which goes on when a server starts here again."""
         self.draining = True
         await self.runner.stop()
+
+    def delete(self, id_: str, key: str) -> None:
+        """Forget a finished job and remove what it made; first of all its files, where there is no room to note it."""
+        try:
+            self.store.delete(id_, key)
+        except sqlite3.Error as error:
+            if not is_full(error):
+                raise
+            shutil.rmtree(self.store.job_folder(id_), ignore_errors=True)
+            self.store.delete(id_, key)
+        self.runner.tidy()
 
     def close(self) -> None:
         """After the last call."""
@@ -61,15 +87,17 @@ def _ray(settings: Settings) -> RayOptions | None:
     return options
 
 
-def open_jobs(settings: Settings, folder: Path, engine: Engine, batcher: Batcher, keys: Keys | None) -> Jobs | str:
-    """The jobs of this server, begun; or why it has none, where no state folder was set and the usual one cannot be.
+def open_jobs(
+    settings: Settings, folder: Path, engine: Engine, batcher: Batcher, keys: Keys | None, redaction: Redaction
+) -> Jobs | str:
+    """The jobs of this server, begun; or why it has none: its disk is full, or the usual state folder cannot be.
 
     Raises FailedPrecondition for a state folder that was set.
     """
     try:
-        return Jobs(settings, folder, engine, batcher, keys)
+        return Jobs(settings, folder, engine, batcher, keys, redaction)
     except PolysemError as error:
-        if settings.state is not None:
+        if settings.state is not None and not shortage(error):
             raise
         reason = f"this server takes no jobs: {error.message}"
         log.warning(reason)
@@ -136,8 +164,7 @@ class JobService(pb_grpc.JobServiceServicer):
         return pb.CancelJobResponse(job=encode_job(jobs.runner.seen(job)))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
-        await asyncio.to_thread(self._jobs.store.delete, request.id, _key())
-        await asyncio.to_thread(self._jobs.runner.tidy)
+        await asyncio.to_thread(self._jobs.delete, request.id, _key())
         return pb.DeleteJobResponse()
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:

@@ -4,6 +4,7 @@ state/jobs.sqlite     jobs and uploaded corpora
 state/corpora/NAME    uploads; `.upload-…` is one under way
 state/jobs/ID/        what a job made, finished shards of an unfinished one among it
 state/lock            held by the one server that works here
+state/spare           room set aside, so that a full disk can be cleared (room.py)
 
 Every method is one transaction, on disk when it returns, and may be called from any thread.
 """
@@ -32,6 +33,7 @@ from polysem.proto.jobs import (
     spec_from_bytes,
 )
 from polysem.server.jobs.local_disk import check_local
+from polysem.server.jobs.room import Room
 
 FORMAT = 2  # 1 had no owners
 MAX_UPLOADS = 1000
@@ -70,12 +72,14 @@ CREATE TABLE IF NOT EXISTS corpora (
 
 
 class StoreLimits(NamedTuple):
-    """n_jobs: unfinished ones. result_bytes and upload_bytes: all together. lifetime_s: of results and uploads."""
+    """n_jobs: unfinished ones. result_bytes and upload_bytes: all together. lifetime_s: of results and uploads.
+    free_bytes: of the disk, that jobs and uploads leave."""
 
     n_jobs: int
     result_bytes: int
     upload_bytes: int
     lifetime_s: float
+    free_bytes: int = 0
 
 
 class Task(NamedTuple):
@@ -113,21 +117,38 @@ class JobStore:
             raise FailedPrecondition(
                 f"another server keeps its jobs in {str(folder)!r}; give this one a folder of its own with --state"
             ) from error
+        self.room = Room(folder, limits.free_bytes)
+        self.room.give_up()
         self._using = threading.RLock()
         self._db = sqlite3.connect(folder / "jobs.sqlite", isolation_level=None, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._create()
+        try:
+            for pragma in (
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "temp_store = MEMORY",
+                "wal_autocheckpoint = 200",
+            ):
+                self._db.execute(f"PRAGMA {pragma}")
+            self._create()
+        except sqlite3.Error as error:
+            self.close()
+            raise FailedPrecondition(
+                f"the jobs in {str(folder)!r} cannot be read ({error}); make room on its disk, restore jobs.sqlite "
+                "from a backup, or give another folder with --state"
+            ) from error
+        self.room.set_aside()
 
     def _create(self) -> None:
         found = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if found == FORMAT:
+            return
         if found == 1:
             self._db.executescript(
                 "BEGIN; ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
                 "UPDATE jobs SET request_id = '/' || request_id; COMMIT;"
             )
-        elif found not in (0, FORMAT):
+        elif found:
             self.close()
             raise FailedPrecondition(
                 f"the jobs in {str(self.folder)!r} have format {found}, this version reads {FORMAT}; "
@@ -143,14 +164,17 @@ class JobStore:
     def _change(self) -> Iterator[sqlite3.Connection]:
         """A transaction that writes."""
         with self._using:
+            self.room.give_up()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have ended it
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
             self.changes += 1
+            self.room.set_aside()
 
     def _rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         with self._using:
@@ -220,6 +244,7 @@ class JobStore:
         if unfinished >= self.limits.n_jobs:
             raise Overloaded(f"{unfinished} jobs are waiting already; try again in a minute, or cancel one", 60.0)
         self.check_result_room()
+        self.room.check()
 
     def check_result_room(self, working_bytes: int = 0) -> None:
         """Raise Overloaded where results, and what the job at work has written, leave no room for more."""
@@ -308,7 +333,10 @@ class JobStore:
                 f"job {id_} has no result: it is {job.state}{f' ({job.error})' if job.error else ''}"
             )
         row = self._rows("SELECT result FROM jobs WHERE id = ?", id_)[0]
-        return self.job_folder(id_) / str(row["result"])
+        path = self.job_folder(id_) / str(row["result"])
+        if not path.exists():
+            raise NotFound(f"the result of job {id_} is no longer there; submit it again")
+        return path
 
     # ---- Jobs, as their runner sees them
 

@@ -33,6 +33,9 @@ class Corpora:
         for path in self._folder.iterdir():
             if store.corpus(path.name) is None:
                 path.unlink()
+        for corpus in store.corpora():
+            if not (self._folder / corpus.name).exists():
+                store.forget_corpus(corpus.name)
 
     def list(self) -> Sequence[CorpusInfo]:
         """By name."""
@@ -95,6 +98,7 @@ class Corpora:
             raise FailedPrecondition(f"another upload of {name!r} is under way; wait for it, or take another name")
         if len(self._under_way) >= MAX_UPLOADS_AT_ONCE:
             raise Overloaded(f"{MAX_UPLOADS_AT_ONCE} uploads are under way; try again in a while", 10.0)
+        self._store.room.check(n_bytes)
         kept = self._store.corpora()
         taken = sum(corpus.bytes for corpus in kept) + sum(self._under_way.values())
         if taken + n_bytes > quota or len(kept) >= MAX_UPLOADS:
@@ -115,6 +119,7 @@ class Corpora:
                             f"{name!r} goes on after the {n_bytes:,} bytes that were announced", "bytes"
                         )
                     digest.update(chunk)
+                    self._store.room.check(len(chunk))
                     await asyncio.to_thread(file.write, chunk)
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
@@ -136,7 +141,11 @@ class Corpora:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        return self._store.add_corpus(name, n_bytes, sha256.lower())
+        try:
+            return self._store.add_corpus(name, n_bytes, sha256.lower())
+        except BaseException:
+            (self._folder / name).unlink(missing_ok=True)
+            raise
 
     def delete(self, name: str) -> None:
         """Raises NotFound where no upload has the name, FailedPrecondition where an unfinished job needs it."""
@@ -151,8 +160,8 @@ class Corpora:
             self._remove(name)
 
     def _remove(self, name: str) -> None:
+        (self._folder / name).unlink(missing_ok=True)  # first, for the disk may be full
         self._store.forget_corpus(name)
-        (self._folder / name).unlink(missing_ok=True)
 
 
 def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
