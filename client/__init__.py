@@ -6,6 +6,7 @@ from polysem.client.questions.clustering import Cluster, Clusters, Metrics, Neur
 from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken, Firing
+from polysem.client.questions.importance import Importance
 from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.similar import SimilarCluster
 from polysem.client.questions.statistics import Statistics

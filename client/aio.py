@@ -1,6 +1,8 @@
 """The client for asyncio: the methods of `Client`, to be awaited."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -8,22 +10,24 @@ from typing import Any
 
 import grpc
 
-from polysem.client import calls, connection
+from polysem.client import addresses, calls, connection
 from polysem.client.calls import Call
-from polysem.client.client import AwaitedQuestions
+from polysem.client.client import NO_COPY, AwaitedQuestions
 from polysem.client.jobs import AsyncJobs
 from polysem.client.questions.listing import Listing, Pages, listed_of
-from polysem.client.streams import AsyncStream, Collected
+from polysem.client.streams import ANOTHER_LOOP, AsyncStream, Collected
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Answer, IndexInfo, ServerInfo, decode_indexes, decode_server_info
-from polysem.proto.wire import status
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
 
 class AsyncClient(AwaitedQuestions):
-    """As `Client`, whose docstrings hold here; use it in `async with`. Make it inside a running event loop."""
+    """As `Client`, whose docstrings hold here; use it in `async with`.
+
+    It may be made before its event loop runs, and belongs to the loop in which it is first used.
+    """
 
     def __init__(
         self,
@@ -34,35 +38,30 @@ class AsyncClient(AwaitedQuestions):
         tls: bool | str | Path = False,
         bulk: bool = False,
     ) -> None:
-        self.target = connection.named(target)
-        self._timeout_s = timeout_s
-        self._channel = connection.aio_channel(self.target, token, tls, bulk)
-        self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._jobs = AsyncJobs(job_pb_grpc.JobServiceStub(self._channel), self.target, timeout_s)  # type: ignore[no-untyped-call]
+        self.target = addresses.named(target)
+        self._timeout_s = connection.seconds(timeout_s)
+        self._opens = connection.aio_channel(self.target, token, tls, bulk)
+        self._channel: grpc.aio.Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._jobs = AsyncJobs(self._job_stub, self.target, self._timeout_s)
 
     async def info(self) -> ServerInfo:
-        try:
+        with self._translated():
             return decode_server_info(await self._ask("GetServerInfo", pb.GetServerInfoRequest()))
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
 
     async def serving(self, timeout_s: float = 5.0) -> bool:
-        _ = self._stub  # not closed
-        check: Any = self._channel.unary_unary(connection.HEALTH_CHECK)
-        try:
-            return bool(await check(b"", timeout=timeout_s) == connection.SERVING)
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
+        check: Any = self._connected().unary_unary(connection.HEALTH_CHECK)
+        with self._translated():
+            return bool(await check(b"", timeout=connection.seconds(timeout_s)) == connection.SERVING)
 
     async def indexes(self) -> list[IndexInfo]:
-        try:
+        with self._translated():
             return decode_indexes(await self._ask("ListIndexes", pb.ListIndexesRequest()))
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
 
     @property
     def jobs(self) -> AsyncJobs:
-        _ = self._stub  # not closed
+        self._check_open()
         return self._jobs
 
     _asker = None  # neurons cannot await what they ask
@@ -86,30 +85,55 @@ class AsyncClient(AwaitedQuestions):
                     if (answer := assembler.add(message)) is not None:
                         yield answer
                 return
-            except grpc.aio.AioRpcError as error:
-                if not assembler.resumes(error):
-                    raise status.from_rpc_error(error, self.target) from None
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) or self._closed or not assembler.resumes(error):
+                    raise connection.translated(error, self.target, self._check_open) from None
                 connection.note_resumed(self.target)
 
     async def _pages(self, pages: Pages) -> AsyncIterator[Answer]:
-        try:
+        with self._translated():
             while (request := pages.next()) is not None:
                 yield pages.add(await self._ask("ListNeurons", request))
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
 
     async def _ask(self, method: str, request: Any) -> Any:
         return await connection.aio_ask(getattr(self._stub, method), request, self.target, self._timeout_s)
 
     @property
     def _stub(self) -> Any:
-        if self._open_stub is None:
+        return pb_grpc.NeuronServiceStub(self._connected())  # type: ignore[no-untyped-call]
+
+    def _job_stub(self) -> Any:
+        return job_pb_grpc.JobServiceStub(self._connected())  # type: ignore[no-untyped-call]
+
+    def _connected(self) -> grpc.aio.Channel:
+        """The channel, opened on first use. Raises FailedPrecondition once closed, and in another event loop."""
+        self._check_open()
+        loop = asyncio.get_running_loop()
+        if self._channel is None:
+            self._channel, self._loop = self._opens(), loop
+        elif self._loop is not loop:
+            raise FailedPrecondition(f"this AsyncClient {ANOTHER_LOOP}")
+        return self._channel
+
+    def _check_open(self) -> None:
+        if self._closed:
             raise FailedPrecondition(calls.CLOSED)
-        return self._open_stub
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            raise connection.translated(error, self.target, self._check_open) from None
 
     async def close(self) -> None:
-        self._open_stub = None
-        await self._channel.close()
+        self._closed = True
+        if self._channel is not None and self._loop is asyncio.get_running_loop():
+            await self._channel.close()
+        self._channel = None
+
+    def __reduce__(self) -> Any:
+        raise TypeError(NO_COPY.format("AsyncClient"))
 
     async def __aenter__(self) -> "AsyncClient":
         return self

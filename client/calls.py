@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
+from polysem.client.addresses import DEFAULT_PORT
 from polysem.client.streams import Stream
 from polysem.proto.errors import ForeignIndex, InvalidArgument
 from polysem.proto.facts import Answer, Provenance, decode_head
@@ -16,7 +17,7 @@ from polysem.proto.wire.columns import AnyBatch
 
 Collected = TypeVar("Collected", bound=Stream[Any])
 
-DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_TARGET = f"127.0.0.1:{DEFAULT_PORT}"
 MAX_RESUMED = 3  # times that one answer is asked for again where it was cut off
 CLOSED = "this client is closed; read all that you want of its answers before, inside `with`"
 

@@ -8,26 +8,27 @@ with Client("gpu-box:50051") as polysem:
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Unpack, cast
 
 import grpc
 
-from polysem.client import calls, connection
+from polysem.client import addresses, calls, connection
 from polysem.client.calls import Call
 from polysem.client.jobs import Jobs
 from polysem.client.questions import clustering, embedding, explain, importance, listing, similar, statistics
 from polysem.client.questions.clustering import ClusteringOptions, Clusters
-from polysem.client.questions.embedding import EmbeddingOptions, Embeddings
-from polysem.client.questions.examples import Example
+from polysem.client.questions.embedding import EmbeddedNeurons, EmbeddingOptions
+from polysem.client.questions.examples import Examples
 from polysem.client.questions.examples import call as example_call
-from polysem.client.questions.explain import ExplainedToken
-from polysem.client.questions.importance import Importance
+from polysem.client.questions.explain import Explanation
+from polysem.client.questions.importance import Importances
 from polysem.client.questions.listing import Listing, Pages, listed_of
-from polysem.client.questions.similar import SimilarCluster
-from polysem.client.questions.statistics import Statistics
-from polysem.client.streams import AsyncStream, Collected, Stream
+from polysem.client.questions.similar import Similar
+from polysem.client.questions.statistics import StatisticsOfNeurons
+from polysem.client.streams import AsyncStream, Collected
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Answer, IndexInfo, ServerInfo, decode_indexes, decode_server_info
 from polysem.proto.neurons import NeuronLike
@@ -41,10 +42,11 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.questions.listing import NeuronMetric
 from polysem.proto.questions.similar import Similarity
-from polysem.proto.wire import status
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
+
+NO_COPY = "a {} holds a connection, so it cannot be pickled or copied; make another one where it is needed"
 
 
 class Client:
@@ -72,35 +74,33 @@ class Client:
         tls: bool | str | Path = False,
         bulk: bool = False,
     ) -> None:
-        self.target = connection.named(target)
-        self._timeout_s = timeout_s
+        self.target = addresses.named(target)
+        self._timeout_s = connection.seconds(timeout_s)
         self._channel = connection.channel(self.target, token, tls, bulk)
         self._open_stub: Any = pb_grpc.NeuronServiceStub(self._channel)  # type: ignore[no-untyped-call]
-        self._jobs = Jobs(job_pb_grpc.JobServiceStub(self._channel), self.target, timeout_s)  # type: ignore[no-untyped-call]
+        self._job_stub: Any = job_pb_grpc.JobServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._jobs = Jobs(self._open_job_stub, self.target, self._timeout_s)
 
     def info(self) -> ServerInfo:
         """The server's model, device, limits and version."""
-        try:
+        with self._translated():
             return decode_server_info(self._ask("GetServerInfo", pb.GetServerInfoRequest()))
-        except grpc.RpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
 
     def serving(self, timeout_s: float = 5.0) -> bool:
         """Whether the server answers requests now: not while it warms up or drains. Needs no key, asks only once."""
-        _ = self._stub  # not closed
-        return connection.says_it_serves(self._channel, self.target, timeout_s)
+        self._check_open()
+        with self._translated():
+            return connection.says_it_serves(self._channel, timeout_s)
 
     def indexes(self) -> list[IndexInfo]:
         """The indexes that `index=` can name; the default comes first."""
-        try:
+        with self._translated():
             return decode_indexes(self._ask("ListIndexes", pb.ListIndexesRequest()))
-        except grpc.RpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
 
     @property
     def jobs(self) -> Jobs:
         """Work that outlasts a call: measuring the whole model, indexing a corpus."""
-        _ = self._stub  # not closed
+        self._check_open()
         return self._jobs
 
     def cluster(
@@ -143,7 +143,7 @@ class Client:
 
     def embed(
         self, *neurons: NeuronLike, index: str | None = None, **options: Unpack[EmbeddingOptions]
-    ) -> Stream[Embeddings]:
+    ) -> EmbeddedNeurons:
         """The embeddings themselves: of each neuron an (n, d_model) float32 array, a row an example.
 
         options  embedding and layer_norm, as in `cluster`
@@ -157,15 +157,15 @@ class Client:
         whole_context: bool = False,
         index: str | None = None,
         places: Sequence[int] = (),
-    ) -> Stream[Example]:
+    ) -> Examples:
         """The texts of the neurons' dataset examples, in the order of their labels.
 
         examples       which of each neuron's examples, by number; none: all. Version 0.1.0 called them places
         whole_context  all that the model read, instead of 20 tokens before and 10 after the key token
         """
-        return self._stream(example_call(neurons, examples or places, whole_context, index))
+        return self._stream(example_call(neurons, _either(examples, places), whole_context, index))
 
-    def statistics(self, *neurons: NeuronLike, index: str | None = None) -> Stream[Statistics]:
+    def statistics(self, *neurons: NeuronLike, index: str | None = None) -> StatisticsOfNeurons:
         """How strongly the neurons fire over the corpus, and the band of it that their dataset examples come from."""
         return self._stream(statistics.call(neurons, index))
 
@@ -203,7 +203,7 @@ class Client:
         limit: int = 20,
         index: str | None = None,
         **options: Unpack[ClusteringOptions],
-    ) -> Stream[SimilarCluster]:
+    ) -> Similar:
         """Feature clusters of other neurons that are the most similar to this neuron's, by their central examples.
 
         cluster      its label, or several; None: all of the neuron's, one after the other
@@ -227,7 +227,7 @@ class Client:
         mask_token: int | None = None,
         index: str | None = None,
         places: Sequence[int] = (),
-    ) -> Stream[Importance]:
+    ) -> Importances:
         """How much the neurons' key activations lose when a token before the key token is masked, one at a time.
 
         examples       which of each neuron's examples, by number; none: all. Version 0.1.0 called them places
@@ -236,7 +236,7 @@ class Client:
 
         Runs the model once for each token, so ask for the examples that you look at.
         """
-        return self._stream(importance.call(neurons, examples or places, tokens_before, mask_token, index))
+        return self._stream(importance.call(neurons, _either(examples, places), tokens_before, mask_token, index))
 
     def explain(
         self,
@@ -246,7 +246,7 @@ class Client:
         n_strongest: int = 5,
         index: str | None = None,
         **options: Unpack[ClusteringOptions],
-    ) -> Stream[ExplainedToken]:
+    ) -> Explanation:
         """What neurons make of your own text, token by token; without neurons: those that fire hardest at each token.
 
         text                     read as one context: at least a token, at most what the model reads at once
@@ -290,29 +290,44 @@ class Client:
                         yield answer
                 return
             except grpc.RpcError as error:
-                if not assembler.resumes(error):
-                    raise status.from_rpc_error(error, self.target) from None
+                if self._open_stub is None or not assembler.resumes(error):
+                    raise connection.translated(error, self.target, self._check_open) from None
                 connection.note_resumed(self.target)
 
     def _pages(self, pages: Pages) -> Iterator[Answer]:
-        try:
+        with self._translated():
             while (request := pages.next()) is not None:
                 yield pages.add(self._ask("ListNeurons", request))
-        except grpc.RpcError as error:
-            raise status.from_rpc_error(error, self.target) from None
 
     def _ask(self, method: str, request: Any) -> Any:
         return connection.ask(getattr(self._stub, method), request, self.target, self._timeout_s)
 
     @property
     def _stub(self) -> Any:
+        self._check_open()
+        return self._open_stub
+
+    def _open_job_stub(self) -> Any:
+        self._check_open()
+        return self._job_stub
+
+    def _check_open(self) -> None:
         if self._open_stub is None:
             raise FailedPrecondition(calls.CLOSED)
-        return self._open_stub
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise connection.translated(error, self.target, self._check_open) from None
 
     def close(self) -> None:
         self._open_stub = None
         self._channel.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(NO_COPY.format("Client"))
 
     def __enter__(self) -> "Client":
         return self
@@ -324,6 +339,11 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client({self.target!r})"
+
+
+def _either(examples: Any, places: Any) -> Any:
+    """`examples`, or what version 0.1.0 called so."""
+    return places if isinstance(examples, tuple) and not examples else examples
 
 
 Asked = ParamSpec("Asked")

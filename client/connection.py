@@ -1,17 +1,20 @@
 """How a client reaches a server: channel options, retries, TLS, and what each call carries besides its question."""
 
+import asyncio
 import json
 import logging
 import os
-import socket
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from polysem.proto.errors import InvalidArgument, Unavailable
+from polysem.client import addresses
+from polysem.proto.checks import number_of
+from polysem.proto.errors import DeadlineExceeded, InvalidArgument, PolysemError, Unavailable
 from polysem.proto.wire import status
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.v1 import job_service_pb2 as job_pb
@@ -22,6 +25,7 @@ log = logging.getLogger("polysem")
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # an empty question asks for the whole server
 SERVING = b"\x08\x01"  # HealthCheckResponse(status=SERVING)
 MAX_ATTEMPTS = 5  # gRPC allows no more
+FOREVER_S = 1e9  # 30 years; gRPC cannot count much further
 ATTEMPTS_METADATA = "polysem-attempts"  # the server's: which attempt of the call it has accepted
 NEURONS = neuron_pb.DESCRIPTOR.services_by_name["NeuronService"].full_name
 JOBS = job_pb.DESCRIPTOR.services_by_name["JobService"].full_name
@@ -60,52 +64,59 @@ REPLICAS_CONFIG = SERVICE_CONFIG | {
 }
 
 
-def named(target: str | Sequence[str]) -> str:
-    """The target in one string; several servers by commas."""
-    if isinstance(target, str):
-        return target
-    if not target:
-        raise InvalidArgument("no server was named: give at least one host:port", "target")
-    return ",".join(target)
-
-
 def _address(target: str) -> tuple[str, list[tuple[str, Any]]]:
     """How gRPC writes the target, and the channel's options."""
     options: list[tuple[str, Any]] = [("grpc.keepalive_time_ms", 60_000)]  # the server allows a ping every 30 s
     options.append(("grpc.keepalive_timeout_ms", 20_000))
     options.append(("grpc.max_reconnect_backoff_ms", 5_000))  # a server that comes back is found within that
     options.append(("grpc.max_send_message_length", MAX_MESSAGE_BYTES))  # told at once, instead of sent and refused
-    if "," in target and not target.startswith(("ipv4:", "ipv6:")):
-        names = [name.strip() for name in target.split(",") if name.strip()]
+    if addresses.has_no_proxy(target):
+        options.append(("grpc.enable_http_proxy", 0))
+    several = addresses.are_several(target)
+    if several and not target.startswith(addresses.OF_GRPC):
+        names = target.split(",")
         options.append(("grpc.default_authority", names[0]))  # the name that all certificates must have
-        target = _resolved(names)
-    config = REPLICAS_CONFIG if "," in target or target.startswith("dns:") else SERVICE_CONFIG
+        target = addresses.resolved(names)
+    config = REPLICAS_CONFIG if several or target.startswith("dns:") else SERVICE_CONFIG
     options.append(("grpc.service_config", json.dumps(config)))
     return target, options
 
 
-def _resolved(names: Sequence[str]) -> str:
-    """The addresses of several servers; raises InvalidArgument without a port, Unavailable for an unknown host."""
-    found: dict[int, list[str]] = {socket.AF_INET: [], socket.AF_INET6: []}
-    for name in names:
-        host, _, port = name.rpartition(":")
-        if not host or not port.isdecimal():
-            raise InvalidArgument(f"{name!r} is no server: write host:port,host:port", "target")
-        try:
-            addresses = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError, OverflowError) as error:
-            raise Unavailable(f"no Polysem server is at {name}: the host is not known ({error})") from error
-        family, *_, (ip, *_) = min(addresses, key=lambda address: address[0] != socket.AF_INET)
-        found[family].append(f"{ip}:{port}" if family == socket.AF_INET else f"[{ip}]:{port}")
-    if all(found.values()):
+def translated(
+    error: grpc.RpcError | asyncio.CancelledError, target: str, check_open: Callable[[], object]
+) -> BaseException:
+    """What to raise in place of gRPC's error: what the server raised, or what came between.
+
+    check_open  raises where the client was closed, which is then all that there is to say
+
+    A proxy that may stand in the way is named. A cancellation stays one where the task itself is cancelled.
+    """
+    if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+        return error
+    try:
+        check_open()
+    except PolysemError as closed:
+        return closed
+    if isinstance(error, asyncio.CancelledError):
+        return error
+    found = status.from_rpc_error(error, target)
+    lost = isinstance(found, Unavailable | DeadlineExceeded) and not found.request_id  # no server has seen it
+    if lost and (proxy := addresses.proxy(target)):
+        host = addresses.hosts(target)[0]
+        return type(found)(f"{found.message}; it was asked through {proxy}: to go without it, set no_proxy={host}")
+    return found
+
+
+def seconds(timeout_s: float | None) -> float | None:
+    """A time to wait, in gRPC's range; None: without end. Raises InvalidArgument for what is no time."""
+    if timeout_s is None:
+        return None
+    number = number_of(timeout_s)
+    if not number > 0:
         raise InvalidArgument(
-            "some of the servers have an IPv4 address and some only an IPv6 one: name like ones", "target"
+            f"timeout_s is {timeout_s!r}; give seconds above 0, or None to wait without end", "timeout_s"
         )
-    return (
-        "ipv4:" + ",".join(found[socket.AF_INET])
-        if found[socket.AF_INET]
-        else "ipv6:" + ",".join(found[socket.AF_INET6])
-    )
+    return number if number < FOREVER_S else None
 
 
 def channel(target: str, token: str | None, tls: bool | str | Path, bulk: bool) -> grpc.Channel:
@@ -119,15 +130,15 @@ def channel(target: str, token: str | None, tls: bool | str | Path, bulk: bool) 
     return grpc.intercept_channel(opened, _Carrying(metadata)) if metadata else opened
 
 
-def aio_channel(target: str, token: str | None, tls: bool | str | Path, bulk: bool) -> grpc.aio.Channel:
-    """The same for asyncio."""
+def aio_channel(target: str, token: str | None, tls: bool | str | Path, bulk: bool) -> Callable[[], grpc.aio.Channel]:
+    """The same for asyncio: the arguments are checked now, the channel is opened in an event loop."""
     metadata = _metadata(token, bulk)
     secured = _credentials(tls)
     interceptors = [kind(metadata) for kind in _AIO_KINDS] if metadata else []
     address, options = _address(target)
     if secured is None:
-        return grpc.aio.insecure_channel(address, options, interceptors=interceptors)
-    return grpc.aio.secure_channel(address, secured, options, interceptors=interceptors)
+        return partial(grpc.aio.insecure_channel, address, options, interceptors=interceptors)
+    return partial(grpc.aio.secure_channel, address, secured, options, interceptors=interceptors)
 
 
 def _metadata(token: str | None, bulk: bool) -> tuple[tuple[str, str], ...]:
@@ -149,7 +160,7 @@ def _credentials(tls: bool | str | Path) -> grpc.ChannelCredentials | None:
     if tls is True:
         return grpc.ssl_channel_credentials()
     try:
-        certificate = Path(tls).expanduser().read_bytes()
+        certificate = Path(os.path.expanduser(tls)).read_bytes()
     except OSError as error:
         raise InvalidArgument(f"the CA's certificate {str(tls)!r} cannot be read: {error.strerror}", "tls") from error
     if b"-----BEGIN CERTIFICATE-----" not in certificate:
@@ -163,21 +174,24 @@ def serving(target: str, tls: bool | str | Path, timeout_s: float, server_name: 
     server_name: the name in the server's certificate, where it is not the target's.
     """
     secured = _credentials(tls or False)
-    options = (("grpc.ssl_target_name_override", server_name),) if server_name else ()
+    target = addresses.named(target)
+    address, options = _address(target)
+    if server_name:
+        options.append(("grpc.ssl_target_name_override", server_name))
     opened = (
-        grpc.insecure_channel(target, options) if secured is None else grpc.secure_channel(target, secured, options)
+        grpc.insecure_channel(address, options) if secured is None else grpc.secure_channel(address, secured, options)
     )
     with opened as channel:
-        return says_it_serves(channel, target, timeout_s)
+        try:
+            return says_it_serves(channel, timeout_s)
+        except grpc.RpcError as error:
+            raise translated(error, target, lambda: None) from None
 
 
-def says_it_serves(channel: grpc.Channel, target: str, timeout_s: float) -> bool:
-    """The same, over a channel that is open."""
+def says_it_serves(channel: grpc.Channel, timeout_s: float) -> bool:
+    """The same, over a channel that is open; gRPC's own errors."""
     check: Any = channel.unary_unary(HEALTH_CHECK)
-    try:
-        return bool(check(b"", timeout=timeout_s) == SERVING)
-    except grpc.RpcError as error:
-        raise status.from_rpc_error(error, target) from None
+    return bool(check(b"", timeout=seconds(timeout_s)) == SERVING)
 
 
 def note_attempts(target: str, initial_metadata: Iterable[Any]) -> None:

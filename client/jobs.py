@@ -21,6 +21,7 @@ import grpc
 
 from polysem.client import connection
 from polysem.proto import jobs
+from polysem.proto.checks import index_name
 from polysem.proto.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Unavailable
 from polysem.proto.facts import Selection
 from polysem.proto.jobs import (
@@ -36,7 +37,6 @@ from polysem.proto.jobs import (
 )
 from polysem.proto.neurons import NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
-from polysem.proto.wire import status
 from polysem.v1 import job_service_pb2 as pb
 
 RECONNECT_S = 120.0  # that a watcher waits for a server to come back
@@ -57,7 +57,7 @@ def measure_spec(
         raise InvalidArgument("nothing is to be measured: name an algorithm, an embedding and a LayerNorm mode")
     return MeasureSpec(
         parse_neurons(*(neurons or ("*",))),
-        index or "",
+        index_name(index),
         tuple(algorithms),
         tuple(embeddings),
         tuple(layer_norms),
@@ -167,9 +167,9 @@ class Download:
 
 
 class Jobs:
-    """The jobs of a client's server. Raises as the client does."""
+    """The jobs of a client's server. Raises as the client does. stub: gives the open stub, or raises."""
 
-    def __init__(self, stub: Any, target: str, timeout_s: float | None) -> None:
+    def __init__(self, stub: Callable[[], Any], target: str, timeout_s: float | None) -> None:
         self._stub, self._target, self._timeout_s = stub, target, timeout_s
 
     def measure(
@@ -251,14 +251,14 @@ class Jobs:
         lost = None
         while True:
             try:
-                for message in self._stub.WatchJob(request, timeout=self._timeout_s):
+                for message in self._stub().WatchJob(request, timeout=self._timeout_s):
                     lost = None
                     job = decode_job(message.job)
                     yield job
                     if job.finished:
                         return
             except grpc.RpcError as rpc_error:
-                error = status.from_rpc_error(rpc_error, self._target)
+                error = connection.translated(rpc_error, self._target, self._stub)
                 lost = lost or time.monotonic()
                 if not isinstance(error, Unavailable) or time.monotonic() - lost > RECONNECT_S:
                     raise error from None
@@ -275,7 +275,7 @@ class Jobs:
         """Write the result of a done job to `out`, and check its sha256; goes on where a fetch was broken off."""
         download = Download(self.get(id), Path(out), force)
         with download.receiving(), self._translated():
-            for message in self._stub.ReadJobResult(download.request, timeout=self._timeout_s):
+            for message in self._stub().ReadJobResult(download.request, timeout=self._timeout_s):
                 progress(download.add(message))
         return Path(out)
 
@@ -296,20 +296,20 @@ class Jobs:
 
     def _call(self, method: str, request: Any) -> Any:
         with self._translated():
-            return connection.ask(getattr(self._stub, method), request, self._target, self._timeout_s)
+            return connection.ask(getattr(self._stub(), method), request, self._target, self._timeout_s)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
-            raise status.from_rpc_error(error, self._target) from None
+            raise connection.translated(error, self._target, self._stub) from None
 
 
 class AsyncJobs:
     """As `Jobs`, whose docstrings hold here, to be awaited."""
 
-    def __init__(self, stub: Any, target: str, timeout_s: float | None) -> None:
+    def __init__(self, stub: Callable[[], Any], target: str, timeout_s: float | None) -> None:
         self._stub, self._target, self._timeout_s = stub, target, timeout_s
 
     async def measure(
@@ -373,14 +373,14 @@ class AsyncJobs:
         lost = None
         while True:
             try:
-                async for message in self._stub.WatchJob(request, timeout=self._timeout_s):
+                async for message in self._stub().WatchJob(request, timeout=self._timeout_s):
                     lost = None
                     job = decode_job(message.job)
                     yield job
                     if job.finished:
                         return
-            except grpc.aio.AioRpcError as rpc_error:
-                error = status.from_rpc_error(rpc_error, self._target)
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as rpc_error:
+                error = connection.translated(rpc_error, self._target, self._stub)
                 lost = lost or time.monotonic()
                 if not isinstance(error, Unavailable) or time.monotonic() - lost > RECONNECT_S:
                     raise error from None
@@ -396,7 +396,7 @@ class AsyncJobs:
     ) -> Path:
         download = Download(await self.get(id), Path(out), force)
         with download.receiving(), self._translated():
-            async for message in self._stub.ReadJobResult(download.request, timeout=self._timeout_s):
+            async for message in self._stub().ReadJobResult(download.request, timeout=self._timeout_s):
                 progress(download.add(message))
         return Path(out)
 
@@ -414,11 +414,11 @@ class AsyncJobs:
 
     async def _call(self, method: str, request: Any) -> Any:
         with self._translated():
-            return await connection.aio_ask(getattr(self._stub, method), request, self._target, self._timeout_s)
+            return await connection.aio_ask(getattr(self._stub(), method), request, self._target, self._timeout_s)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except grpc.aio.AioRpcError as error:
-            raise status.from_rpc_error(error, self._target) from None
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            raise connection.translated(error, self._target, self._stub) from None

@@ -7,25 +7,34 @@ must. What was read stays, so a second loop asks nothing. From AsyncClient: `asy
 import asyncio
 import bisect
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, overload
 
-import numpy as np
-
-from polysem.proto.errors import Cancelled, PolysemError
+from polysem.client import tables
+from polysem.client.tables import Columns, Table
+from polysem.proto.checks import check_one_of
+from polysem.proto.errors import Cancelled, FailedPrecondition, PolysemError
 from polysem.proto.facts import Answer
 
 if TYPE_CHECKING:
-    pass
+    import pandas
+    import polars
+    import pyarrow
+
+ANOTHER_LOOP = "was first used in another event loop; make one in each loop, inside what asyncio.run() is given"
 
 Item = TypeVar("Item")
 Collected = TypeVar("Collected", bound="Stream[Any]", covariant=True)
 
 
 class Stream(Sequence[Item]):
-    """Items of a call, in the order asked."""
+    """Items of a call, in the order asked.
+
+    It can be pickled and copied: all is then read, and goes without the connection.
+    """
 
     _noun = "items"
+    _tables: ClassVar[Mapping[str, Table]] = {}  # by what a row is, the usual one first
 
     def __init__(
         self, answers: Iterator[Answer], view: Callable[[Answer], Sequence[Item]], expected: int | None = None
@@ -40,6 +49,11 @@ class Stream(Sequence[Item]):
         self._complete = False
         self._failure: PolysemError | None = None
         self._reading = threading.Lock()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all has been read."""
+        return self._complete
 
     def __iter__(self) -> Iterator[Item]:
         i, n = 0, 0
@@ -79,6 +93,41 @@ class Stream(Sequence[Item]):
             pass
         return self
 
+    def columns(self, per: str | None = None) -> Columns:
+        """Columns by name: arrays (NaN where undefined), and lists of texts.
+
+        per  what a row is, where there is a choice: of `cluster` "neuron" (with its metrics) or "example" (with its
+             label), of `examples` "example" or "token"; None: the first of these
+        """
+        kind = next(iter(self._tables)) if per is None else per
+        check_one_of(kind, tuple(self._tables), "per")
+        self._has(-1)
+        return self._tables[kind]([answer.batch for answer in self._read])
+
+    def to_pandas(self, per: str | None = None) -> "pandas.DataFrame":
+        """`columns` as a pandas DataFrame; needs pandas."""
+        return tables.to_pandas(self.columns(per))
+
+    def to_polars(self, per: str | None = None) -> "polars.DataFrame":
+        """`columns` as a polars DataFrame; needs polars."""
+        return tables.to_polars(self.columns(per))
+
+    def to_arrow(self, per: str | None = None) -> "pyarrow.Table":
+        """`columns` as an Arrow table; needs pyarrow."""
+        return tables.to_arrow(self.columns(per))
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._has(-1)
+        return {"view": self._lonely_view(), "expected": self.expected, "answers": self._read}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Stream.__init__(self, iter(state["answers"]), state["view"], state["expected"])
+        self._has(-1)
+
+    def _lonely_view(self) -> Callable[[Answer], Sequence[Item]]:
+        """The view without a connection."""
+        return self._view
+
     def _has(self, i: int) -> bool:
         """Read until item i is there; all, where i is negative. What failed once fails again."""
         with self._reading:
@@ -115,10 +164,6 @@ def _lasting(error: BaseException) -> PolysemError:
     return error if isinstance(error, PolysemError) else Cancelled("reading this answer was interrupted; ask again")
 
 
-def joined(parts: Sequence[Any], empty: tuple[int, ...] = (0,)) -> Any:
-    return np.concatenate(parts) if parts else np.zeros(empty, np.int32)
-
-
 class AsyncStream(Generic[Collected]):
     """The same from AsyncClient: `async for item in stream`, or `await stream` for the whole sequence."""
 
@@ -135,6 +180,7 @@ class AsyncStream(Generic[Collected]):
         self._complete = False
         self._failure: PolysemError | None = None
         self._reading = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aiter__(self: "AsyncStream[Stream[Item]]") -> AsyncIterator[Item]:
         i = 0
@@ -146,6 +192,9 @@ class AsyncStream(Generic[Collected]):
     def __await__(self) -> Generator[Any, None, Collected]:
         return self._all().__await__()
 
+    def __reduce__(self) -> Any:
+        raise TypeError("an answer that is still being read cannot be pickled or copied; await it first")
+
     async def _all(self) -> Collected:
         while await self._has(len(self._read)):
             pass
@@ -155,6 +204,11 @@ class AsyncStream(Generic[Collected]):
 
     async def _has(self, i: int) -> bool:
         """Read until answer i is there. What failed once fails again."""
+        if self._complete:
+            return i < len(self._read)
+        self._loop = self._loop or asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise FailedPrecondition(f"this answer {ANOTHER_LOOP}")
         async with self._reading:
             if i >= len(self._read) and not self._complete:
                 if self._failure is not None:

@@ -1,16 +1,43 @@
 """Rules that several questions keep. The client checks before it sends, the server before it works."""
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.neurons import MAX_INDEX, is_number
+from polysem.proto.neurons import MAX_INDEX, is_number, whole
 
 
 def check_count(value: object, field: str, least: int, most: int = MAX_INDEX) -> None:
     """Raise InvalidArgument unless it is a whole number from least to most."""
     if not is_number(value) or not least <= value <= most:  # type: ignore[operator]
         raise InvalidArgument(f"{field} is {value!r}; it is a whole number from {least} to {most}", field)
+
+
+def whole_numbers(values: object, field: str, each: str) -> tuple[int, ...]:
+    """The whole numbers that the caller named, one or several; floats of rows of pandas count where they are whole.
+
+    each  what one of them is, in words
+
+    Raises InvalidArgument.
+    """
+    listed = values if isinstance(values, Iterable) and not isinstance(values, str | bytes) else (values,)
+    found = []
+    for value in listed:
+        number = whole(value)
+        if number is None or not 0 <= number <= MAX_INDEX:
+            raise InvalidArgument(f"{value!r} is not {each}: they are counted from 0", field)
+        found.append(number)
+    return tuple(found)
+
+
+def index_name(index: object) -> str:
+    """The name of an index as it is sent: "" stands for None, the server's default. Raises InvalidArgument."""
+    if index is None:
+        return ""
+    if not isinstance(index, str):
+        raise InvalidArgument(f"the index is {index!r}; give its name as a str, or None for the default", "index")
+    return index
 
 
 def number_of(value: object) -> float:

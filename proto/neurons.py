@@ -1,13 +1,15 @@
 """Neuron ids and ranges, and the spellings that name them.
 
-7.1234   L7N1234   (7, 1234)     one neuron
+7.1234   L7N1234   (7, 1234)     one neuron; so is any row of two whole numbers, as of an array or of pandas
 7.0-99                           neurons 0 to 99 of layer 7, both included
 7.*                              a whole layer
 *                                the whole model
 """
 
+import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
 from typing import NamedTuple, TypeAlias, cast
 
 from polysem.proto.errors import InvalidArgument
@@ -75,11 +77,14 @@ def _ranges(neurons: Iterable[NeuronLike]) -> Iterator[NeuronRange]:
             yield _whole(neuron)
         elif isinstance(neuron, str):
             yield _parse(neuron)
-        elif _is_pair(neuron):
-            layer, index = cast("tuple[int, int]", neuron)
-            yield _checked(neuron, int(layer), int(index), int(index))
-        elif isinstance(neuron, Iterable):
-            yield from _ranges(cast("Iterable[NeuronLike]", neuron))
+        elif isinstance(neuron, Iterable) and not isinstance(neuron, bytes | Mapping):
+            parts = tuple(neuron)
+            pair = [whole(part) for part in parts]
+            if len(pair) == 2 and None not in pair:
+                layer, index = cast("list[int]", pair)
+                yield _checked(neuron, layer, index, index)
+            else:
+                yield from _ranges(cast("tuple[NeuronLike, ...]", parts))
         else:
             raise InvalidArgument(f"{_shown(neuron)} is not a neuron: {SPELLINGS}", "neurons")
 
@@ -93,13 +98,17 @@ def _whole(r: NeuronRange) -> NeuronRange:
     return r if layer is None else _checked(r, layer, first, last)
 
 
-def _is_pair(neuron: object) -> bool:
-    return isinstance(neuron, tuple) and len(neuron) == 2 and all(is_number(part) for part in neuron)
-
-
 def is_number(part: object) -> bool:
     """Whole numbers; numpy's count too, True does not."""
-    return hasattr(part, "__index__") and not isinstance(part, bool)
+    return hasattr(part, "__index__") and not isinstance(part, bool) and not getattr(part, "ndim", 0)  # no array
+
+
+def whole(part: object) -> int | None:
+    """The whole number that the part is, also as a float, which rows of pandas make of it; None where it is none."""
+    if is_number(part):
+        return int(part)  # type: ignore[call-overload, no-any-return]
+    is_float = isinstance(part, Real) and not isinstance(part, bool)
+    return int(part) if is_float and math.isfinite(part) and part == int(part) else None  # type: ignore[arg-type, call-overload]
 
 
 def _parse(text: str) -> NeuronRange:

@@ -1,5 +1,6 @@
 """The `polysem` command. The server's own commands (index, serve, demo) join it through `polysem.commands`."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -53,17 +54,20 @@ def main() -> None:
     """Run the command line; errors are one sentence on stderr. Exit status: 1 an error, 2 wrong usage, 130 Ctrl-C."""
     if sys.argv[1:2] == ["serve"]:
         _silence_grpc()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is no reason to stop
+            stream.reconfigure(errors="replace")
     try:
-        sys.exit(cli(standalone_mode=False) or 0)
+        status = cli(standalone_mode=False) or 0
+        _flush()
+        sys.exit(status)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except BrokenPipeError:  # `polysem … | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_writing()
         sys.exit(1)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("polysem"):
@@ -84,6 +88,23 @@ def _silence_grpc() -> None:
     if os.environ.get("GRPC_VERBOSITY") != "NONE" or "GRPC_TRACE" in os.environ:
         silent = {name: value for name, value in os.environ.items() if name != "GRPC_TRACE"}
         os.execve(sys.executable, sys.orig_argv, silent | {"GRPC_VERBOSITY": "NONE"})
+
+
+def _flush() -> None:
+    """Write what is still held back, as long as an error can be told."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _stop_writing()
+        _complain(f"cannot write the output: {error.strerror}")
+
+
+def _stop_writing() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> None:

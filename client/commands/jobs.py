@@ -1,6 +1,5 @@
 """The commands `polysem jobs …` and `polysem corpus …`."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from polysem.client.commands.options import INDEX, NEURONS_HELP, asks_server, connect, measures
+from polysem.client.commands.options import INDEX, NEURONS_HELP, asks_server, connect, measures, print_json
 from polysem.client.jobs import HEARTBEAT_S
 from polysem.proto.facts import Selection
 from polysem.proto.jobs import Job, MeasureSpec
@@ -113,7 +112,7 @@ def list_jobs(server: str, timeout_s: float | None, as_json: bool, limit: int | 
         found = [job for _, job in zip(range(limit or 1 << 30), client.jobs.list(), strict=False)]
     if as_json:
         for job in found:
-            _print_json(job_json(job))
+            print_json(job_json(job))
         return
     if not found:
         click.echo("no jobs yet; `polysem jobs submit --help` says how to begin")
@@ -155,7 +154,7 @@ def watch(id_: str, server: str, timeout_s: float | None, as_json: bool, heartbe
         job = None
         for job in client.jobs.watch(id_, heartbeat_s=heartbeat_s):
             if as_json:
-                _print_json(job_json(job))
+                print_json(job_json(job))
             elif sys.stderr.isatty():
                 click.echo(f"\r\x1b[K{job.id}  {_state(job)}", err=True, nl=job.finished)
             elif job.finished:
@@ -182,7 +181,7 @@ def delete(id_: str, server: str, timeout_s: float | None, as_json: bool) -> Non
     """Forget a finished job and remove its result from the server, an index too."""
     with connect(server, timeout_s) as client:
         client.jobs.delete(id_)
-    _print_json({"deleted": id_}) if as_json else click.echo(f"{id_} is deleted")
+    print_json({"deleted": id_}) if as_json else click.echo(f"{id_} is deleted")
 
 
 @jobs.command()
@@ -200,7 +199,7 @@ def fetch(id_: str, server: str, timeout_s: float | None, as_json: bool, out: Pa
         with _bar("fetch", job.result_bytes) as progress:
             client.jobs.fetch(id_, out, force=force, progress=progress)
     if as_json:
-        _print_json({"out": str(out), "bytes": job.result_bytes, "sha256": job.result_sha256})
+        print_json({"out": str(out), "bytes": job.result_bytes, "sha256": job.result_sha256})
     else:
         click.echo(f"{out}: {job.result_bytes:,} bytes, sha256 {job.result_sha256}")
 
@@ -222,7 +221,7 @@ def upload(file: Path, name: str | None, server: str, timeout_s: float | None, a
     with connect(server, timeout_s) as client, _bar("upload", None) as progress:
         kept = client.jobs.upload(file, name, sent=progress)
     if as_json:
-        _print_json(asdict(kept) | {"expires_at": _iso(kept.expires_at)})
+        print_json(asdict(kept) | {"expires_at": _iso(kept.expires_at)})
     else:
         click.echo(f"{kept.name}: {kept.bytes:,} bytes, kept until {_when(kept.expires_at)} UTC")
         click.echo(f"next: polysem jobs submit index NAME --corpus {kept.name}")
@@ -235,7 +234,7 @@ def list_corpora(server: str, timeout_s: float | None, as_json: bool) -> None:
     with connect(server, timeout_s) as client:
         for one in client.jobs.corpora():
             if as_json:
-                _print_json(asdict(one) | {"expires_at": _iso(one.expires_at)})
+                print_json(asdict(one) | {"expires_at": _iso(one.expires_at)})
             elif one.expires_at is None:
                 click.echo(f"{one.name}  (the server's)")
             else:
@@ -249,7 +248,7 @@ def delete_corpus(name: str, server: str, timeout_s: float | None, as_json: bool
     """Remove an uploaded corpus from the server."""
     with connect(server, timeout_s) as client:
         client.jobs.delete_corpus(name)
-    _print_json({"deleted": name}) if as_json else click.echo(f"{name} is deleted")
+    print_json({"deleted": name}) if as_json else click.echo(f"{name} is deleted")
 
 
 def job_json(job: Job) -> dict[str, Any]:
@@ -265,7 +264,7 @@ def job_json(job: Job) -> dict[str, Any]:
 
 def _show(job: Job, as_json: bool) -> None:
     if as_json:
-        _print_json(job_json(job))
+        print_json(job_json(job))
         return
     click.echo(f"{job.id}  {_what(job)}  {_state(job)}")
     if not job.finished:
@@ -302,10 +301,6 @@ def _when(time: datetime | None) -> str:
 
 def _iso(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat()
-
-
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
 @contextmanager

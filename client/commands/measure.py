@@ -1,6 +1,5 @@
 """The commands of whole models: measure, table1, rank."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from polysem.client.commands.options import (
     destination_of,
     executes,
     measures,
+    print_json,
     published,
     ray_options,
 )
@@ -153,7 +153,7 @@ def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
     measured = measurements.read(file.expanduser())
     if as_json:
         for row in table1.rows(measured, per_layer):
-            click.echo(json.dumps(table1.as_json(row), allow_nan=False))
+            print_json(table1.as_json(row))
         return
     from polysem.client import terminal
 
@@ -202,7 +202,8 @@ def print_rank(
     bounds = {"least": _bounds(least), "most": _bounds(most)}
     rows = ranking.rank(measured, by, ascending=ascending, **bounds, **variant)[:top]  # type: ignore[arg-type]
     if as_json:
-        _print_json(rows)
+        for row in rows:
+            print_json(row)
         return
     from polysem.client import terminal
 
@@ -239,7 +240,7 @@ def _print_rare(
         if as_json:
             for row, neuron in zip(rows, neurons, strict=True):
                 texts = [[neuron.examples[i].text for i in cluster.members.tolist()] for cluster in neuron.clusters[1:]]
-                _print_json([row | {"rare_texts": texts}])
+                print_json(row | {"rare_texts": texts})
             return
         console = terminal.console()
         console.print(ranking.table(rows, ranking.SHOWN_OF_RARE))
@@ -278,11 +279,6 @@ def _clustered(client: Client, row: dict[str, Any], index: str | None) -> Neuron
         distance_threshold=row["distance_threshold"],
         index=index,
     )[0]
-
-
-def _print_json(rows: Sequence[dict[str, Any]]) -> None:
-    for row in rows:
-        click.echo(json.dumps(row, ensure_ascii=False, allow_nan=False))
 
 
 COMMANDS = (measure, print_table1, print_rank)

@@ -1,6 +1,7 @@
 """Options that commands share, and what they do with them."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, get_args
@@ -171,7 +172,9 @@ def thresholds_of(text: str | None) -> Any:
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """Print a JSON object on a line of its own; escaped where the output's encoding could not hold its texts."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "")
+    click.echo(json.dumps(value, ensure_ascii=encoding != "utf8", allow_nan=False))
 
 
 def say_if_none(found: Sequence[Any], chosen: Sequence[int]) -> None:

@@ -191,7 +191,7 @@ def explain(
     polysem explain "import the module" --strongest 3
     """
     if text == "-":
-        text = sys.stdin.read()
+        text = _typed()
     with connect(server, timeout_s) as client:
         found = client.explain(text, *neurons, thresholds=thresholds_of(thresholds), **options)
         if as_json:
@@ -202,6 +202,14 @@ def explain(
         from polysem.client import terminal
 
         terminal.console().print(terminal.explanation(found, bool(neurons)))
+
+
+def _typed() -> str:
+    """Standard input as it was written, line ends too."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"standard input is not UTF-8 (byte {error.start})") from None
 
 
 COMMANDS = (similar, importance, explain)

@@ -12,10 +12,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from polysem.client import addresses
 from polysem.proto.errors import InvalidArgument, Unavailable
 
 LINE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+DEFAULT_PORT = 9464
 CLASSES = ("interactive", "bulk")
 
 
@@ -57,7 +59,7 @@ def parse(text: str, time_s: float) -> Sample:
 def read(address: str, timeout_s: float = 5.0) -> Sample:
     """What host:port says now. Raises Unavailable, InvalidArgument."""
     try:
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=timeout_s) as answer:
+        with _opener(address).open(f"http://{address}/metrics", timeout=timeout_s) as answer:
             return parse(answer.read().decode("utf-8", "replace"), time.monotonic())
     except (urllib.error.URLError, OSError, ValueError) as error:
         if isinstance(error, InvalidArgument):
@@ -66,6 +68,12 @@ def read(address: str, timeout_s: float = 5.0) -> Sample:
             f"no metrics at {address} ({getattr(error, 'reason', error)}): start the server with "
             "`polysem serve --metrics-port 9464`, or name its port: --metrics HOST:PORT"
         ) from None
+
+
+def _opener(address: str) -> urllib.request.OpenerDirector:
+    """Without the environment's proxies for this machine."""
+    without = [urllib.request.ProxyHandler({})] if addresses.is_on_this_machine(address) else []
+    return urllib.request.build_opener(*without)
 
 
 def summary(before: Sample, now: Sample) -> dict[str, Any]:
@@ -108,7 +116,8 @@ def summary(before: Sample, now: Sample) -> dict[str, Any]:
 
 
 def summaries(address: str, every_s: float) -> Iterator[dict[str, Any]]:
-    """One every so many seconds, without end."""
+    """One every so many seconds, without end. Raises InvalidArgument for what is no address."""
+    address = addresses.with_port(address, DEFAULT_PORT)
     before = read(address)
     while True:
         time.sleep(every_s)

@@ -3,18 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Unpack, get_args, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Unpack, get_args, overload
 
 import numpy as np
 
-from polysem.client import cutting
+from polysem.client import cutting, tables
 from polysem.client.calls import Call
 from polysem.client.questions.embedding import EmbeddingOptions, Embeddings
 from polysem.client.questions.examples import Example
-from polysem.client.streams import Stream, joined
+from polysem.client.streams import Stream
+from polysem.client.tables import Columns
 from polysem.client.views import or_nones
+from polysem.proto import checks
 from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
-from polysem.proto.errors import InvalidArgument
+from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.facts import Answer, Provenance, Timing
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import (
@@ -35,9 +37,6 @@ from polysem.proto.wire import columns
 
 if TYPE_CHECKING:
     import matplotlib.figure
-    import pandas
-    import polars
-    import pyarrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +182,25 @@ class Neuron:
 
     @cached_property
     def examples(self) -> Sequence[Example]:
-        """The texts, in the order of the labels; asked of the server on first use."""
+        """The texts, in the order of the labels; asked of the server on first use.
+
+        Raises FailedPrecondition for a neuron without a connection: from AsyncClient, pickled or copied.
+        """
+        return self._connected().examples(self.id, index=self.provenance.index)
+
+    def _connected(self) -> Asker:
         if self._asker is None:
-            raise RuntimeError(f"await client.examples({str(self.id)!r}) for the texts of a neuron from AsyncClient")
-        return self._asker.examples(self.id, index=self.provenance.index)
+            raise FailedPrecondition(
+                f"neuron {self.id} is without a connection, as it comes from AsyncClient or was pickled or copied: ask "
+                f"client.examples({str(self.id)!r}) for its texts, of AsyncClient with await"
+            )
+        return self._asker
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {**vars(self), "_asker": None}
+        if not (isinstance(texts := state.get("examples"), Stream) and texts.complete):
+            state.pop("examples", None)  # to read them would take the connection
+        return state
 
     def plot_dendrogram(self, *, texts: bool = True, max_per_cluster: int = 6) -> "matplotlib.figure.Figure":
         """The tree with a text at each leaf, as the paper's Figure 2; needs matplotlib (`polysem[figures]`)."""
@@ -202,9 +216,8 @@ class Neuron:
         """
         from polysem.client.drawing import figures
 
-        if self._asker is None:
-            raise RuntimeError(f"ask a Client for neuron {self.id} to compare its embeddings, not an AsyncClient")
-        pre_mlp, neuron = (figures.Side(*self._embedded(self._asker, name)) for name in get_args(Embedding)[::-1])
+        asker = self._connected()
+        pre_mlp, neuron = (figures.Side(*self._embedded(asker, name)) for name in get_args(Embedding)[::-1])
         return figures.plot_comparison(pre_mlp, neuron)
 
     def _embedded(self, asker: Asker, embedding: Embedding) -> "tuple[Neuron, FloatArray]":
@@ -303,48 +316,30 @@ class _Neurons(Sequence[Neuron]):
         )
 
 
+def _by_neuron(batches: Sequence[ClusterBatch]) -> Columns:
+    methods = tables.joined([batch.methods for batch in batches])
+    return (
+        tables.neurons([batch.neurons for batch in batches])
+        | tables.columns_of(batches, {name: np.int32 if name[:2] == "n_" else np.float64 for name in METRICS})
+        | {"method": [METHODS[method - 1] for method in methods.tolist()]}
+    )
+
+
+def _by_example(batches: Sequence[ClusterBatch]) -> Columns:
+    return tables.neurons([np.repeat(batch.neurons, batch.n_examples, axis=0) for batch in batches]) | {
+        "example": tables.within(tables.joined([batch.n_examples for batch in batches])),
+        "label": tables.joined([batch.labels for batch in batches]),
+    }
+
+
 class Clusters(Stream[Neuron]):
     """Clustered neurons, in the order asked."""
 
     _noun = "neurons"
+    _tables: ClassVar = {"neuron": _by_neuron, "example": _by_example}
 
-    def columns(self, per: Literal["neuron", "example"] = "neuron") -> dict[str, Any]:
-        """Flat arrays by name: a row a neuron with its metrics (NaN where undefined), or an example with its label."""
-        self._has(-1)
-        batches: list[ClusterBatch] = [answer.batch for answer in self._read]
-        if per == "neuron":
-            names = METRICS
-            ids = joined([batch.neurons for batch in batches], (0, 2))
-            return {"layer": ids[:, 0], "neuron": ids[:, 1]} | {
-                name: joined([getattr(batch, name) for batch in batches]) for name in names
-            }
-        ids = joined([np.repeat(batch.neurons, batch.n_examples, axis=0) for batch in batches], (0, 2))
-        counts = joined([batch.n_examples for batch in batches]).astype(np.int64)
-        starts = np.repeat(columns.from_counts(counts)[:-1], counts)
-        return {
-            "layer": ids[:, 0],
-            "neuron": ids[:, 1],
-            "example": (np.arange(len(ids)) - starts).astype(np.int32),
-            "label": joined([batch.labels for batch in batches]),
-        }
-
-    def to_pandas(self, per: Literal["neuron", "example"] = "neuron") -> "pandas.DataFrame":
-        """`columns` as a pandas DataFrame; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.columns(per))
-
-    def to_polars(self, per: Literal["neuron", "example"] = "neuron") -> "polars.DataFrame":
-        """`columns` as a polars DataFrame; needs polars."""
-        import polars
-
-        return polars.DataFrame(self.columns(per))
-
-    def to_arrow(self, per: Literal["neuron", "example"] = "neuron") -> "pyarrow.Table":
-        """`columns` as an Arrow table; needs pyarrow."""
-        import pyarrow
-
-        return pyarrow.table(self.columns(per))
+    def _lonely_view(self) -> Callable[[Answer], Sequence[Neuron]]:
+        return partial(_Neurons, asker=None)
 
     def _repr_html_(self) -> str:
         from polysem.client.drawing import notebook
@@ -392,7 +387,7 @@ def call(
 ) -> Call[Clusters]:
     """asker: whom the neurons ask for more; None: they cannot."""
     choice, clustering = read_options(**options)
-    query = ClusterQuery(parse_neurons(*neurons), index or "", choice, clustering)
+    query = ClusterQuery(parse_neurons(*neurons), checks.index_name(index), choice, clustering)
     return cluster_call(query, asker, n_named(neurons))
 
 

@@ -1,11 +1,16 @@
 """The embeddings themselves: `Client.embed`."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict, Unpack
+from typing import ClassVar, NamedTuple, TypedDict, Unpack
 
+import numpy as np
+
+from polysem.client import tables
 from polysem.client.calls import Call
 from polysem.client.streams import Stream
+from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
+from polysem.proto import checks
 from polysem.proto.arrays import FloatArray
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
@@ -35,6 +40,21 @@ def embeddings_of(answer: Answer) -> list[Embeddings]:
     ]
 
 
+def _by_example(batches: Sequence[EmbeddingBatch]) -> Columns:
+    counts = tables.joined([batch.n_examples for batch in batches])
+    return tables.neurons([np.repeat(batch.neurons, batch.n_examples, axis=0) for batch in batches]) | {
+        "example": tables.within(counts),
+        "embedding": tables.joined([batch.embeddings for batch in batches], (0, 1), np.float32),
+    }
+
+
+class EmbeddedNeurons(Stream[Embeddings]):
+    """Neurons with their embeddings, in the order asked."""
+
+    _noun = "neurons"
+    _tables: ClassVar = {"example": _by_example}
+
+
 class EmbeddingOptions(TypedDict, total=False):
     """Which embedding: see `Client.cluster`."""
 
@@ -44,6 +64,6 @@ class EmbeddingOptions(TypedDict, total=False):
 
 def call(
     neurons: Sequence[NeuronLike], index: str | None, **options: Unpack[EmbeddingOptions]
-) -> Call[Stream[Embeddings]]:
-    query = EmbedQuery(parse_neurons(*neurons), index or "", EmbeddingChoice(**options))
-    return Call("EmbedNeurons", encode_embed_query(query), EmbeddingBatch, embeddings_of, Stream)
+) -> Call[EmbeddedNeurons]:
+    query = EmbedQuery(parse_neurons(*neurons), checks.index_name(index), EmbeddingChoice(**options))
+    return Call("EmbedNeurons", encode_embed_query(query), EmbeddingBatch, embeddings_of, EmbeddedNeurons)

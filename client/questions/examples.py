@@ -2,14 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
+
+from polysem.client import tables
 from polysem.client.calls import Call
 from polysem.client.streams import Stream
+from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
+from polysem.proto import checks
 from polysem.proto.arrays import FloatArray
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
-from polysem.proto.questions.examples import ExampleBatch, ExampleQuery, encode_example_query
+from polysem.proto.questions.examples import ExampleBatch, ExampleQuery, encode_example_query, example_numbers
 from polysem.proto.wire import columns
 
 
@@ -55,8 +61,12 @@ class Example:
 
 
 def examples_of(answer: Answer) -> list[Example]:
+    """The views of an answer."""
+    return examples_of_batch(answer.batch)
+
+
+def examples_of_batch(batch: ExampleBatch) -> list[Example]:
     """The views of a batch of examples."""
-    batch: ExampleBatch = answer.batch
     offsets = columns.offsets(batch)["token"]
     return [
         Example(
@@ -74,8 +84,41 @@ def examples_of(answer: Answer) -> list[Example]:
     ]
 
 
+def _by_example(batches: Sequence[ExampleBatch]) -> Columns:
+    examples = [example for batch in batches for example in examples_of_batch(batch)]
+    return tables.neurons([batch.neurons for batch in batches]) | {
+        "example": tables.joined([batch.places for batch in batches]),
+        "document": tables.texts(batches, "documents"),
+        "context": tables.joined([batch.contexts for batch in batches]),
+        "position": tables.joined([batch.positions for batch in batches]),
+        "activation": tables.joined([batch.activations for batch in batches], dtype=np.float32),
+        "key_token": [example.tokens[example.key] for example in examples],
+        "text": [example.text for example in examples],
+    }
+
+
+def _by_token(batches: Sequence[ExampleBatch]) -> Columns:
+    counts = tables.joined([batch.n_tokens for batch in batches])
+    keys = tables.joined([batch.keys for batch in batches])
+    place = tables.within(counts)
+    return tables.neurons([np.repeat(batch.neurons, batch.n_tokens, axis=0) for batch in batches]) | {
+        "example": np.repeat(tables.joined([batch.places for batch in batches]), counts),
+        "place": place,
+        "token": tables.texts(batches, "tokens"),
+        "activation": tables.joined([batch.token_activations for batch in batches], dtype=np.float32),
+        "is_key": place == np.repeat(keys, counts),
+    }
+
+
+class Examples(Stream[Example]):
+    """Dataset examples, those of each neuron in the order of its labels."""
+
+    _noun = "examples"
+    _tables: ClassVar = {"example": _by_example, "token": _by_token}
+
+
 def call(
-    neurons: Sequence[NeuronLike], examples: Sequence[int], whole_context: bool, index: str | None
-) -> Call[Stream[Example]]:
-    query = ExampleQuery(parse_neurons(*neurons), index or "", tuple(examples), whole_context)
-    return Call("GetExamples", encode_example_query(query), ExampleBatch, examples_of, Stream)
+    neurons: Sequence[NeuronLike], examples: Sequence[int] | int, whole_context: bool, index: str | None
+) -> Call[Examples]:
+    query = ExampleQuery(parse_neurons(*neurons), checks.index_name(index), example_numbers(examples), whole_context)
+    return Call("GetExamples", encode_example_query(query), ExampleBatch, examples_of, Examples)

@@ -1,12 +1,17 @@
 """What neurons make of your own text: `Client.explain`."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from typing import ClassVar, NamedTuple, Unpack
 
+import numpy as np
+
+from polysem.client import tables
 from polysem.client.calls import Call
 from polysem.client.questions.clustering import ClusteringOptions, read_options
 from polysem.client.streams import Stream
+from polysem.client.tables import Columns
 from polysem.client.views import neuron_id, or_none
+from polysem.proto import checks
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.explain import ExplainQuery, ExplanationBatch, encode_explain_query
@@ -69,6 +74,36 @@ def explained_of(answer: Answer) -> list[ExplainedToken]:
     ]
 
 
+def _by_firing(batches: Sequence[ExplanationBatch]) -> Columns:
+    counts = [batch.n_activations for batch in batches]
+    tokens = [np.repeat(np.arange(len(n)), n).tolist() for n in counts]
+    names = {
+        "activations": np.float32,
+        "shares": np.float32,
+        "fires": np.int32,
+        "clusters": np.int32,
+        "distances": np.float32,
+    }
+    of = tables.columns_of(batches, names)
+    return {
+        "position": tables.joined([np.repeat(batch.positions, n) for batch, n in zip(batches, counts, strict=True)]),
+        "token": [batch.tokens[i] for batch, mine in zip(batches, tokens, strict=True) for i in mine],
+        **tables.neurons([batch.active_neurons for batch in batches]),
+        "activation": of["activations"],
+        "share": of["shares"],
+        "fires": of["fires"] > 0,
+        "cluster": of["clusters"],
+        "distance": of["distances"],
+    }
+
+
+class Explanation(Stream[ExplainedToken]):
+    """A text token by token. As a table: a row a token and neuron; cluster −1: none."""
+
+    _noun = "tokens"
+    _tables: ClassVar = {"firing": _by_firing}
+
+
 def call(
     text: str,
     neurons: Sequence[NeuronLike],
@@ -76,15 +111,15 @@ def call(
     n_strongest: int,
     index: str | None,
     **options: Unpack[ClusteringOptions],
-) -> Call[Stream[ExplainedToken]]:
+) -> Call[Explanation]:
     choice, clustering = read_options(**options)
     query = ExplainQuery(
         text=text,
         neurons=parse_neurons(*neurons) if neurons else (),
-        index=index or "",
+        index=checks.index_name(index),
         choice=choice,
         clustering=clustering,
         min_activation_fraction=min_activation_fraction,
         n_strongest=n_strongest,
     )
-    return Call("ExplainText", encode_explain_query(query), ExplanationBatch, explained_of, Stream)
+    return Call("ExplainText", encode_explain_query(query), ExplanationBatch, explained_of, Explanation)

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from polysem.client import tables
 from polysem.client.calls import Call
 from polysem.client.streams import Stream
+from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
+from polysem.proto import checks
 from polysem.proto.arrays import FloatArray
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
+from polysem.proto.questions.examples import example_numbers
 from polysem.proto.questions.importance import ImportanceBatch, ImportanceQuery, encode_importance_query
 from polysem.proto.wire import columns
 
@@ -52,8 +57,12 @@ class Importance:
 
 
 def importances_of(answer: Answer) -> list[Importance]:
+    """The views of an answer."""
+    return importances_of_batch(answer.batch)
+
+
+def importances_of_batch(batch: ImportanceBatch) -> list[Importance]:
     """The views of a batch of importances."""
-    batch: ImportanceBatch = answer.batch
     offsets = columns.offsets(batch)["token"]
     return [
         Importance(
@@ -67,12 +76,33 @@ def importances_of(answer: Answer) -> list[Importance]:
     ]
 
 
+def _by_token(batches: Sequence[ImportanceBatch]) -> Columns:
+    counts = tables.joined([batch.n_tokens for batch in batches])
+    found = [one for batch in batches for one in importances_of_batch(batch)]
+    return tables.neurons([np.repeat(batch.neurons, batch.n_tokens, axis=0) for batch in batches]) | {
+        "example": np.repeat(tables.joined([batch.places for batch in batches]), counts),
+        "place": tables.within(counts),
+        "token": tables.texts(batches, "tokens"),
+        "importance": tables.joined([batch.importances for batch in batches], dtype=np.float32),
+        "relative": tables.joined([one.relative for one in found], dtype=np.float32),
+    }
+
+
+class Importances(Stream[Importance]):
+    """Dataset examples with the importance of their tokens. As a table: a row a token, the key token last."""
+
+    _noun = "examples"
+    _tables: ClassVar = {"token": _by_token}
+
+
 def call(
     neurons: Sequence[NeuronLike],
-    examples: Sequence[int],
+    examples: Sequence[int] | int,
     tokens_before: int,
     mask_token: int | None,
     index: str | None,
-) -> Call[Stream[Importance]]:
-    query = ImportanceQuery(parse_neurons(*neurons), index or "", tuple(examples), tokens_before, mask_token)
-    return Call("MeasureImportance", encode_importance_query(query), ImportanceBatch, importances_of, Stream)
+) -> Call[Importances]:
+    query = ImportanceQuery(
+        parse_neurons(*neurons), checks.index_name(index), example_numbers(examples), tokens_before, mask_token
+    )
+    return Call("MeasureImportance", encode_importance_query(query), ImportanceBatch, importances_of, Importances)

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, ClassVar, Unpack
 
+import numpy as np
+
+from polysem.client import tables
 from polysem.client.questions.clustering import ClusteringOptions, read_options
-from polysem.client.streams import Stream, joined
+from polysem.client.streams import Stream
+from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
 from polysem.proto import checks
 from polysem.proto.errors import InvalidArgument
@@ -19,11 +23,6 @@ from polysem.proto.questions.listing import (
     decode_neuron_page,
     encode_list_query,
 )
-
-if TYPE_CHECKING:
-    import pandas
-    import polars
-    import pyarrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,43 +70,24 @@ def _row(values: dict[str, list[Any]], i: int) -> dict[str, Any]:
     return {name: None if value != value else value for name, value in row.items()}  # NaN
 
 
+def _by_neuron(batches: Sequence[NeuronTable]) -> Columns:
+    whole = {"n_examples", "n_clusters", "rare"}
+    return tables.neurons([table.neurons for table in batches]) | tables.columns_of(
+        batches, {name: np.int32 if name in whole else np.float64 for name in (*NEURON_METRICS, "rare")}
+    )
+
+
 class Listing(Stream[ListedNeuron]):
     """Neurons with their metrics, in the order asked, fetched page by page."""
 
     _noun = "neurons"
+    _tables: ClassVar = {"neuron": _by_neuron}
 
     @property
     def n_matching(self) -> int:
         """Neurons that the filters let through, however few were asked for."""
         self._has(0)
         return self._read[0].n_matching if self._read else 0
-
-    def columns(self) -> dict[str, Any]:
-        """Flat arrays by name, a row a neuron; NaN where undefined."""
-        self._has(-1)
-        tables = [answer.batch for answer in self._read]
-        ids = joined([table.neurons for table in tables], (0, 2))
-        return {"layer": ids[:, 0], "neuron": ids[:, 1]} | {
-            name: joined([getattr(table, name) for table in tables]) for name in (*NEURON_METRICS, "rare")
-        }
-
-    def to_pandas(self) -> "pandas.DataFrame":
-        """`columns` as a pandas DataFrame; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.columns())
-
-    def to_polars(self) -> "polars.DataFrame":
-        """`columns` as a polars DataFrame; needs polars."""
-        import polars
-
-        return polars.DataFrame(self.columns())
-
-    def to_arrow(self) -> "pyarrow.Table":
-        """`columns` as an Arrow table; needs pyarrow."""
-        import pyarrow
-
-        return pyarrow.table(self.columns())
 
 
 class Pages:
@@ -150,7 +130,7 @@ def pages(
     choice, clustering = read_options(**options)
     query = ListQuery(
         neurons=parse_neurons(*neurons) if neurons else (),
-        index=index or "",
+        index=checks.index_name(index),
         choice=choice,
         clustering=clustering,
         sort_by=(sort_by or "").removeprefix("-") or None,  # type: ignore[arg-type]

@@ -1,14 +1,17 @@
 """Similar clusters of other neurons: `Client.similar`."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Unpack
+from typing import ClassVar, NamedTuple, Unpack
 
 import numpy as np
 
+from polysem.client import tables
 from polysem.client.calls import Call
 from polysem.client.questions.clustering import ClusteringOptions, read_options
 from polysem.client.streams import Stream
+from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
+from polysem.proto import checks
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neuron
 from polysem.proto.questions.similar import SimilarBatch, Similarity, SimilarQuery, encode_similar_query
@@ -50,6 +53,31 @@ def similar_of(answer: Answer) -> list[SimilarCluster]:
     ]
 
 
+def _by_cluster(batches: Sequence[SimilarBatch]) -> Columns:
+    names = {
+        "similar_labels": np.int32,
+        "similar_centrals": np.int32,
+        "similar_sizes": np.int32,
+        "similarities": np.float64,
+    }
+    of = tables.columns_of(batches, names)
+    return {
+        "to": tables.joined([np.repeat(batch.labels, batch.n_similar) for batch in batches]),
+        **tables.neurons([batch.similar_neurons for batch in batches]),
+        "label": of["similar_labels"],
+        "central": of["similar_centrals"],
+        "size": of["similar_sizes"],
+        "similarity": of["similarities"],
+    }
+
+
+class Similar(Stream[SimilarCluster]):
+    """Similar clusters, those of each cluster asked for together."""
+
+    _noun = "clusters"
+    _tables: ClassVar = {"cluster": _by_cluster}
+
+
 def call(
     neuron: NeuronLike,
     clusters: int | Sequence[int] | None,
@@ -58,16 +86,16 @@ def call(
     limit: int,
     index: str | None,
     **options: Unpack[ClusteringOptions],
-) -> Call[Stream[SimilarCluster]]:
+) -> Call[Similar]:
     choice, clustering = read_options(**options)
     query = SimilarQuery(
         neuron=parse_neuron(neuron),
-        index=index or "",
-        clusters=() if clusters is None else tuple(clusters) if isinstance(clusters, Sequence) else (clusters,),
+        index=checks.index_name(index),
+        clusters=() if clusters is None else checks.whole_numbers(clusters, "clusters", "a cluster"),
         choice=choice,
         clustering=clustering,
         similarity=similarity,
         every_layer=every_layer,
         n_similar=limit,
     )
-    return Call("FindSimilarClusters", encode_similar_query(query), SimilarBatch, similar_of, Stream)
+    return Call("FindSimilarClusters", encode_similar_query(query), SimilarBatch, similar_of, Similar)

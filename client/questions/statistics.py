@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from polysem.client import tables
 from polysem.client.calls import Call
 from polysem.client.streams import Stream
+from polysem.client.tables import Columns
 from polysem.client.views import neuron_id, or_none
+from polysem.proto import checks
 from polysem.proto.arrays import DoubleArray, IntArray
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
@@ -61,6 +65,26 @@ def statistics_of(answer: Answer) -> list[Statistics]:
     ]
 
 
-def call(neurons: Sequence[NeuronLike], index: str | None) -> Call[Stream[Statistics]]:
-    query = StatisticsQuery(parse_neurons(*neurons), index or "")
-    return Call("GetNeuronStatistics", encode_statistics_query(query), StatisticsBatch, statistics_of, Stream)
+def _by_neuron(batches: Sequence[StatisticsBatch]) -> Columns:
+    activations = ("maximum_activation", "mean_activation", "share_positive")
+    band = ("lowest_example", "highest_example", "threshold")
+    return (
+        tables.neurons([batch.neurons for batch in batches])
+        | tables.columns_of(batches, dict.fromkeys(activations, np.float32) | {"n_examples": np.int32})
+        | tables.columns_of(batches, dict.fromkeys(band, np.float32))
+        | {"histogram": tables.joined([batch.histogram for batch in batches], (0, 64))}
+    )
+
+
+class StatisticsOfNeurons(Stream[Statistics]):
+    """Statistics of neurons, in the order asked."""
+
+    _noun = "neurons"
+    _tables: ClassVar = {"neuron": _by_neuron}
+
+
+def call(neurons: Sequence[NeuronLike], index: str | None) -> Call[StatisticsOfNeurons]:
+    query = StatisticsQuery(parse_neurons(*neurons), checks.index_name(index))
+    return Call(
+        "GetNeuronStatistics", encode_statistics_query(query), StatisticsBatch, statistics_of, StatisticsOfNeurons
+    )

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from polysem.proto.arrays import FloatArray, IntArray
-from polysem.proto.errors import InvalidArgument
-from polysem.proto.neurons import MAX_INDEX, NeuronRange, is_number
+from polysem.proto.checks import whole_numbers
+from polysem.proto.neurons import NeuronRange
 from polysem.proto.wire.columns import Axis, columnar
 from polysem.proto.wire.names import decode_ranges, encode_ranges
 from polysem.v1 import neuron_service_pb2 as pb
@@ -54,19 +54,16 @@ class ExampleBatch:
     token_activations: FloatArray
 
 
-def check_examples(examples: Sequence[int]) -> None:
-    """Raise InvalidArgument for what is no number of an example."""
-    for example in examples:
-        if not is_number(example) or not 0 <= example <= MAX_INDEX:
-            raise InvalidArgument(f"{example!r} is not an example: they are counted from 0", "examples")
+def example_numbers(examples: object) -> tuple[int, ...]:
+    """The numbers of examples that the caller named. Raises InvalidArgument for what is none."""
+    return whole_numbers(examples, "examples", "an example")
 
 
 def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
-    check_examples(query.examples)
     return pb.GetExamplesRequest(
         index=query.index,
         neurons=encode_ranges(query.neurons),
-        examples=query.examples,
+        examples=example_numbers(query.examples),
         whole_context=query.whole_context,
     )
 

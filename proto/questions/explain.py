@@ -85,13 +85,16 @@ def check_explain(query: ExplainQuery) -> None:
 
 
 def _check_text(text: object) -> None:
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str):
+        decode = "; decode it first: text.decode()" if isinstance(text, bytes) else ""
+        raise InvalidArgument(f"the text to explain is of type {type(text).__name__}, not str{decode}", "text")
+    if not text:
         raise InvalidArgument("there is no text to explain: give at least one character", "text")
     try:
         n_bytes = len(text.encode())
     except UnicodeEncodeError as error:
         raise InvalidArgument(
-            f"the text is not Unicode: half a character stands at place {error.start}", "text"
+            f"the text is not valid Unicode: unpaired surrogate at index {error.start}", "text"
         ) from None
     if n_bytes > MAX_TEXT_BYTES:
         raise InvalidArgument(f"the text has {n_bytes} bytes; explain at most {MAX_TEXT_BYTES} at once", "text")

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from polysem.proto import checks
 from polysem.proto.arrays import FloatArray, IntArray
 from polysem.proto.neurons import NeuronRange
-from polysem.proto.questions.examples import (
-    check_examples,
-)
+from polysem.proto.questions.examples import example_numbers
 from polysem.proto.wire.columns import Axis, columnar
 from polysem.proto.wire.names import decode_ranges, encode_ranges
 from polysem.v1 import neuron_service_pb2 as pb
@@ -52,14 +50,13 @@ class ImportanceBatch:
 
 def encode_importance_query(query: ImportanceQuery) -> pb.MeasureImportanceRequest:
     """The request; raises InvalidArgument for what is no example, no number of tokens or no token."""
-    check_examples(query.examples)
     checks.check_count(query.tokens_before, "tokens_before", 0)
     if query.mask_token is not None:
         checks.check_count(query.mask_token, "mask_token", 0)
     return pb.MeasureImportanceRequest(
         index=query.index,
         neurons=encode_ranges(query.neurons),
-        examples=query.examples,
+        examples=example_numbers(query.examples),
         tokens_before=query.tokens_before,
         mask_token=query.mask_token,
     )

@@ -133,7 +133,9 @@ def test_a_neuron_says_how_to_get_its_texts(with_async_client):
     async def ask(asynchronous):
         return (await asynchronous.cluster("1.5"))[0]
 
-    with pytest.raises(RuntimeError, match=r"await client\.examples\('1\.5'\)"):
+    with pytest.raises(
+        FailedPrecondition, match=r"ask client\.examples\('1\.5'\) for its texts, of AsyncClient with await"
+    ):
         _ = with_async_client(ask).examples
 
 

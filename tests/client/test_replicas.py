@@ -27,8 +27,8 @@ def test_a_server_that_is_away_from_the_start_is_left_out(polysem_client, kind):
 
 
 def test_what_is_no_list_of_servers_is_told():
-    with pytest.raises(InvalidArgument, match=r"'gpu-box' is no server: write host:port,host:port"):
-        Client("127.0.0.1:1,gpu-box")
+    with pytest.raises(InvalidArgument, match=r"'gpu-box:x' has no port from 1 to 65535"):
+        Client("127.0.0.1:1,gpu-box:x")
     with pytest.raises(InvalidArgument, match="no server was named"):
         Client([])
     with pytest.raises(Unavailable, match=r"no Polysem server is at no-such-host.invalid:1: the host is not known"):

@@ -194,7 +194,11 @@ def cut_off(target, n_bytes):
 
 
 def columns_of(neurons):
-    return {name: values.tobytes() for per in ("neuron", "example") for name, values in neurons.columns(per).items()}
+    return {
+        name: bytes(str(list(values)), "utf-8")
+        for per in ("neuron", "example")
+        for name, values in neurons.columns(per).items()
+    }
 
 
 @pytest.fixture

@@ -164,8 +164,9 @@ def test_callers_with_the_same_text_share_its_reading_and_get_all_of_it(polysem_
     ("text", "neurons", "how", "error", "words"),
     [
         ("", [], {}, InvalidArgument, "there is no text to explain: give at least one character"),
-        (None, [], {}, InvalidArgument, "there is no text to explain"),
-        ("a\ud800b", [], {}, InvalidArgument, "the text is not Unicode: half a character stands at place 1"),
+        (None, [], {}, InvalidArgument, "the text to explain is of type NoneType, not str"),
+        (b"x", [], {}, InvalidArgument, r"is of type bytes, not str; decode it first: text\.decode\(\)"),
+        ("a\ud800b", [], {}, InvalidArgument, "the text is not valid Unicode: unpaired surrogate at index 1"),
         ("x" * 300_000, [], {}, InvalidArgument, "the text has 300000 bytes; explain at most 262144 at once"),
         ("x", ["2.0"], {}, UnknownNeuron, "there is no neuron 2.0"),
         ("x", ["y"], {}, InvalidArgument, "'y' is not a neuron"),

@@ -114,7 +114,7 @@ def test_a_cluster_that_the_neuron_lacks_is_told_with_those_it_has(polysem_clien
         ("1.*", {}, InvalidArgument, r"'1\.\*' is not one neuron: write 7.1234"),
         ("1.0-2", {}, InvalidArgument, "'1.0-2' is not one neuron"),
         ("x", {}, InvalidArgument, "'x' is not a neuron"),
-        ("1.5", {"cluster": -1}, InvalidArgument, "-1 is not a cluster: their labels are counted from 0"),
+        ("1.5", {"cluster": -1}, InvalidArgument, "-1 is not a cluster: they are counted from 0"),
         ("1.5", {"cluster": 0.5}, InvalidArgument, "0.5 is not a cluster"),
         ("1.5", {"similarity": "cosine"}, InvalidArgument, "unknown similarity 'cosine': choose pre_mlp or neuron"),
         ("1.5", {"limit": 0}, InvalidArgument, "n_similar is 0; it is a whole number from 1 to 1000"),

@@ -1,6 +1,7 @@
 """The spellings of neurons: each that is promised, and everything else refused by name."""
 
 import numpy as np
+import pandas
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,14 +70,35 @@ def test_nothing_named_is_refused(nothing):
         *["12", "7.", ".7", "7.-1", "-1.3", "7.5-", "7.-5", "7.1,2", "7 . 1", "+7.1", "7.1.2", "7..1", "7.1-2-3"],
         *["", " ", "x", "**", "*.3", "7.**", "L7", "N7", "L7.1", "L7N1-2", "L-1N2", "12.5e1", "0x7.1", "7,1", "7_0.1"],
         *["٧.١", "7.1²", "７.１", "7.1\0"],  # digits, but not those of ids
-        *[None, 7, 7.5, True, b"7.1", object(), ("7", 1), (7, 1, 2), (7,), (7, 1.0), (7, True), (True, 1), [7, 1]],
-        *[(7, None), {7: 1}, np.array([7, 1]), np.int64(7), (7, np.True_), float("nan")],
+        *[None, 7, 7.5, True, b"7.1", object(), ("7", 1), (7, 1, 2), (7,), (7, 1.5), (7, True), (True, 1), (7.1234,)],
+        *[(7, None), {7: 1}, np.array([7, 1.5]), np.int64(7), (7, np.True_), float("nan"), (float("inf"), 1)],
     ],
 )
 def test_nonsense_is_refused_and_the_spellings_told(nonsense):
     with pytest.raises(InvalidArgument, match=r"is not a neuron: write 7\.1234, L7N1234 or \(7, 1234\)") as raised:
         parse_neurons("7.1", nonsense)
     assert raised.value.field == "neurons"
+
+
+FRAME = pandas.DataFrame({"layer": [7.0, 1.0], "neuron": [1.0, 2.0], "intra": [0.5, None]})[["layer", "neuron"]]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(7.0, 1.0), (1.0, 2.0)],
+        [[7, 1], [1, 2]],
+        np.array([[7, 1], [1, 2]]),
+        np.array([[7, 1], [1, 2]], np.float32),
+        [row for _, row in FRAME.iterrows()],
+        list(FRAME.itertuples(index=False)),
+        FRAME.to_numpy(),
+        FRAME.to_numpy().tolist(),
+        (row for row in FRAME.to_numpy()),
+    ],
+)
+def test_rows_of_two_whole_numbers_are_neurons_whatever_they_are_made_of(rows):
+    assert parse_neurons(rows) == (NeuronRange(7, 1, 1), NeuronRange(1, 2, 2))
 
 
 def test_a_range_that_runs_backwards_is_turned_round():
