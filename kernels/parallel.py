@@ -33,13 +33,20 @@ TASKS_PER_THREAD = 4  # evens out neurons of unlike sizes; more would queue for 
 
 def compiled(function: Function) -> Function:
     """Numba, without the GIL, IEEE arithmetic as written."""
-    return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
+    return _jit(function)
 
 
 def compiled_sum(function: Function) -> Function:
     """The same, but a loop's sum may be split over SIMD lanes, always in one way: for the sums inside a kernel."""
-    options = {"reassoc", "contract", "nsz"}
-    return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=options)(function))
+    return _jit(function, fastmath={"reassoc", "contract", "nsz"})
+
+
+def _jit(function: Function, **options: Any) -> Function:
+    """Compiled, and kept for other processes where any folder can be written for that."""
+    try:
+        return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy", **options)(function))
+    except RuntimeError:  # no folder can
+        return cast(Function, numba.njit(nogil=True, error_model="numpy", **options)(function))
 
 
 @lru_cache(maxsize=1)

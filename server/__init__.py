@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from polysem.server.paths import keep_compiled_kernels
+
+keep_compiled_kernels()
+
 
 def __getattr__(name: str) -> Any:
     if name == "local":  # torch takes seconds to import, so not before it is needed

@@ -107,7 +107,7 @@ def index(
     ray = ray_options(flags)
     how = _recipe(builder.PRESETS[preset], **flags)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
-    maxima = None if max_activations is None else builder.read_maxima(max_activations.expanduser())
+    maxima = None if max_activations is None else builder.read_maxima(Path(os.path.expanduser(max_activations)))
     destination = destination_of(out)
     with published(destination):
         if not destination.made:
@@ -168,7 +168,7 @@ def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
 def _verify(folder: Path) -> None:
     from polysem.server.index.format import open_index, verify
 
-    n_bytes = verify(open_index(folder.expanduser()))
+    n_bytes = verify(open_index(Path(os.path.expanduser(folder))))
     click.echo(f"{folder}: sound ({n_bytes / 1e6:,.1f} MB, every byte as the manifest says)")
 
 
@@ -240,7 +240,6 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     from polysem.server.serving import address, logs
     from polysem.server.serving.books import Books
 
-    paths.keep_compiled_kernels()
     paths.open_many_files()
     books = Books()
     logs.configure(settings, books)

@@ -6,32 +6,55 @@ import resource
 import tempfile
 from pathlib import Path
 
+from polysem.proto.errors import FailedPrecondition
+
 
 def cache_folder() -> Path:
-    """$POLYSEM_CACHE_DIR, else the user's cache folder, else (where neither can be written) one under the temporary."""
+    """$POLYSEM_CACHE_DIR, else the user's cache folder, else (where neither can be written) one under the temporary.
+
+    Raises FailedPrecondition where none can be written.
+    """
     named = os.environ.get("POLYSEM_CACHE_DIR")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "polysem"
-    for folder in (Path(named) if named else home, Path(tempfile.gettempdir()) / f"polysem-{os.getuid()}"):
+    wanted = [Path(os.path.expanduser(named))] if named else _in_home("XDG_CACHE_HOME", ".cache")
+    for folder in (*wanted, temporary_folder()):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
             continue
-        if os.access(folder, os.W_OK):
+        mine = folder in wanted or folder.stat().st_uid == os.getuid()  # all may write to the temporary one's parent
+        if mine and os.access(folder, os.W_OK):
             return folder
-    raise PermissionError("no folder can be written for the cache; set POLYSEM_CACHE_DIR")
+    raise FailedPrecondition("no folder can be written for the cache; name one in $POLYSEM_CACHE_DIR")
 
 
 def state_folder(named: Path | None = None) -> Path:
-    """Where the server keeps what it cannot make again, as named, else $XDG_STATE_HOME/polysem; not made here."""
+    """Where the server keeps what it cannot make again, as named, else $XDG_STATE_HOME/polysem; not made here.
+
+    Without a home it lies under the temporary folder.
+    """
     if named is not None:
-        return named.expanduser()
-    return Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "polysem"
+        return Path(os.path.expanduser(named))
+    return next(iter(_in_home("XDG_STATE_HOME", ".local/state")), temporary_folder() / "state")
+
+
+def temporary_folder() -> Path:
+    """Of this user, under the temporary folder; not made here."""
+    return Path(tempfile.gettempdir()) / f"polysem-{os.getuid()}"
+
+
+def _in_home(variable: str, usual: str) -> list[Path]:
+    """polysem's folder in the one that the variable names, or in the usual one of the user's home, if there is a home."""
+    home = "" if os.environ.get("HOME") == "" else os.path.expanduser("~")
+    base = os.environ.get(variable) or (os.path.join(home, usual) if os.path.isabs(home) else None)
+    return [] if base is None else [Path(base) / "polysem"]
 
 
 def keep_compiled_kernels() -> None:
     """Let Numba keep machine code even where the code's own folder is read-only. Before kernels are imported."""
-    if not os.access(Path(__file__).parent.parent / "kernels", os.W_OK):
-        os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "numba"))
+    if "NUMBA_CACHE_DIR" in os.environ or os.access(Path(__file__).parent.parent / "kernels", os.W_OK):
+        return
+    with contextlib.suppress(FailedPrecondition):  # every process then compiles its own
+        os.environ["NUMBA_CACHE_DIR"] = str(cache_folder() / "numba")
 
 
 def open_many_files() -> None:

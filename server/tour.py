@@ -57,7 +57,7 @@ def draw(neuron: Neuron, svg: Path) -> None:
     canvas = Console(record=True, width=112, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     canvas.print(terminal.neuron_panel(neuron, neuron.examples))
     svg.parent.mkdir(parents=True, exist_ok=True)
-    svg.write_text(canvas.export_svg(title=f"polysem cluster {neuron.id}"))
+    svg.write_text(canvas.export_svg(title=f"polysem cluster {neuron.id}"), "utf-8")
 
 
 def most_polysemantic(clusters: Clusters, n: int = N_SHOWN) -> list[Neuron]:

@@ -28,7 +28,7 @@ client/measuring     proto proto/questions proto/wire proto/work
 client/commands      client client/drawing client/explorer client/measuring client/questions client/terminal proto
                      proto/questions proto/work
 server/settings      proto
-server/paths         -
+server/paths         proto
 server/corpus        proto
 server/model         proto proto/questions
 server/index         proto proto/work
@@ -41,14 +41,14 @@ server/opening       kernels proto server/demo server/index server/indexing serv
                      server/serving server/settings
 server/local_client  proto proto/questions server/opening server/questions server/serving server/settings
 server/ray_cluster   proto proto/questions proto/work server/corpus server/demo server/index server/local_client
-                     server/model server/paths
+                     server/model
 server/jobs          client/measuring proto proto/work server/corpus server/index server/indexing
                      server/local_client server/model server/questions server/ray_cluster server/serving
                      server/settings v1
 server/app           proto/wire server/jobs server/model server/opening server/paths server/questions server/serving
                      server/settings v1
 server/in_process    client server/app server/opening server/serving server/settings
-server               server/in_process
+server               server/in_process server/paths
 server/tour          client client/drawing client/measuring client/terminal server
 server/commands      client/commands client/terminal proto server/app server/corpus server/demo server/index
                      server/indexing server/model server/opening server/paths server/questions server/ray_cluster

@@ -1,5 +1,7 @@
 """The `polysem` command. The server's own commands (index, serve, demo) join it through `polysem.commands`."""
 
+import codecs
+import errno
 import io
 import os
 import sys
@@ -13,6 +15,27 @@ import click
 from polysem.proto.errors import PolysemError
 
 GROUPS = ("neurons", "questions", "pictures", "server", "jobs", "measure")  # files of this folder
+OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what writing to it may meet
+
+LOOKALIKES = "polysem-lookalikes"
+OF_ASCII = str.maketrans(
+    {"●": "o", "█": "#", "◂": "<", "…": "~", "«": "<", "»": ">", "×": "x", "·": ".", "≥": ">", "⏎": "\\", "→": ">"}
+    | dict.fromkeys("─━╶╴–—", "-")
+    | dict.fromkeys("╭╮╰╯├┤┬┴┼", "+")
+    | dict.fromkeys("│┊╵╷", "|")
+    | dict.fromkeys("◆■", "*")
+)
+
+
+def _lookalikes(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal's encoding does not have: ASCII that looks like it, else a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    looks = error.object[error.start : error.end].translate(OF_ASCII)
+    return "".join(character if character.isascii() else "?" for character in looks), error.end
+
+
+codecs.register_error(LOOKALIKES, _lookalikes)
 
 
 class Commands(click.Group):
@@ -56,7 +79,7 @@ def main() -> None:
         _silence_grpc()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is no reason to stop
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=LOOKALIKES)
     try:
         status = cli(standalone_mode=False) or 0
         _flush()
@@ -75,6 +98,11 @@ def main() -> None:
         _complain(
             f"this command needs the server, which is not installed here: pip install 'polysem[server]' ({error})"
         )
+    except OSError as error:
+        if error.filename is None and error.errno not in OF_OUTPUT:
+            raise
+        _stop_writing()
+        _complain(f"{error.filename or 'cannot write the output'}: {error.strerror}")
     except PolysemError as error:
         shown = error.request_id and error.request_id not in error.message
         _complain(f"{error.message} (request {error.request_id})" if shown else error.message)

@@ -1,5 +1,6 @@
 """The commands of whole models: measure, table1, rank."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -57,7 +58,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
         return
     found = entry_points(group="polysem.local")
     local = next(iter(found)).load()  # polysem.server.local
-    with local(*([] if index is None else [Path(index).expanduser()])) as client:
+    with local(*([] if index is None else [Path(os.path.expanduser(index))])) as client:
         yield client, None
 
 
@@ -140,7 +141,7 @@ def workers(
         return
     (found,) = entry_points(group="polysem.executors", name=executor)  # `measuring` of local_client or ray_cluster
     measuring = found.load()
-    with measuring(None if index is None else Path(index).expanduser(), options, note) as (asked_for, where):
+    with measuring(None if index is None else Path(os.path.expanduser(index)), options, note) as (asked_for, where):
         yield asked_for, None, where
 
 
@@ -150,7 +151,7 @@ def workers(
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row instead of tables.")
 def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
     """Print the paper's Table 1 from FILE, which `polysem measure` wrote, and the fair comparison beside it."""
-    measured = measurements.read(file.expanduser())
+    measured = measurements.read(Path(os.path.expanduser(file)))
     if as_json:
         for row in table1.rows(measured, per_layer):
             print_json(table1.as_json(row))
@@ -193,7 +194,7 @@ def print_rank(
     polysem rank gpt2.parquet --by inter --embedding pre_mlp --json
     polysem rank gpt2.parquet --rare --server gpu-box:50051     with the rare texts
     """
-    measured = measurements.read(file.expanduser())
+    measured = measurements.read(Path(os.path.expanduser(file)))
     if rare:
         if by != "n_clusters" or ascending or least or most:
             raise click.UsageError("--rare has an order of its own; leave out --by, --ascending, --least and --most")

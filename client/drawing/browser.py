@@ -70,12 +70,12 @@ def note(neuron: "Neuron") -> str:
 
 @cache
 def script() -> str:
-    return (FOLDER / "neuron.js").read_text()
+    return (FOLDER / "neuron.js").read_text("utf-8")
 
 
 @cache
 def style() -> str:
-    return (FOLDER / "neuron.css").read_text()
+    return (FOLDER / "neuron.css").read_text("utf-8")
 
 
 def json_in_html(value: Any) -> str:

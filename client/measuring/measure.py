@@ -166,10 +166,10 @@ class Measuring:
         path, about = work / "about.json", json.loads(json.dumps(self.about))
         if not path.exists():
             partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(about, indent=1))
+            partial.write_text(json.dumps(about, indent=1), "utf-8")
             partial.rename(path)
             return
-        begun = json.loads(path.read_text())
+        begun = json.loads(path.read_text("utf-8"))
         if differing := [name for name in about if about[name] != begun.get(name)]:
             raise FailedPrecondition(
                 f"the unfinished measurements in {str(work)!r} were begun with another {' and '.join(differing)}; "

@@ -5,6 +5,7 @@ on with by the same command; what was made here goes once the copy is whole.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ class Destination:
 
     def __init__(self, out: str, force: bool = False, depends: str = "") -> None:
         self.url = out if "://" in out else None
-        self.local = Path(out).expanduser()
+        self.local = Path(os.path.expanduser(out))
         self.made = False
         if self.url is None:
             return
@@ -60,7 +61,7 @@ class Destination:
         if self.url is None:
             return
         self._check_free()
-        self._copying.write_text(self.url)
+        self._copying.write_text(self.url, "utf-8")
         for path, there in self._files():
             size = path.stat().st_size
             if self.local.is_file() or self._size(there) != size:  # a file may replace another of the same size

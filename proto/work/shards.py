@@ -215,7 +215,7 @@ def sole_worker(folder: Path) -> Iterator[None]:
     except ModuleNotFoundError:  # Windows has no such lock
         yield
         return
-    with (folder / "lock").open("w") as file:
+    with (folder / "lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

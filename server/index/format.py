@@ -192,7 +192,7 @@ def open_index(folder: Path) -> Index:
 
 def _has_checksum(folder: Path, sha256: str) -> bool:
     try:
-        return (folder / CHECKSUM).read_text() == _checksum_line(sha256)
+        return (folder / CHECKSUM).read_text("utf-8") == _checksum_line(sha256)
     except (OSError, ValueError):
         return False
 
@@ -240,5 +240,5 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
             for path, sha256 in zip(files, sums, strict=True)
         }
     manifest = {"format": FORMAT, "software_version": version("polysem")} | facts | {"files": listed}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    (folder / CHECKSUM).write_text(_checksum_line(file_sha256(folder / MANIFEST)))
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+    (folder / CHECKSUM).write_text(_checksum_line(file_sha256(folder / MANIFEST)), "utf-8")

@@ -221,7 +221,7 @@ class _Build:
         path = self._work / "recipe.json"
         begun = facts | {"batch_tokens": self._batch_tokens}  # moves activations by an ulp, so no loaded may mix two
         if (self._work / "corpus.json").exists():  # before, nothing is done that another recipe could not use
-            before = json.loads(path.read_text())
+            before = json.loads(path.read_text("utf-8"))
             if differing := [name for name in begun if begun[name] != before.get(name)]:
                 raise FailedPrecondition(
                     f"the unfinished build in {str(self._work)!r} was begun with another {' and '.join(differing)}; "
@@ -249,7 +249,7 @@ class _Build:
             lambda n: self._progress("tokenise", n, self._corpus.max_documents),
         )
         if facts.exists():
-            self._check_corpus(json.loads(facts.read_text()))
+            self._check_corpus(json.loads(facts.read_text("utf-8")))
         else:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -257,7 +257,7 @@ class _Build:
             read = {"sha256": sha256, "n_skipped": self._corpus.n_skipped, "fingerprint": tokenising.fingerprint}
             _write_whole(facts, json.dumps(read))
         tokenising.remove_shards()
-        read = json.loads(facts.read_text())
+        read = json.loads(facts.read_text("utf-8"))
         self._facts["corpus"] |= {"sha256": read["sha256"], "n_skipped": read["n_skipped"]}
         return Contexts(folder)
 
@@ -394,7 +394,7 @@ class _Build:
 
 def _write_whole(path: Path, text: str) -> None:
     partial_ = path.with_name(path.name + ".partial")
-    partial_.write_text(text)
+    partial_.write_text(text, "utf-8")
     partial_.rename(path)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import shutil
 import sqlite3
 import time
@@ -52,7 +53,7 @@ class Jobs:
             settings.min_free_bytes,
         )
         self.store = JobStore(folder, limits)
-        self.corpora = Corpora(self.store, [path.expanduser() for path in settings.corpora])
+        self.corpora = Corpora(self.store, [Path(os.path.expanduser(path)) for path in settings.corpora])
         self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys, _ray(settings), redaction)
         self.draining = False
         self.runner.start()

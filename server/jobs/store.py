@@ -105,7 +105,7 @@ class JobStore:
             check_local(folder)
             for name in ("corpora", "jobs"):
                 (folder / name).mkdir(exist_ok=True)
-            self._held = (folder / "lock").open("w")
+            self._held = (folder / "lock").open("wb")
         except OSError as error:
             raise FailedPrecondition(
                 f"the state folder {str(folder)!r} cannot be used ({error.strerror}); give another with --state"

@@ -145,9 +145,6 @@ class Worker:
     """
 
     def __init__(self, run: str) -> None:
-        from polysem.server import paths
-
-        paths.keep_compiled_kernels()
         self._sent = Path(tempfile.gettempdir()) / f"polysem-{run}"
         self._reading, self._stack = Lock(), ExitStack()
         self._held: Any = None

@@ -104,7 +104,7 @@ def _without_grpc(record: logging.LogRecord) -> bool:
 def audit_path(settings: Settings) -> Path | None:
     """Where the audit log goes: as named, else into the state folder where there are keys."""
     if settings.audit_log is not None:
-        return settings.audit_log.expanduser()
+        return Path(os.path.expanduser(settings.audit_log))
     return state_folder(settings.state) / AUDIT if address.wants_keys(settings) else None
 
 
