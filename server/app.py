@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -123,7 +124,12 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
 def _folders(settings: Settings, state: Path, engine: Engine) -> list[Path]:
     """The paths of this machine that might stand in an error."""
     indexes = [index.folder for index in engine.indexes.values()]
-    return [state, cache_folder(), *indexes, *(path.expanduser() for path in (*settings.corpora, *settings.index))]
+    return [
+        state,
+        cache_folder(),
+        *indexes,
+        *(Path(os.path.expanduser(path)) for path in (*settings.corpora, *settings.index)),
+    ]
 
 
 async def _set_health(servicer: health.HealthServicer, status: Any) -> None:

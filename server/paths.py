@@ -43,7 +43,7 @@ def temporary_folder() -> Path:
 
 
 def _in_home(variable: str, usual: str) -> list[Path]:
-    """polysem's folder in the one that the variable names, or in the usual one of the user's home, if there is a home."""
+    """polysem's folder where the variable says, else at its usual place in the user's home; none without a home."""
     home = "" if os.environ.get("HOME") == "" else os.path.expanduser("~")
     base = os.environ.get(variable) or (os.path.join(home, usual) if os.path.isabs(home) else None)
     return [] if base is None else [Path(base) / "polysem"]

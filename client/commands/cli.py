@@ -98,14 +98,14 @@ def main() -> None:
         _complain(
             f"this command needs the server, which is not installed here: pip install 'polysem[server]' ({error})"
         )
+    except PolysemError as error:
+        shown = error.request_id and error.request_id not in error.message
+        _complain(f"{error.message} (request {error.request_id})" if shown else error.message)
     except OSError as error:
         if error.filename is None and error.errno not in OF_OUTPUT:
             raise
         _stop_writing()
         _complain(f"{error.filename or 'cannot write the output'}: {error.strerror}")
-    except PolysemError as error:
-        shown = error.request_id and error.request_id not in error.message
-        _complain(f"{error.message} (request {error.request_id})" if shown else error.message)
 
 
 def _silence_grpc() -> None:

@@ -70,7 +70,7 @@ def configure(settings: Settings, books: Books | None = None) -> None:
 def everything_as_json() -> None:
     """Make JSON lines of all that this process writes to stderr, whoever writes it, from here on; after `configure`."""
     (stderr,) = (handler for handler in logging.getLogger().handlers if isinstance(handler, _Stderr))
-    stderr.setStream(os.fdopen(os.dup(2), "w"))
+    stderr.setStream(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace"))
     reading, writing = os.pipe()
     os.dup2(writing, 2)
     os.close(writing)

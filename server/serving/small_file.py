@@ -24,7 +24,7 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 def read(path: Path) -> Any:
     """The value; {} where there is no file. Raises FailedPrecondition where it cannot be read."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -35,7 +35,7 @@ def write(path: Path, value: Any) -> None:
     """Replace the file whole; only its owner may read it. Raises OSError."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(value, file, indent=1)
             file.flush()
             os.fsync(file.fileno())

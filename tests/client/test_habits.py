@@ -1,6 +1,7 @@
 """What Python users expect of answers and clients: pickles, copies, tables, plain errors after `close`."""
 
 import asyncio
+import contextlib
 import copy
 import math
 import pickle
@@ -68,7 +69,7 @@ def test_texts_that_were_read_go_along(client):
 def test_clients_are_not_copied_and_say_why(client):
     for made in (client, AsyncClient(client.target)):
         for copied in (pickle.dumps, copy.copy, copy.deepcopy):
-            with pytest.raises(TypeError, match="holds a connection|cannot be pickled"):
+            with pytest.raises(TypeError, match="holds a connection"):
                 copied(made)
 
 
@@ -125,7 +126,7 @@ def test_a_time_without_end_is_none_and_no_number_is_refused(client, kind):
     for endless in (None, math.inf, 1e300, 10**400, np.float64("inf")):
         assert kind(client.target, timeout_s=endless)._timeout_s is None
     for wrong in (math.nan, 0, -1, "5", True, np.float64("nan")):
-        with pytest.raises(InvalidArgument, match="timeout_s is .*; give seconds above 0") as raised:
+        with pytest.raises(InvalidArgument, match=r"timeout_s is .*; give seconds above 0") as raised:
             kind(client.target, timeout_s=wrong)
         assert raised.value.field == "timeout_s"
     with Client(client.target, timeout_s=math.inf) as patient:
@@ -153,10 +154,8 @@ def test_after_close_our_error_is_raised(client, question):
     assert [repr(item) for item in read] == whole
     with pytest.raises(FailedPrecondition, match="this client is closed"):
         len(fresh)
-    try:
-        assert len(started) == len(read)  # the rest may have come already
-    except FailedPrecondition as error:
-        assert "this client is closed" in error.message
+    with contextlib.suppress(FailedPrecondition):  # the rest may have come already
+        assert len(started) == len(read)
     for asked in (short.info, short.indexes, short.serving, lambda: short.jobs.list()):
         with pytest.raises(FailedPrecondition, match="this client is closed"):
             asked()
@@ -194,6 +193,7 @@ def test_an_answer_says_what_is_wrong_across_two_loops(client):
     async def first():
         async for neuron in answer:
             return neuron.id
+        return None
 
     async def rest():
         return len(await answer)

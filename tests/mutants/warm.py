@@ -83,7 +83,7 @@ def _interpret(module: str) -> None:
         from polysem.kernels import parallel
     except Exception:  # the mutant's, which the tests will meet again
         return
-    mine = {name for name in _callers(module)}
+    mine = set(_callers(module))
 
     def unless_mine(jit: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda function: function if function.__module__ in mine else jit(function)
