@@ -20,8 +20,9 @@ from torch import Tensor
 
 from polysem.kernels.arrays import Array, Scalar, Sizes, as_array, as_counts
 from polysem.kernels.dispatch import kernel
-from polysem.kernels.gram import COLUMNS, ROWS, WIDTH, cosine_distance_tile, transpose_square
+from polysem.kernels.gram import COLUMNS, ROWS, address, cosine_distance_tile, fill_panel, mirror
 from polysem.kernels.parallel import compiled, compiled_sum, for_each_neuron, room
+from polysem.kernels.rows import embed
 
 SAFE = 1e-20  # sums of squares above it lost nothing to underflow, below its inverse nothing to overflow
 ROUNDING = np.float32(1e-5)  # far above the error of a float32 dot product of unit vectors
@@ -40,7 +41,7 @@ def weighted_cosine_distances_reference(
     for b, n in enumerate(counts):
         embeddings = rows[used[b, :n]].astype(np.float64) * w[b] + (0.0 if o is None else o[b])
         if not np.isfinite(embeddings).all():
-            _raise_not_finite("x", rows, used, b, int(np.flatnonzero(~np.isfinite(embeddings).all(1))[0]))
+            raise_not_finite("x", rows, used, b, int(np.flatnonzero(~np.isfinite(embeddings).all(1))[0]))
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         unit = np.divide(embeddings, norms, out=np.zeros_like(embeddings), where=norms > 0)
         result[b, :n, :n] = np.clip(1.0 - unit @ unit.T, 0.0, 2.0)
@@ -90,6 +91,22 @@ def gathered_cosine_distances(
     example_rows  (B, N) int32 or int64 within 0..P-1; anything in padding
     the rest      as in `weighted_cosine_distances`, to the bit
     """
+    table, used, vectors, counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets, precision)
+    return _distances("rows", table, used, *vectors, counts)
+
+
+Vectors = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+
+
+def gathered_arguments(
+    rows: Tensor,
+    example_rows: Tensor,
+    weights: Tensor,
+    n_examples: Tensor,
+    offsets: Tensor | None,
+    precision: str = "float32",
+) -> tuple[Array, NDArray[np.int64], Vectors, NDArray[np.int64]]:
+    """The table of rows, the rows of each neuron, the vectors and counts of `gathered_cosine_distances`, checked."""
     sizes: Sizes = {}
     table = as_array("rows", rows, "P D", sizes, (torch.float32, torch.float16))
     used = as_array("example_rows", example_rows, "B N", sizes, (torch.int32, torch.int64)).astype(np.int64)
@@ -100,10 +117,7 @@ def gathered_cosine_distances(
     if wrong.any():
         b, i = np.argwhere(wrong)[0]
         raise ValueError(f"example_rows[{b}, {i}] is {used[b, i]}; expected 0..{sizes['P'] - 1} (P - 1)")
-    return _distances("rows", table, used, *vectors, counts)
-
-
-Vectors = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+    return table, used, vectors, counts
 
 
 def _direct_arguments(
@@ -148,7 +162,7 @@ def _distances(
         _distance_kernel, B, bits, used, weights, offsets, counts, result, bad, scratch=lambda: _scratch(N, D)
     )
     for b in np.flatnonzero(bad >= 0)[:1]:
-        _raise_not_finite(name, rows, used, int(b), int(bad[b]))
+        raise_not_finite(name, rows, used, int(b), int(bad[b]))
     return torch.from_numpy(result)
 
 
@@ -159,7 +173,8 @@ def _scratch(N: int, D: int) -> tuple[Array, Array]:
     )
 
 
-def _raise_not_finite(name: str, rows: Array, used: NDArray[np.int64], b: int, i: int) -> None:
+def raise_not_finite(name: str, rows: Array, used: NDArray[np.int64], b: int, i: int) -> None:
+    """Raise ValueError for the embedding of neuron b, example i: an entry of its row is not finite, or it overflows."""
     row = rows[used[b, i]]
     for d in np.flatnonzero(~np.isfinite(row))[:1]:
         place = f"{b}, {i}" if name == "x" else f"{used[b, i]}"
@@ -188,45 +203,13 @@ def _distance_kernel(
         result[b, n:, :n] = np.inf
         for i in range(n):
             row = e[i, :D]
-            if rows.itemsize == 2:
-                _widen(rows[used[b, i]], row)
-            else:
-                row[:] = rows[used[b, i]]
-            if len(offsets) > 0:
-                _embed_with_offsets(row, weights[b], offsets[b])
-            else:
-                _embed(row, weights[b])
+            embed(rows[used[b, i]], weights[b], offsets[b] if len(offsets) > 0 else offsets.reshape(-1), row)
             if not _normalise(row):
                 bad[b] = i
                 break
         if bad[b] < 0:
             e[n : n + COLUMNS] = 0.0
             _gram(e, n, D, panel, result[b])
-
-
-@compiled
-def _widen(half: Array, row: Array) -> None:
-    """float16, given as its bits, to float32: the exponent's bias differs by 112."""
-    bits = row.view(np.uint32)
-    for d in range(half.shape[0]):
-        h = np.uint32(half[d])
-        infinite = np.uint32(0x7F800000) if (h & np.uint32(0x7C00)) == np.uint32(0x7C00) else np.uint32(0)
-        magnitude = (h & np.uint32(0x7FFF)) << np.uint32(13)
-        bits[d] = ((h & np.uint32(0x8000)) << np.uint32(16)) | magnitude | infinite
-    for d in range(half.shape[0]):
-        row[d] *= np.float32(2.0**112)
-
-
-@compiled
-def _embed(row: Array, weights: Array) -> None:
-    for d in range(row.shape[0]):
-        row[d] *= weights[d]
-
-
-@compiled
-def _embed_with_offsets(row: Array, weights: Array, offsets: Array) -> None:
-    for d in range(row.shape[0]):
-        row[d] = row[d] * weights[d] + offsets[d]
 
 
 @compiled
@@ -278,40 +261,23 @@ def _gram(e: Array, n: int, D: int, panel: Array, result: Array) -> None:
         result[:n, :n] = 1.0
     edge = np.empty((ROWS, COLUMNS), np.float32)
     for k in range(0, n if D > 0 else 0, COLUMNS):
-        _fill_panel(e, k, D, panel)
+        fill_panel(e, k, D, panel)
         for i in range(k, n, ROWS):
             rows, columns = min(ROWS, n - i), min(COLUMNS, n - k)
             inside = rows == ROWS and columns == COLUMNS
             tile = result[i : i + ROWS, k : k + COLUMNS] if inside else edge
             stride = result.shape[1] if inside else COLUMNS
-            address = _address(result, i, k) if inside else _address(edge, 0, 0)
-            least = cosine_distance_tile(_address(e, i, 0), e.shape[1], _address(panel, 0, 0), D, address, stride)
+            target = address(result, i, k) if inside else address(edge, 0, 0)
+            least = cosine_distance_tile(address(e, i, 0), e.shape[1], address(panel, 0, 0), D, target, stride)
             if least < ROUNDING:
                 _meet_equals(tile, e, i, k, D)
             if not inside:
                 for p in range(rows):
                     for q in range(columns):
                         result[i + p, k + q] = edge[p, q]
-    _mirror(result, n)
+    mirror(result, n)
     for i in range(n):
         result[i, i] = 0.0
-
-
-@compiled
-def _address(array: Array, i: int, k: int) -> Scalar:
-    return array.ctypes.data + np.uintp(array.itemsize * (i * array.shape[1] + k))
-
-
-@compiled
-def _fill_panel(e: Array, k: int, D: int, panel: Array) -> None:
-    """panel[d, q] = e[k + q, d]."""
-    whole = D // WIDTH * WIDTH
-    for q in range(0, COLUMNS, WIDTH):
-        for d in range(0, whole, WIDTH):
-            transpose_square(_address(e, k + q, d), e.shape[1], _address(panel, d, q), COLUMNS)
-    for d in range(whole, D):
-        for q in range(COLUMNS):
-            panel[d, q] = e[k + q, d]
 
 
 @compiled
@@ -330,15 +296,3 @@ def _equal(e: Array, p: int, q: int, D: int) -> bool:
         if e[p, d] != e[q, d]:
             return False
     return True
-
-
-@compiled
-def _mirror(result: Array, n: int) -> None:
-    """What is above the diagonal becomes what is below it."""
-    whole = n // WIDTH * WIDTH
-    for i in range(0, whole, WIDTH):
-        for k in range(0, i, WIDTH):
-            transpose_square(_address(result, i, k), result.shape[1], _address(result, k, i), result.shape[1])
-    for i in range(n):
-        for k in range(i // WIDTH * WIDTH if i < whole else 0, i):
-            result[k, i] = result[i, k]

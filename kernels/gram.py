@@ -13,9 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from polysem.kernels.arrays import Array, Scalar
+from polysem.kernels.parallel import compiled
 
 instructions: Callable[[Callable[..., Any]], Callable[..., Any]] = intrinsic  # mypy would ask for the context too
 
@@ -74,47 +78,71 @@ def cosine_distance_tile(
     """
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        rows, stride, panel, depth, tile, tile_stride = arguments
-        rows, panel, tile = (builder.inttoptr(address, SINGLE.as_pointer()) for address in (rows, panel, tile))
-
-        def number(value: int) -> Any:
-            return ir.Constant(depth.type, value)
-
-        starts = [_offset(builder, rows, builder.mul(stride, number(r))) for r in range(ROWS)]
-        places = [(r, v) for r in range(ROWS) for v in range(VECTORS)]
-        before = builder.block
-        loop, end = builder.append_basic_block("along_depth"), builder.append_basic_block("done")
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        d = builder.phi(depth.type)
-        d.add_incoming(number(0), before)
-        sums = {place: builder.phi(VECTOR) for place in places}
-        line = _offset(builder, panel, builder.mul(d, number(COLUMNS)))
-        columns = [_load(builder, _offset(builder, line, number(v * WIDTH))) for v in range(VECTORS)]
-        values = [_broadcast(builder, builder.load(_offset(builder, start, d), align=4)) for start in starts]
-        for (r, v), total in sums.items():
-            product = builder.fmul(values[r], columns[v], flags=("contract",))
-            total.add_incoming(_every(0.0), before)
-            total.add_incoming(builder.fadd(total, product, flags=("contract",)), loop)
-        following = builder.add(d, number(1))
-        d.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, end)
-        builder.position_at_end(end)
         least = _every(2.0)
-        for (r, v), total in sums.items():
-            distance = _larger(builder, builder.fsub(_every(1.0), total.incomings[1][0]), _every(0.0))
+        for product, place in _products(builder, arguments):
+            distance = _larger(builder, builder.fsub(_every(1.0), product), _every(0.0))
             distance = _smaller(builder, distance, _every(2.0))
             least = _smaller(builder, least, distance)
-            row = _offset(builder, tile, builder.mul(tile_stride, number(r)))
-            _store(builder, distance, _offset(builder, row, number(v * WIDTH)))
+            _store(builder, distance, place)
         half = WIDTH // 2
         while half:
             least = _smaller(builder, least, _pick(builder, least, least, [j ^ half for j in range(WIDTH)]))
             half //= 2
         return builder.extract_element(least, ir.Constant(INT32, 0))
 
-    addresses_and_numbers = types.uintp, types.intp, types.uintp, types.intp, types.uintp, types.intp
-    return types.float32(*addresses_and_numbers), generate
+    return types.float32(*TILE_ARGUMENTS), generate
+
+
+@instructions
+def product_tile(
+    _context: Any, rows: Any, stride: Any, panel: Any, depth: Any, tile: Any, tile_stride: Any
+) -> tuple[Any, Callable[..., Any]]:
+    """tile[r, q] = rows[r] · panel[:, q]; the arguments are those of `cosine_distance_tile`."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        for product, place in _products(builder, arguments):
+            _store(builder, product, place)
+        return _context.get_dummy_value()
+
+    return types.void(*TILE_ARGUMENTS), generate
+
+
+TILE_ARGUMENTS = types.uintp, types.intp, types.uintp, types.intp, types.uintp, types.intp
+
+
+def _products(builder: Any, arguments: Any) -> list[tuple[Any, Any]]:
+    """The sums of products of a tile, a vector each, and where in the tile each belongs."""
+    rows, stride, panel, depth, tile, tile_stride = arguments
+    rows, panel, tile = (builder.inttoptr(address, SINGLE.as_pointer()) for address in (rows, panel, tile))
+
+    def number(value: int) -> Any:
+        return ir.Constant(depth.type, value)
+
+    starts = [_offset(builder, rows, builder.mul(stride, number(r))) for r in range(ROWS)]
+    places = [(r, v) for r in range(ROWS) for v in range(VECTORS)]
+    before = builder.block
+    loop, end = builder.append_basic_block("along_depth"), builder.append_basic_block("done")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    d = builder.phi(depth.type)
+    d.add_incoming(number(0), before)
+    sums = {place: builder.phi(VECTOR) for place in places}
+    line = _offset(builder, panel, builder.mul(d, number(COLUMNS)))
+    columns = [_load(builder, _offset(builder, line, number(v * WIDTH))) for v in range(VECTORS)]
+    values = [_broadcast(builder, builder.load(_offset(builder, start, d), align=4)) for start in starts]
+    for (r, v), total in sums.items():
+        product = builder.fmul(values[r], columns[v], flags=("contract",))
+        total.add_incoming(_every(0.0), before)
+        total.add_incoming(builder.fadd(total, product, flags=("contract",)), loop)
+    following = builder.add(d, number(1))
+    d.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_signed("<", following, depth), loop, end)
+    builder.position_at_end(end)
+    found = []
+    for (r, v), total in sums.items():
+        row = _offset(builder, tile, builder.mul(tile_stride, number(r)))
+        found.append((total.incomings[1][0], _offset(builder, row, number(v * WIDTH))))
+    return found
 
 
 @instructions
@@ -155,3 +183,32 @@ def _larger(builder: Any, a: Any, b: Any) -> Any:
 
 def _pick(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, WIDTH), places))
+
+
+@compiled
+def address(array: Array, i: int, k: int) -> Scalar:
+    return array.ctypes.data + np.uintp(array.itemsize * (i * array.shape[1] + k))
+
+
+@compiled
+def fill_panel(e: Array, k: int, D: int, panel: Array) -> None:
+    """panel[d, q] = e[k + q, d]."""
+    whole = D // WIDTH * WIDTH
+    for q in range(0, COLUMNS, WIDTH):
+        for d in range(0, whole, WIDTH):
+            transpose_square(address(e, k + q, d), e.shape[1], address(panel, d, q), COLUMNS)
+    for d in range(whole, D):
+        for q in range(COLUMNS):
+            panel[d, q] = e[k + q, d]
+
+
+@compiled
+def mirror(result: Array, n: int) -> None:
+    """What is above the diagonal becomes what is below it."""
+    whole = n // WIDTH * WIDTH
+    for i in range(0, whole, WIDTH):
+        for k in range(0, i, WIDTH):
+            transpose_square(address(result, i, k), result.shape[1], address(result, k, i), result.shape[1])
+    for i in range(n):
+        for k in range(i // WIDTH * WIDTH if i < whole else 0, i):
+            result[k, i] = result[i, k]

@@ -57,7 +57,7 @@ def cluster_metrics_reference(distances: Tensor, labels: Tensor, n_examples: Ten
                 _mean(of_pairs),
                 _mean(of_pairs[same]),
                 _mean(of_pairs[~same]),
-                _silhouette_reference(d, label),
+                silhouette_reference(d, label),
                 sizes.max() / n if n else np.nan,
             )
         )
@@ -69,7 +69,7 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(values.sum() / len(values)) if len(values) else np.nan
 
 
-def _silhouette_reference(d: NDArray[np.float64], label: NDArray[np.int32]) -> float:
+def silhouette_reference(d: NDArray[np.float64], label: NDArray[np.int32]) -> float:
     names, sizes = np.unique(label, return_counts=True)
     if not 1 < len(names) < len(label):
         return np.nan

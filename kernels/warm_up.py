@@ -2,7 +2,7 @@
 
 import torch
 
-from polysem.kernels import agglomerative, distances, key_tokens, metrics, scc, tree
+from polysem.kernels import agglomerative, distances, key_tokens, metrics, scc, significance, tree
 from polysem.kernels.definitions import ACTIVATION_DTYPES
 
 
@@ -23,6 +23,8 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     labels = tree.cut(trees, n_examples, 0.5)
     metrics.tree_metrics(d, trees, labels, n_examples)
     metrics.cluster_metrics(d, labels, n_examples)
+    significance.gathered_rotation_test(rows.half(), used, weights, n_examples, n_null=1)
+    significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
     for dtype in ACTIVATION_DTYPES:
         key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1)
 

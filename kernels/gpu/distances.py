@@ -78,6 +78,19 @@ def gathered_cosine_distances(
     precision: str = "float32",
 ) -> Tensor:
     """`weighted_cosine_distances` of x = rows[example_rows], which is never built, to the bit."""
+    table, used, vectors, counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets, precision)
+    return _distances("rows", table, used, vectors, counts, precision)
+
+
+def gathered_arguments(
+    rows: Tensor,
+    example_rows: Tensor,
+    weights: Tensor,
+    n_examples: Tensor,
+    offsets: Tensor | None,
+    precision: str = "float32",
+) -> tuple[Tensor, Tensor, Vectors, Tensor]:
+    """The table of rows, the rows of each neuron, the vectors and counts of `gathered_cosine_distances`, checked."""
     sizes: Sizes = {}
     table = checked("rows", rows, "P D", sizes, ROW_DTYPES, rows.device)
     used = checked("example_rows", example_rows, "B N", sizes, INDEX_DTYPES, rows.device)
@@ -87,7 +100,7 @@ def gathered_cosine_distances(
     if wrong.any():
         b, i = wrong.nonzero()[0].tolist()
         raise ValueError(f"example_rows[{b}, {i}] is {used[b, i]}; expected 0..{sizes['P'] - 1} (P - 1)")
-    return _distances("rows", table, used, vectors, counts, precision)
+    return table, used, vectors, counts
 
 
 def _vectors(weights: Tensor, offsets: Tensor | None, precision: str, sizes: Sizes, device: torch.device) -> Vectors:
@@ -114,7 +127,7 @@ def _distances(name: str, rows: Tensor, used: Tensor, vectors: Vectors, counts: 
         wrong = lengths[0].isnan() & _is_used(counts, N)
         if wrong.any():
             b, i = wrong.nonzero()[0].tolist()
-            _raise_not_finite(name, rows, used, b, i)
+            raise_not_finite(name, rows, used, b, i)
         _gram(rows, used, vectors, counts, lengths, result, precision)
     return result
 
@@ -147,7 +160,7 @@ def _gram(
         _gram_kernel[(B * pairs.shape[1],)](*arguments, **constants, **shape)
 
 
-def _raise_not_finite(name: str, rows: Tensor, used: Tensor, b: int, i: int) -> NoReturn:
+def raise_not_finite(name: str, rows: Tensor, used: Tensor, b: int, i: int) -> NoReturn:
     row = rows[used[b, i].long()].cpu()
     for d in (~row.isfinite()).nonzero().flatten().tolist()[:1]:
         place = f"{b}, {i}" if name == "x" else f"{used[b, i]}"

@@ -1,0 +1,195 @@
+"""Is a neuron's best clustering better than chance? The rotation test: its silhouette among those of rotated examples.
+
+rotation_test_reference  NumPy float64, from the definitions
+rotation_test            the best silhouette of the embeddings' cosine tree, and those of n_null rotations. Made of
+                         other kernels (rotations.py, agglomerative.py, silhouettes.py), so it runs where tensors are
+gathered_rotation_test   the same, from a table of rows
+
+The statistic is the best silhouette over all cuts of the average-linkage tree. With `centre`, the default, the neuron's
+mean is subtracted before rotating (frame `own`): of sets without clusters, but with heavy tails, raw cosines reject far
+too many. Calibration: tests/benchmarks/calibration.py.
+
+A small p says that the examples are not one Gaussian cloud. It does not say how far apart clusters are: the excess
+silhouette does, best_silhouette - null_mean.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polysem.kernels import agglomerative, products, rotations, silhouettes
+from polysem.kernels.arrays import Sizes, checked
+from polysem.kernels.definitions import Linkage
+from polysem.kernels.dispatch import on_gpu
+from polysem.kernels.distances import gathered_cosine_distances
+
+TIE = 1e-5  # silhouettes nearer than this are equal: float32 distances are not better known
+UNIT = 2.0**-40  # nulls are summed as integers, so in any order alike
+MIB = 2**20
+ROOM, ROOM_ON_GPU = 64 * MIB, 1024 * MIB  # bytes of null distances at a time
+
+
+class RotationTest(NamedTuple):
+    """One number a neuron, each (B,) float64; NaN with fewer than 3 examples, where no cut can be scored."""
+
+    best_silhouette: Tensor  # over all cuts of the tree; 0 where no cut separates anything
+    null_mean: Tensor  # of the best silhouettes of the rotations
+    null_sd: Tensor  # likewise (n_null - 1 in the denominator); NaN with one rotation
+    p_value: Tensor  # (1 + how many rotations are as good or better) / (1 + n_null)
+
+
+def rotation_test_reference(
+    embeddings: Tensor,
+    n_examples: Tensor,
+    n_null: int = 99,
+    seed: int = 0,
+    *,
+    centre: bool = True,
+    method: Linkage = "average",
+) -> RotationTest:
+    """As `rotation_test`, by the references of all its parts."""
+    rotations.check_nulls(0, n_null, seed)
+    rows, used, ones = _as_rows(embeddings, n_examples)
+    offsets = -products.mean_embeddings_reference(rows, used, ones, n_examples) if centre else None
+    gram = products.gathered_products_reference(rows, used, ones, n_examples, offsets)
+    own = rotations.cosine_distances_reference(gram, n_examples)
+    nulls = rotations.rotated_distances_reference(gram, n_examples, 0, n_null, seed)
+
+    def best(distances: Tensor) -> Tensor:
+        trees = agglomerative.linkage_reference(distances, n_examples, method)
+        return _best(silhouettes.cut_silhouettes_reference(distances, trees, n_examples), n_examples)
+
+    return compared(best(own), torch.stack([best(nulls[:, r]) for r in range(n_null)], 1))
+
+
+def rotation_test(
+    embeddings: Tensor,
+    n_examples: Tensor,
+    n_null: int = 99,
+    seed: int = 0,
+    *,
+    centre: bool = True,
+    method: Linkage = "average",
+) -> RotationTest:
+    """Compare each neuron's best silhouette with those of random rotations of its embeddings.
+
+    embeddings  (B, N, D) float16 or float32; padding is never read
+    n_examples  (B,) int32 or int64, 0..N
+    n_null      1 or more: rotations. No p is below 1 / (1 + n_null)
+    seed        0..2⁶³ - 1: of the rotations, which depend on it and on the number of examples alone
+    centre      subtract each neuron's mean embedding first (frame `own`)
+    method      the linkage of the trees: "average", "complete" or "single"
+    returns     `RotationTest` of (B,) tensors
+
+    If the rows are draws of one Gaussian, whatever its mean and covariance, p is uniform on 1/(1 + n_null) … 1. A
+    neuron gives the same bytes in any batch. Raises TypeError or ValueError for wrong dtypes, shapes, counts, seeds,
+    and for embeddings that are NaN or infinite. O(n² D + n_null · 3.5 n³) multiply-adds a neuron; memory beside the
+    arguments: 64 MiB of null distances (1 GiB on a GPU), or one null where that is more.
+    """
+    rows, used, ones = _as_rows(embeddings, n_examples)
+    return gathered_rotation_test(rows, used, ones, n_examples, None, n_null, seed, centre=centre, method=method)
+
+
+def gathered_rotation_test(
+    rows: Tensor,
+    example_rows: Tensor,
+    weights: Tensor,
+    n_examples: Tensor,
+    offsets: Tensor | None = None,
+    n_null: int = 99,
+    seed: int = 0,
+    *,
+    centre: bool = True,
+    method: Linkage = "average",
+) -> RotationTest:
+    """`rotation_test` of the embeddings rows[example_rows] ⊙ weights + offsets, which are never built on the CPU.
+
+    The first five arguments are those of `distances.gathered_cosine_distances`, the others those of `rotation_test`.
+    """
+    rotations.check_nulls(0, n_null, seed)
+    if centre:
+        offsets = centring_offsets(rows, example_rows, weights, n_examples, offsets)
+    distances = gathered_cosine_distances(rows, example_rows, weights, n_examples, offsets)
+    trees = agglomerative.linkage(distances, n_examples, method)
+    best = best_silhouettes(distances, trees, n_examples)
+    gram = products.gathered_products(rows, example_rows, weights, n_examples, offsets)
+    return compared(best, null_silhouettes(gram, n_examples, 0, n_null, seed, method))
+
+
+def centring_offsets(
+    rows: Tensor, example_rows: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None
+) -> Tensor:
+    """Offsets (B, D) float32 that subtract each neuron's mean embedding: frame `own`.
+
+    The arguments are those of `distances.gathered_cosine_distances`.
+    """
+    mean = products.mean_embeddings(rows, example_rows, weights, n_examples, offsets)
+    return -mean if offsets is None else offsets - mean
+
+
+def best_silhouettes(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> Tensor:
+    """The best silhouette over all cuts of each tree, (B,) float64: 0 where no cut separates anything, NaN for n < 3.
+
+    The arguments are those of `silhouettes.cut_silhouettes`.
+    """
+    return _best(silhouettes.cut_silhouettes(distances, linkage, n_examples), n_examples)
+
+
+def null_silhouettes(
+    gram: Tensor, n_examples: Tensor, first: int, last: int, seed: int = 0, method: Linkage = "average"
+) -> Tensor:
+    """`best_silhouettes` of the nulls first..last - 1 of each neuron: (B, last - first) float64.
+
+    gram  (B, N, N) float32, as `products.gathered_products` gives it; the rest as in `rotations.rotated_distances`
+    """
+    B, N = gram.shape[:2]
+    room = (ROOM_ON_GPU if on_gpu(gram) else ROOM) // (4 * max(N, 1) ** 2)
+    n_nulls = max(1, min(last - first, room))
+    n_neurons = max(1, room // n_nulls)
+    result = gram.new_empty((B, last - first), dtype=torch.float64)
+    for b in range(0, B, n_neurons):
+        counts = n_examples[b : b + n_neurons]
+        for r in range(first, last, n_nulls):
+            end = min(r + n_nulls, last)
+            d = rotations.rotated_distances(gram[b : b + n_neurons], counts, r, end, seed).flatten(0, 1)
+            repeated = counts.repeat_interleave(end - r)
+            best = best_silhouettes(d, agglomerative.linkage(d, repeated, method), repeated)
+            result[b : b + n_neurons, r - first : end - first] = best.view(len(counts), end - r)
+    return result
+
+
+def compared(best: Tensor, nulls: Tensor) -> RotationTest:
+    """The test's result from best silhouettes (B,) and those of the nulls (B, n_null)."""
+    n_null = nulls.shape[1]
+    mean = _sum(nulls) / n_null
+    sd = (_sum((nulls - mean[:, None]) ** 2) / (n_null - 1)).sqrt() if n_null > 1 else torch.full_like(mean, torch.nan)
+    p = (1.0 + (nulls >= best[:, None] - TIE).sum(1).double()) / (1.0 + n_null)
+    nothing = best.isnan()
+    return RotationTest(best, *(values.masked_fill(nothing, torch.nan) for values in (mean, sd, p)))
+
+
+def _best(of_cuts: Tensor, n_examples: Tensor) -> Tensor:
+    enough = n_examples.to(of_cuts.device) > 2
+    if of_cuts.shape[1] == 0:
+        return of_cuts.new_full((len(of_cuts),), torch.nan)
+    best = of_cuts.nan_to_num(nan=-torch.inf).amax(1)
+    return best.where(best > -torch.inf, 0.0).where(enough, torch.nan)
+
+
+def _sum(values: Tensor) -> Tensor:
+    return (values.nan_to_num() / UNIT).round().long().sum(1).double() * UNIT
+
+
+def _as_rows(embeddings: Tensor, n_examples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The embeddings as a table, its rows of each neuron, and weights that change nothing."""
+    sizes: Sizes = {}
+    device = embeddings.device if isinstance(embeddings, Tensor) else torch.device("cpu")
+    e = checked("embeddings", embeddings, "B N D", sizes, (torch.float32, torch.float16), device)
+    counts = checked("n_examples", n_examples, "B", sizes, (torch.int32, torch.int64), device)
+    B, N, D = e.shape
+    used = torch.arange(B * N, device=device).view(B, N)
+    wrong = ~e.isfinite() & (torch.arange(N, device=device) < counts[:, None])[:, :, None]
+    for b, i, d in wrong.nonzero()[:1].tolist():
+        raise ValueError(f"embeddings[{b}, {i}, {d}] is {e[b, i, d]}; expected finite numbers")
+    return e.view(B * N, D), used, torch.ones((B, D), device=device)
