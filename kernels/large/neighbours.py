@@ -1,124 +1,111 @@
-"""One very large neuron: trees from nearest neighbours, with cuML and CuPy on a GPU, scikit-learn and SciPy on the CPU.
+"""One large neuron on the graph of its nearest neighbours, which one of three libraries finds (`libraries`).
 
 nearest_neighbours  the k nearest of each example
-scc_linkage         SCC on the graph of nearest neighbours, as its authors' code has it
-single_linkage      the single-linkage tree
+neighbour_graph     the edges between them
+scc_linkage         SCC on that graph, as its authors' code has it
 
-All calls of cuML and CuPy are here, and have twins: `Modules` names both, and the tensor's device chooses. What the
-libraries find is then measured by ourselves, in torch, alike on both: distances are ½ |u − v|² of unit embeddings, 0 of
-equal ones, the same both ways, and rounded to multiples of 2⁻²⁴ as in distances.py, so that sums of them are exact.
-
-Euclidean distance orders unit embeddings as cosine does, and is what both libraries search blockwise: scikit-learn's
-"cosine" took half as long again and several times the memory (N = 20,000), cuML's single linkage of nearest neighbours
-knows no other. A zero embedding is at distance 1 from every other, which no point in space is; the libraries never see
-one.
-
-What cuML 26.10 does not give: single linkage has `children_` but no heights, so each merge's closest pair is found
-again here. What CuPy 14 does not: its `connected_components` asks for pylibcugraph; `large.components` needs nothing.
+What a library finds is measured again by ourselves, in torch, alike for all: distances are ½ |u − v|² of unit embeddings,
+0 of equal ones, the same both ways, and rounded to multiples of 2⁻²⁴ as in distances.py, so that sums of them are exact.
+A library is asked for a few more than k and the nearest of them are kept: its float32 products order distances that
+differ by less than 1e-7 by chance. A zero embedding is at distance 1 from every other, which no point in space is; the
+libraries never see one.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
-from polysem.kernels.arrays import Array
-from polysem.kernels.dispatch import on_gpu
-from polysem.kernels.large.embeddings import BLOCK, checked_unit, pair_distances
-from polysem.kernels.large.metrics import leaf_order
-from polysem.kernels.large.trees import Tree, absorb_leftovers, checked_thresholds, components, linkage_of_edges
+from polysem.kernels.large.embeddings import checked_unit, pair_distances
+from polysem.kernels.large.libraries import Cells, Library, checked_library, search, sums
+from polysem.kernels.large.trees import Tree, absorb_leftovers, checked_thresholds, components
 
 N_NEIGHBOURS = 25  # the authors' choice
+SPARE = 8  # neighbours beyond k that a library is asked for
 
 
-class Modules(NamedTuple):
-    """One library, twice."""
-
-    xp: Any  # numpy | cupy
-    sparse: Any  # scipy.sparse | cupyx.scipy.sparse
-    neighbors: Any  # sklearn.neighbors | cuml.neighbors
-    cluster: Any  # sklearn.cluster | cuml.cluster
-
-
-def modules_of(tensor: Tensor) -> Modules:
-    """Those of the tensor's device; ModuleNotFoundError says what to install."""
-    try:
-        if on_gpu(tensor):
-            import cuml.cluster
-            import cuml.neighbors
-            import cupy
-            import cupyx.scipy.sparse
-
-            return Modules(cupy, cupyx.scipy.sparse, cuml.neighbors, cuml.cluster)
-        import scipy.sparse
-        import sklearn.cluster
-        import sklearn.neighbors
-    except ModuleNotFoundError as missing:
-        extras = "server,cuda" if on_gpu(tensor) else "server"
-        advice = f"{missing.name} is not installed, which large neurons need: pip install 'polysem[{extras}]'"
-        raise ModuleNotFoundError(advice, name=missing.name) from missing
-    return Modules(np, scipy.sparse, sklearn.neighbors, sklearn.cluster)
-
-
-def nearest_neighbours(unit: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(unit: Tensor, k: int, library: Library | None = None) -> tuple[Tensor, Tensor]:
     """The k nearest other examples of each.
 
     unit     (N, D) float32, as `unit_embeddings` returns it, N <= 2¹⁸
     k        0..N-1
+    library  that searches; None: `default_library` of the device
     returns  distances (N, k) float32, multiples of 2⁻²⁴ in [0, 2], never decreasing along a row, and columns (N, k)
-             int64, on a tie the lowest first; which of equals is the last to be counted in is the library's choice
+             int64, on a tie the lowest first; among more than k + SPARE equals the library chooses
 
-    N² D multiply-adds. Raises TypeError or ValueError for a wrong dtype, shape or k and for rows whose length is
-    neither 1 nor 0, ModuleNotFoundError where the device's libraries are not installed.
+    N² D multiply-adds. Raises TypeError or ValueError for a wrong dtype, shape or k, for rows whose length is neither 1
+    nor 0 and for a library that does not run on the device, ModuleNotFoundError where it is not installed.
     """
-    unit = checked_unit(unit)
+    unit, library = checked_unit(unit), checked_library(library, unit)
     n = len(unit)
     if not 0 <= k <= max(n - 1, 0):
         raise ValueError(f"k is {k}; expected 0..{max(n - 1, 0)} (N - 1)")
-    columns = torch.empty(n, k, dtype=torch.int64, device=unit.device)
     zero = (unit == 0).all(1)
     zeros, others = torch.nonzero(zero)[:, 0], torch.nonzero(~zero)[:, 0]
+    candidates = torch.empty(n, min(k + 1 + SPARE, n) if k else 0, dtype=torch.int64, device=unit.device)
+    if k and len(others):
+        candidates[others] = _candidates(unit, others, zeros, candidates.shape[1], library)
     if k and len(zeros):
-        columns[zeros] = _lowest_others(zeros, k)
-        columns[others] = _with_zeros(unit, others, zeros, k)
-    elif k:
-        columns[:] = _search(unit, k)
-    columns = columns.sort(1).values
-    everyone = torch.arange(n, device=unit.device)[:, None].expand(n, k)
-    distances = pair_distances(unit, everyone.reshape(-1), columns.reshape(-1)).reshape(n, k)
-    distances, order = distances.sort(dim=1, stable=True)
-    return distances, columns.gather(1, order)
+        candidates[zeros] = torch.arange(candidates.shape[1], device=unit.device)
+    return _nearest(unit, candidates, k)
 
 
-def _search(unit: Tensor, k: int) -> Tensor:
-    modules = modules_of(unit)
-    model = modules.neighbors.NearestNeighbors(n_neighbors=k, metric="euclidean", algorithm="brute")
-    found = model.fit(modules.xp.from_dlpack(unit)).kneighbors(return_distance=False)
-    return from_dlpack(found).long()
-
-
-def _lowest_others(own: Tensor, k: int) -> Tensor:
-    """Of each, the lowest k examples but itself."""
-    columns = torch.arange(k, device=own.device).expand(len(own), k)
-    return columns + (columns >= own[:, None])
-
-
-def _with_zeros(unit: Tensor, others: Tensor, zeros: Tensor, k: int) -> Tensor:
-    """The nearest of `others` among themselves and the zeros, which are at distance 1."""
-    n_found = min(k, len(others) - 1)
-    columns = zeros[:k].expand(len(others), -1)
-    distances = torch.ones(columns.shape, dtype=torch.float32, device=unit.device)
-    if n_found > 0:
-        found = others[_search(unit[others], n_found)]
-        measured = pair_distances(unit, others[:, None].expand_as(found).reshape(-1), found.reshape(-1))
-        columns = torch.cat([found, columns], 1)
-        distances = torch.cat([measured.reshape(found.shape), distances], 1)
+def _candidates(unit: Tensor, others: Tensor, zeros: Tensor, k: int, library: Library) -> Tensor:
+    """Among k of these are the nearest of `others`, which are not zero: of each other, and zeros."""
+    found = search(unit[others] if len(zeros) else unit, min(k, len(others)), library)
+    if not len(zeros):
+        return found
+    found = torch.cat([others[found], zeros[:k].expand(len(others), -1)], 1)
+    distances, columns = _measured(unit, others, found)
     return columns.gather(1, distances.argsort(dim=1, stable=True)[:, :k])
 
 
-def scc_linkage(unit: Tensor, thresholds: Tensor, k: int = N_NEIGHBOURS, until_stable: bool = False) -> Tensor:
+def _nearest(unit: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of each row's candidates but itself."""
+    rows = torch.arange(len(unit), device=unit.device)
+    distances, columns = _measured(unit, rows, candidates)
+    distances = distances.masked_fill(columns == rows[:, None], torch.inf)
+    order = distances.argsort(dim=1, stable=True)[:, :k]
+    return distances.gather(1, order), columns.gather(1, order)
+
+
+def _measured(unit: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances of rows (R,) from columns (R, C), and the columns, both in ascending order of column."""
+    columns = columns.sort(1).values
+    distances = pair_distances(unit, rows[:, None].expand_as(columns).reshape(-1), columns.reshape(-1))
+    return distances.reshape(columns.shape), columns
+
+
+class Edges(NamedTuple):
+    """Pairs of examples low < high, each once: (E,) int64; distances (E,) float32."""
+
+    low: Tensor
+    high: Tensor
+    distances: Tensor
+
+
+def neighbour_graph(unit: Tensor, k: int, library: Library | None = None) -> Edges:
+    """An edge wherever one example is among the k nearest of the other, k at most N - 1.
+
+    Arguments, cost and errors are those of `nearest_neighbours`.
+    """
+    n = len(unit)
+    distances, columns = nearest_neighbours(unit, min(k, max(n - 1, 0)), library)
+    rows = torch.arange(n, device=unit.device)[:, None].expand_as(columns)
+    pairs = torch.minimum(rows, columns) * n + torch.maximum(rows, columns)
+    pairs, edge = torch.unique(pairs, return_inverse=True)
+    measured = torch.empty(len(pairs), device=unit.device)
+    measured[edge.reshape(-1)] = distances.reshape(-1)  # the same from both ends
+    return Edges(pairs // max(n, 1), pairs % max(n, 1), measured)
+
+
+def scc_linkage(
+    unit: Tensor,
+    thresholds: Tensor,
+    k: int = N_NEIGHBOURS,
+    until_stable: bool = False,
+    library: Library | None = None,
+) -> Tensor:
     """The rounds of SCC on the graph of one neuron's nearest neighbours, as one tree.
 
     The graph keeps an edge wherever one example is among the k nearest of the other, with their cosine similarity. Two
@@ -131,16 +118,17 @@ def scc_linkage(unit: Tensor, thresholds: Tensor, k: int = N_NEIGHBOURS, until_s
     thresholds    (R,) float64 within [0, 2], strictly increasing
     k             at least 1; N - 1 where that is less
     until_stable  repeat each round until nothing merges at its threshold, instead of one pass
+    library       that searches; None: `default_library` of the device
     returns       (N - 1, 4) float64, rows as in `scc.linkage`, whose tree this is with k = N - 1; (0, 4) of N = 0
 
     An edge of negative similarity is an edge like others, and so is one of similarity 0. Sub-clusters that share none
     never pick each other, at whatever threshold. N² D multiply-adds for the neighbours, k · N for each pass. Raises as
     `nearest_neighbours` does, and for thresholds and k that are not as above.
     """
-    taus, unit = checked_thresholds(thresholds), checked_unit(unit)
+    taus, unit, library = checked_thresholds(thresholds), checked_unit(unit), checked_library(library, unit)
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
-    tree, graph = Tree(len(unit), unit.device), _Graph(unit, min(k, max(len(unit) - 1, 0)))
+    tree, graph = Tree(len(unit), unit.device), _Graph(len(unit), neighbour_graph(unit, k, library), library)
     r = 0
     while len(graph.slot) > 1 and r < len(taus):
         nearest, distance = graph.nearest()
@@ -157,30 +145,25 @@ def scc_linkage(unit: Tensor, thresholds: Tensor, k: int = N_NEIGHBOURS, until_s
 class _Graph:
     """Sub-clusters, and between them the sums of the similarities of kept edges, each edge in both directions."""
 
-    def __init__(self, unit: Tensor, k: int) -> None:
-        n = len(unit)
-        self.modules = modules_of(unit)
-        self.slot = torch.arange(n, device=unit.device)  # of each sub-cluster: its first example
-        self.size = torch.ones(n, dtype=torch.float64, device=unit.device)
-        distances, columns = nearest_neighbours(unit, k)
-        u, v = self.slot[:, None].expand_as(columns).reshape(-1), columns.reshape(-1)
-        pairs, edge = torch.unique(torch.minimum(u, v) * n + torch.maximum(u, v), return_inverse=True)
-        similarity = torch.full_like(pairs, -torch.inf, dtype=torch.float64)
-        similarity.scatter_reduce_(0, edge, 1 - distances.reshape(-1).double(), "amax")
-        low, high = pairs // max(n, 1), pairs % max(n, 1)
-        self.rows, self.cols = torch.cat([low, high]), torch.cat([high, low])
-        self.sums = torch.cat([similarity, similarity])
+    def __init__(self, n: int, edges: Edges, library: Library) -> None:
+        self.library = library
+        self.slot = torch.arange(n, device=edges.low.device)  # of each sub-cluster: its first example
+        self.size = torch.ones(n, dtype=torch.float64, device=edges.low.device)
+        similarity = 1 - edges.distances.double()
+        both = [edges.low, edges.high], [edges.high, edges.low], [similarity, similarity]
+        self.cells = Cells(*map(torch.cat, both))
 
     def columns(self) -> Tensor:
         return torch.arange(len(self.slot), device=self.slot.device)
 
     def nearest(self) -> tuple[Tensor, Tensor]:
         """Of each sub-cluster the first of the nearest, and its distance; itself, at `inf`, where it has no edge."""
-        score = self.sums / (self.size[self.rows] * self.size[self.cols])
-        best = torch.full_like(self.size, -torch.inf).scatter_reduce_(0, self.rows, score, "amax")
-        is_best = score == best[self.rows]
+        rows, columns, total = self.cells
+        score = total / (self.size[rows] * self.size[columns])
+        best = torch.full_like(self.size, -torch.inf).scatter_reduce_(0, rows, score, "amax")
+        is_best = score == best[rows]
         nearest = torch.full_like(self.slot, len(self.slot))
-        nearest.scatter_reduce_(0, self.rows[is_best], self.cols[is_best], "amin")
+        nearest.scatter_reduce_(0, rows[is_best], columns[is_best], "amin")
         return torch.where(nearest < len(self.slot), nearest, self.columns()), 1 - best
 
     def merge(self, tree: Tree, up: Tensor, tau: float) -> None:
@@ -193,72 +176,7 @@ class _Graph:
         keep = first == own
         name = (keep.cumsum(0) - 1)[first]  # of each in the next round
         self.slot, self.size = self.slot[keep], self.size[keep]
-        rows, cols = name[self.rows], name[self.cols]
-        between = rows != cols
-        self._add_up(rows[between], cols[between], self.sums[between])
-
-    def _add_up(self, rows: Tensor, cols: Tensor, sums: Tensor) -> None:
-        """One edge for all between the same two; the libraries keep one whose sum is 0."""
-        xp, m = self.modules.xp, len(self.slot)
-        data, row, col = (xp.from_dlpack(x) for x in (sums, rows.int(), cols.int()))
-        matrix = self.modules.sparse.coo_matrix((data, (row, col)), shape=(m, m)).tocsr().tocoo()
-        self.rows, self.cols = from_dlpack(matrix.row).long(), from_dlpack(matrix.col).long()
-        self.sums = from_dlpack(matrix.data)
-
-
-def single_linkage(unit: Tensor) -> Tensor:
-    """The single-linkage tree of one neuron's examples on cosine distance.
-
-    unit     (N, D) float32, as `unit_embeddings` returns it, N <= 2¹⁸
-    returns  (N - 1, 4) float64, a SciPy linkage matrix as in `agglomerative.linkage`; (0, 4) of N = 0
-
-    On the CPU scikit-learn's minimum spanning tree, exact: N² D / 2 multiply-adds on one core, 8 · N · D bytes. On a
-    GPU cuML's, of the graph of its log2(N) + 15 nearest neighbours, joined where that falls apart: never below the
-    exact tree's heights, and above them where the closest pair of two groups are not among each other's neighbours.
-    There the closest pairs cost N² D / 2 multiply-adds, in one product a merge. Raises as `nearest_neighbours` does.
-    """
-    unit = checked_unit(unit)
-    zero = (unit == 0).all(1)
-    zeros, others = torch.nonzero(zero)[:, 0], torch.nonzero(~zero)[:, 0]
-    edges = _spanning_tree(unit[others] if len(zeros) else unit)
-    if len(zeros):  # at distance 1 from all
-        joined = torch.cat([others[:1], zeros])
-        star = torch.stack([joined[:1].expand(len(joined) - 1), joined[1:]], 1)
-        return linkage_of_edges(unit, torch.cat([others[edges], star]), highest=1.0)
-    return linkage_of_edges(unit, edges)
-
-
-def _spanning_tree(unit: Tensor) -> Tensor:
-    """(N - 1, 2) int64: the closest examples of the two clusters of each merge of the library's tree."""
-    if len(unit) < 2:
-        return torch.empty(0, 2, dtype=torch.int64, device=unit.device)
-    modules = modules_of(unit)
-    options = {} if on_gpu(unit) else {"compute_full_tree": True}  # cuML knows no part of a tree
-    model = modules.cluster.AgglomerativeClustering(metric="euclidean", linkage="single", **options)
-    children = from_dlpack(model.fit(modules.xp.from_dlpack(unit)).children_).cpu().numpy()
-    return _closest_pairs(unit, children.astype(np.float64))
-
-
-def _closest_pairs(unit: Tensor, children: Array) -> Tensor:
-    """The closest examples of the two children of each row; in leaf order the two are side by side."""
-    order, start, size = leaf_order(children)
-    larger = np.concatenate([np.ones(len(order), np.int64), size])[children.astype(np.int64)].max(1)
-    leaf = torch.from_numpy(order).to(unit.device)
-    unit = unit[leaf]
-    pairs = torch.empty(len(children), 2, dtype=torch.int64, device=unit.device)
-    for row, (begin, middle, end) in enumerate(zip(start, start + larger, start + size, strict=True)):
-        _closest_pair(unit[begin:middle], unit[middle:end], pairs[row])
-        pairs[row, 0] += begin
-        pairs[row, 1] += middle
-    return leaf[pairs]
-
-
-def _closest_pair(a: Tensor, b: Tensor, pair: Tensor) -> None:
-    """Which of a and which of b, at most BLOCK products at once; b is the smaller."""
-    best = torch.full((), -torch.inf, device=a.device)
-    for begin in range(0, len(b), step := max(1, BLOCK // len(a))):
-        similarity = (b[begin : begin + step] @ a.T).reshape(-1)
-        place = similarity.argmax()
-        found = torch.stack([place % len(a), begin + place // len(a)])
-        pair[:] = torch.where(similarity[place] > best, found, pair)
-        best = torch.maximum(best, similarity[place])
+        rows, columns = name[self.cells.rows], name[self.cells.columns]
+        between = rows != columns
+        cells = Cells(rows[between], columns[between], self.cells.values[between])
+        self.cells = sums(cells, len(self.slot), self.library)

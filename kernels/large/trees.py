@@ -85,12 +85,12 @@ class Tree:
 def components(up: Tensor) -> Tensor:
     """The lowest member of each element's component, where element i is joined to up[i]; all (m,) int64."""
     own = torch.arange(len(up), device=up.device)
-    circle = _circles(up)  # each component has one
+    circle = circles(up)  # each component has one
     lowest = torch.full_like(own, len(up)).scatter_reduce(0, circle, own, "amin")
     return lowest[circle]
 
 
-def _circles(up: Tensor) -> Tensor:
+def circles(up: Tensor) -> Tensor:
     """The lowest element of the circle in which the way from each element ends."""
     jump, low = up, torch.arange(len(up), device=up.device)  # 2^k steps on, and the lowest of the 2^k elements met
     for _ in range(len(up).bit_length()):
@@ -350,25 +350,31 @@ def single_linkage(unit: Tensor) -> Tensor:
     unit     (N, D) float32, as `unit_embeddings` returns it, N <= 2¹⁸
     returns  (N - 1, 4) float64, a SciPy linkage matrix as in `agglomerative.linkage`; (0, 4) of N = 0
 
+    Borůvka's rounds (`joining_edges`). Memory: 64 MiB of similarities. Time: two to three times N² D multiply-adds on
+    the data tried. Raises TypeError or ValueError for a wrong dtype or shape and for rows whose length is neither 1 nor
+    0.
+    """
+    unit = checked_unit(unit)
+    return linkage_of_edges(unit, joining_edges(unit, torch.arange(len(unit), device=unit.device)))
+
+
+def joining_edges(unit: Tensor, label: Tensor) -> Tensor:
+    """The edges (E, 2) int64 of a minimum spanning tree that is given in part: `label` (N,) is each part's lowest example.
+
     Borůvka's rounds: each cluster's shortest way out is an edge of the tree, and the clusters so joined are the next
     round's, half as many at most. An example's nearest outside its cluster stays so until that one is in it too; then
     its similarity is an upper bound, and it looks again only if its cluster knows no better way out.
-
-    Memory: 64 MiB of similarities. Time: two to three times N² D multiply-adds on the data tried. Raises TypeError or
-    ValueError for a wrong dtype or shape and for rows whose length is neither 1 nor 0.
     """
-    unit = checked_unit(unit)
-    label = torch.arange(len(unit), device=unit.device)
     ways, edges = _WaysOut(unit), [torch.empty(0, 2, dtype=torch.int64, device=unit.device)]
     while len(unit) and label.any():
         ways.look_again(label)
         clusters, u, v = ways.shortest(label)
         up = torch.arange(len(unit), device=unit.device)
         up[clusters] = label[v]
-        needed = _circles(up)[clusters] != clusters  # an edge less than clusters
+        needed = circles(up)[clusters] != clusters  # an edge less than clusters
         edges.append(torch.stack([u, v], 1)[needed])
         label = components(up)[label]
-    return linkage_of_edges(unit, torch.cat(edges))
+    return torch.cat(edges)
 
 
 class _WaysOut:
