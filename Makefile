@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STUBS := .venv-stubs
 LENS := .venv-lens
+CUML := build/cuml
 NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs other-clients breaking baseline soak ray lens wheel bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test lint types stubs other-clients breaking baseline soak ray lens cuml-signatures wheel bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -29,6 +30,7 @@ demo: setup ## see it work
 
 test: setup ## the whole suite
 	$(BIN)/python -m polysem.kernels.warm_up  # compiled once, not by each process
+	$(BIN)/python -m polysem.kernels.large.warm_up
 	$(BIN)/pytest -q -n auto --dist worksteal  # a module's tests, and so its servers, stay together
 
 lint: setup ## ruff
@@ -76,6 +78,11 @@ ray: setup ## install Ray beside it, for the tests of clusters
 
 lens: $(LENS)/.installed ## compare with TransformerLens itself, not only with what it left in the tests
 	TRANSFORMER_LENS_PYTHON=$(abspath $(LENS)/bin/python) $(BIN)/pytest -q tests/oracle
+
+# The two packages alone, 225 MB: their signatures can be read without CUDA, which is what all else would be.
+cuml-signatures: setup ## compare our calls of cuML and CuPy with the packages' signatures
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(CUML) $(PIP_ARGS) 'cuml-cu13==26.10.*' 'cupy-cuda13x==14.2.*' cuda-pathfinder
+	POLYSEM_CUML_SITE=$(CUML) $(BIN)/pytest -q tests/kernels/large/test_cuml_calls.py
 
 wheel: setup ## build the wheel and check what is in it, and what it is without extras
 	rm -rf dist build/lib build/bdist.*

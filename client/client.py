@@ -113,6 +113,7 @@ class Client:
         distance_threshold: float = 0.5,
         thresholds: Sequence[float] | ThresholdSchedule | None = None,
         until_stable: bool = False,
+        neighbours: int | None = None,
         index: str | None = None,
     ) -> Clusters:
         """Feature clusters of the neurons, streamed in the order asked; a neuron named twice comes once.
@@ -125,6 +126,8 @@ class Client:
         distance_threshold  0..2: where the tree is cut
         thresholds          of scc's rounds, increasing, or the name of a schedule; None: linear, 0.02 to 1.0
         until_stable        of scc: repeat each round until nothing merges
+        neighbours          1..1024: of scc and single linkage, cluster the graph of each example's so many nearest, an
+                            approximation; None: exactly, but scc above 20,000 examples on the graph of 25
         index               a name from `indexes()`; None: the server's default
         """
         call = clustering.call(
@@ -138,6 +141,7 @@ class Client:
             distance_threshold=distance_threshold,
             thresholds=thresholds,
             until_stable=until_stable,
+            neighbours=neighbours,
         )
         return self._stream(call)
 

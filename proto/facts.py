@@ -9,8 +9,11 @@ from polysem.proto.questions.clustering import (
     LINKAGES,
     Clustering,
     EmbeddingChoice,
+    Library,
     decode_choice,
     encode_choice,
+    library_number,
+    library_of,
     threshold_schedule,
 )
 from polysem.proto.wire.names import name_of
@@ -19,7 +22,11 @@ from polysem.v1 import neuron_service_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server accepts; costs are in n_examples² · d_model. The last two are the key's own; 0: no limit."""
+    """What the server accepts; costs are in n_examples² · d_model.
+
+    max_requests_in_flight_of_key, daily_cost_quota  the key's own; 0: no limit
+    max_neighbours                                   0: a server that clusters no graphs of neighbours when asked
+    """
 
     max_message_bytes: int
     max_neurons_per_request: int
@@ -31,6 +38,7 @@ class Limits:
     bulk_batch_ms: float = 0.0
     max_requests_in_flight_of_key: int = 0
     daily_cost_quota: float = 0.0
+    max_neighbours: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +55,15 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
+    """neighbour_library: what searches nearest neighbours there; None: the server is older and does not say."""
+
     version: str
     model: ModelInfo
     device: str
     dtype: str
     default_index: str
     limits: Limits
+    neighbour_library: Library | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +140,7 @@ def encode_server_info(info: ServerInfo) -> pb.GetServerInfoResponse:
         dtype=info.dtype,
         default_index=info.default_index,
         limits=pb.Limits(**_fields(info.limits)),
+        neighbour_library=library_number(info.neighbour_library),
     )
 
 
@@ -140,6 +152,7 @@ def decode_server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         dtype=message.dtype,
         default_index=message.default_index,
         limits=Limits(**_attributes(message.limits, Limits)),
+        neighbour_library=library_of(message.neighbour_library),
     )
 
 
@@ -183,6 +196,8 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
             thresholds = clustering.thresholds
             message.thresholds.extend(threshold_schedule(thresholds) if isinstance(thresholds, str) else thresholds)
             message.until_stable = clustering.until_stable
+        if clustering.neighbours is not None:
+            message.neighbours = clustering.neighbours
     return message
 
 
@@ -195,6 +210,7 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
             distance_threshold=message.distance_threshold,
             thresholds=tuple(message.thresholds) or "linear",
             until_stable=message.until_stable,
+            neighbours=message.neighbours if message.HasField("neighbours") else None,
         )
     return Provenance(
         index=message.index,

@@ -199,6 +199,11 @@ def _verify(folder: Path) -> None:
 @click.option(
     "--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), help="Of the model's arithmetic; default float32."
 )
+@click.option(
+    "--neighbour-library",
+    type=click.Choice(["auto", "cuml", "scikit-learn", "torch"]),
+    help="Nearest neighbours are searched by it; default auto: torch, but cuML where a GPU serves large neurons.",
+)
 @click.option("--max-batch-cost", type=float, help="n_examples² · d_model of one batch on the device.")
 @click.option("--max-wait-ms", type=float, help="How long a batch that is not full waits for more; default 0.")
 @click.option("--bulk-batch-ms", type=float, help="What a batch of bulk work should take; default 20.")

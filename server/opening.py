@@ -1,13 +1,20 @@
 """What a server serves: the indexes that its settings name and their model, or the demo's."""
 
+import logging
 import os
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
+from polysem.kernels.large import libraries
+from polysem.kernels.large.libraries import Library
+from polysem.kernels.large.warm_up import warm_up as warm_up_large
 from polysem.kernels.warm_up import warm_up
-from polysem.proto.errors import InvalidArgument
+from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.server.demo import indexes as demo_indexes
-from polysem.server.index.format import open_index
+from polysem.server.index.format import Index, open_index
 from polysem.server.indexing import selection
 from polysem.server.indexing.builder import Progress
 from polysem.server.model.loading import load
@@ -17,14 +24,17 @@ from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.metrics import Metrics
 from polysem.server.settings import Settings
 
+log = logging.getLogger(__name__)
+
 MAX_BATCH_COST = {"cpu": 9.5e8, "cuda": 3e10}  # 50 ms on two cores; what a GPU needs to be busy
 QUEUED_BATCHES = 10_000  # that may wait, where the settings do not say
 
 
 def open_engine(settings: Settings, progress: Progress = lambda stage, n, total: None) -> Engine:
-    """The engine, warmed up: every kernel is compiled. Without indexes in the settings: the demo's, built if missing.
+    """The engine, warmed up: every kernel is compiled, and what searches neighbours is imported.
 
-    Raises InvalidArgument where two indexes have one name, and what `open_index`, `models.load` and `Engine` raise.
+    Without indexes in the settings: the demo's, built if missing. Raises InvalidArgument where two indexes have one
+    name, and what `open_index`, `models.load`, `Engine` and `neighbour_library` raise.
     """
     folders = [Path(os.path.expanduser(folder)) for folder in settings.index] or [demo_indexes.ensure(progress)]
     indexes = [open_index(folder) for folder in folders]
@@ -32,10 +42,37 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InvalidArgument(f"two indexes are called {repeated!r}: requests name them by their folder's name")
     model = load(settings.model or indexes[0].info.model_id, settings.device, settings.dtype)
-    engine = Engine(model, indexes, version("polysem"))
+    engine = Engine(model, indexes, version("polysem"), neighbour_library(settings, model.device, indexes))
     warm_up(model.device, max(2, *(min(int(index.n_examples.max()), MAX_IN_MATRIX) for index in indexes)))
+    warm_up_large(model.device, engine.neighbour_library)
     selection.warm_up()  # an index job would keep callers waiting else
     return engine
+
+
+def neighbour_library(settings: Settings, device: torch.device, indexes: Sequence[Index]) -> Library:
+    """What searches nearest neighbours here, imported. Cost: for cuML 10 to 22 s and 1.1 GB of memory.
+
+    So cuML is taken where an index has large neurons, or where the settings name it. Raises InvalidArgument for a
+    library that does not run on the device, FailedPrecondition where the one that was named cannot be imported.
+    """
+    name = settings.neighbour_library
+    if name == "auto":
+        large = any(index.n_examples.max() > MAX_IN_MATRIX for index in indexes)
+        found = libraries.default_library(device) if large else "torch"
+        try:
+            libraries.load(found)
+        except Exception as error:  # of a driver that does not fit, for one
+            log.warning("%s cannot be imported, so torch searches nearest neighbours: %s", found, error)
+            return "torch"
+        return found
+    try:
+        library = libraries.checked_library(name, device)
+        libraries.load(library)
+    except ValueError as error:
+        raise InvalidArgument(f"setting neighbour_library: {error}", "neighbour_library") from error
+    except Exception as error:
+        raise FailedPrecondition(f"setting neighbour_library: {error}") from error
+    return library
 
 
 def open_batcher(settings: Settings, engine: Engine, metrics: Metrics | None = None) -> Batcher:

@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(default="text", description="of what goes to stderr")
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto")
     dtype: Literal["float32", "tf32", "bfloat16"] = Field(default="float32", description="of the model's arithmetic")
+    neighbour_library: Literal["auto", "cuml", "scikit-learn", "torch"] = Field(
+        default="auto",
+        description="what searches nearest neighbours; auto: torch, but on a GPU cuML, if it is installed and an index "
+        "has neurons of more than 4,096 examples",
+    )
     max_batch_cost: float | None = Field(
         default=None,
         gt=0,

@@ -37,7 +37,7 @@ server/questions     kernels kernels/large proto proto/questions proto/wire serv
 server/serving       proto proto/questions proto/wire server/index server/model server/paths server/questions
                      server/settings v1
 server/demo          proto proto/work server/corpus server/index server/indexing server/model server/paths
-server/opening       kernels proto server/demo server/index server/indexing server/model server/questions
+server/opening       kernels kernels/large proto server/demo server/index server/indexing server/model server/questions
                      server/serving server/settings
 server/local_client  proto proto/questions server/opening server/questions server/serving server/settings
 server/ray_cluster   proto proto/questions proto/work server/corpus server/demo server/index server/local_client

@@ -178,6 +178,7 @@ def neuron_json(neuron: Neuron) -> dict[str, Any]:
     return {
         "neuron": str(neuron.id),
         "method": neuron.method,
+        "library": neuron.library,
         **asdict(neuron.metrics),
         "clusters": [
             {"label": c.label, "size": c.size, "central": c.central, "members": c.members.tolist()}

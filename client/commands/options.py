@@ -113,6 +113,12 @@ _THRESHOLDS = click.option(
     "--thresholds", help="Thresholds of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5."
 )
 _UNTIL_STABLE = click.option("--until-stable", is_flag=True, help="Repeat each round of scc until nothing merges.")
+_NEIGHBOURS = click.option(
+    "--neighbours",
+    type=int,
+    metavar="K",
+    help="Cluster the graph of K nearest neighbours instead of all distances: scc, or single linkage.",
+)
 _ALGORITHM, _EMBEDDING, _LAYER_NORM = "Clustering algorithm.", "Embedding to cluster.", "Where LayerNorm's γ and β go."
 _REPEATABLE = "May be repeated."
 
@@ -136,6 +142,7 @@ def clusters_examples(command: Command) -> Command:
             DISTANCE_THRESHOLD,
             _THRESHOLDS,
             _UNTIL_STABLE,
+            _NEIGHBOURS,
         ),
     )
 

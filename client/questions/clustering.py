@@ -27,11 +27,13 @@ from polysem.proto.questions.clustering import (
     ClusterQuery,
     Embedding,
     EmbeddingChoice,
+    Library,
     Linkage,
     Method,
     ThresholdSchedule,
     check_distance_threshold,
     encode_cluster_query,
+    library_of,
 )
 from polysem.proto.wire import columns
 
@@ -100,8 +102,11 @@ class Neuron:
     linkage   (n − 1, 4) float64: the whole tree as SciPy writes it
     metrics   Metrics at this cut
     clusters  largest first
-    method    how the tree was made: "matrix" from all pairwise distances, "linear" the same tree without a matrix (many
-              examples), "neighbours" an approximation from each example's 25 nearest neighbours (very many)
+    method    how the tree was made: "matrix" from all pairwise distances; "linear" the same tree without a matrix (many
+              examples); approximations from each example's nearest neighbours are "neighbours" (scc) and
+              "neighbour_tree" (single linkage)
+    library   what searched those neighbours: "cuml", "scikit-learn" or "torch"; "polysem" where none were searched;
+              None where the server is older and does not say
     """
 
     def __init__(
@@ -115,12 +120,14 @@ class Neuron:
         provenance: Provenance,
         timing: Timing,
         asker: Asker | None,
+        library: Library | None = None,
     ) -> None:
         self.id = id_
         self.labels = labels
         self.metrics = metrics
         self.distance_threshold = distance_threshold
         self.method = method
+        self.library = library
         self.provenance = provenance
         self.timing = timing
         self._tree = tree
@@ -178,6 +185,7 @@ class Neuron:
             self.provenance,
             self.timing,
             self._asker,
+            self.library,
         )
 
     @cached_property
@@ -234,6 +242,7 @@ class Neuron:
                 distance_threshold=self.distance_threshold,
                 thresholds=clustering.thresholds if clustering.algorithm == "scc" else None,
                 until_stable=clustering.until_stable,
+                neighbours=clustering.neighbours,
                 index=index,
             )
         (embedded,) = asker.embed(self.id, embedding=embedding, layer_norm=choice.layer_norm, index=index)
@@ -300,6 +309,7 @@ class _Neurons(Sequence[Neuron]):
             self._answer.provenance,
             self._answer.timing,
             self._asker,
+            library_of(int(batch.libraries[i])),
         )
 
     @cached_property
@@ -355,6 +365,7 @@ class ClusteringOptions(EmbeddingOptions, total=False):
     distance_threshold: float
     thresholds: Sequence[float] | ThresholdSchedule | None
     until_stable: bool
+    neighbours: int | None
 
 
 def read_options(**options: Unpack[ClusteringOptions]) -> tuple[EmbeddingChoice, Clustering]:

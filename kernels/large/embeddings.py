@@ -10,6 +10,7 @@ GRID = 2.0**34
 SAME = 2.0**-25  # distances below are 0, as in distances.py, where they are multiples of 2⁻²⁴
 BLOCK = 2**24  # similarities at once: 64 MiB
 ROWS = 4096  # embeddings at once, where they are gathered in float64
+PAIRS = {"cpu": 512, "cuda": 2**14}  # differences of embeddings at once: in a CPU's cache, a GPU's launch
 
 
 def unit_embeddings(rows: Tensor, weights: Tensor, offsets: Tensor | None = None) -> Tensor:
@@ -79,12 +80,21 @@ def snapped(distance: Tensor) -> Tensor:
 
 
 def pair_distances(unit: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """½ |unit[u] − unit[v]|² pair by pair, 1 where either is zero; float32 multiples of 2⁻²⁴, the same both ways."""
-    result = torch.empty(len(u), dtype=torch.float32, device=unit.device)
+    """½ |unit[u] − unit[v]|² pair by pair, 1 where either is zero.
+
+    unit     (N, D) float32, rows of length 1 or 0
+    u, v     (M,) int64, or v (M, C): each of u with C others
+    returns  as v, float32 multiples of 2⁻²⁴ in [0, 2]; the same both ways and in any company
+    """
+    others = v if v.ndim == 2 else v[:, None]
+    result = torch.empty(others.shape, dtype=torch.float32, device=unit.device)
     zero = (unit == 0).all(1)
-    for begin in range(0, len(u), ROWS):
-        a, b = u[begin : begin + ROWS], v[begin : begin + ROWS]
-        distance = (unit[a] - unit[b]).square_().sum(1) * 0.5
+    step = max(1, PAIRS[unit.device.type] // max(others.shape[1], 1))
+    for begin in range(0, len(u), step):
+        a, b = u[begin : begin + step, None], others[begin : begin + step]
+        difference = unit[b]  # (step, C, D)
+        difference -= unit[a]
+        distance = difference.square_().sum(2) * 0.5
         distance.masked_fill_(zero[a] | zero[b], 1.0)
-        result[begin : begin + ROWS] = torch.round(distance * 2**24) * 2**-24
-    return result.clamp_(max=2.0)
+        result[begin : begin + step] = torch.round(distance * 2**24) * 2**-24
+    return result.clamp_(max=2.0).reshape(v.shape)

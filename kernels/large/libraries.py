@@ -6,13 +6,14 @@ torch         a product and topk, a sort and index_add: on both
 
 All calls of cuML and CuPy are here. `docs/cuml.md` has a verdict on each, and on those that are not made.
 
-The default on the CPU is torch. Two busy cores, D = 768, k = 25, scikit-learn's time over torch's, three rounds
-(`python tests/benchmarks/large.py --paths search`): 5.2 to 5.5 at N = 1,000, 1.9 at 5,000, 1.5 to 2.8 at 20,000. No GPU has
-measured cuML beside torch yet; there the default is cuML where it is installed. `make gpu-cuml` prints the figure.
+The default on the CPU is torch. Two busy cores, D = 768, k = 25, scikit-learn's time over torch's, three rounds: 5.2 to
+5.5 at N = 1,000, 1.9 at 5,000, 1.5 to 2.8 at 20,000. No GPU has measured cuML beside torch yet; there the default is
+cuML where it is installed, and `make gpu-cuml` prints the figure.
 
-cuML's euclidean search takes squared distances below 1e-3 for 0 where two rows have equal float32 norms, as four of five
-pairs of unit embeddings have: of near-copies it found 29 % of the right 25 neighbours in an emulation, cosine 99 %.
-scikit-learn's euclidean search is float64 inside, and its cosine search took half as long again.
+cuML's euclidean search takes squared distances below 1e-3 for 0 where two rows have equal float32 norms, as four of
+five pairs of unit embeddings have: of 1,000 near-copies it found 15 % of the right 25 neighbours in the emulation of
+tests/kernels/large, its cosine search 99 %. scikit-learn's euclidean search is float64 inside, and its cosine search
+took half as long again.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from polysem.kernels.dispatch import on_gpu
 from polysem.kernels.large.embeddings import BLOCK
 
 Library = Literal["cuml", "scikit-learn", "torch"]
@@ -43,19 +43,23 @@ class Cells(NamedTuple):
 
 def default_library(device: torch.device) -> Library:
     """The fastest library that is installed for the device, as far as that was measured (see the file's header)."""
-    return "cuml" if device.type == "cuda" and find_spec("cuml") and find_spec("cupy") else "torch"
+    return "cuml" if is_gpu(device) and find_spec("cuml") and find_spec("cupy") else "torch"
 
 
-def checked_library(library: Library | None, unit: Tensor) -> Library:
-    """The library, or the default of the tensor's device. Raises ValueError for one that does not run there."""
+def checked_library(library: Library | None, device: torch.device) -> Library:
+    """The library, or the device's default. Raises ValueError for one that does not run there."""
     if library is None:
-        return default_library(unit.device)
+        return default_library(device)
     if library not in LIBRARIES:
         raise ValueError(f"library is {library!r}; expected one of {', '.join(LIBRARIES)}")
-    if library != "torch" and on_gpu(unit) != (library == "cuml"):
+    if library != "torch" and is_gpu(device) != (library == "cuml"):
         others = "scikit-learn or torch" if library == "cuml" else "cuml or torch"
-        raise ValueError(f"{library} does not run on {unit.device}; choose {others}")
+        raise ValueError(f"{library} does not run on {device}; choose {others}")
     return library
+
+
+def is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def load(library: Library) -> None:

@@ -30,7 +30,7 @@ def single_linkage(unit: Tensor, k: int = N_NEIGHBOURS, library: Library | None 
     N² D multiply-adds, with cuML twice as many, and as many again for each round of joining parts. Raises as
     `nearest_neighbours` does.
     """
-    unit, library = checked_unit(unit), checked_library(library, unit)
+    unit, library = checked_unit(unit), checked_library(library, unit.device)
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
     graph = neighbour_graph(unit, k, library)
@@ -83,7 +83,7 @@ def _by_cuml(unit: Tensor, k: int, graph: Edges) -> Tensor:
 
 
 def _edges_of(unit: Tensor, children: Tensor, graph: Edges) -> Tensor:
-    """(N - 1, 2) int64: of each merge the shortest edge between its children, or where none is there, their closest pair."""
+    """(N - 1, 2) int64: the shortest edge between the children of each merge, or where none is, their closest pair."""
     n, device = len(unit), unit.device
     tree = children.cpu().numpy().astype(np.float64)
     order, start, size = leaf_order(tree)

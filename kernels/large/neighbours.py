@@ -4,11 +4,11 @@ nearest_neighbours  the k nearest of each example
 neighbour_graph     the edges between them
 scc_linkage         SCC on that graph, as its authors' code has it
 
-What a library finds is measured again by ourselves, in torch, alike for all: distances are ½ |u − v|² of unit embeddings,
-0 of equal ones, the same both ways, and rounded to multiples of 2⁻²⁴ as in distances.py, so that sums of them are exact.
-A library is asked for a few more than k and the nearest of them are kept: its float32 products order distances that
-differ by less than 1e-7 by chance. A zero embedding is at distance 1 from every other, which no point in space is; the
-libraries never see one.
+What a library finds is measured again by ourselves, in torch, alike for all: distances are ½ |u − v|² of unit
+embeddings, 0 of equal ones, the same both ways, and rounded to multiples of 2⁻²⁴ as in distances.py, so that sums of
+them are exact. A library is asked for a few more than k and the nearest of them are kept: its float32 products order
+distances that differ by less than 1e-7 by chance. A zero embedding is at distance 1 from every other, which no point in
+space is; the libraries never see one.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ def nearest_neighbours(unit: Tensor, k: int, library: Library | None = None) -> 
     N² D multiply-adds. Raises TypeError or ValueError for a wrong dtype, shape or k, for rows whose length is neither 1
     nor 0 and for a library that does not run on the device, ModuleNotFoundError where it is not installed.
     """
-    unit, library = checked_unit(unit), checked_library(library, unit)
+    unit, library = checked_unit(unit), checked_library(library, unit.device)
     n = len(unit)
     if not 0 <= k <= max(n - 1, 0):
         raise ValueError(f"k is {k}; expected 0..{max(n - 1, 0)} (N - 1)")
@@ -72,8 +72,7 @@ def _nearest(unit: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _measured(unit: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Distances of rows (R,) from columns (R, C), and the columns, both in ascending order of column."""
     columns = columns.sort(1).values
-    distances = pair_distances(unit, rows[:, None].expand_as(columns).reshape(-1), columns.reshape(-1))
-    return distances.reshape(columns.shape), columns
+    return pair_distances(unit, rows, columns), columns
 
 
 class Edges(NamedTuple):
@@ -125,7 +124,7 @@ def scc_linkage(
     never pick each other, at whatever threshold. N² D multiply-adds for the neighbours, k · N for each pass. Raises as
     `nearest_neighbours` does, and for thresholds and k that are not as above.
     """
-    taus, unit, library = checked_thresholds(thresholds), checked_unit(unit), checked_library(library, unit)
+    taus, unit, library = checked_thresholds(thresholds), checked_unit(unit), checked_library(library, unit.device)
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
     tree, graph = Tree(len(unit), unit.device), _Graph(len(unit), neighbour_graph(unit, k, library), library)

@@ -359,7 +359,7 @@ def single_linkage(unit: Tensor) -> Tensor:
 
 
 def joining_edges(unit: Tensor, label: Tensor) -> Tensor:
-    """The edges (E, 2) int64 of a minimum spanning tree that is given in part: `label` (N,) is each part's lowest example.
+    """The edges (E, 2) int64 that a minimum spanning tree still lacks; `label` (N,) is the lowest example of each part.
 
     Borůvka's rounds: each cluster's shortest way out is an edge of the tree, and the clusters so joined are the next
     round's, half as many at most. An example's nearest outside its cluster stays so until that one is in it too; then

@@ -21,12 +21,15 @@ Linkage = Literal["average", "complete", "single"]
 Embedding = Literal["neuron", "pre_mlp"]
 LayerNorm = Literal["folded", "raw"]
 ThresholdSchedule = Literal["linear", "geometric"]
-Method = Literal["matrix", "linear", "neighbours"]
+Method = Literal["matrix", "linear", "neighbours", "neighbour_tree"]
+Library = Literal["polysem", "cuml", "scikit-learn", "torch"]
 DEFAULT_DISTANCE_THRESHOLD = 0.5
 MAX_DISTANCE = 2.0
 MAX_THRESHOLDS = 1024
 MAX_SILHOUETTE_THRESHOLDS = 64
+MAX_NEIGHBOURS = 1024
 METHODS: tuple[Method, ...] = get_args(Method)
+LIBRARIES: tuple[Library, ...] = get_args(Library)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class Clustering:
     linkage                of hac
     thresholds             of SCC's rounds, on distance, strictly increasing; a schedule's name stands for its numbers
     silhouette_thresholds  further cuts of which only the silhouette is wanted
+    neighbours             of scc and single linkage: cluster the graph of so many nearest neighbours; None: exactly,
+                           but scc above 20,000 examples on the graph of 25
     """
 
     algorithm: Algorithm = "hac"
@@ -52,15 +57,17 @@ class Clustering:
     thresholds: tuple[float, ...] | ThresholdSchedule = "linear"
     until_stable: bool = False
     silhouette_thresholds: tuple[float, ...] = ()
+    neighbours: int | None = None
 
     @property
     def words(self) -> str:
         """The algorithm's name for people."""
-        return {
+        name = {
             "hac": f"HAC, {self.linkage} linkage",
             "scc": "Sub-Cluster Component",
             "components": "connected components",
         }[self.algorithm]
+        return name if self.neighbours is None else f"{name} of {self.neighbours} nearest neighbours"
 
     def canonical(self) -> "Clustering":
         """The same with what its algorithm does not use at the defaults, so that equal work is equal."""
@@ -98,6 +105,7 @@ def _n_merges(batch: "ClusterBatch") -> IntArray:
     "neuron",
     Axis("example", ["labels"], "n_examples"),
     Axis("merge", ["merges", "heights", "node_centrals", "node_mean_distances"], _n_merges),
+    later=["libraries"],
 )
 @dataclass(frozen=True, eq=False)
 class ClusterBatch:
@@ -114,6 +122,7 @@ class ClusterBatch:
     max_distance … largest_share  (B,) float64, NaN where undefined
     methods              (B,) int32: how the tree was made, a place in METHODS plus 1
     silhouettes          (B, C) float64: of the cuts at the C silhouette_thresholds asked for
+    libraries            (B,) int32: what searched nearest neighbours, a place in LIBRARIES plus 1; 0: an older server
     """
 
     neurons: IntArray
@@ -132,6 +141,17 @@ class ClusterBatch:
     largest_share: DoubleArray
     methods: IntArray
     silhouettes: DoubleArray
+    libraries: IntArray
+
+
+def library_number(library: Library | None) -> Any:
+    """Its number on the wire; 0 of None."""
+    return 0 if library is None else LIBRARIES.index(library) + 1
+
+
+def library_of(number: int) -> Library | None:
+    """The library of that number; None where a server does not say, or says one that is not known yet."""
+    return LIBRARIES[number - 1] if 0 < number <= len(LIBRARIES) else None
 
 
 def check_choice(choice: EmbeddingChoice) -> None:
@@ -156,6 +176,7 @@ def check_clustering(clustering: Clustering) -> None:
         )
     for value in clustering.silhouette_thresholds:
         _in_range(value, "silhouette_thresholds")
+    _check_neighbours(clustering)
 
 
 def check_distance_threshold(value: float) -> None:
@@ -174,6 +195,22 @@ def _check_thresholds(thresholds: Sequence[float]) -> None:
     for low, high in itertools.pairwise(thresholds):
         if high <= low:
             raise InvalidArgument(f"thresholds must increase strictly, but {high:g} follows {low:g}", "thresholds")
+
+
+def _check_neighbours(clustering: Clustering) -> None:
+    k = clustering.neighbours
+    if k is None:
+        return
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= MAX_NEIGHBOURS:
+        raise InvalidArgument(
+            f"neighbours is {k!r}; give a whole number from 1 to {MAX_NEIGHBOURS}, or leave it out", "neighbours"
+        )
+    if clustering.algorithm == "hac" and clustering.linkage != "single":
+        raise InvalidArgument(
+            f"neighbours is {k}, and HAC with {clustering.linkage} linkage needs all distances; leave it out, or ask "
+            "for algorithm scc or for single linkage",
+            "neighbours",
+        )
 
 
 def _in_range(value: float, field: str) -> None:
@@ -231,6 +268,7 @@ def encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[s
         "thresholds": () if isinstance(thresholds, str) else thresholds,
         "threshold_schedule": _SCHEDULES[thresholds] if isinstance(thresholds, str) else None,
         "until_stable": clustering.until_stable,
+        "neighbours": clustering.neighbours,
         **encode_choice(choice),
     }
 
@@ -245,6 +283,7 @@ def decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
         distance_threshold=message.distance_threshold if given else DEFAULT_DISTANCE_THRESHOLD,
         thresholds=tuple(message.thresholds) or schedule,
         until_stable=message.until_stable,
+        neighbours=message.neighbours if message.HasField("neighbours") else None,
     ).canonical()
     check_clustering(clustering)
     return decode_choice(message), clustering

@@ -102,7 +102,10 @@ class Joiner(Generic[Batch]):
             return None
         pieces, self._pieces = self._pieces, []
         layout = LAYOUTS[self._type]
-        return self._type(**{name: _join(name, name in layout.texts, pieces) for name in layout.axes})
+        sent = [name for name in layout.axes if name not in layout.later or any(p.HasField(name) for p in pieces)]
+        found = {name: _join(name, name in layout.texts, pieces) for name in sent}
+        missing = {name: np.zeros(len(found[layout.column]), np.int32) for name in layout.axes.keys() - found.keys()}
+        return self._type(**found, **missing)
 
 
 def _join(name: str, is_text: bool, messages: Sequence[Any]) -> Any:

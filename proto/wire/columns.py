@@ -46,6 +46,7 @@ class Layout(NamedTuple):
     axes     the axis of each column
     counts   of each other axis: rows of each item of a batch
     texts    the columns that are lists of str; all others are arrays
+    later    columns (items,) int32 that servers of earlier versions do not send: 0 then
     """
 
     message: type[Any] | None
@@ -54,12 +55,15 @@ class Layout(NamedTuple):
     axes: Mapping[str, str]
     counts: Mapping[str, Callable[[Any], npt.NDArray[Any]]]
     texts: frozenset[str]
+    later: frozenset[str]
 
 
 LAYOUTS: dict[type, Layout] = {}
 
 
-def columnar(message: type[Any] | None, item: str, *axes: Axis) -> Callable[[type[Batch]], type[Batch]]:
+def columnar(
+    message: type[Any] | None, item: str, *axes: Axis, later: Sequence[str] = ()
+) -> Callable[[type[Batch]], type[Batch]]:
     """Register a dataclass as a batch whose items lie along `item`; columns that no axis names lie there, too."""
 
     def register(batch: type[Batch]) -> type[Batch]:
@@ -71,6 +75,7 @@ def columnar(message: type[Any] | None, item: str, *axes: Axis) -> Callable[[typ
             {field.name: named.get(field.name, item) for field in fields(batch)},
             {axis.name: axis.counts if callable(axis.counts) else _column(axis.counts) for axis in axes},
             frozenset(field.name for field in fields(batch) if field.type == Sequence[str]),
+            frozenset(later),
         )
         return batch
 

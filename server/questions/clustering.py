@@ -2,9 +2,12 @@
 
 A neuron's number of examples and the algorithm decide how its tree is made (METHODS):
 
-matrix      up to 4,096 examples: all pairwise distances, many neurons in one launch
-linear      up to 20,000: the same tree in memory that grows with the examples only
-neighbours  more, for SCC: on the graph of the 25 nearest neighbours. Single linkage is "linear" at any size
+matrix          up to 4,096 examples: all pairwise distances, many neurons in one launch
+linear          up to 20,000: the same tree in memory that grows with the examples only. Single linkage: any number
+neighbours      more, for SCC: on the graph of the 25 nearest neighbours
+neighbour_tree  only where `neighbours` asks for it: single linkage on that graph
+
+`neighbours` asks for one of the last two at any size. Then each neuron's tree is made by itself, the rest in batches.
 
 On a GPU two batches are under way at a time, each on a stream of its own, so that the matrix products of one go on
 while the other's trees, which wait for memory, are made.
@@ -24,7 +27,7 @@ from torch import Tensor
 
 from polysem.kernels import agglomerative, distances, metrics, scc, tree
 from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
-from polysem.kernels.large import neighbours
+from polysem.kernels.large import libraries, neighbour_tree, neighbours
 from polysem.kernels.large import trees as large_trees
 from polysem.kernels.large.embeddings import unit_embeddings
 from polysem.kernels.large.metrics import tree_metrics
@@ -32,23 +35,26 @@ from polysem.proto.arrays import Array, IntArray
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.clustering import (
+    LIBRARIES,
     METHODS,
     ClusterBatch,
     Clustering,
     ClusterQuery,
     EmbeddingChoice,
+    Library,
     Method,
     threshold_schedule,
 )
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
-from polysem.server.questions import resident
+from polysem.server.questions import memory, resident
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.resident import DeviceBatch
 
 MAX_IN_MATRIX = 4096
 MAX_IN_LINEAR_MEMORY = 20_000
+COST_OF_ONE = {"cpu": 1e8, "cuda": 3e9}  # some 5 ms: what one tree costs that is made by itself, besides
 
 log = logging.getLogger(__name__)
 
@@ -62,18 +68,29 @@ class Clustered(NamedTuple):
     silhouettes: Tensor  # (B, C) of the further cuts
 
 
+class MadeTree(NamedTuple):
+    """One neuron's tree (N - 1, 4) float64, how it was made, and what searched nearest neighbours for it."""
+
+    linkage: Tensor
+    method: Method
+    library: Library = "polysem"
+
+
 @dataclass(frozen=True, eq=True)
 class ClusterWork:
-    """Items are neurons: (layer, neuron)."""
+    """Items are neurons: (layer, neuron). library: what searches nearest neighbours."""
 
     model: Model
     index: Index
     choice: EmbeddingChoice
     clustering: Clustering
+    library: libraries.Library = "torch"
 
     def costs(self, items: IntArray) -> Array:
+        """n_examples² · d_model, and a constant where each tree is made by itself, so that batches stay short."""
         n = self.index.n_examples[items[:, 0], items[:, 1]].astype(np.float64)
-        return (n**2 + 1) * self.model.info.d_model
+        by_itself = 0.0 if self.clustering.neighbours is None else COST_OF_ONE[self.model.device.type]
+        return (n**2 + 1) * self.model.info.d_model + by_itself
 
     def takes(self, n_examples: Array) -> Array:
         """(B,) bool: whether neurons of so many examples are not too large for what was asked."""
@@ -105,11 +122,14 @@ class ClusterWork:
             resident.device_batches(self.model, self.index, items[small], self.choice)
         ):
             _put(out, offsets, batch._replace(places=small[batch.places]), clustered)
+        if self.clustering.neighbours is not None:
+            _say(out, small, "neighbours" if self.clustering.algorithm == "scc" else "neighbour_tree", self.library)
         for place in np.flatnonzero(n_examples > MAX_IN_MATRIX):
             (batch,) = resident.device_batches(self.model, self.index, items[place : place + 1], self.choice)
-            method, clustered = self._large(NeuronId(*items[place].tolist()), batch)
+            self.check(NeuronId(*items[place].tolist()))
+            made, clustered = self._large(batch)
             _put(out, offsets, *_read(batch._replace(places=np.array([place])), clustered, nullcontext()))
-            out.methods[place] = METHODS.index(method) + 1
+            _say(out, np.array([place]), made.method, made.library)
         return out
 
     def _in_lanes(self, batches: Iterator[DeviceBatch]) -> Iterator[tuple[DeviceBatch, Clustered]]:
@@ -129,15 +149,14 @@ class ClusterWork:
 
     def _clustered(self, batch: DeviceBatch) -> list[tuple[DeviceBatch, Clustered]]:
         """The batch's clusterings; in halves where the device has not the memory for it."""
+        n = len(batch.places)
         try:
             return [(batch, self._cluster(batch))]
-        except torch.cuda.OutOfMemoryError as error:
-            n = len(batch.places)
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
             if n == 1:
-                raise FailedPrecondition(
-                    f"the device has not enough memory free for a neuron of {int(batch.n_examples[0])} examples; "
-                    "serve an index with fewer --max-examples, or free its memory"
-                ) from error
+                raise _too_little(error, batch) from error
         log.warning("out of memory with %d neurons of up to %d examples; going on with half", n, batch.used.shape[1])
         torch.cuda.empty_cache()
         return self._clustered(batch.part(0, n // 2)) + self._clustered(batch.part(n // 2, n))
@@ -145,7 +164,7 @@ class ClusterWork:
     def _cluster(self, batch: DeviceBatch) -> Clustered:
         n = batch.n_examples
         d = distances.gathered_cosine_distances(batch.rows, batch.example_rows, batch.weights, n, batch.offsets)
-        trees = self._trees(d, n)
+        trees = self._trees(d, n) if self.clustering.neighbours is None else self._neighbour_trees(batch)
         labels = tree.cut(trees, n, self.clustering.distance_threshold)
         at = [
             metrics.cluster_metrics(d, tree.cut(trees, n, t), n).silhouette
@@ -160,34 +179,71 @@ class ClusterWork:
             return agglomerative.linkage(d, n, clustering.linkage)
         return scc.linkage(d, n, self._thresholds(d.device), clustering.until_stable)
 
+    def _neighbour_trees(self, batch: DeviceBatch) -> Tensor:
+        """(B, N - 1, 4) float64, one neuron after the other."""
+        counts = batch.n_examples.tolist()
+        shape = len(counts), max(batch.used.shape[1] - 1, 0), 4
+        trees = torch.full(shape, torch.nan, dtype=torch.float64, device=batch.n_examples.device)
+        for b, n in enumerate(counts):
+            trees[b, : max(n - 1, 0)] = self._tree(_unit(batch, b, n)).linkage
+        return trees
+
     def _thresholds(self, device: torch.device) -> Tensor:
         thresholds = self.clustering.thresholds
         if isinstance(thresholds, str):
             thresholds = threshold_schedule(thresholds)
         return torch.tensor(thresholds, dtype=torch.float64, device=device)
 
-    def _large(self, neuron: NeuronId, batch: DeviceBatch) -> tuple[Method, Clustered]:
+    def _large(self, batch: DeviceBatch) -> tuple[MadeTree, Clustered]:
         """One neuron of more examples than a matrix takes."""
-        offsets = None if batch.offsets is None else batch.offsets[0]
-        unit = unit_embeddings(batch.rows[batch.example_rows[0]], batch.weights[0], offsets)
-        method, linkage = self._large_tree(neuron, unit)
-        labels = tree.cut(linkage[None], batch.n_examples, self.clustering.distance_threshold)
-        cuts = (tree.cut(linkage[None], batch.n_examples, t) for t in self.clustering.silhouette_thresholds)
-        at = [tree_metrics(unit, linkage, cut[0]).clusters.silhouette for cut in cuts]
-        measured = tree_metrics(unit, linkage, labels[0])
-        return method, Clustered(linkage[None], labels, measured, _side_by_side(at, batch.n_examples))
+        try:
+            return self._without_matrix(batch)
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            raise _too_little(error, batch) from error
 
-    def _large_tree(self, neuron: NeuronId, unit: Tensor) -> tuple[Method, Tensor]:
-        n, clustering = len(unit), self.clustering
-        self.check(neuron)
+    def _without_matrix(self, batch: DeviceBatch) -> tuple[MadeTree, Clustered]:
+        unit = _unit(batch, 0, int(batch.n_examples[0]))
+        made = self._tree(unit)
+        trees = made.linkage[None]
+        labels = tree.cut(trees, batch.n_examples, self.clustering.distance_threshold)
+        cuts = (tree.cut(trees, batch.n_examples, t) for t in self.clustering.silhouette_thresholds)
+        at = [tree_metrics(unit, made.linkage, cut[0]).clusters.silhouette for cut in cuts]
+        measured = tree_metrics(unit, made.linkage, labels[0])
+        return made, Clustered(trees, labels, measured, _side_by_side(at, batch.n_examples))
+
+    def _tree(self, unit: Tensor) -> MadeTree:
+        """One neuron's, without its distances."""
+        clustering, library, k = self.clustering, self.library, self.clustering.neighbours
         if clustering.algorithm == "scc":
-            thresholds = self._thresholds(unit.device)
-            if n <= MAX_IN_LINEAR_MEMORY:
-                return "linear", large_trees.scc_linkage(unit, thresholds, clustering.until_stable)
-            return "neighbours", neighbours.scc_linkage(unit, thresholds, until_stable=clustering.until_stable)
-        if clustering.linkage == "single":
-            return "linear", neighbours.single_linkage(unit)
-        return "linear", large_trees.average_linkage(unit)
+            thresholds, until_stable = self._thresholds(unit.device), clustering.until_stable
+            if k is None and len(unit) <= MAX_IN_LINEAR_MEMORY:
+                return MadeTree(large_trees.scc_linkage(unit, thresholds, until_stable), "linear")
+            k = k or neighbours.N_NEIGHBOURS
+            return MadeTree(neighbours.scc_linkage(unit, thresholds, k, until_stable, library), "neighbours", library)
+        if k is not None:
+            return MadeTree(neighbour_tree.single_linkage(unit, k, library), "neighbour_tree", library)
+        linkage = large_trees.single_linkage if clustering.linkage == "single" else large_trees.average_linkage
+        return MadeTree(linkage(unit), "linear")
+
+
+def _unit(batch: DeviceBatch, b: int, n: int) -> Tensor:
+    """(n, D) float32: the unit embeddings of the batch's neuron b."""
+    offsets = None if batch.offsets is None else batch.offsets[b]
+    return unit_embeddings(batch.rows[batch.example_rows[b, :n]], batch.weights[b], offsets)
+
+
+def _too_little(error: Exception, batch: DeviceBatch) -> FailedPrecondition:
+    """The answer where memory ran out with one neuron."""
+    what = f"a neuron of {batch.used.shape[1]} examples"
+    return memory.in_words(error, what, "serve an index with fewer --max-examples")
+
+
+def _say(out: ClusterBatch, places: Array, method: Method, library: Library) -> None:
+    """How the trees at these places were made."""
+    out.methods[places] = METHODS.index(method) + 1
+    out.libraries[places] = LIBRARIES.index(library) + 1
 
 
 def _side_by_side(of_cuts: list[Tensor], n_examples: Tensor) -> Tensor:
@@ -248,11 +304,17 @@ def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int) ->
         **{name: np.empty(b) for name in _METRICS},
         methods=np.full(b, METHODS.index("matrix") + 1, np.int32),
         silhouettes=np.empty((b, n_cuts)),
+        libraries=np.full(b, LIBRARIES.index("polysem") + 1, np.int32),
     )
+
+
+def work_of(engine: Engine, index: Index, choice: EmbeddingChoice, clustering: Clustering) -> ClusterWork:
+    """The work of clustering neurons of the index."""
+    return ClusterWork(engine.model, index, choice, clustering.canonical(), engine.neighbour_library)
 
 
 def plan(engine: Engine, query: ClusterQuery) -> Plan:
     """Raises UnknownIndex, UnknownNeuron, InvalidArgument; so do the plans of other questions."""
-    index, clustering = engine.index(query.index), query.clustering.canonical()
-    work = ClusterWork(engine.model, index, query.choice, clustering)
-    return Plan(work, engine.neurons(index, query.neurons), engine.provenance(index, query.choice, clustering))
+    index = engine.index(query.index)
+    work = work_of(engine, index, query.choice, query.clustering)
+    return Plan(work, engine.neurons(index, query.neurons), engine.provenance(index, query.choice, work.clustering))

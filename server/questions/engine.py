@@ -7,6 +7,7 @@ answer does not depend on the other items. One thread at a time may run work.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from polysem.kernels.large.libraries import Library
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.errors import InvalidArgument, UnknownIndex
 from polysem.proto.facts import Provenance
@@ -40,15 +41,20 @@ class Plan(NamedTuple):
 class Engine:
     """The resident model and the open indexes; the first index is the default.
 
+    neighbour_library  what searches nearest neighbours
+
     Raises ForeignIndex where an index was made with other weights.
     """
 
-    def __init__(self, model: Model, indexes: Sequence[Index], version: str) -> None:
+    def __init__(
+        self, model: Model, indexes: Sequence[Index], version: str, neighbour_library: Library = "torch"
+    ) -> None:
         for index in indexes:
             index.check_model(model.info)
         self.model = model
         self.indexes: Mapping[str, Index] = {index.info.name: index for index in indexes}
         self.default_index = indexes[0].info.name
+        self.neighbour_library = neighbour_library
         self._version = version
 
     def add(self, index: Index) -> None:

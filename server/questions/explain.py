@@ -26,7 +26,7 @@ from polysem.proto.questions.explain import (
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model, Visit
-from polysem.server.questions.clustering import ClusterWork
+from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.resident import device_batches
 
@@ -242,6 +242,6 @@ def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
         )
     if not ids:
         raise InvalidArgument("the text has no tokens: give one with letters", "text")
-    work = ClusterWork(engine.model, index, query.choice, query.clustering)
+    work = work_of(engine, index, query.choice, query.clustering)
     provenance = engine.provenance(index, query.choice, query.clustering)
     return ExplainPlan(work, neurons, tuple(ids), query, provenance)

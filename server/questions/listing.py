@@ -17,7 +17,7 @@ from polysem.proto.errors import InvalidArgument
 from polysem.proto.facts import Provenance
 from polysem.proto.questions.listing import ListQuery, MetricRange, NeuronMetric, NeuronPage, NeuronTable
 from polysem.server.index.format import Index
-from polysem.server.questions.clustering import ClusterWork
+from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine
 
 _FINGERPRINT_BYTES = 12
@@ -111,6 +111,6 @@ def plan(engine: Engine, query: ListQuery) -> ListPlan:
     """Also raises InvalidArgument for a page token that does not belong to the question."""
     index = engine.index(query.index)
     first_place(index, query)
-    work = ClusterWork(engine.model, index, query.choice, query.clustering)
+    work = work_of(engine, index, query.choice, query.clustering)
     neurons = engine.neurons(index, query.neurons) if query.neurons else None
     return ListPlan(work, neurons, query, engine.provenance(index, query.choice, query.clustering))

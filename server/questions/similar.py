@@ -21,7 +21,7 @@ from polysem.proto.facts import Provenance
 from polysem.proto.neurons import NeuronId, NeuronRange
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.proto.questions.similar import SimilarBatch, Similarity, SimilarQuery
-from polysem.server.questions.clustering import ClusterWork
+from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.clusters_of_trees import Clusters
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.resident import resident
@@ -210,5 +210,5 @@ class SimilarPlan(NamedTuple):
 def plan(engine: Engine, query: SimilarQuery) -> SimilarPlan:
     index = engine.index(query.index)
     engine.neurons(index, [NeuronRange(query.neuron.layer, query.neuron.neuron, query.neuron.neuron)])
-    work = ClusterWork(engine.model, index, query.choice, query.clustering)
+    work = work_of(engine, index, query.choice, query.clustering)
     return SimilarPlan(work, query, engine.provenance(index, query.choice, query.clustering))

@@ -24,6 +24,7 @@ from polysem.proto.errors import Overloaded, QuotaExceeded
 from polysem.proto.facts import Timing
 from polysem.proto.wire import columns
 from polysem.proto.wire.columns import AnyBatch
+from polysem.server.questions import memory
 from polysem.server.questions.engine import Work
 from polysem.server.serving.callers import ANYONE, Caller, Class, seconds_to_midnight
 from polysem.server.serving.metrics import Metrics
@@ -341,7 +342,7 @@ class Batcher:
     async def _blame(self, parts: list[_Taken], error: Exception) -> None:
         """One request's fault must not fail the others: run each alone."""
         if len(parts) == 1:
-            parts[0].request.answers.put_nowait(error)
+            parts[0].request.answers.put_nowait(memory.in_words(error) if memory.is_out_of_memory(error) else error)
             parts[0].request.done = len(parts[0].request.items)
             return
         for part in parts:

@@ -1,7 +1,7 @@
 """What a server says of itself."""
 
 from polysem.proto.facts import Limits, ServerInfo
-from polysem.proto.questions.clustering import MAX_THRESHOLDS
+from polysem.proto.questions.clustering import MAX_NEIGHBOURS, MAX_THRESHOLDS
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.server.model.devices import device_name
 from polysem.server.questions.engine import MAX_NEURONS_PER_REQUEST, Engine
@@ -22,5 +22,14 @@ def server_info(engine: Engine, batcher: Batcher, version: str, caller: Caller) 
         bulk_batch_ms=batcher.bulk_batch_ms,
         max_requests_in_flight_of_key=caller.max_in_flight or 0,
         daily_cost_quota=caller.account.daily_quota or 0.0,
+        max_neighbours=MAX_NEIGHBOURS,
     )
-    return ServerInfo(version, model.info, device_name(model.device), model.dtype, engine.default_index, limits)
+    return ServerInfo(
+        version,
+        model.info,
+        device_name(model.device),
+        model.dtype,
+        engine.default_index,
+        limits,
+        engine.neighbour_library,
+    )

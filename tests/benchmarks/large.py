@@ -5,7 +5,7 @@
 
 average, scc   large.py: exact trees in linear memory (scc: 50 thresholds)
 scc-25         neighbours.py: SCC on the graph of 25 nearest neighbours
-single         neighbours.py: scikit-learn's or cuML's single linkage, and the closest pair of each merge
+single         exact single linkage by Borůvka's rounds
 metrics        large.tree_metrics of the average-linkage tree, cut at 0.5
 fastcluster    NumPy's E @ E.T, then fastcluster's average linkage; up to 10,000 examples
 scipy          the same with SciPy's
@@ -81,7 +81,7 @@ def paths(unit):
         "average": lambda: lambda: large_trees.average_linkage(unit),
         "scc": lambda: lambda: large_trees.scc_linkage(unit, taus),
         "scc-25": lambda: lambda: neighbours.scc_linkage(unit, taus),
-        "single": lambda: lambda: neighbours.single_linkage(unit),
+        "single": lambda: lambda: large_trees.single_linkage(unit),
         "metrics": metrics,
         "fastcluster": lambda: lambda: fastcluster(unit),
         "scipy": lambda: lambda: scipy(unit),

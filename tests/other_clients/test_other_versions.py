@@ -78,6 +78,17 @@ def test_fields_of_an_answer_that_the_client_does_not_know_are_passed_over(newer
     assert client.examples("1.7")[0].text == server.examples("1.7")[0].text
 
 
+def test_fields_that_an_older_server_does_not_send_are_done_without(newer_server, server):
+    def change(data):
+        answer = pb.ClusterNeuronsResponse.FromString(data)
+        answer.ClearField("libraries")
+        return answer.SerializeToString()
+
+    (older,), (now,) = newer_server(change).cluster("1.7"), server.cluster("1.7")
+    assert older.labels.tolist() == now.labels.tolist()
+    assert (older.library, now.library) == (None, "polysem")
+
+
 def test_a_name_in_an_answer_that_the_client_does_not_know_is_told(newer_server):
     def change(data):
         answer = pb.ClusterNeuronsResponse.FromString(data)

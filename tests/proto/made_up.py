@@ -47,6 +47,7 @@ thresholds = st.one_of(
     st.sampled_from(["linear", "geometric"]),
     st.lists(distances, min_size=1, max_size=20, unique=True).map(lambda values: tuple(sorted(values))),
 )
+neighbours = st.none() | st.integers(1, 1024)
 clusterings = st.one_of(
     st.builds(
         Clustering,
@@ -56,6 +57,7 @@ clusterings = st.one_of(
         thresholds=st.just("linear"),
         until_stable=st.just(False),
     ),
+    st.builds(Clustering, linkage=st.just("single"), distance_threshold=distances, neighbours=neighbours),
     st.builds(
         Clustering,
         algorithm=st.just("scc"),
@@ -63,6 +65,7 @@ clusterings = st.one_of(
         distance_threshold=distances,
         thresholds=thresholds,
         until_stable=st.booleans(),
+        neighbours=neighbours,
     ),
     st.builds(
         Clustering,
@@ -71,6 +74,7 @@ clusterings = st.one_of(
         distance_threshold=distances,
         thresholds=st.just("linear"),
         until_stable=st.just(False),
+        neighbours=neighbours,
     ),
 )
 choices = st.builds(EmbeddingChoice, st.sampled_from(["neuron", "pre_mlp"]), st.sampled_from(["folded", "raw"]))
@@ -100,6 +104,7 @@ def make_cluster_batch(n_examples, seed=0):
         },
         methods=whole(b),
         silhouettes=rng.random((b, 3)),
+        libraries=whole(b),
     )
 
 

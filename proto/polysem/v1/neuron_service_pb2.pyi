@@ -46,6 +46,15 @@ class Method(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     METHOD_MATRIX: _ClassVar[Method]
     METHOD_LINEAR: _ClassVar[Method]
     METHOD_NEIGHBOURS: _ClassVar[Method]
+    METHOD_NEIGHBOUR_TREE: _ClassVar[Method]
+
+class Library(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LIBRARY_UNSPECIFIED: _ClassVar[Library]
+    LIBRARY_POLYSEM: _ClassVar[Library]
+    LIBRARY_CUML: _ClassVar[Library]
+    LIBRARY_SCIKIT_LEARN: _ClassVar[Library]
+    LIBRARY_TORCH: _ClassVar[Library]
 
 class NeuronMetric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -89,6 +98,12 @@ METHOD_UNSPECIFIED: Method
 METHOD_MATRIX: Method
 METHOD_LINEAR: Method
 METHOD_NEIGHBOURS: Method
+METHOD_NEIGHBOUR_TREE: Method
+LIBRARY_UNSPECIFIED: Library
+LIBRARY_POLYSEM: Library
+LIBRARY_CUML: Library
+LIBRARY_SCIKIT_LEARN: Library
+LIBRARY_TORCH: Library
 NEURON_METRIC_UNSPECIFIED: NeuronMetric
 NEURON_METRIC_N_EXAMPLES: NeuronMetric
 NEURON_METRIC_N_CLUSTERS: NeuronMetric
@@ -117,7 +132,7 @@ class NeuronRange(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class Clustering(_message.Message):
-    __slots__ = ("algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable")
+    __slots__ = ("algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable", "neighbours")
     ALGORITHM_FIELD_NUMBER: _ClassVar[int]
     LINKAGE_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +141,7 @@ class Clustering(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     UNTIL_STABLE_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
     algorithm: Algorithm
     linkage: Linkage
     embedding: Embedding
@@ -134,7 +150,8 @@ class Clustering(_message.Message):
     thresholds: _containers.RepeatedScalarFieldContainer[float]
     threshold_schedule: ThresholdSchedule
     until_stable: bool
-    def __init__(self, algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ...) -> None: ...
+    neighbours: int
+    def __init__(self, algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
@@ -145,7 +162,7 @@ class ListIndexesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterNeuronsRequest(_message.Message):
-    __slots__ = ("index", "neurons", "algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable", "silhouette_thresholds")
+    __slots__ = ("index", "neurons", "algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable", "silhouette_thresholds", "neighbours")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     ALGORITHM_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +174,7 @@ class ClusterNeuronsRequest(_message.Message):
     THRESHOLD_SCHEDULE_FIELD_NUMBER: _ClassVar[int]
     UNTIL_STABLE_FIELD_NUMBER: _ClassVar[int]
     SILHOUETTE_THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     algorithm: Algorithm
@@ -168,7 +186,8 @@ class ClusterNeuronsRequest(_message.Message):
     threshold_schedule: ThresholdSchedule
     until_stable: bool
     silhouette_thresholds: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ..., silhouette_thresholds: _Optional[_Iterable[float]] = ...) -> None: ...
+    neighbours: int
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ..., silhouette_thresholds: _Optional[_Iterable[float]] = ..., neighbours: _Optional[int] = ...) -> None: ...
 
 class EmbedNeuronsRequest(_message.Message):
     __slots__ = ("index", "neurons", "embedding", "layer_norm")
@@ -285,20 +304,22 @@ class MetricRange(_message.Message):
     def __init__(self, metric: _Optional[_Union[NeuronMetric, str]] = ..., least: _Optional[float] = ..., most: _Optional[float] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "device", "dtype", "default_index", "limits")
+    __slots__ = ("version", "model", "device", "dtype", "default_index", "limits", "neighbour_library")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_INDEX_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOUR_LIBRARY_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     device: str
     dtype: str
     default_index: str
     limits: Limits
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., default_index: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    neighbour_library: Library
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., default_index: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., neighbour_library: _Optional[_Union[Library, str]] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("id", "sha256", "n_layers", "n_neurons_per_layer", "d_model", "context_length")
@@ -317,7 +338,7 @@ class Model(_message.Message):
     def __init__(self, id: _Optional[str] = ..., sha256: _Optional[str] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., d_model: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_neurons_per_request", "max_thresholds", "max_requests_in_flight", "max_batch_cost", "max_queued_cost", "max_wait_ms", "bulk_batch_ms", "max_requests_in_flight_of_key", "daily_cost_quota")
+    __slots__ = ("max_message_bytes", "max_neurons_per_request", "max_thresholds", "max_requests_in_flight", "max_batch_cost", "max_queued_cost", "max_wait_ms", "bulk_batch_ms", "max_requests_in_flight_of_key", "daily_cost_quota", "max_neighbours")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_NEURONS_PER_REQUEST_FIELD_NUMBER: _ClassVar[int]
     MAX_THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
@@ -328,6 +349,7 @@ class Limits(_message.Message):
     BULK_BATCH_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUESTS_IN_FLIGHT_OF_KEY_FIELD_NUMBER: _ClassVar[int]
     DAILY_COST_QUOTA_FIELD_NUMBER: _ClassVar[int]
+    MAX_NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_neurons_per_request: int
     max_thresholds: int
@@ -338,7 +360,8 @@ class Limits(_message.Message):
     bulk_batch_ms: float
     max_requests_in_flight_of_key: int
     daily_cost_quota: float
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_neurons_per_request: _Optional[int] = ..., max_thresholds: _Optional[int] = ..., max_requests_in_flight: _Optional[int] = ..., max_batch_cost: _Optional[float] = ..., max_queued_cost: _Optional[float] = ..., max_wait_ms: _Optional[float] = ..., bulk_batch_ms: _Optional[float] = ..., max_requests_in_flight_of_key: _Optional[int] = ..., daily_cost_quota: _Optional[float] = ...) -> None: ...
+    max_neighbours: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_neurons_per_request: _Optional[int] = ..., max_thresholds: _Optional[int] = ..., max_requests_in_flight: _Optional[int] = ..., max_batch_cost: _Optional[float] = ..., max_queued_cost: _Optional[float] = ..., max_wait_ms: _Optional[float] = ..., bulk_batch_ms: _Optional[float] = ..., max_requests_in_flight_of_key: _Optional[int] = ..., daily_cost_quota: _Optional[float] = ..., max_neighbours: _Optional[int] = ...) -> None: ...
 
 class ListIndexesResponse(_message.Message):
     __slots__ = ("indexes",)
@@ -399,7 +422,7 @@ class Selection(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., min_activation_fraction: _Optional[float] = ..., max_examples: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable")
+    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INDEX_SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -412,6 +435,7 @@ class Provenance(_message.Message):
     DISTANCE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     UNTIL_STABLE_FIELD_NUMBER: _ClassVar[int]
+    NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
     index: str
     index_sha256: str
     model_id: str
@@ -424,7 +448,8 @@ class Provenance(_message.Message):
     distance_threshold: float
     thresholds: _containers.RepeatedScalarFieldContainer[float]
     until_stable: bool
-    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ...) -> None: ...
+    neighbours: int
+    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_ns", "compute_ns", "batch_size")
@@ -437,7 +462,7 @@ class Timing(_message.Message):
     def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class ClusterNeuronsResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods", "silhouettes")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods", "silhouettes", "libraries")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -457,6 +482,7 @@ class ClusterNeuronsResponse(_message.Message):
     LARGEST_SHARE_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     SILHOUETTES_FIELD_NUMBER: _ClassVar[int]
+    LIBRARIES_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -476,7 +502,8 @@ class ClusterNeuronsResponse(_message.Message):
     largest_share: _tensor_pb2.Tensor
     methods: _tensor_pb2.Tensor
     silhouettes: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    libraries: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., libraries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class EmbedNeuronsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "embeddings")

@@ -19,14 +19,14 @@ class Place(NamedTuple):
 
 @pytest.fixture
 def emulated(monkeypatch):
-    """A function that puts cuML and CuPy, as emulated, in the place of the packages; CPU tensors count as a GPU's."""
+    """A function that puts cuML and CuPy, as emulated, in the place of the packages; the CPU counts as a GPU."""
 
     def start(ties):
         monkeypatch.setattr(emulated_cuml.MACHINE, "ties", ties)
         monkeypatch.setattr(emulated_cuml.MACHINE, "calls", [])
         for name, module in emulated_cuml.modules().items():
             monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setattr(libraries, "on_gpu", lambda tensor: True)
+        monkeypatch.setattr(libraries, "is_gpu", lambda device: True)
         return emulated_cuml.MACHINE
 
     return start

@@ -126,12 +126,12 @@ class NearestNeighbors:
             raise NotImplementedError("as our calls have it: CuPy's arrays")
         self.n_neighbors, self.metric = n_neighbors, metric
 
-    def fit(self, X, y=None):  # noqa: N803
+    def fit(self, X, y=None):
         self._fit_X = fitted(X)
         distances(self.metric, self._fit_X[:1], self._fit_X[:1])
         return self
 
-    def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, two_pass_precision=False):  # noqa: N803
+    def kneighbors(self, X=None, n_neighbors=None, return_distance=True, *, two_pass_precision=False):
         n_neighbors = self.n_neighbors if n_neighbors is None else n_neighbors
         without_self = X is None
         x = self._fit_X if without_self else fitted(X)
@@ -170,7 +170,7 @@ class AgglomerativeClustering:
         self.n_clusters, self.c = n_clusters, c
         self.metric, self.connectivity, self.linkage = metric, connectivity, linkage
 
-    def fit(self, X, y=None):  # noqa: N803
+    def fit(self, X, y=None):
         x = fitted(X)
         if len(x) < 2:
             raise ValueError(f"Found array with {len(x)} sample(s) while a minimum of 2 is required.")

@@ -11,6 +11,7 @@ import pytest
 
 from . import emulated_cuml, signatures
 from .emulated_cuml import AgglomerativeClustering, DeviceArray, NearestNeighbors
+from .made_up import exact_distances, near_copies
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent.parent
@@ -93,7 +94,7 @@ def test_small_euclidean_distances_are_0_where_norms_are_equal():
     other = np.array([[1, 1.02], [1.02, 1.001]], np.float32)  # 7.6e-4, but of another norm
     of = [emulated_cuml.distances("euclidean", x, x)[0, 1] for x in (near, apart, other)]
     assert of == [0, pytest.approx(0.0566, rel=1e-3), pytest.approx(0.0276, rel=1e-2)]
-    assert emulated_cuml.distances("cosine", near, near)[0, 1] == pytest.approx(2e-4, rel=2e-2)
+    assert emulated_cuml.distances("cosine", near, near)[0, 1] == pytest.approx(1.96e-4, rel=1e-2)
 
 
 def test_without_rows_the_first_column_is_dropped_whoever_it_is(monkeypatch):
@@ -102,6 +103,19 @@ def test_without_rows_the_first_column_is_dropped_whoever_it_is(monkeypatch):
     rounded = np.array([[1e-7, 0, 1], [0, 1e-7, 1], [1, 1, 0]])
     monkeypatch.setattr(emulated_cuml, "distances", lambda metric, a, b: rounded)
     assert found(x, 1, "cosine", named=False) == [[0], [1], [0]]  # oneself at 1e-7, and no second distance is 0
+
+
+def test_of_near_copies_the_euclidean_search_finds_few_of_the_nearest_and_cosine_nearly_all(monkeypatch):
+    monkeypatch.setattr(emulated_cuml.MACHINE, "ties", "shuffled")
+    x = near_copies(7, 1000, 256)
+    want = exact_distances(x).fill_diagonal_(np.inf).topk(25, largest=False).indices.numpy()
+    right = {}
+    for metric in ("euclidean", "cosine"):
+        rows = found(DeviceArray(x.numpy()), 34, metric, named=True)
+        mine = [[j for j in row if j != i][:25] for i, row in enumerate(rows)]
+        right[metric] = np.mean([len(np.intersect1d(a, b)) / 25 for a, b in zip(mine, want, strict=True)])
+    assert right["euclidean"] < 0.2  # 0.15
+    assert right["cosine"] > 0.99
 
 
 def test_named_rows_find_themselves():

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.cluster import hierarchy
 
 from polysem.kernels import scc
-from polysem.kernels.large import libraries, neighbour_tree, neighbours
+from polysem.kernels.large import embeddings, libraries, neighbour_tree, neighbours
+from polysem.kernels.large.embeddings import pair_distances
 from polysem.kernels.large.libraries import Cells
 from polysem.kernels.tree import cut
 
@@ -45,7 +46,7 @@ class TestNearestNeighbours:
     @pytest.mark.parametrize("k", [1, 25])
     def test_are_right_among_near_copies(self, place, k):
         x = near_copies(7, 600, 64)
-        distances, columns = nearest(place, x, k)
+        _, columns = nearest(place, x, k)
         want, order = exact_distances(x).fill_diagonal_(torch.inf).sort(1)
         assert not (columns == torch.arange(600)[:, None]).any()
         assert (exact_distances(x).gather(1, columns)[:, -1] - want[:, k - 1]).max() < 1.2e-7  # two steps of the grid
@@ -89,6 +90,16 @@ class TestNearestNeighbours:
         everyone = set(range(n_examples))
         assert [set(row) for row in columns.tolist()] == [everyone - {i} for i in range(n_examples)]
         assert (distances == 1).all()
+
+    def test_are_measured_alike_in_any_company(self, monkeypatch):
+        x = clustered(8, 90, 37, n_zeros=2)
+        u, v = torch.arange(90), torch.randint(90, (90, 7), generator=torch.Generator().manual_seed(1))
+        want = pair_distances(x, u, v)
+        alone = [pair_distances(x, u, v[:, j]) for j in range(7)]
+        assert torch.equal(want, torch.stack(alone, 1))
+        assert torch.equal(want[:, 3], pair_distances(x, v[:, 3], u))
+        monkeypatch.setitem(embeddings.PAIRS, "cpu", 3)
+        assert torch.equal(want, pair_distances(x, u, v))
 
     def test_are_symmetric_to_the_bit(self):
         d = as_matrix(clustered(1, 100, 33, n_zeros=3))[0]
@@ -249,7 +260,7 @@ class TestRefuses:
             call(torch.eye(3), "cuml")
         with pytest.raises(ValueError, match=r"^library is 'faiss'; expected one of cuml, scikit-learn, torch$"):
             call(torch.eye(3), "faiss")
-        monkeypatch.setattr(libraries, "on_gpu", lambda tensor: True)
+        monkeypatch.setattr(libraries, "is_gpu", lambda device: True)
         with pytest.raises(ValueError, match=r"^scikit-learn does not run on .*; choose cuml or torch$"):
             call(torch.eye(3), "scikit-learn")
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import torch
 
-from polysem.proto.errors import Overloaded
+from polysem.proto.errors import FailedPrecondition, Overloaded
 from polysem.proto.questions.embedding import EmbeddingBatch
 from polysem.server.serving.batcher import MAX_UNREAD, Batcher
 
@@ -21,6 +22,7 @@ class DoublingWork:
 
     name: str = "x"
     bad: frozenset[int] = frozenset()
+    error: type[Exception] = ZeroDivisionError
     runs: list[list[int]] = field(default_factory=list, compare=False)
     gate: threading.Semaphore | None = field(default=None, compare=False)
 
@@ -32,7 +34,7 @@ class DoublingWork:
             assert self.gate.acquire(timeout=30)
         self.runs.append(items[:, 0].tolist())
         if self.bad & set(items[:, 0].tolist()):
-            raise ZeroDivisionError(f"{sorted(self.bad)} cannot be doubled")
+            raise self.error(f"{sorted(self.bad)} cannot be doubled")
         return EmbeddingBatch(items, np.ones(len(items), np.int32), 2.0 * items[:, :1].astype(np.float32))
 
 
@@ -274,6 +276,18 @@ def test_a_failure_reaches_the_caller_and_frees_the_place():
         with pytest.raises(ZeroDivisionError, match=r"\[3\] cannot be doubled"):
             await all_of(batcher, DoublingWork(bad=frozenset({3})), items(*range(5)))
         assert batcher._requests == []
+        return await all_of(batcher, DoublingWork(), items(7))
+
+    assert run(scenario) == [14]
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.cuda.OutOfMemoryError])
+def test_memory_that_does_not_suffice_is_told_in_words(error):
+    """Of whatever work: RMM's, CuPy's and NumPy's class, and torch's."""
+
+    async def scenario(batcher):
+        with pytest.raises(FailedPrecondition, match="not enough memory free for this request; ask for less at once"):
+            await all_of(batcher, DoublingWork(bad=frozenset({3}), error=error), items(*range(5)))
         return await all_of(batcher, DoublingWork(), items(7))
 
     assert run(scenario) == [14]
