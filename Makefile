@@ -118,7 +118,7 @@ demo-model: setup ## train the embedded model anew (about three quarters of an h
 	$(BIN)/python -m polysem.server.demo.train --out server/demo/model
 
 picture: setup ## draw the pictures of README and docs (the explorer's with Debian's chromium)
-	COLUMNS=120 $(BIN)/polysem demo --svg docs/demo.svg --report build/demo.html > /dev/null
+	COLUMNS=120 $(BIN)/polysem demo --force --svg docs/demo.svg --report build/demo.html > /dev/null
 	$(BIN)/python docs/make_pictures.py
 
 clean: ## remove what can be made again

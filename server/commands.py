@@ -397,17 +397,24 @@ def _key_json(key: Any) -> dict[str, Any]:
 @click.command()
 @click.option("--svg", type=click.Path(path_type=Path), help="Also draw the first neuron into this file.")
 @click.option("--report", type=click.Path(path_type=Path), help="Where to write the page; else in the cache folder.")
-def demo(svg: Path | None, report: Path | None) -> None:
+@click.option("--force", is_flag=True, help="Replace these files if they are there.")
+def demo(svg: Path | None, report: Path | None, force: bool) -> None:
     """See it work: a small model, its neurons fallen apart, through the real server and client.
 
     Builds an index of the embedded model over Python's own documentation and source (kept for the next time), serves
     it on a loopback port, and asks through the client. Writes the neurons shown as a page for a browser, too.
     """
+    from polysem.client import files
     from polysem.client.terminal.progress import bars
     from polysem.server import tour
     from polysem.server.demo import indexes
     from polysem.server.paths import cache_folder
 
+    kept = cache_folder() / "demo.html"
+    for named in (svg, report):
+        if named is not None:
+            named.parent.mkdir(parents=True, exist_ok=True)
+            files.check_free(named, force)
     with bars(UNITS) as shown:
         folder = indexes.ensure(shown.advance)
-    tour.show(folder, svg, report or cache_folder() / "demo.html")
+    tour.show(folder, svg, report or kept, force or report is None)

@@ -1,18 +1,20 @@
 """The first-time tour: a few of the most polysemantic neurons of the demo model, and Table 1, in the terminal."""
 
 import io
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console, Group
-from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
 import polysem.server
-from polysem.client import Client, Clusters, Neuron, terminal
+from polysem.client import Client, Clusters, Neuron, files, terminal
 from polysem.client.drawing import report
 from polysem.client.measuring.table1 import PAPER
 
@@ -22,10 +24,11 @@ LEAST_EXAMPLES = 25
 MOST_BEHAVIOURS = 6  # more say no more
 
 
-def show(folder: Path, svg: Path | None, page: Path) -> None:
+def show(folder: Path, svg: Path | None, page: Path, force: bool) -> None:
     """Serve the index in `folder`, ask it, and print what comes back; the first neuron also into the picture `svg`.
 
-    page  where the same neurons are written as a report
+    page   where the same neurons are written as a report
+    force  replace both files where they are there
     """
     console = terminal.console()
     with polysem.server.local(folder) as client:
@@ -44,20 +47,23 @@ def show(folder: Path, svg: Path | None, page: Path) -> None:
         console.print(Rule(style="dim"))
         console.print(table_1(client, clusters))
         if svg is not None:
-            draw(shown[0], svg)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(report.make(client, *(str(neuron.id) for neuron in shown)).html, encoding="utf-8")
+            draw(shown[0], svg, force)
+        _write(page, report.make(client, *(str(neuron.id) for neuron in shown)).html, force)
     console.print("\nThe same neurons as a page for a browser, where their trees can be cut anew:")
     console.print(str(page.resolve()), soft_wrap=True)
-    console.print(_next_steps(shown[0]))
+    console.print(_next_steps(shown[0], command()), soft_wrap=True)
 
 
-def draw(neuron: Neuron, svg: Path) -> None:
-    """The neuron as the terminal shows it, as a picture."""
+def draw(neuron: Neuron, svg: Path, force: bool) -> None:
+    """Write the neuron as the terminal shows it, as a picture."""
     canvas = Console(record=True, width=112, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     canvas.print(terminal.neuron_panel(neuron, neuron.examples))
-    svg.parent.mkdir(parents=True, exist_ok=True)
-    svg.write_text(canvas.export_svg(title=f"polysem cluster {neuron.id}"), "utf-8")
+    _write(svg, canvas.export_svg(title=f"polysem cluster {neuron.id}"), force)
+
+
+def _write(out: Path, text: str, force: bool) -> None:
+    with files.writing(out, force) as file:
+        file.write(text.encode())
 
 
 def most_polysemantic(clusters: Clusters, n: int = N_SHOWN) -> list[Neuron]:
@@ -109,17 +115,32 @@ def _row(clusters: Clusters) -> Sequence[str]:
     )
 
 
-def _next_steps(neuron: Neuron) -> Group:
+def command() -> str:
+    """How this process was started, as it can be typed again in the same terminal: `polysem` where that is it."""
+    script = Path(sys.argv[0])
+    if script.suffix == ".py":  # python -m polysem
+        return shlex.join([sys.executable, "-m", "polysem"])
+    on_path = shutil.which(script.name)
+    is_it = on_path is not None and Path(on_path).resolve() == script.resolve()
+    return script.name if is_it else shlex.quote(str(script))
+
+
+def _next_steps(neuron: Neuron, polysem: str) -> Text:
+    """Commands that work as they stand, in their order, each under what it is for; never wrapped."""
     lines = (
-        ("polysem serve", "keep this index served at 127.0.0.1:50051, then, from another terminal"),
-        ("polysem explore", "look at every neuron in a web browser (pip install 'polysem[explorer]')"),
-        (f"polysem cluster {neuron.id}", "this neuron again"),
-        (f"polysem cluster {neuron.id} --embedding pre_mlp", "the same by what all neurons of the layer read"),
-        (f"polysem cluster {neuron.id} --distance-threshold 0.7", "cut higher"),
-        (f"polysem examples {neuron.id} --whole-context --example 0", "a whole text"),
-        ("polysem index --model gpt2 --corpus my.jsonl --out my-index", "your own model and texts"),
+        ("serve &", "keep this index served at 127.0.0.1:50051, in the background (`kill %1` stops it)"),
+        ("health --wait 120", "wait until it answers"),
+        (f"cluster {neuron.id}", "this neuron again"),
+        (f"cluster {neuron.id} --embedding pre_mlp", "the same by what all neurons of the layer read"),
+        (f"cluster {neuron.id} --distance-threshold 0.7", "cut higher"),
+        (f"examples {neuron.id} --whole-context --example 0", "a whole text"),
+        ("explore", "every neuron in a web browser (pip install 'polysem[explorer]'); Ctrl-C stops"),
+        (
+            "index --model demo --corpus pydocs --max-documents 100 --out my-index",
+            "an index of your own: --model takes a folder or a hub name, --corpus a .jsonl or .txt file of texts",
+        ),
     )
-    table = Table.grid(padding=(0, 3))
-    for command, meaning in lines:
-        table.add_row(Text(command, style="bold"), Text(meaning, style="dim"))
-    return Group(Text("\nType next:"), Padding(table, (0, 2)))
+    text = Text("\nType next:\n")
+    for arguments, meaning in lines:
+        text.append(f"\n  # {meaning}\n", "dim").append(f"  {polysem} {arguments}\n", "bold")
+    return text

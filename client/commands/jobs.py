@@ -10,7 +10,15 @@ from typing import Any
 
 import click
 
-from polysem.client.commands.options import INDEX, NEURONS_HELP, asks_server, connect, measures, print_json
+from polysem.client.commands.options import (
+    FORCE,
+    INDEX,
+    NEURONS_HELP,
+    asks_server,
+    connect,
+    measures,
+    print_json,
+)
 from polysem.client.jobs import HEARTBEAT_S
 from polysem.proto.facts import Selection
 from polysem.proto.jobs import Job, MeasureSpec
@@ -187,7 +195,7 @@ def delete(id_: str, server: str, timeout_s: float | None, as_json: bool) -> Non
 @jobs.command()
 @ID
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@FORCE
 @asks_server
 def fetch(id_: str, server: str, timeout_s: float | None, as_json: bool, out: Path, force: bool) -> None:
     """Write the result of a done job to a file, and check its sha256.

@@ -13,6 +13,7 @@ import click
 from polysem.client.client import Client
 from polysem.client.commands.options import (
     BULK,
+    FORCE,
     NEURONS_HELP,
     connect,
     connects,
@@ -65,7 +66,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1)
 @click.option("--out", required=True, help="The Parquet file, or its URL, s3://bucket/name; a row a clustering.")
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@FORCE
 @measures(get_args(Algorithm))
 @executes
 @asks_either

@@ -41,6 +41,8 @@ def connect(server: str, timeout_s: float | None = None) -> Client:
     )
 
 
+FORCE = click.option("--force", is_flag=True, help="Replace the file if it is there.")
+
 BULK = click.option(
     "--bulk", is_flag=True, expose_value=False, callback=_keep, help="It may wait behind interactive requests."
 )

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from polysem.client import files
 from polysem.client.commands.options import (
+    FORCE,
     INDEX,
     NEURONS_HELP,
     asks_server,
@@ -15,18 +17,19 @@ from polysem.client.commands.options import (
     print_json,
     thresholds_of,
 )
-from polysem.proto.errors import PolysemError
 
 
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
-@click.option("--out", type=click.Path(dir_okay=False, writable=True), default="report.html", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True)
+@FORCE
 @clusters_examples
 @INDEX
 @asks_server
 def report(
     neurons: Sequence[str],
-    out: str,
+    out: Path,
+    force: bool,
     server: str,
     timeout_s: float | None,
     as_json: bool,
@@ -40,14 +43,13 @@ def report(
     """
     from polysem.client.drawing import report as reports
 
+    files.check_free(out, force)
     with connect(server, timeout_s) as client:
         made = reports.make(client, *neurons, thresholds=thresholds_of(thresholds), **options)
-    try:
-        Path(out).write_text(made.html, encoding="utf-8")
-    except OSError as error:
-        raise click.ClickException(f"cannot write {out}: {error.strerror}; name another file with --out") from None
+    with files.writing(out, force) as file:
+        file.write(made.html.encode())
     if as_json:
-        print_json({"out": out, "n_neurons": made.n_asked, "n_drawn": made.n_drawn})
+        print_json({"out": str(out), "n_neurons": made.n_asked, "n_drawn": made.n_drawn})
         return
     rest = "" if made.n_drawn == made.n_asked else f", {made.n_drawn} of them with their texts"
     click.echo(f"{out}: {made.n_asked:,} neuron{'' if made.n_asked == 1 else 's'}{rest}")
@@ -58,18 +60,20 @@ def report(
 @click.option("--kind", type=click.Choice(["dendrogram", "behaviours", "comparison"]), default="dendrogram")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False),
+    type=click.Path(path_type=Path),
     default="figure.svg",
     show_default=True,
     help="Its name ends in svg, png, pdf or html.",
 )
+@FORCE
 @clusters_examples
 @INDEX
 @asks_server
 def figure(
     neuron: str,
     kind: str,
-    out: str,
+    out: Path,
+    force: bool,
     server: str,
     timeout_s: float | None,
     as_json: bool,
@@ -85,6 +89,8 @@ def figure(
     """
     from polysem.client.drawing import figures
 
+    figures.format_of(out)
+    files.check_free(out, force)
     try:
         with connect(server, timeout_s) as client:
             found = client.cluster(neuron, thresholds=thresholds_of(thresholds), **options)
@@ -96,15 +102,11 @@ def figure(
                 drawn = figures.plot_behaviours(found[0], found[0].examples)
             else:
                 drawn = found[0].plot_compare()
-        figures.save(drawn, Path(out), f"neuron {found[0].id}")
+        figures.save(drawn, out, f"neuron {found[0].id}", force)
     except ModuleNotFoundError as error:
         raise click.ClickException(error.msg) from None
-    except PolysemError:
-        raise
-    except OSError as error:
-        raise click.ClickException(f"cannot write {out}: {error.strerror}; name another file with --out") from None
     if as_json:
-        print_json({"out": out, "neuron": str(found[0].id), "kind": kind})
+        print_json({"out": str(out), "neuron": str(found[0].id), "kind": kind})
     else:
         click.echo(f"{out}: neuron {found[0].id}, {kind}")
 

@@ -1,12 +1,16 @@
 """The commands about a server itself: info, health, top."""
 
 import sys
+import time
 from dataclasses import asdict
 
 import click
 
 from polysem.client import connection
 from polysem.client.commands.options import asks_server, connect, print_json
+from polysem.proto.errors import Unavailable
+
+WAIT_STEP_S = 0.3  # between two questions whether a server answers
 
 
 @click.command()
@@ -32,16 +36,25 @@ def info(server: str, timeout_s: float | None, as_json: bool) -> None:
     metavar="NAME",
     help="The name in the server's certificate, where it is not the host's.",
 )
-def health(server: str, timeout_s: float | None, as_json: bool, server_name: str | None) -> None:
+@click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for it to answer.")
+def health(server: str, timeout_s: float | None, as_json: bool, server_name: str | None, wait_s: float) -> None:
     """Say whether a server answers requests: exit status 0 if it does, else 1. Needs no key.
 
-    For a container's health check, and for scripts that wait for a server:
-
-    \b
-    until polysem health; do sleep 1; done
+    For a container's health check, and for scripts that wait for a server: polysem health --wait 120
     """
     meta = click.get_current_context().meta
-    serving = connection.serving(server, meta["polysem.ca"] or meta["polysem.tls"], timeout_s or 5.0, server_name)
+    until = time.monotonic() + wait_s
+    while True:
+        serving, last = False, time.monotonic() >= until
+        try:
+            tls = meta["polysem.ca"] or meta["polysem.tls"]
+            serving = connection.serving(server, tls, timeout_s or 5.0, server_name)
+        except Unavailable:
+            if last:
+                raise
+        if serving or last:
+            break
+        time.sleep(WAIT_STEP_S)
     if as_json:
         print_json({"serving": serving})
     else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
+from polysem.client import files
 from polysem.client.drawing import dendrogram
 from polysem.client.drawing.dendrogram import ABOVE_THE_CUT, Layout
 from polysem.proto.arrays import FloatArray
@@ -216,28 +217,41 @@ def projection(embeddings: FloatArray) -> tuple[FloatArray, tuple[float, float]]
     return points, (float(shares[0]), float(shares[1]))
 
 
-def save(figure: "Figure", out: Path, title: str) -> None:
-    """Write a figure as its file's name ends: svg, png, pdf, or html, a page with the SVG in it."""
+def format_of(out: Path) -> str:
+    """One of FORMATS, by the end of the file's name. Raises InvalidArgument."""
     kind = out.suffix.lower().removeprefix(".")
     if kind not in FORMATS:
         raise InvalidArgument(
             f"a figure is written as {', '.join(FORMATS)}, not as {out.name!r}; end its name so", "out"
         )
+    return kind
+
+
+def save(figure: "Figure", out: Path, title: str, force: bool = False) -> None:
+    """Write a figure as its file's name ends: svg, png, pdf, or html, a page with the SVG in it.
+
+    Raises FailedPrecondition where the file is there already (unless `force`) or cannot be written.
+    """
+    with files.writing(out, force) as file:
+        file.write(_drawn(figure, format_of(out), title))
+
+
+def _drawn(figure: "Figure", kind: str, title: str) -> bytes:
+    picture = io.BytesIO()
     with _matplotlib().rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", MISSING_GLYPH)  # a box in png and pdf; svg keeps the text
         if kind != "html":
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-            figure.savefig(out, format=kind, dpi=300, bbox_inches="tight", metadata=metadata)
-            return
-        text = io.StringIO()
-        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-    svg = text.getvalue()
-    out.write_text(
+            figure.savefig(picture, format=kind, dpi=300, bbox_inches="tight", metadata=metadata)
+            return picture.getvalue()
+        figure.savefig(picture, format="svg", bbox_inches="tight", metadata={"Date": None})
+    svg = picture.getvalue().decode()
+    page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>body{{margin:1rem}}svg{{max-width:100%;height:auto}}</style></head>"
-        f"<body><h1>{escape(title)}</h1>{svg[svg.index('<svg') :]}</body></html>",
-        encoding="utf-8",
+        f"<body><h1>{escape(title)}</h1>{svg[svg.index('<svg') :]}</body></html>"
     )
+    return page.encode()
 
 
 def _shown_leaves(neuron: "Neuron", examples: "Sequence[Example] | None", limit: int) -> list[int]:

@@ -12,7 +12,7 @@ import pytest
 def polysem(polysem_client, tmp_path):
     def run(*arguments, server=polysem_client.target, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "polysem.client.commands.cli", *map(str, arguments)],
+            [sys.executable, "-m", "polysem", *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -136,8 +136,28 @@ def test_a_bad_line_stops_the_build_or_is_left_out(polysem_here, checkpoint, tmp
 def test_the_demo_shows_neurons_table_1_and_what_to_type_next(polysem, tmp_path):
     done = polysem("demo", "--svg", tmp_path / "d.svg", "--report", tmp_path / "new" / "r.html")
     assert done.returncode == 0, done.stderr
-    for words in ("fall into", "HAC beside SCC", "Table 1 of this model", "Type next:", "polysem serve"):
+    for words in ("fall into", "HAC beside SCC", "Table 1 of this model", "Type next:", "polysem serve &"):
         assert words in done.stdout
     assert "<svg" in (tmp_path / "d.svg").read_text()
     assert str(tmp_path / "new" / "r.html") in done.stdout
     assert (tmp_path / "new" / "r.html").read_text().count("<article") == 3
+    again = polysem("demo", "--report", tmp_path / "new" / "r.html")
+    assert again.returncode == 1
+    assert "exists already; choose another name, or --force" in again.stderr
+
+
+def test_what_the_demo_says_to_type_next_works_as_it_stands(polysem, tmp_path):
+    """Pasted into one terminal, in a narrow one, too; the explorer alone would wait for Ctrl-C."""
+    shown = polysem("demo", COLUMNS="50").stdout.partition("Type next:")[2]
+    typed = [line.strip() for line in shown.splitlines() if line.startswith("  ") and not line.startswith("  #")]
+    assert [line.split()[3] for line in typed] == [
+        "serve", "health", "cluster", "cluster", "cluster", "examples", "explore", "index"
+    ]  # fmt: skip
+    typed = [line for line in typed if not line.endswith(" explore")]
+    at = f"unix:{tmp_path}/demo.sock"
+    environment = os.environ | {"POLYSEM_HOST": at, "POLYSEM_SERVER": at, "COLUMNS": "90"}
+    script = "\n".join(["set -e", *typed, "kill %1", "wait"])
+    done = subprocess.run(["bash", "-mc", script], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.count("fall into") == 3, done.stderr
+    assert "polysem serve --index my-index" in done.stdout
+    assert (tmp_path / "my-index" / "manifest.json").exists()

@@ -15,7 +15,14 @@ def test_the_command_writes_a_file_and_says_what_is_in_it(client, tmp_path):
     result = CliRunner().invoke(cli, ["report", "0.0-2", "1.0", "--out", str(out), "--server", client.target])
     assert (result.exit_code, result.output) == (0, f"{out}: 4 neurons\n")
     assert out.read_text().count("<article") == 4
-    result = CliRunner().invoke(cli, ["report", "0.0", "--out", str(out), "--server", client.target, "--json"])
+    result = CliRunner().invoke(cli, ["report", "0.0", "--out", str(out), "--server", client.target])
+    assert (result.exit_code, result.exception.message) == (
+        1,
+        f"{str(out)!r} exists already; choose another name, or --force to replace it",
+    )
+    assert out.read_text().count("<article") == 4
+    wanted = ["report", "0.0", "--out", str(out), "--server", client.target, "--json", "--force"]
+    result = CliRunner().invoke(cli, wanted)
     assert json.loads(result.output) == {"out": str(out), "n_neurons": 1, "n_drawn": 1}
 
 
@@ -23,7 +30,7 @@ def test_a_file_that_cannot_be_written_is_told(client, tmp_path):
     out = tmp_path / "no" / "report.html"
     result = CliRunner().invoke(cli, ["report", "0.0", "--out", str(out), "--server", client.target])
     assert result.exit_code == 1
-    assert "No such file or directory" in result.output
+    assert "there is no folder" in result.exception.message
 
 
 def test_of_many_neurons_those_with_most_clusters_are_drawn(client, monkeypatch):
