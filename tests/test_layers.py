@@ -50,7 +50,7 @@ server/app           proto/wire server/jobs server/model server/opening server/p
 server/in_process    client server/app server/opening server/serving server/settings
 server               server/in_process server/paths
 server/tour          client client/drawing client/measuring client/terminal server
-server/commands      client/commands client/terminal proto server/app server/corpus server/demo server/index
+server/commands      client client/commands client/terminal proto server/app server/corpus server/demo server/index
                      server/indexing server/model server/opening server/paths server/questions server/ray_cluster
                      server/serving server/settings server/tour
 """
