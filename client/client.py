@@ -42,6 +42,7 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.questions.listing import NeuronMetric
 from polysem.proto.questions.similar import Similarity
+from polysem.proto.sides import Side
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
@@ -115,13 +116,15 @@ class Client:
         until_stable: bool = False,
         neighbours: int | None = None,
         index: str | None = None,
+        side: Side = "positive",
     ) -> Clusters:
         """Feature clusters of the neurons, streamed in the order asked; a neuron named twice comes once.
 
         neurons             "7.1234", "L7N1234", (7, 1234), "7.0-99", "7.*", "*"
         algorithm           hac: agglomerative · scc: Sub-Cluster Component · components: of the graph distance <= t
         linkage             of hac: average, complete or single
-        embedding           neuron: h ⊙ w (Foote 2024) · pre_mlp: h
+        embedding           neuron: h ⊙ w (Foote 2024), of gated neurons h ⊙ (u·w_g + g·w_u) · pre_mlp: h · of gated
+                            neurons also gate: h ⊙ w_g · up: h ⊙ w_u
         layer_norm          folded: h = x̂, w = γ⊙W · raw: h = γ⊙x̂+β, w = W
         distance_threshold  0..2: where the tree is cut
         thresholds          of scc's rounds, increasing, or the name of a schedule; None: linear, 0.02 to 1.0
@@ -129,11 +132,13 @@ class Client:
         neighbours          1..1024: of scc and single linkage, cluster the graph of each example's so many nearest, an
                             approximation; None: exactly, but scc above 20,000 examples on the graph of 25
         index               a name from `indexes()`; None: the server's default
+        side                of the activations: positive, or negative where the index has both; so in every question
         """
         call = clustering.call(
             neurons,
             index,
             self._asker,
+            side,
             algorithm=algorithm,
             linkage=linkage,
             embedding=embedding,
@@ -146,13 +151,17 @@ class Client:
         return self._stream(call)
 
     def embed(
-        self, *neurons: NeuronLike, index: str | None = None, **options: Unpack[EmbeddingOptions]
+        self,
+        *neurons: NeuronLike,
+        index: str | None = None,
+        side: Side = "positive",
+        **options: Unpack[EmbeddingOptions],
     ) -> EmbeddedNeurons:
         """The embeddings themselves: of each neuron an (n, d_model) float32 array, a row an example.
 
         options  embedding and layer_norm, as in `cluster`
         """
-        return self._stream(embedding.call(neurons, index, **options))
+        return self._stream(embedding.call(neurons, index, side, **options))
 
     def examples(
         self,
@@ -160,6 +169,7 @@ class Client:
         examples: Sequence[int] = (),
         whole_context: bool = False,
         index: str | None = None,
+        side: Side = "positive",
         places: Sequence[int] = (),
     ) -> Examples:
         """The texts of the neurons' dataset examples, in the order of their labels.
@@ -167,11 +177,13 @@ class Client:
         examples       which of each neuron's examples, by number; none: all. Version 0.1.0 called them places
         whole_context  all that the model read, instead of 20 tokens before and 10 after the key token
         """
-        return self._stream(example_call(neurons, _either(examples, places), whole_context, index))
+        return self._stream(example_call(neurons, _either(examples, places), whole_context, index, side))
 
-    def statistics(self, *neurons: NeuronLike, index: str | None = None) -> StatisticsOfNeurons:
+    def statistics(
+        self, *neurons: NeuronLike, index: str | None = None, side: Side = "positive"
+    ) -> StatisticsOfNeurons:
         """How strongly the neurons fire over the corpus, and the band of it that their dataset examples come from."""
-        return self._stream(statistics.call(neurons, index))
+        return self._stream(statistics.call(neurons, index, side))
 
     def neurons(
         self,
@@ -181,6 +193,7 @@ class Client:
         limit: int | None = None,
         skip: int = 0,
         index: str | None = None,
+        side: Side = "positive",
         **options: Unpack[ClusteringOptions],
     ) -> Listing:
         """Neurons with their metrics, filtered and sorted, fetched page by page; none named: all of the index.
@@ -195,7 +208,7 @@ class Client:
         The first question about a clustering clusters the whole index on the server, which keeps the metrics for those
         that follow.
         """
-        return self._listing(listing.pages(neurons, sort_by, where or {}, limit, skip, index, **options))
+        return self._listing(listing.pages(neurons, sort_by, where or {}, limit, skip, index, side, **options))
 
     def similar(
         self,
@@ -206,6 +219,7 @@ class Client:
         every_layer: bool = False,
         limit: int = 20,
         index: str | None = None,
+        side: Side = "positive",
         **options: Unpack[ClusteringOptions],
     ) -> Similar:
         """Feature clusters of other neurons that are the most similar to this neuron's, by their central examples.
@@ -221,7 +235,7 @@ class Client:
         The first question about a clustering clusters the whole index on the server, which keeps what it needs for
         those that follow.
         """
-        return self._stream(similar.call(neuron, cluster, similarity, every_layer, limit, index, **options))
+        return self._stream(similar.call(neuron, cluster, similarity, every_layer, limit, index, side, **options))
 
     def importance(
         self,
@@ -230,6 +244,7 @@ class Client:
         tokens_before: int = 20,
         mask_token: int | None = None,
         index: str | None = None,
+        side: Side = "positive",
         places: Sequence[int] = (),
     ) -> Importances:
         """How much the neurons' key activations lose when a token before the key token is masked, one at a time.
@@ -240,7 +255,7 @@ class Client:
 
         Runs the model once for each token, so ask for the examples that you look at.
         """
-        return self._stream(importance.call(neurons, _either(examples, places), tokens_before, mask_token, index))
+        return self._stream(importance.call(neurons, _either(examples, places), tokens_before, mask_token, index, side))
 
     def explain(
         self,
@@ -249,6 +264,7 @@ class Client:
         min_activation_fraction: float = 0.25,
         n_strongest: int = 5,
         index: str | None = None,
+        side: Side = "positive",
         **options: Unpack[ClusteringOptions],
     ) -> Explanation:
         """What neurons make of your own text, token by token; without neurons: those that fire hardest at each token.
@@ -263,7 +279,7 @@ class Client:
                                  dataset examples (than the index keeps, if fewer)
         options                  how the neurons are clustered, as in `cluster`
         """
-        return self._stream(explain.call(text, neurons, min_activation_fraction, n_strongest, index, **options))
+        return self._stream(explain.call(text, neurons, min_activation_fraction, n_strongest, index, side, **options))
 
     def clusters(self, query: ClusterQuery) -> Iterator[Answer]:
         """The batches that answer a query, as they come: `polysem.proto.clusterer.Clusterer`."""

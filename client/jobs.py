@@ -202,19 +202,27 @@ class Jobs:
         selection: Selection = Selection(),
         context_length: int | None = None,
         windows: Literal["first", "all"] = "first",
-        bos: bool = True,
+        bos: bool | None = None,
         max_documents: int | None = None,
         text_field: str = "text",
         skip_bad_documents: bool = False,
+        sides: Literal["positive", "both"] | None = None,
+        layers: Sequence[int] = (),
+        skip_positions: int = 0,
         request_id: str | None = None,
     ) -> Job:
         """Make an index of a corpus that the server has (see `corpora`), with the server's model.
+
+        bos             begin each window with BOS; None: as the model does
+        sides           None: both for gated models, positive for others
+        layers          to keep; none: all of the model's
+        skip_positions  tokens at each window's start, after BOS, that are never key tokens
 
         Once the job is done, every request may say `index=name`. Its result is the index's manifest.
         """
         spec = IndexSpec(
             name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
-            skip_bad_documents,
+            skip_bad_documents, sides or "", tuple(layers), skip_positions,
         )  # fmt: skip
         return self._create(spec, request_id)
 
@@ -335,15 +343,18 @@ class AsyncJobs:
         selection: Selection = Selection(),
         context_length: int | None = None,
         windows: Literal["first", "all"] = "first",
-        bos: bool = True,
+        bos: bool | None = None,
         max_documents: int | None = None,
         text_field: str = "text",
         skip_bad_documents: bool = False,
+        sides: Literal["positive", "both"] | None = None,
+        layers: Sequence[int] = (),
+        skip_positions: int = 0,
         request_id: str | None = None,
     ) -> Job:
         spec = IndexSpec(
             name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
-            skip_bad_documents,
+            skip_bad_documents, sides or "", tuple(layers), skip_positions,
         )  # fmt: skip
         return await self._create(spec, request_id)
 

@@ -21,7 +21,8 @@ def checked(
 ) -> Tensor:
     """The tensor itself, C-ordered (copied only where it is not) and without its gradient.
 
-    shape is written in the letters of the docstrings, "B N N"; a letter met before must have the same size again.
+    shape is written in the letters of the docstrings, "B N N" or "B N 2"; a letter met before must have the same size
+    again.
     Raises TypeError (not a tensor, wrong dtype), ValueError (shape, device).
     """
     if not isinstance(tensor, Tensor):
@@ -32,7 +33,8 @@ def checked(
         raise TypeError(f"{name} must be {' or '.join(map(str, dtypes))}, not {tensor.dtype}")
     letters = shape.split()
     if len(letters) != tensor.ndim or any(
-        sizes.setdefault(letter, size) != size for letter, size in zip(letters, tensor.shape, strict=True)
+        (int(letter) if letter.isdigit() else sizes.setdefault(letter, size)) != size
+        for letter, size in zip(letters, tensor.shape, strict=True)
     ):
         known = ", ".join(f"{letter}={sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected ({', '.join(letters)}), {known}")

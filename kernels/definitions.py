@@ -47,6 +47,12 @@ ACTIVATION_DTYPES = torch.float32, torch.bfloat16
 LEFTOVER_HEIGHT = 2.0  # the largest distance there is
 
 
+def check_gated(offsets: Tensor | None, up: Tensor | None, factors: Tensor | None) -> None:
+    """Raise unless `up` and `factors` come together, and without offsets."""
+    if (up is None) != (factors is None) or (up is not None and offsets is not None):
+        raise ValueError("up and factors come together, and without offsets")
+
+
 def check_thresholds(taus: NDArray[np.float64]) -> None:
     """Raise unless each lies in 0..2 and above the one before it."""
     for r in np.flatnonzero(~((taus >= 0) & (taus <= 2)))[:1]:
@@ -61,12 +67,45 @@ def raise_if_no_tree(bad: NDArray[np.bool_]) -> None:
         raise ValueError(f"linkage[{b}] is not a tree of n_examples[{b}] leaves with ascending heights")
 
 
-def key_token_arguments(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
+def gate_arguments(
+    rows: Tensor,
+    example_rows: Tensor,
+    weights: Tensor,
+    up: Tensor,
+    biases: Tensor,
+    n_examples: Tensor,
+    scales: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """The arguments of `gated_factors`, checked as its docstring says; counts int64."""
+    sizes: Sizes = {}
+    device = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
+    single, whole = (torch.float32,), (torch.int32, torch.int64)
+    rows = checked("rows", rows, "P D", sizes, (torch.float32, torch.float16), device)
+    used = checked("example_rows", example_rows, "B N", sizes, whole, device)
+    weights = checked("weights", weights, "B D", sizes, single, device)
+    up = checked("up", up, "B D", sizes, single, device)
+    biases = checked("biases", biases, "B 2", sizes, single, device)
+    counts = checked("n_examples", n_examples, "B", sizes, whole, device).long()
+    scales = None if scales is None else checked("scales", scales, "P", sizes, single, device)
+    if ((counts < 0) | (counts > sizes["N"])).any():
+        b = int(((counts < 0) | (counts > sizes["N"])).nonzero()[0])
+        raise ValueError(f"n_examples[{b}] is {int(counts[b])}; expected 0..{sizes['N']} (N)")
+    wrong = (used < 0) | (used >= sizes["P"])
+    wrong &= torch.arange(sizes["N"], device=device) < counts[:, None]
+    if wrong.any():
+        b, i = wrong.nonzero()[0].tolist()
+        raise ValueError(f"example_rows[{b}, {i}] is {int(used[b, i])}; expected 0..{sizes['P'] - 1} (P - 1)")
+    return rows, used, weights, up, biases, counts, scales
+
+
+def key_token_arguments(activations: Tensor, lengths: Tensor, n_skipped: int, n_ends: int) -> tuple[Tensor, Tensor]:
     """The activations and lengths of `key_tokens`, checked as its docstring says."""
     sizes: Sizes = {}
     device = activations.device if isinstance(activations, Tensor) else torch.device("cpu")
     values = checked("activations", activations, "b T N", sizes, ACTIVATION_DTYPES, device)
     n_tokens = checked("lengths", lengths, "b", sizes, (torch.int64,), torch.device("cpu"))
+    if n_ends not in (1, 2):
+        raise ValueError(f"n_ends is {n_ends}; expected 1 or 2")
     if n_skipped < 0:
         raise ValueError(f"n_skipped is {n_skipped}; expected 0 or more")
     if ((n_tokens <= n_skipped) | (n_tokens > sizes["T"])).any():

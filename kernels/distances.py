@@ -13,16 +13,19 @@ along D, 1.5 to 2.2 times as slow as the vectors of `gram.py`; BLAS's ssyrk call
 to one thread and a pointer that cannot be cached; float64 embeddings.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from polysem.kernels.arrays import Array, Scalar, Sizes, as_array, as_counts
+from polysem.kernels.definitions import check_gated
 from polysem.kernels.dispatch import kernel
 from polysem.kernels.gram import COLUMNS, ROWS, address, cosine_distance_tile, fill_panel, mirror
 from polysem.kernels.parallel import compiled, compiled_sum, for_each_neuron, room
-from polysem.kernels.rows import embed
+from polysem.kernels.rows import embed, embed_gated
 
 SAFE = 1e-20  # sums of squares above it lost nothing to underflow, below its inverse nothing to overflow
 ROUNDING = np.float32(1e-5)  # far above the error of a float32 dot product of unit vectors
@@ -34,12 +37,15 @@ def weighted_cosine_distances_reference(
     n_examples: Tensor,
     offsets: Tensor | None = None,
     precision: str = "float32",
+    up: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """As `weighted_cosine_distances`, in float64, rounded to float32 at the end."""
-    rows, used, (w, o), counts = _direct_arguments(x, weights, n_examples, offsets, precision)
+    rows, used, (w, o, v, f), counts = _direct_arguments(x, weights, n_examples, offsets, precision, up, factors)
     result = np.full((*used.shape, used.shape[1]), np.inf, np.float32)
     for b, n in enumerate(counts):
-        embeddings = rows[used[b, :n]].astype(np.float64) * w[b] + (0.0 if o is None else o[b])
+        of_examples = w[b] if v is None or f is None else f[b, :n, :1].astype(np.float64) * w[b] + f[b, :n, 1:] * v[b]
+        embeddings = rows[used[b, :n]].astype(np.float64) * of_examples + (0.0 if o is None else o[b])
         if not np.isfinite(embeddings).all():
             raise_not_finite("x", rows, used, b, int(np.flatnonzero(~np.isfinite(embeddings).all(1))[0]))
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
@@ -56,8 +62,12 @@ def weighted_cosine_distances(
     n_examples: Tensor,
     offsets: Tensor | None = None,
     precision: str = "float32",
+    up: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """Pairwise cosine distances of the embeddings e = x ⊙ weights + offsets (paper eq. 1 to 3), neuron by neuron.
+
+    With `up` and `factors`, as gated neurons have them, e = x ⊙ (factors[…, 0] · weights + factors[…, 1] · up).
 
     x           (B, N, D) float16 or float32: B neurons, N example slots, D = d_model
     weights     (B, D) float32
@@ -65,6 +75,8 @@ def weighted_cosine_distances(
     offsets     (B, D) float32, or None for zeros
     precision   of the products: "float32"; on a GPU also "tf32" and "bf16", where embeddings that are equal once
                 rounded so are at distance 0
+    up          (B, D) float32, or None; not together with offsets
+    factors     (B, N, 2) float32, two numbers an example; anything in padding
     returns     (B, N, N) float32 in [0, 2], exactly symmetric, zero diagonal; `inf` wherever a slot is padding
 
     A zero embedding is at distance 1 from every other; equal embeddings are at distance exactly 0. A pair's distance
@@ -72,8 +84,8 @@ def weighted_cosine_distances(
     TypeError or ValueError, and returns nothing, for wrong dtypes, shapes and counts and where an embedding is NaN or
     infinite. Memory beside the result: N·D floats a task; on a GPU 20 bytes an example.
     """
-    rows, used, (w, o), counts = _direct_arguments(x, weights, n_examples, offsets, precision)
-    return _distances("x", rows, used, w, o, counts)
+    rows, used, vectors, counts = _direct_arguments(x, weights, n_examples, offsets, precision, up, factors)
+    return _distances("x", rows, used, vectors, counts)
 
 
 @kernel
@@ -84,6 +96,8 @@ def gathered_cosine_distances(
     n_examples: Tensor,
     offsets: Tensor | None = None,
     precision: str = "float32",
+    up: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """`weighted_cosine_distances` of x = rows[example_rows], which is never built.
 
@@ -91,11 +105,19 @@ def gathered_cosine_distances(
     example_rows  (B, N) int32 or int64 within 0..P-1; anything in padding
     the rest      as in `weighted_cosine_distances`, to the bit
     """
-    table, used, vectors, counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets, precision)
-    return _distances("rows", table, used, *vectors, counts)
+    table, used, vectors, counts = gathered_arguments(
+        rows, example_rows, weights, n_examples, offsets, precision, up, factors
+    )
+    return _distances("rows", table, used, vectors, counts)
 
 
-Vectors = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+class Vectors(NamedTuple):
+    """weights, offsets, up and factors, as the docstring above says."""
+
+    weights: NDArray[np.float32]
+    offsets: NDArray[np.float32] | None
+    up: NDArray[np.float32] | None
+    factors: NDArray[np.float32] | None
 
 
 def gathered_arguments(
@@ -105,13 +127,15 @@ def gathered_arguments(
     n_examples: Tensor,
     offsets: Tensor | None,
     precision: str = "float32",
+    up: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> tuple[Array, NDArray[np.int64], Vectors, NDArray[np.int64]]:
     """The table of rows, the rows of each neuron, the vectors and counts of `gathered_cosine_distances`, checked."""
     sizes: Sizes = {}
     table = as_array("rows", rows, "P D", sizes, (torch.float32, torch.float16))
     used = as_array("example_rows", example_rows, "B N", sizes, (torch.int32, torch.int64)).astype(np.int64)
-    vectors = _vectors(weights, offsets, sizes, precision)
     counts = as_counts(n_examples, sizes)
+    vectors = _vectors(weights, offsets, sizes, precision, up, factors, counts)
     wrong = (used < 0) | (used >= sizes["P"])
     wrong &= np.arange(sizes["N"]) < counts[:, None]
     if wrong.any():
@@ -121,46 +145,70 @@ def gathered_arguments(
 
 
 def _direct_arguments(
-    x: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None, precision: str
+    x: Tensor,
+    weights: Tensor,
+    n_examples: Tensor,
+    offsets: Tensor | None,
+    precision: str,
+    up: Tensor | None,
+    factors: Tensor | None,
 ) -> tuple[Array, NDArray[np.int64], Vectors, NDArray[np.int64]]:
     """x as a table of rows and the rows of each neuron, then the checked vectors and counts."""
     sizes: Sizes = {}
     array = as_array("x", x, "B N D", sizes, (torch.float32, torch.float16))
-    vectors = _vectors(weights, offsets, sizes, precision)
+    counts = as_counts(n_examples, sizes)
+    vectors = _vectors(weights, offsets, sizes, precision, up, factors, counts)
     B, N, D = array.shape
     used = np.arange(B * N, dtype=np.int64).reshape(B, N)
-    return array.reshape(B * N, D), used, vectors, as_counts(n_examples, sizes)
+    return array.reshape(B * N, D), used, vectors, counts
 
 
-def _vectors(weights: Tensor, offsets: Tensor | None, sizes: Sizes, precision: str) -> Vectors:
+def _vectors(
+    weights: Tensor,
+    offsets: Tensor | None,
+    sizes: Sizes,
+    precision: str,
+    up: Tensor | None,
+    factors: Tensor | None,
+    counts: NDArray[np.int64],
+) -> Vectors:
     if precision != "float32":
         raise ValueError(f"precision is {precision!r}; on the CPU it can only be 'float32'")
-    w = as_array("weights", weights, "B D", sizes, (torch.float32,))
-    o = None if offsets is None else as_array("offsets", offsets, "B D", sizes, (torch.float32,))
-    for name, vector in (("weights", w), ("offsets", o)):
+    check_gated(offsets, up, factors)
+    single = (torch.float32,)
+    w, o, v = (
+        None if vector is None else as_array(name, vector, "B D", sizes, single)
+        for name, vector in (("weights", weights), ("offsets", offsets), ("up", up))
+    )
+    f = None if factors is None else as_array("factors", factors, "B N 2", sizes, single)
+    for name, vector in (("weights", w), ("offsets", o), ("up", v)):
         if vector is not None and not np.isfinite(vector).all():
             b, d = np.argwhere(~np.isfinite(vector))[0]
             raise ValueError(f"{name}[{b}, {d}] is {vector[b, d]}; expected finite numbers")
-    return w, o
+    if f is not None:
+        wrong = ~np.isfinite(f).all(2) & (np.arange(sizes["N"]) < counts[:, None])
+        for b, i in np.argwhere(wrong)[:1]:
+            raise ValueError(f"factors[{b}, {i}] is {f[b, i].tolist()}; expected finite numbers")
+    assert w is not None
+    return Vectors(w, o, v, f)
 
 
 def _distances(
     name: str,
     rows: Array,
     used: NDArray[np.int64],
-    weights: NDArray[np.float32],
-    offsets: NDArray[np.float32] | None,
+    vectors: Vectors,
     counts: NDArray[np.int64],
 ) -> Tensor:
     (B, N), D = used.shape, rows.shape[1]
     result = room((B, N, N), np.float32)
     bad = np.full(B, -1, np.int64)
     bits = rows.view(np.uint16) if rows.dtype == np.float16 else rows  # Numba has no float16 on the CPU
-    no_offsets = np.zeros((0, D), np.float32)
-    offsets = no_offsets if offsets is None else offsets
-    for_each_neuron(
-        _distance_kernel, B, bits, used, weights, offsets, counts, result, bad, scratch=lambda: _scratch(N, D)
-    )
+    none = np.zeros((0, D), np.float32)
+    offsets, up = (none if vector is None else vector for vector in (vectors.offsets, vectors.up))
+    factors = np.zeros((0, 0, 2), np.float32) if vectors.factors is None else vectors.factors
+    arrays = bits, used, vectors.weights, offsets, up, factors, counts, result, bad
+    for_each_neuron(_distance_kernel, B, *arrays, scratch=lambda: _scratch(N, D))
     for b in np.flatnonzero(bad >= 0)[:1]:
         raise_not_finite(name, rows, used, int(b), int(bad[b]))
     return torch.from_numpy(result)
@@ -190,6 +238,8 @@ def _distance_kernel(
     used: Array,
     weights: Array,
     offsets: Array,
+    up: Array,
+    factors: Array,
     counts: Array,
     result: Array,
     bad: Array,
@@ -203,7 +253,10 @@ def _distance_kernel(
         result[b, n:, :n] = np.inf
         for i in range(n):
             row = e[i, :D]
-            embed(rows[used[b, i]], weights[b], offsets[b] if len(offsets) > 0 else offsets.reshape(-1), row)
+            if len(up) > 0:
+                embed_gated(rows[used[b, i]], weights[b], up[b], factors[b, i], row)
+            else:
+                embed(rows[used[b, i]], weights[b], offsets[b] if len(offsets) > 0 else offsets.reshape(-1), row)
             if not _normalise(row):
                 bad[b] = i
                 break

@@ -1,5 +1,7 @@
 """Each neuron's highest activation in each context, and the token where it is: the scan's only cost over the model's.
 
+Of both ends, the lowest as well, in the same pass over memory.
+
 key_tokens_reference  NumPy, context by context
 key_tokens            CPU: one pass over each context's activations, a block of neurons at a time whose maxima stay in
                       the first cache (Numba) · CUDA: `gpu/key_tokens.py`, one pass in Triton
@@ -19,38 +21,42 @@ from polysem.kernels.parallel import compiled, for_each_neuron
 BLOCK = 1024  # neurons whose maxima and places take 9 kB
 
 
-def key_tokens_reference(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
+def key_tokens_reference(
+    activations: Tensor, lengths: Tensor, n_skipped: int, n_ends: int = 1
+) -> tuple[Tensor, Tensor]:
     """As `key_tokens`, from the definition."""
-    values, n_tokens = key_token_arguments(activations, lengths, n_skipped)
-    highest = torch.empty(values.shape[0], values.shape[2])
-    where = torch.empty(highest.shape, dtype=torch.int32)
-    for row, length in enumerate(n_tokens.tolist()):
-        text = values[row, n_skipped:length].float()
-        where[row] = n_skipped + torch.from_numpy(text.numpy().argmax(0))  # the first of equals; NaN wins
-        highest[row] = text.gather(0, (where[row].long() - n_skipped)[None])[0]
-    return highest, where
+    values, n_tokens = key_token_arguments(activations, lengths, n_skipped, n_ends)
+    strongest = torch.empty(n_ends, values.shape[0], values.shape[2])
+    where = torch.empty(strongest.shape, dtype=torch.int32)
+    for end, sign in enumerate((1, -1)[:n_ends]):
+        for row, length in enumerate(n_tokens.tolist()):
+            text = sign * values[row, n_skipped:length].float()
+            where[end, row] = n_skipped + torch.from_numpy(text.numpy().argmax(0))  # the first of equals; NaN wins
+            strongest[end, row] = text.gather(0, (where[end, row].long() - n_skipped)[None])[0]
+    return strongest, where
 
 
 @kernel
-def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int) -> tuple[Tensor, Tensor]:
-    """Highest activation of each neuron in each context, and its token.
+def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int, n_ends: int = 1) -> tuple[Tensor, Tensor]:
+    """The strongest activation of each neuron in each context, and its token: the highest; of 2 ends the lowest too.
 
     activations  (b, T, N) float32 or bfloat16: b contexts, T token slots, N neurons
     lengths      (b,) int64, on the CPU: tokens of each context, n_skipped + 1..T; what is behind them is never read
-    n_skipped    tokens at each context's start that are no text (BOS), 0..T-1
-    returns      highest (b, N) float32, and its place (b, N) int32: the first of equals; NaN where an activation is,
-                 whose place is then any
+    n_skipped    tokens at each context's start that cannot be key tokens (BOS), 0..T-1
+    n_ends       1, or 2
+    returns      (n_ends, b, N) float32, the highest activation and minus the lowest, and their places, int32: the first
+                 of equals; NaN where an activation is, whose place is then any
 
     Raises TypeError or ValueError for wrong dtypes, shapes and lengths. O(b · T · N), one read.
     """
-    values, n_tokens = key_token_arguments(activations, lengths, n_skipped)
+    values, n_tokens = key_token_arguments(activations, lengths, n_skipped, n_ends)
     b, _, N = values.shape
     bits = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values
-    highest, where = torch.empty(b, N), torch.empty(b, N, dtype=torch.int32)
+    strongest, where = torch.empty(n_ends, b, N), torch.empty(n_ends, b, N, dtype=torch.int32)
     n_blocks = -(-N // BLOCK)
-    arrays = bits.numpy(), n_tokens.numpy(), n_skipped, n_blocks, highest.numpy(), where.numpy()
+    arrays = bits.numpy(), n_tokens.numpy(), n_skipped, n_blocks, strongest.numpy(), where.numpy()
     for_each_neuron(_key_tokens_kernel, b * n_blocks, *arrays)
-    return highest, where
+    return strongest, where
 
 
 @compiled
@@ -61,27 +67,50 @@ def _key_tokens_kernel(
     lengths: Array,
     n_skipped: int,
     n_blocks: int,
-    highest: Array,
+    strongest: Array,
     where: Array,
 ) -> None:
+    n_ends = len(strongest)
     single = np.empty(BLOCK, np.float32)
     bad = np.empty(BLOCK, np.bool_)
     for unit in range(first, len(lengths) * n_blocks, step):
         row, begin = unit // n_blocks, unit % n_blocks * BLOCK
-        end = min(begin + BLOCK, highest.shape[1])
-        best, place = highest[row, begin:end], where[row, begin:end]
+        end = min(begin + BLOCK, strongest.shape[2])
+        best, place = strongest[0, row, begin:end], where[0, row, begin:end]
+        least, place_of_least = strongest[n_ends - 1, row, begin:end], where[n_ends - 1, row, begin:end]
+        least[:] = np.inf
         best[:] = -np.inf
         place[:] = n_skipped
+        place_of_least[:] = n_skipped
         bad[:] = False
         for t in range(n_skipped, lengths[row]):
             if values.itemsize == 2:
                 _widen(values[row, t, begin:end], single)
-                _raise_maxima(single[: end - begin], np.int32(t), best, place, bad)
+                _meet(single[: end - begin], np.int32(t), n_ends, best, place, least, place_of_least, bad)
             else:
-                _raise_maxima(values[row, t, begin:end], np.int32(t), best, place, bad)
+                _meet(values[row, t, begin:end], np.int32(t), n_ends, best, place, least, place_of_least, bad)
         for j in range(end - begin):
+            if n_ends == 2:
+                least[j] = np.nan if bad[j] else -least[j]
             if bad[j]:
                 best[j] = np.nan
+
+
+@compiled
+def _meet(
+    values: Array,
+    t: np.int32,
+    n_ends: int,
+    best: Array,
+    place: Array,
+    least: Array,
+    place_of_least: Array,
+    bad: Array,
+) -> None:
+    if n_ends == 1:
+        _raise_maxima(values, t, best, place, bad)
+    else:
+        _widen_range(values, t, best, place, least, place_of_least, bad)
 
 
 @compiled
@@ -98,4 +127,17 @@ def _raise_maxima(values: Array, t: np.int32, best: Array, place: Array, bad: Ar
         higher = values[j] > best[j]
         best[j] = values[j] if higher else best[j]
         place[j] = t if higher else place[j]
+        bad[j] |= values[j] != values[j]
+
+
+@compiled
+def _widen_range(
+    values: Array, t: np.int32, best: Array, place: Array, least: Array, place_of_least: Array, bad: Array
+) -> None:
+    for j in range(len(values)):
+        higher, lower = values[j] > best[j], values[j] < least[j]
+        best[j] = values[j] if higher else best[j]
+        place[j] = t if higher else place[j]
+        least[j] = values[j] if lower else least[j]
+        place_of_least[j] = t if lower else place_of_least[j]
         bad[j] |= values[j] != values[j]

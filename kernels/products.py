@@ -24,7 +24,7 @@ def mean_embeddings_reference(
     rows: Tensor, example_rows: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
     """As `mean_embeddings`, in float64, rounded to float32 at the end."""
-    table, used, (w, o), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
+    table, used, (w, o, *_), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
     result = np.zeros(w.shape)
     for b, n in enumerate(counts):
         embeddings = table[used[b, :n]].astype(np.float64) * w[b] + (0.0 if o is None else o[b])
@@ -44,7 +44,7 @@ def mean_embeddings(
 
     Raises TypeError or ValueError for wrong dtypes, shapes, rows and counts and where an embedding is NaN or infinite.
     """
-    table, used, (w, o), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
+    table, used, (w, o, *_), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
     B, D = w.shape
     result = np.empty((B, D), np.float32)
     bad = np.full(B, -1, np.int64)
@@ -59,7 +59,7 @@ def gathered_products_reference(
     rows: Tensor, example_rows: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
     """As `gathered_products`, in float64, rounded to float32 at the end."""
-    table, used, (w, o), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
+    table, used, (w, o, *_), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
     result = np.zeros((*used.shape, used.shape[1]), np.float32)
     for b, n in enumerate(counts):
         embeddings = table[used[b, :n]].astype(np.float64) * w[b] + (0.0 if o is None else o[b])
@@ -82,7 +82,7 @@ def gathered_products(
     Raises TypeError or ValueError for wrong dtypes, shapes, rows and counts and where an embedding is NaN or infinite.
     n² D / 2 multiply-adds a neuron. Memory beside the result: N · D floats a task.
     """
-    table, used, (w, o), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
+    table, used, (w, o, *_), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
     (B, N), D = used.shape, table.shape[1]
     result = room((B, N, N), np.float32)
     bad = np.full(B, -1, np.int64)

@@ -13,7 +13,7 @@ def embed(x: Array, weights: Array, offsets: Array, row: Array) -> None:
     x  (D,) float32, or the bits of float16, which Numba does not know; offsets (D,), or none
     """
     if x.itemsize == 2:
-        _widen(x, row)
+        widen(x, row)
     else:
         row[:] = x
     if len(offsets) > 0:
@@ -25,7 +25,19 @@ def embed(x: Array, weights: Array, offsets: Array, row: Array) -> None:
 
 
 @compiled
-def _widen(half: Array, row: Array) -> None:
+def embed_gated(x: Array, weights: Array, up: Array, factors: Array, row: Array) -> None:
+    """row = x ⊙ (factors[0] · weights + factors[1] · up), in float32. x as in `embed`; factors (2,)."""
+    if x.itemsize == 2:
+        widen(x, row)
+    else:
+        row[:] = x
+    first, second = factors
+    for d in range(row.shape[0]):
+        row[d] *= first * weights[d] + second * up[d]
+
+
+@compiled
+def widen(half: Array, row: Array) -> None:
     """float16 to float32: the exponent's bias differs by 112."""
     bits = row.view(np.uint32)
     for d in range(half.shape[0]):

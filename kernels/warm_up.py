@@ -2,7 +2,7 @@
 
 import torch
 
-from polysem.kernels import agglomerative, distances, key_tokens, metrics, scc, significance, tree
+from polysem.kernels import agglomerative, distances, gates, key_tokens, metrics, scc, significance, tree
 from polysem.kernels.definitions import ACTIVATION_DTYPES
 
 
@@ -18,6 +18,10 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     used = torch.arange(width, device=device)[None]
     distances.gathered_cosine_distances(rows.half(), used, weights, n_examples)
     d = distances.gathered_cosine_distances(rows, used, weights, n_examples, offsets=weights)
+    biases = torch.zeros(1, 2, device=device)
+    for dtype in (torch.float16, torch.float32):
+        factors = gates.gated_factors(rows.to(dtype), used, weights, weights, biases, n_examples)
+        distances.gathered_cosine_distances(rows.to(dtype), used, weights, n_examples, up=weights, factors=factors)
     trees = agglomerative.linkage(d, n_examples)
     scc.linkage(d, n_examples, torch.tensor([0.5], dtype=torch.float64, device=device))
     labels = tree.cut(trees, n_examples, 0.5)
@@ -26,7 +30,8 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     significance.gathered_rotation_test(rows.half(), used, weights, n_examples, n_null=1)
     significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
     for dtype in ACTIVATION_DTYPES:
-        key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1)
+        for n_ends in (1, 2):
+            key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1, n_ends)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from polysem.proto.questions.clustering import (
     library_of,
     threshold_schedule,
 )
-from polysem.proto.wire.names import name_of
+from polysem.proto.sides import Side
+from polysem.proto.wire.names import decode_side, encode_side, name_of
 from polysem.v1 import neuron_service_pb2 as pb
 
 
@@ -43,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A resident GPT-2; context_length is in tokens."""
+    """The resident model; context_length is in tokens. gated: its neurons' activations are act(g) · u."""
 
     id: str
     sha256: str
@@ -51,6 +52,8 @@ class ModelInfo:
     n_neurons_per_layer: int
     d_model: int
     context_length: int
+    family: str = "gpt2"
+    gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
+    """An index. layers: none stands for all of the model's. n_examples: of the positive side."""
+
     name: str
     sha256: str
     model_id: str
@@ -99,6 +104,16 @@ class IndexInfo:
     n_examples: int
     n_neurons_with_examples: int
     software_version: str
+    sides: tuple[Side, ...] = ("positive",)
+    layers: tuple[int, ...] = ()
+    skip_positions: int = 0
+    n_negative_examples: int = 0
+    n_neurons_with_negative_examples: int = 0
+
+    @property
+    def held_layers(self) -> tuple[int, ...]:
+        """The layers that it holds, by the model's numbers."""
+        return self.layers or tuple(range(self.n_layers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +127,7 @@ class Provenance:
     software_version: str
     choice: EmbeddingChoice = EmbeddingChoice()
     clustering: Clustering | None = None
+    side: Side = "positive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +163,7 @@ def encode_server_info(info: ServerInfo) -> pb.GetServerInfoResponse:
 def decode_server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
     return ServerInfo(
         version=message.version,
-        model=ModelInfo(**_attributes(message.model, ModelInfo)),
+        model=ModelInfo(**_attributes(message.model, ModelInfo) | {"family": message.model.family or "gpt2"}),
         device=message.device,
         dtype=message.dtype,
         default_index=message.default_index,
@@ -166,7 +182,14 @@ def encode_indexes(indexes: Sequence[IndexInfo]) -> pb.ListIndexesResponse:
 
 def decode_indexes(message: pb.ListIndexesResponse) -> list[IndexInfo]:
     return [
-        IndexInfo(**_attributes(index, IndexInfo) | {"selection": Selection(**_attributes(index.selection, Selection))})
+        IndexInfo(
+            **_attributes(index, IndexInfo)
+            | {
+                "selection": Selection(**_attributes(index.selection, Selection)),
+                "sides": tuple(index.sides) or ("positive",),
+                "layers": tuple(index.layers),
+            }
+        )
         for index in message.indexes
     ]
 
@@ -186,6 +209,7 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
         model_id=provenance.model_id,
         model_sha256=provenance.model_sha256,
         software_version=provenance.software_version,
+        side=encode_side(provenance.side),
         **encode_choice(provenance.choice),
     )
     if (clustering := provenance.clustering) is not None:
@@ -220,6 +244,7 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
         software_version=message.software_version,
         choice=decode_choice(message),
         clustering=clustering,
+        side=decode_side(message.side),
     )
 
 

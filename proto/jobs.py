@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from polysem.proto.checks import check_count, check_one_of
 from polysem.proto.errors import Internal, InvalidArgument
 from polysem.proto.facts import Selection
 from polysem.proto.neurons import NeuronRange
@@ -26,7 +27,8 @@ from polysem.proto.questions.clustering import (
     check_choice,
     check_clustering,
 )
-from polysem.proto.wire.names import decode_ranges, encode_ranges, name_of
+from polysem.proto.sides import Side
+from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side, name_of
 from polysem.v1 import job_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2 as neuron_pb
 
@@ -51,21 +53,28 @@ class MeasureSpec:
     linkage: Linkage = "average"
     distance_threshold: float = DEFAULT_DISTANCE_THRESHOLD
     best_cut: bool = True
+    side: Side = "positive"
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSpec:
-    """The index `name` of a corpus that the server lists. context_length 0: the model's own; max_documents 0: all."""
+    """The index `name` of a corpus that the server lists. context_length 0: the model's own; max_documents 0: all.
+
+    bos None, sides "", layers (): as suits the model (see `polysem index`).
+    """
 
     name: str
     corpus: str
     selection: Selection = Selection()
     context_length: int = 0
     windows: Literal["first", "all"] = "first"
-    bos: bool = True
+    bos: bool | None = None
     max_documents: int = 0
     text_field: str = "text"
     skip_bad_documents: bool = False
+    sides: Literal["positive", "both", ""] = ""
+    layers: tuple[int, ...] = ()
+    skip_positions: int = 0
 
 
 JobSpec = MeasureSpec | IndexSpec
@@ -173,6 +182,10 @@ def check_spec(spec: JobSpec) -> None:
             raise InvalidArgument(
                 f"text_field has {len(spec.text_field)} characters; give at most {MAX_NAME_CHARACTERS}", "text_field"
             )
+        check_one_of(spec.sides, ("positive", "both", ""), "sides")
+        check_count(spec.skip_positions, "skip_positions", 0)
+        for layer in spec.layers:
+            check_count(layer, "layers", 0)
         for field, value in (("context_length", spec.context_length), ("max_documents", spec.max_documents)):
             if value < 0:
                 raise InvalidArgument(f"{field} is {value}; give at least 1, or 0 for no limit", field)
@@ -194,6 +207,7 @@ def _encode_measure(spec: MeasureSpec) -> pb.MeasureJob:
         linkage=LINKAGES[spec.linkage],
         distance_threshold=spec.distance_threshold,
         best_cut=spec.best_cut,
+        side=encode_side(spec.side),
     )
 
 
@@ -215,6 +229,7 @@ def _decode_measure(message: pb.MeasureJob) -> MeasureSpec:
             message.distance_threshold if message.HasField("distance_threshold") else default.distance_threshold
         ),
         best_cut=message.best_cut if message.HasField("best_cut") else default.best_cut,
+        side=decode_side(message.side),
     )
 
 
@@ -237,10 +252,13 @@ def _decode_index(message: pb.IndexJob) -> IndexSpec:
         selection=selection,
         context_length=message.context_length,
         windows=message.windows or "first",  # type: ignore[arg-type]
-        bos=message.bos if message.HasField("bos") else True,
+        bos=message.bos if message.HasField("bos") else None,
         max_documents=message.max_documents,
         text_field=message.text_field or "text",
         skip_bad_documents=message.skip_bad_documents,
+        sides=message.sides,  # type: ignore[arg-type]
+        layers=tuple(message.layers),
+        skip_positions=message.skip_positions,
     )
 
 

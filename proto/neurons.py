@@ -63,6 +63,18 @@ def parse_neurons(*neurons: NeuronLike) -> tuple[NeuronRange, ...]:
     return ranges
 
 
+def parse_layers(text: str) -> tuple[int, ...]:
+    """The layers that "4,12,20" or "0-7,12" names, ascending. Raises InvalidArgument for anything else."""
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", part.strip(), re.ASCII)
+        first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
+        if first > last:
+            raise InvalidArgument(f"layers are {text!r}; write 4,12,20 or 0-7", "layers")
+        found |= set(range(first, last + 1))
+    return tuple(sorted(found))
+
+
 def parse_neuron(neuron: NeuronLike) -> NeuronId:
     """The one neuron that the spelling names; raises InvalidArgument for several."""
     (first, *more) = parse_neurons(neuron)

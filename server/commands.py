@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from polysem.client.commands.options import destination_of, executes, published, ray_options
+from polysem.client.commands.options import destination_of, executes, published, ray_options, reads_corpus
 
 if TYPE_CHECKING:
     from polysem.proto.work.shards import Executor
@@ -56,7 +56,7 @@ UNITS = {
 )
 @click.option("--context-length", type=int, help="Tokens that the model reads at once; default: all that it can.")
 @click.option("--windows", type=click.Choice(["first", "all"]), help="Of each document; paper: first.")
-@click.option("--bos/--no-bos", default=None, help="Begin each window with BOS; paper: yes.")
+@reads_corpus
 @click.option("--max-documents", type=click.IntRange(min=1), help="Read only the first so many with text in them.")
 @click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of stopping at it.")
@@ -121,6 +121,11 @@ def index(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
         f"from {info.n_contexts:,} contexts ({info.n_tokens:,} tokens)"
     )
+    if "negative" in info.sides:
+        click.echo(
+            f"negative side: {info.n_negative_examples:,} dataset examples of "
+            f"{info.n_neurons_with_negative_examples:,} neurons"
+        )
     if source.n_skipped:
         click.echo(f"{source.n_skipped:,} documents were no text and were left out")
     click.echo(f"next: polysem serve --index {out}" if destination.url is None else "next: serve a copy of it")

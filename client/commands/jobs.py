@@ -18,6 +18,7 @@ from polysem.client.commands.options import (
     connect,
     measures,
     print_json,
+    reads_corpus,
 )
 from polysem.client.jobs import HEARTBEAT_S
 from polysem.proto.facts import Selection
@@ -84,7 +85,7 @@ def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_jso
 @click.option(
     "--windows", type=click.Choice(["first", "all"]), default="first", show_default=True, help="Of a document."
 )
-@click.option("--bos/--no-bos", default=True, show_default=True, help="Begin each window with BOS.")
+@reads_corpus
 @click.option("--max-documents", type=click.IntRange(min=1), help="Only the first so many with text in them.")
 @click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of failing.")
@@ -100,6 +101,8 @@ def index(
     server: str,
     timeout_s: float | None,
     as_json: bool,
+    layers: tuple[int, ...] | None,
+    skip_positions: int | None,
     **options: Any,
 ) -> None:
     """Make the index NAME of a corpus with the server's model.
@@ -108,7 +111,12 @@ def index(
     """
     rule = Selection(selection, min_activation_fraction, max_examples, seed)
     with connect(server, timeout_s) as client:
-        _show(client.jobs.index(name, corpus, selection=rule, **options), as_json)
+        _show(
+            client.jobs.index(
+                name, corpus, selection=rule, layers=layers or (), skip_positions=skip_positions or 0, **options
+            ),
+            as_json,
+        )
 
 
 @jobs.command("list")

@@ -11,6 +11,7 @@ from polysem.client.commands.options import (
     BULK,
     INDEX,
     NEURONS_HELP,
+    SIDE,
     asks_server,
     clusters_examples,
     connect,
@@ -21,12 +22,14 @@ from polysem.client.commands.options import (
 from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.examples import Example
 from polysem.client.questions.statistics import Statistics
+from polysem.proto.sides import Side
 
 
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
 @clusters_examples
 @INDEX
+@SIDE
 @BULK
 @asks_server
 def cluster(
@@ -63,6 +66,7 @@ def cluster(
 )
 @click.option("--whole-context", is_flag=True, help="All that the model read, not only the text around the key token.")
 @INDEX
+@SIDE
 @BULK
 @asks_server
 def examples(
@@ -73,10 +77,11 @@ def examples(
     chosen: Sequence[int],
     whole_context: bool,
     index: str | None,
+    side: Side,
 ) -> None:
     """Show the texts on which NEURONS fire, highlighted by activation."""
     with connect(server, timeout_s) as client:
-        found = client.examples(*neurons, examples=chosen, whole_context=whole_context, index=index)
+        found = client.examples(*neurons, examples=chosen, whole_context=whole_context, index=index, side=side)
         if as_json:
             for example in found:
                 print_json(example_json(example))
@@ -92,15 +97,18 @@ def examples(
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
 @INDEX
+@SIDE
 @asks_server
-def statistics(neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, index: str | None) -> None:
+def statistics(
+    neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, index: str | None, side: Side
+) -> None:
     """Show how strongly NEURONS fire over the corpus.
 
     Of each context only the highest activation counts. One neuron is shown with its histogram and the band that its
     dataset examples come from, several as a table. With --json each is an object on a line of its own.
     """
     with connect(server, timeout_s) as client:
-        found = client.statistics(*neurons, index=index)
+        found = client.statistics(*neurons, index=index, side=side)
         if as_json:
             for one in found:
                 print_json(statistics_json(one))
@@ -120,6 +128,7 @@ def statistics(neurons: Sequence[str], server: str, timeout_s: float | None, as_
 @click.option("--skip", type=click.IntRange(min=0), default=0, help="How many to pass over first.")
 @clusters_examples
 @INDEX
+@SIDE
 @asks_server
 def neurons(
     neurons: Sequence[str],
@@ -194,6 +203,7 @@ def example_json(example: Example) -> dict[str, Any]:
     """An example as `polysem examples --json` prints it."""
     return {
         "neuron": str(example.neuron),
+        "side": example.side,
         "example": example.example,
         "document": example.document,
         "context": example.context,

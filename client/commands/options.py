@@ -11,7 +11,9 @@ import click
 from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
 from polysem.proto.jobs import MeasureSpec
+from polysem.proto.neurons import parse_layers
 from polysem.proto.questions.clustering import Algorithm, Clustering, Embedding, EmbeddingChoice, LayerNorm, Linkage
+from polysem.proto.sides import SIDES
 from polysem.proto.work.publishing import Destination
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -169,6 +171,42 @@ def measures(algorithms: Sequence[str]) -> Callable[[Command], Command]:
 
 
 INDEX = click.option("--index", metavar="NAME", help="One of the server's indexes (see `polysem info`).")
+SIDE = click.option(
+    "--side",
+    type=click.Choice(SIDES),
+    default="positive",
+    show_default=True,
+    help="End of the activations to look at; negative where the index has both.",
+)
+
+
+def reads_corpus(command: Command) -> Command:
+    """Options of every command that indexes a corpus: what is looked at in each context."""
+    return _all(
+        command,
+        (
+            click.option(
+                "--bos/--no-bos", default=None, help="Begin each window with BOS. Default: as the model does."
+            ),
+            click.option(
+                "--sides",
+                type=click.Choice(["positive", "both"]),
+                help="Also keep examples of each neuron's most negative activations. Default: both for gated models.",
+            ),
+            click.option(
+                "--layers", callback=_layers, metavar="4,12,20|0-7", help="Layers to keep. Default: all of the model's."
+            ),
+            click.option(
+                "--skip-positions",
+                type=click.IntRange(min=0),
+                help="Tokens at each window's start, after BOS, that are never key tokens. Default: 0.",
+            ),
+        ),
+    )
+
+
+def _layers(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    return None if text is None else parse_layers(text)
 
 
 def thresholds_of(text: str | None) -> Any:

@@ -11,6 +11,7 @@ from polysem.client.commands.options import (
     FORCE,
     INDEX,
     NEURONS_HELP,
+    SIDE,
     asks_server,
     clusters_examples,
     connect,
@@ -25,6 +26,7 @@ from polysem.client.commands.options import (
 @FORCE
 @clusters_examples
 @INDEX
+@SIDE
 @asks_server
 def report(
     neurons: Sequence[str],
@@ -68,6 +70,7 @@ def report(
 @FORCE
 @clusters_examples
 @INDEX
+@SIDE
 @asks_server
 def figure(
     neuron: str,

@@ -10,6 +10,7 @@ from polysem.client.client import Client
 from polysem.client.commands.options import (
     INDEX,
     NEURONS_HELP,
+    SIDE,
     asks_server,
     clusters_examples,
     connect,
@@ -22,6 +23,7 @@ from polysem.client.questions.importance import Importance
 from polysem.client.questions.similar import SimilarCluster
 from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.similar import Similarity
+from polysem.proto.sides import Side
 
 
 @click.command(epilog=NEURONS_HELP)
@@ -40,6 +42,7 @@ from polysem.proto.questions.similar import Similarity
 @click.option("--limit", type=click.IntRange(min=1), help="How many for each cluster; else 20 for one, 3 for several.")
 @clusters_examples
 @INDEX
+@SIDE
 @asks_server
 def similar(
     neuron: str,
@@ -74,11 +77,13 @@ def similar(
             return
         from polysem.client import terminal
 
-        terminal.console().print(terminal.SimilarClusters(neuron, found, _centrals(client, found, options["index"])))
+        terminal.console().print(
+            terminal.SimilarClusters(neuron, found, _centrals(client, found, options["index"], options["side"]))
+        )
 
 
 def _centrals(
-    client: Client, found: Sequence[SimilarCluster], index: str | None
+    client: Client, found: Sequence[SimilarCluster], index: str | None, side: Side
 ) -> dict[tuple[NeuronId, int], Example]:
     """The central examples of clusters, by neuron and number; a call a number."""
     by_number: dict[int, list[NeuronId]] = {}
@@ -87,7 +92,7 @@ def _centrals(
     return {
         (example.neuron, number): example
         for number, of in by_number.items()
-        for example in client.examples(*of, examples=[number], index=index)
+        for example in client.examples(*of, examples=[number], index=index, side=side)
     }
 
 
@@ -104,6 +109,7 @@ def _centrals(
 @click.option("--tokens-before", type=click.IntRange(min=0), default=20, show_default=True, help="How many are masked.")
 @click.option("--mask-token", type=click.IntRange(min=0), metavar="ID", help="What stands in for them; else the BOS.")
 @INDEX
+@SIDE
 @asks_server
 def importance(
     neurons: Sequence[str],
@@ -114,6 +120,7 @@ def importance(
     tokens_before: int,
     mask_token: int | None,
     index: str | None,
+    side: Side,
 ) -> None:
     """Show which earlier tokens the key activations of NEURONS' examples depend on.
 
@@ -123,7 +130,7 @@ def importance(
     """
     with connect(server, timeout_s) as client:
         found = client.importance(
-            *neurons, examples=chosen, tokens_before=tokens_before, mask_token=mask_token, index=index
+            *neurons, examples=chosen, tokens_before=tokens_before, mask_token=mask_token, index=index, side=side
         )
         if as_json:
             for one in found:
@@ -141,6 +148,7 @@ def importance_json(importance: Importance) -> dict[str, Any]:
     """An example's importance as `polysem importance --json` prints it."""
     return {
         "neuron": str(importance.neuron),
+        "side": importance.side,
         "example": importance.example,
         "activation": importance.activation,
         "tokens": list(importance.tokens),
@@ -169,6 +177,7 @@ def importance_json(importance: Importance) -> dict[str, Any]:
 )
 @clusters_examples
 @INDEX
+@SIDE
 @asks_server
 def explain(
     text: str,

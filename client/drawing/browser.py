@@ -61,11 +61,12 @@ def example_data(example: "Example") -> dict[str, Any]:
 def note(neuron: "Neuron") -> str:
     """How the tree was made, in words."""
     p = neuron.provenance
-    embedding = {"neuron": "neuron embeddings", "pre_mlp": "pre-MLP embeddings"}[p.choice.embedding]
+    embedding = p.choice.words
     clustering = p.clustering
+    side = ", negative side" * (p.side == "negative")
     if clustering is None:
-        return f"{embedding}, LayerNorm {p.choice.layer_norm}"
-    return f"{clustering.words} · {embedding}, LayerNorm {p.choice.layer_norm} · index {p.index}"
+        return f"{embedding}, LayerNorm {p.choice.layer_norm}{side}"
+    return f"{clustering.words} · {embedding}, LayerNorm {p.choice.layer_norm} · index {p.index}{side}"
 
 
 @cache

@@ -148,8 +148,8 @@ def key_tokens(examples: "Iterable[Example]") -> list[tuple[str, int]]:
 
 
 def shades(example: "Example") -> FloatArray:
-    """(T,) float32 in 0..1: each token's activation as a share of the example's maximum; 0 where it is negative."""
-    activations = np.nan_to_num(example.activations)
+    """(T,) float32 in 0..1: each token's activation as a share of the example's strongest; 0 of the other sign."""
+    activations = np.nan_to_num(example.activations) * (-1 if example.activation < 0 else 1)
     top = activations.max(initial=0.0)
     return np.clip(activations / top, 0, 1) if top > 0 else np.zeros_like(activations)
 

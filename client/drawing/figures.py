@@ -66,13 +66,13 @@ def plot_dendrogram(
 def plot_behaviours(neuron: "Neuron", examples: "Sequence[Example]", *, max_per_cluster: int = 4) -> "Figure":
     """Figure 3 of the paper: the two sides of the tree's last merge, a common and a rare behaviour."""
     if len(neuron.labels) < 2:
-        raise InvalidArgument(f"neuron {neuron.id} has {len(neuron.labels)} examples; two behaviours need two or more")
+        raise InvalidArgument(f"{neuron.title} has {len(neuron.labels)} examples; two behaviours need two or more")
     top = float(neuron.tree.heights[-1])
     below = neuron.tree.heights[neuron.tree.heights < top]
     two = neuron.cut(float((below[-1] + top) / 2) if len(below) else 0.0)
     leaves = [i for c in two.clusters[:2] for i in _representatives(two, c, examples, max_per_cluster)]
     title = (
-        f"neuron {neuron.id}: {two.clusters[0].size} examples of one behaviour, "
+        f"{neuron.title}: {two.clusters[0].size} examples of one behaviour, "
         f"{sum(c.size for c in two.clusters[1:])} of another, {top:.2f} apart"
     )
     return figure(_dendrogram, two, examples, leaves, None, title)
@@ -86,7 +86,7 @@ def plot_comparison(pre_mlp: Side, neuron: Side) -> "Figure":
 
 def _check_has_examples(neuron: "Neuron") -> None:
     if not len(neuron.labels):
-        raise InvalidArgument(f"neuron {neuron.id} has no dataset examples on this corpus: there is nothing to draw")
+        raise InvalidArgument(f"{neuron.title} has no dataset examples on this corpus: there is nothing to draw")
 
 
 def _dendrogram(
@@ -191,9 +191,7 @@ def _comparison(pre_mlp: Side, neuron: Side) -> "Figure":
         )  # fmt: skip
         ax.set_xlabel(f"first component ({shares[0]:.0%} of variance)")
         ax.set_ylabel(f"second ({shares[1]:.0%})")
-    drawn.suptitle(
-        f"neuron {neuron.neuron.id}, cut at cosine distance {neuron.neuron.distance_threshold:g}", fontsize=9
-    )
+    drawn.suptitle(f"{neuron.neuron.title}, cut at cosine distance {neuron.neuron.distance_threshold:g}", fontsize=9)
     return drawn
 
 
@@ -271,9 +269,7 @@ def _representatives(neuron: "Neuron", cluster: "Cluster", examples: "Sequence[E
 def _title(neuron: "Neuron", n_leaves: int) -> str:
     m = neuron.metrics
     some = "" if n_leaves == m.n_examples else f", {n_leaves} drawn"
-    return (
-        f"neuron {neuron.id}: {m.n_examples} examples{some}, {m.n_clusters} clusters at {neuron.distance_threshold:g}"
-    )
+    return f"{neuron.title}: {m.n_examples} examples{some}, {m.n_clusters} clusters at {neuron.distance_threshold:g}"
 
 
 def _axes(width: float, height: float) -> "Axes":

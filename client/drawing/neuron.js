@@ -118,12 +118,16 @@
 
   // ---- An example: its tokens, shaded by their share of the strongest, the key token underlined
 
-  const shade = (value, strongest) => (strongest > 0 && value !== null ? Math.min(Math.max(value / strongest, 0), 1) : 0);
+  const shade = (value, strongest) => (strongest !== 0 && value !== null ? Math.min(Math.max(value / strongest, 0), 1) : 0);
+
+  // of an example's tokens, on its side of 0
+  const strongestOf = (example) =>
+    example.activation < 0 ? Math.min(...example.activations, 0) : Math.max(...example.activations, 0);
 
   function exampleText(example, importances) {
     const text = element("span", { class: "ps-text" });
     const values = importances || example.activations;
-    const strongest = importances ? 1 : Math.max(...example.activations, 0);
+    const strongest = importances ? 1 : strongestOf(example);
     example.tokens.forEach((token, i) => {
       const share = shade(values[i], strongest);
       if (i !== example.key && share <= 0.02) {
@@ -430,5 +434,5 @@
       summary: () => summary.textContent, facts: () => facts.textContent };
   }
 
-  root.Polysem = { cut, intraAndInter, nodeSizes, clustering, show, shade, exampleText, element };
+  root.Polysem = { cut, intraAndInter, nodeSizes, clustering, show, shade, strongestOf, exampleText, element };
 })(typeof globalThis === "undefined" ? this : globalThis);

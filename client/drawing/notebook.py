@@ -44,7 +44,7 @@ def plain_html(neuron: "Neuron", examples: "Sequence[Example] | None") -> str:
     """The same without scripts: the cut stands still, and only some examples of a cluster are shown."""
     m = neuron.metrics
     head = (
-        f"<b>neuron {neuron.id}</b> &nbsp; {m.n_examples} examples, {m.n_clusters} clusters at cosine distance "
+        f"<b>{neuron.title}</b> &nbsp; {m.n_examples} examples, {m.n_clusters} clusters at cosine distance "
         f"{neuron.distance_threshold:g} &nbsp; intra {_shown(m.intra)} · inter {_shown(m.inter)} · "
         f"silhouette {_shown(m.silhouette)}"
     )
@@ -78,7 +78,7 @@ def tree_svg(neuron: "Neuron") -> str:
         for at, anchor, text in ((10, "start", f"cosine distance {top:.2g}"), (WIDTH - 10, "end", "0"))
     )
     return (
-        f'<svg width="{WIDTH}" height="{bottom + 4:.0f}" role="img" aria-label="dendrogram of neuron {neuron.id}">'
+        f'<svg width="{WIDTH}" height="{bottom + 4:.0f}" role="img" aria-label="dendrogram of {neuron.title}">'
         f"{axis}"
         f'<line x1="{cut:.1f}" x2="{cut:.1f}" y1="20" y2="{bottom:.0f}" stroke="currentColor" stroke-dasharray="3 3"/>'
         f"{''.join(lines)}</svg>"

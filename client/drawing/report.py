@@ -72,7 +72,8 @@ def _most_behaviours(neuron: Neuron) -> tuple[int, float]:
 def _article(neuron: Neuron, examples: Sequence[Example]) -> str:
     data = browser.json_in_html(browser.data(neuron, examples))
     return (
-        f'<article id="n{neuron.id}"><h2>Neuron {neuron.id}</h2><div>{notebook.plain_html(neuron, examples)}</div>'
+        f'<article id="n{neuron.id}"><h2>{neuron.title.capitalize()}</h2>'
+        f"<div>{notebook.plain_html(neuron, examples)}</div>"
         f'<script type="application/json">{data}</script></article>'
     )
 

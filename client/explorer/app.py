@@ -231,7 +231,7 @@ class _Pages:
         index = self._index(view)
         for _ in range(TRIES):
             id_ = NeuronId(random.randrange(index.n_layers), random.randrange(index.n_neurons_per_layer))
-            if len(self._client.examples(id_, index=view.index)):
+            if len(self._client.examples(id_, **view.asked_of())):
                 break
         return RedirectResponse(f"/neuron/{id_}{view.query()}", 303)
 
@@ -241,12 +241,12 @@ class _Pages:
         return self._page(
             "neuron.html",
             view,
-            title=f"Neuron {id_}",
+            title=f"Neuron {id_}{', negative side' * (view.side == 'negative')}",
             id=str(id_),
             before=None if id_.neuron == 0 else f"{id_.layer}.{id_.neuron - 1}",
             after=None if id_.neuron + 1 >= index.n_neurons_per_layer else f"{id_.layer}.{id_.neuron + 1}",
             data=self._data(id_, view),
-            statistics=self._client.statistics(id_, index=view.index)[0],
+            statistics=self._client.statistics(id_, **view.asked_of())[0],
         )
 
     def text(self, request: Request) -> Response:
@@ -277,7 +277,7 @@ class _Pages:
 
     def _example(self, id_: NeuronId, number: int, view: View, whole: bool) -> Example:
         if number <= MAX_INDEX:
-            for example in self._client.examples(id_, examples=[number], whole_context=whole, index=view.index):
+            for example in self._client.examples(id_, examples=[number], whole_context=whole, **view.asked_of()):
                 return example
         raise errors.NotFound(f"neuron {id_} has no example {number}")
 
@@ -286,7 +286,7 @@ class _Pages:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
         number = request.path_params["example"]
         example = self._example(id_, number, view, whole=False)
-        found = self._client.importance(id_, examples=[number], tokens_before=example.key, index=view.index)[0]
+        found = self._client.importance(id_, examples=[number], tokens_before=example.key, **view.asked_of())[0]
         return JSONResponse({"importances": [round(float(share), 3) for share in found.relative]})
 
     def similar_json(self, request: Request) -> Response:
@@ -311,7 +311,7 @@ class _Pages:
 
     def _data(self, id_: NeuronId, view: View) -> dict[str, Any]:
         neuron = self._client.cluster(id_, **view.clustering())[0]
-        return browser.data(neuron, self._client.examples(id_, index=view.index) if len(neuron.labels) else [])
+        return browser.data(neuron, self._client.examples(id_, **view.asked_of()) if len(neuron.labels) else [])
 
     def _index(self, view: View) -> IndexInfo:
         """The index that a view is of. Indexes do not change while a server runs; an unknown name is asked anew."""

@@ -19,6 +19,7 @@ from polysem.proto.questions.clustering import (
     check_distance_threshold,
 )
 from polysem.proto.questions.listing import NEURON_METRICS, NeuronMetric
+from polysem.proto.sides import SIDES
 
 MAX_PAGE = 100_000
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -26,6 +27,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "linkage": get_args(Linkage),
     "embedding": get_args(Embedding),
     "layer_norm": get_args(LayerNorm),
+    "side": SIDES,
 }
 
 
@@ -37,6 +39,7 @@ class View:
     linkage: Any = "average"
     embedding: Any = "neuron"
     layer_norm: Any = "folded"
+    side: Any = "positive"
     distance_threshold: float = DEFAULT_DISTANCE_THRESHOLD
     index: str | None = None
 
@@ -56,6 +59,10 @@ class View:
     def clustering(self) -> dict[str, Any]:
         """As arguments of `Client.cluster`."""
         return {name: getattr(self, name) for name in (*CHOICES, "distance_threshold", "index")}
+
+    def asked_of(self) -> dict[str, Any]:
+        """The index and its side, as arguments of every question."""
+        return {"index": self.index, "side": self.side}
 
     def query(self, **more: Any) -> str:
         """The address's part from `?` on, or nothing."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Unpack, get_args, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Unpack, overload
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from polysem.proto.questions.clustering import (
     encode_cluster_query,
     library_of,
 )
+from polysem.proto.sides import Side
 from polysem.proto.wire import columns
 
 if TYPE_CHECKING:
@@ -134,6 +135,16 @@ class Neuron:
         self._asker = asker
 
     @property
+    def side(self) -> Side:
+        """Of its activations, that the examples are from."""
+        return self.provenance.side
+
+    @property
+    def title(self) -> str:
+        """neuron 7.1234, or neuron 7.1234, negative side"""
+        return f"neuron {self.id}" + ", negative side" * (self.side == "negative")
+
+    @property
     def tree(self) -> cutting.Tree:
         """The merges as they came: nodes, heights, and of each merge's node the central example and mean distance."""
         return self._tree
@@ -194,7 +205,7 @@ class Neuron:
 
         Raises FailedPrecondition for a neuron without a connection: from AsyncClient, pickled or copied.
         """
-        return self._connected().examples(self.id, index=self.provenance.index)
+        return self._connected().examples(self.id, index=self.provenance.index, side=self.side)
 
     def _connected(self) -> Asker:
         if self._asker is None:
@@ -224,12 +235,12 @@ class Neuron:
         """
         from polysem.client.drawing import figures
 
-        asker = self._connected()
-        pre_mlp, neuron = (figures.Side(*self._embedded(asker, name)) for name in get_args(Embedding)[::-1])
+        pre_mlp, neuron = figures.Side(*self._embedded("pre_mlp")), figures.Side(*self._embedded("neuron"))
         return figures.plot_comparison(pre_mlp, neuron)
 
-    def _embedded(self, asker: Asker, embedding: Embedding) -> "tuple[Neuron, FloatArray]":
+    def _embedded(self, embedding: Embedding) -> "tuple[Neuron, FloatArray]":
         """This neuron clustered by an embedding, otherwise as it is and at its cut, and those embeddings."""
+        asker = self._connected()
         choice, clustering, index = self.provenance.choice, self.provenance.clustering, self.provenance.index
         other = self
         if clustering is not None and choice.embedding != embedding:
@@ -244,8 +255,11 @@ class Neuron:
                 until_stable=clustering.until_stable,
                 neighbours=clustering.neighbours,
                 index=index,
+                side=self.side,
             )
-        (embedded,) = asker.embed(self.id, embedding=embedding, layer_norm=choice.layer_norm, index=index)
+        (embedded,) = asker.embed(
+            self.id, embedding=embedding, layer_norm=choice.layer_norm, index=index, side=self.side
+        )
         return other, embedded.embeddings
 
     def __repr__(self) -> str:
@@ -394,11 +408,12 @@ def call(
     neurons: Sequence[NeuronLike],
     index: str | None,
     asker: Asker | None,
+    side: Side = "positive",
     **options: Unpack[ClusteringOptions],
 ) -> Call[Clusters]:
     """asker: whom the neurons ask for more; None: they cannot."""
     choice, clustering = read_options(**options)
-    query = ClusterQuery(parse_neurons(*neurons), checks.index_name(index), choice, clustering)
+    query = ClusterQuery(parse_neurons(*neurons), checks.index_name(index), choice, clustering, side)
     return cluster_call(query, asker, n_named(neurons))
 
 

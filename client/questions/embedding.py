@@ -20,6 +20,7 @@ from polysem.proto.questions.clustering import (
     LayerNorm,
 )
 from polysem.proto.questions.embedding import EmbeddingBatch, EmbedQuery, encode_embed_query
+from polysem.proto.sides import Side
 from polysem.proto.wire import columns
 
 
@@ -28,6 +29,7 @@ class Embeddings(NamedTuple):
 
     id: NeuronId
     embeddings: FloatArray
+    side: Side = "positive"
 
 
 def embeddings_of(answer: Answer) -> list[Embeddings]:
@@ -35,7 +37,7 @@ def embeddings_of(answer: Answer) -> list[Embeddings]:
     batch: EmbeddingBatch = answer.batch
     offsets = columns.offsets(batch)["example"]
     return [
-        Embeddings(neuron_id(neuron), batch.embeddings[offsets[i] : offsets[i + 1]])
+        Embeddings(neuron_id(neuron), batch.embeddings[offsets[i] : offsets[i + 1]], answer.provenance.side)
         for i, neuron in enumerate(batch.neurons)
     ]
 
@@ -63,7 +65,7 @@ class EmbeddingOptions(TypedDict, total=False):
 
 
 def call(
-    neurons: Sequence[NeuronLike], index: str | None, **options: Unpack[EmbeddingOptions]
+    neurons: Sequence[NeuronLike], index: str | None, side: Side, **options: Unpack[EmbeddingOptions]
 ) -> Call[EmbeddedNeurons]:
-    query = EmbedQuery(parse_neurons(*neurons), checks.index_name(index), EmbeddingChoice(**options))
+    query = EmbedQuery(parse_neurons(*neurons), checks.index_name(index), EmbeddingChoice(**options), side)
     return Call("EmbedNeurons", encode_embed_query(query), EmbeddingBatch, embeddings_of, EmbeddedNeurons)

@@ -16,6 +16,7 @@ from polysem.proto.arrays import FloatArray
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.examples import ExampleBatch, ExampleQuery, encode_example_query, example_numbers
+from polysem.proto.sides import Side
 from polysem.proto.wire import columns
 
 
@@ -42,6 +43,7 @@ class Example:
     tokens: Sequence[str]
     activations: FloatArray
     key: int
+    side: Side = "positive"
 
     @property
     def place(self) -> int:
@@ -62,10 +64,10 @@ class Example:
 
 def examples_of(answer: Answer) -> list[Example]:
     """The views of an answer."""
-    return examples_of_batch(answer.batch)
+    return examples_of_batch(answer.batch, answer.provenance.side)
 
 
-def examples_of_batch(batch: ExampleBatch) -> list[Example]:
+def examples_of_batch(batch: ExampleBatch, side: Side = "positive") -> list[Example]:
     """The views of a batch of examples."""
     offsets = columns.offsets(batch)["token"]
     return [
@@ -79,6 +81,7 @@ def examples_of_batch(batch: ExampleBatch) -> list[Example]:
             tokens=batch.tokens[offsets[i] : offsets[i + 1]],
             activations=batch.token_activations[offsets[i] : offsets[i + 1]],
             key=int(batch.keys[i]),
+            side=side,
         )
         for i in range(len(batch.neurons))
     ]
@@ -118,7 +121,9 @@ class Examples(Stream[Example]):
 
 
 def call(
-    neurons: Sequence[NeuronLike], examples: Sequence[int] | int, whole_context: bool, index: str | None
+    neurons: Sequence[NeuronLike], examples: Sequence[int] | int, whole_context: bool, index: str | None, side: Side
 ) -> Call[Examples]:
-    query = ExampleQuery(parse_neurons(*neurons), checks.index_name(index), example_numbers(examples), whole_context)
+    query = ExampleQuery(
+        parse_neurons(*neurons), checks.index_name(index), example_numbers(examples), whole_context, side
+    )
     return Call("GetExamples", encode_example_query(query), ExampleBatch, examples_of, Examples)

@@ -15,6 +15,7 @@ from polysem.proto import checks
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.explain import ExplainQuery, ExplanationBatch, encode_explain_query
+from polysem.proto.sides import Side
 from polysem.proto.wire import columns
 
 
@@ -22,9 +23,9 @@ class Firing(NamedTuple):
     """What a neuron makes of a token.
 
     activation  after the activation function
-    share       of the neuron's maximum over the corpus; above 1 where the text excites it more; None where that is not
-                positive
-    fires       the activation is positive and high enough, by min_activation_fraction
+    share       of the neuron's maximum over the corpus, on the negative side of its minimum; above 1 where the text
+                excites it more; None where that is not positive (negative)
+    fires       the activation is of the side asked for and strong enough, by min_activation_fraction
     cluster     label of the feature cluster that the token falls in; None where it does not fire, or near no cluster
     distance    0..2: smallest mean distance to a cluster's members; None where it does not fire
     """
@@ -43,6 +44,7 @@ class ExplainedToken(NamedTuple):
     position: int
     text: str
     firings: tuple[Firing, ...]
+    side: Side = "positive"
 
 
 def explained_of(answer: Answer) -> list[ExplainedToken]:
@@ -69,7 +71,7 @@ def explained_of(answer: Answer) -> list[ExplainedToken]:
         )
     ]
     return [
-        ExplainedToken(position, batch.tokens[i], tuple(firings[offsets[i] : offsets[i + 1]]))
+        ExplainedToken(position, batch.tokens[i], tuple(firings[offsets[i] : offsets[i + 1]]), answer.provenance.side)
         for i, position in enumerate(batch.positions.tolist())
     ]
 
@@ -110,6 +112,7 @@ def call(
     min_activation_fraction: float,
     n_strongest: int,
     index: str | None,
+    side: Side,
     **options: Unpack[ClusteringOptions],
 ) -> Call[Explanation]:
     choice, clustering = read_options(**options)
@@ -121,5 +124,6 @@ def call(
         clustering=clustering,
         min_activation_fraction=min_activation_fraction,
         n_strongest=n_strongest,
+        side=side,
     )
     return Call("ExplainText", encode_explain_query(query), ExplanationBatch, explained_of, Explanation)

@@ -17,6 +17,7 @@ from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.examples import example_numbers
 from polysem.proto.questions.importance import ImportanceBatch, ImportanceQuery, encode_importance_query
+from polysem.proto.sides import Side
 from polysem.proto.wire import columns
 
 
@@ -35,6 +36,7 @@ class Importance:
     activation: float
     tokens: Sequence[str]
     importances: FloatArray
+    side: Side = "positive"
 
     @property
     def place(self) -> int:
@@ -58,10 +60,10 @@ class Importance:
 
 def importances_of(answer: Answer) -> list[Importance]:
     """The views of an answer."""
-    return importances_of_batch(answer.batch)
+    return importances_of_batch(answer.batch, answer.provenance.side)
 
 
-def importances_of_batch(batch: ImportanceBatch) -> list[Importance]:
+def importances_of_batch(batch: ImportanceBatch, side: Side = "positive") -> list[Importance]:
     """The views of a batch of importances."""
     offsets = columns.offsets(batch)["token"]
     return [
@@ -71,6 +73,7 @@ def importances_of_batch(batch: ImportanceBatch) -> list[Importance]:
             activation=float(batch.activations[i]),
             tokens=batch.tokens[offsets[i] : offsets[i + 1]],
             importances=batch.importances[offsets[i] : offsets[i + 1]],
+            side=side,
         )
         for i in range(len(batch.neurons))
     ]
@@ -101,8 +104,9 @@ def call(
     tokens_before: int,
     mask_token: int | None,
     index: str | None,
+    side: Side,
 ) -> Call[Importances]:
     query = ImportanceQuery(
-        parse_neurons(*neurons), checks.index_name(index), example_numbers(examples), tokens_before, mask_token
+        parse_neurons(*neurons), checks.index_name(index), example_numbers(examples), tokens_before, mask_token, side
     )
     return Call("MeasureImportance", encode_importance_query(query), ImportanceBatch, importances_of, Importances)

@@ -23,6 +23,7 @@ from polysem.proto.questions.listing import (
     decode_neuron_page,
     encode_list_query,
 )
+from polysem.proto.sides import Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class ListedNeuron:
     mean_activation: float
     share_positive: float
     rare: bool
+    side: Side = "positive"
 
 
 def listed_of(answer: Answer) -> list[ListedNeuron]:
@@ -59,6 +61,7 @@ def listed_of(answer: Answer) -> list[ListedNeuron]:
         ListedNeuron(
             id=neuron_id(id_),
             rare=bool(table.rare[i]),
+            side=answer.provenance.side,
             **_row(values, i) | ({"n_clusters": None} if table.unclustered[i] else {}),
         )
         for i, id_ in enumerate(table.neurons)
@@ -125,6 +128,7 @@ def pages(
     limit: int | None,
     skip: int,
     index: str | None,
+    side: Side,
     **options: Unpack[ClusteringOptions],
 ) -> Pages:
     choice, clustering = read_options(**options)
@@ -137,6 +141,7 @@ def pages(
         descending=(sort_by or "").startswith("-"),
         where=tuple(_metric_range(metric, ends) for metric, ends in where.items()),
         skip=skip,
+        side=side,
     )
     return Pages(query, limit)
 

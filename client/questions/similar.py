@@ -15,6 +15,7 @@ from polysem.proto import checks
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neuron
 from polysem.proto.questions.similar import SimilarBatch, Similarity, SimilarQuery, encode_similar_query
+from polysem.proto.sides import Side
 
 
 class SimilarCluster(NamedTuple):
@@ -34,14 +35,15 @@ class SimilarCluster(NamedTuple):
     central: int
     size: int
     similarity: float
+    side: Side = "positive"
 
 
 def similar_of(answer: Answer) -> list[SimilarCluster]:
     """The clusters found, those of each cluster asked for together."""
     batch: SimilarBatch = answer.batch
     return [
-        SimilarCluster(to, neuron_id(neuron), *numbers)
-        for to, neuron, *numbers in zip(
+        SimilarCluster(to, neuron_id(neuron), label, central, size, similarity, answer.provenance.side)
+        for to, neuron, label, central, size, similarity in zip(
             np.repeat(batch.labels, batch.n_similar).tolist(),
             batch.similar_neurons,
             batch.similar_labels.tolist(),
@@ -85,6 +87,7 @@ def call(
     every_layer: bool,
     limit: int,
     index: str | None,
+    side: Side,
     **options: Unpack[ClusteringOptions],
 ) -> Call[Similar]:
     choice, clustering = read_options(**options)
@@ -97,5 +100,6 @@ def call(
         similarity=similarity,
         every_layer=every_layer,
         n_similar=limit,
+        side=side,
     )
     return Call("FindSimilarClusters", encode_similar_query(query), SimilarBatch, similar_of, Similar)

@@ -16,14 +16,18 @@ from polysem.proto.arrays import DoubleArray, IntArray
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.statistics import StatisticsBatch, StatisticsQuery, encode_statistics_query
+from polysem.proto.sides import Side
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """A neuron's key activations over all contexts of an index: each context's highest, after the activation function.
 
-    maximum_activation, mean_activation  over all contexts
-    share_positive                       0..1: contexts above 0
+    On the negative side each context's lowest: what is said below of the maximum, then holds of the minimum.
+
+    maximum_activation, mean_activation  over all contexts; the maximum on either side
+    minimum_activation                   over all contexts; None where the index has the positive side alone
+    share_positive                       0..1: contexts above 0; on the negative side below 0
     histogram                            (64,) int32: contexts in equal bins from 0 to the maximum; at or below 0: none
     n_examples                           dataset examples
     lowest_example, highest_example      the band they come from; None without examples
@@ -39,10 +43,14 @@ class Statistics:
     lowest_example: float | None
     highest_example: float | None
     threshold: float | None
+    minimum_activation: float | None = None
+    side: Side = "positive"
 
     @property
     def bin_edges(self) -> DoubleArray:
         """(65,) float64: bin b of the histogram lies between edges b and b + 1."""
+        if self.side == "negative":
+            return np.linspace(0.0, min(self.minimum_activation or 0.0, 0.0), len(self.histogram) + 1)
         return np.linspace(0.0, max(self.maximum_activation, 0.0), len(self.histogram) + 1)
 
 
@@ -60,6 +68,8 @@ def statistics_of(answer: Answer) -> list[Statistics]:
             lowest_example=or_none(batch.lowest_example[i]),
             highest_example=or_none(batch.highest_example[i]),
             threshold=or_none(batch.threshold[i]),
+            minimum_activation=or_none(batch.minimum_activation[i]),
+            side=answer.provenance.side,
         )
         for i in range(len(batch.neurons))
     ]
@@ -67,7 +77,7 @@ def statistics_of(answer: Answer) -> list[Statistics]:
 
 def _by_neuron(batches: Sequence[StatisticsBatch]) -> Columns:
     activations = ("maximum_activation", "mean_activation", "share_positive")
-    band = ("lowest_example", "highest_example", "threshold")
+    band = ("lowest_example", "highest_example", "threshold", "minimum_activation")
     return (
         tables.neurons([batch.neurons for batch in batches])
         | tables.columns_of(batches, dict.fromkeys(activations, np.float32) | {"n_examples": np.int32})
@@ -83,8 +93,8 @@ class StatisticsOfNeurons(Stream[Statistics]):
     _tables: ClassVar = {"neuron": _by_neuron}
 
 
-def call(neurons: Sequence[NeuronLike], index: str | None) -> Call[StatisticsOfNeurons]:
-    query = StatisticsQuery(parse_neurons(*neurons), checks.index_name(index))
+def call(neurons: Sequence[NeuronLike], index: str | None, side: Side) -> Call[StatisticsOfNeurons]:
+    query = StatisticsQuery(parse_neurons(*neurons), checks.index_name(index), side)
     return Call(
         "GetNeuronStatistics", encode_statistics_query(query), StatisticsBatch, statistics_of, StatisticsOfNeurons
     )

@@ -33,14 +33,14 @@ def neuron_panel(
     parts: list[RenderableType] = [_header(neuron)]
     if len(examples):
         parts += [Text(), _Figure(neuron, examples, max_examples_per_cluster, max_clusters)]
-    title = Text.assemble("neuron ", (str(neuron.id), "bold"))
+    title = Text.assemble("neuron ", (neuron.title.removeprefix("neuron "), "bold"))
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
 
 
 def _header(neuron: Neuron) -> Text:
     m = neuron.metrics
     if not m.n_examples:
-        return Text("no dataset examples: on this corpus the neuron never fires")
+        return Text(f"no dataset examples: on this corpus the neuron is never {neuron.side}")
     examples, clusters = counted(m.n_examples, "example"), counted(m.n_clusters, "cluster")
     verb = "falls" if m.n_examples == 1 else "fall"
     split = Text.assemble(

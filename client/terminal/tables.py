@@ -72,32 +72,45 @@ class StatisticsPanel:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         s = self._statistics
+        negative = s.side == "negative"
+        both = "" if s.minimum_activation is None else f", lowest {s.minimum_activation:.2f}"
         yield Text.assemble(
-            *("neuron ", (str(s.id), "bold"), f": highest activation {s.maximum_activation:.2f}, "),
-            f"mean {s.mean_activation:.2f}, above 0 in {s.share_positive:.1%} of the contexts",
+            *("neuron ", (str(s.id), "bold"), f": highest activation {s.maximum_activation:.2f}{both}; "),
+            f"each context's {'lowest' if negative else 'highest'}: mean {s.mean_activation:.2f}, "
+            f"{'below' if negative else 'above'} 0 in {s.share_positive:.1%} of the contexts",
         )
         yield Text(self._band())
         yield Text()
         if not s.histogram.any():
-            yield Text("it is positive in no context", "dim")
+            yield Text(f"it is {s.side} in no context", "dim")
             return
         counts, edges = s.histogram.reshape(16, 4).sum(axis=1), s.bin_edges[::4]
         widths = np.sqrt(counts / counts.max()) * max(options.max_width - 30, 8)
         yield Text("activation         contexts (a bar is as long as their square root)", "dim")
         for i, count in enumerate(counts.tolist()):
-            held = s.lowest_example is not None and s.highest_example is not None
-            inside = held and edges[i + 1] >= (s.lowest_example or 0) and edges[i] <= (s.highest_example or 0)
+            inside = self._holds_examples(edges[i], edges[i + 1])
             yield Text.assemble(
                 f"{edges[i]:6.2f} – {edges[i + 1]:6.2f} {count:9,} ",
                 ("█" * round(widths[i]), "#cd141e" if inside else "dim"),
                 " ◂" if inside else "",
             )
 
+    def _holds_examples(self, weakest: float, strongest: float) -> bool:
+        low, high = self._statistics.lowest_example, self._statistics.highest_example
+        if low is None or high is None:
+            return False
+        sign = -1 if self._statistics.side == "negative" else 1
+        return sign * strongest >= sign * low and sign * weakest <= sign * high
+
     def _band(self) -> str:
         s = self._statistics
         if not s.n_examples:
             return "no dataset examples"
-        least = "" if s.threshold is None else f" (at least {s.threshold:.2f} was asked)"
+        least = (
+            ""
+            if s.threshold is None
+            else f" ({'at most' if s.side == 'negative' else 'at least'} {s.threshold:.2f} was asked)"
+        )
         examples = counted(s.n_examples, "dataset example")
         return f"{examples} from {s.lowest_example:.2f} to {s.highest_example:.2f}{least}, marked ◂"
 

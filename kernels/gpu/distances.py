@@ -5,9 +5,10 @@
                   read, multiply, turn cosines into distances, write tile and mirror image
 
 Both read rows[example_rows] and embed with the same lines, so the lengths are those of the very numbers multiplied:
-e = x ⊙ w + o in float32 (IEEE, unfused), times a power of two that brings its largest entry near 1 (neither products
-nor lengths can leave float32's range), rounded to the precision asked for. Lengths are summed in float64. Costs
-n² D / 2 multiply-adds a neuron; memory beside the result: 12 bytes an example, and 8 more for x as it is.
+e = x ⊙ w + o, or x ⊙ (f₀ w + f₁ v) of gated neurons, in float32 (IEEE, unfused), times a power of two that brings its
+largest entry near 1 (neither products nor lengths can leave float32's range), rounded to the precision asked for.
+Lengths are summed in float64. Costs n² D / 2 multiply-adds a neuron; memory beside the result: 12 bytes an example, and
+8 more for x as it is.
 
 Equal embeddings are known by a 32-bit mark of their bits, not by their product, whose rounding grows with D. So that it
 grows slowly, float32 products are summed 128 at a time, then those sums: one sum of 768 squares, each rounded to
@@ -35,6 +36,7 @@ import triton.language as tl
 from torch import Tensor
 
 from polysem.kernels.arrays import Sizes, checked, checked_counts
+from polysem.kernels.definitions import check_gated
 
 ROW_DTYPES = (torch.float32, torch.float16)
 INDEX_DTYPES = (torch.int32, torch.int64)
@@ -49,12 +51,18 @@ EQUAL_BELOW = tl.constexpr(1e-3)  # with one mark: far above any rounding, and t
 INTERPRETED = triton.knobs.runtime.interpret  # there a product of bfloat16 is one of their bits
 MIX = tl.constexpr(-7046029254386353131)  # 2**64 / golden ratio, odd
 
-Vectors = tuple[Tensor, Tensor | None]
+Vectors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]  # weights, offsets, up, factors
 Lengths = tuple[Tensor, Tensor, Tensor]
 
 
 def weighted_cosine_distances(
-    x: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None, precision: str = "float32"
+    x: Tensor,
+    weights: Tensor,
+    n_examples: Tensor,
+    offsets: Tensor | None = None,
+    precision: str = "float32",
+    up: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """As `polysem.kernels.distances.weighted_cosine_distances`, but that a pair's last bits may depend on its slots.
 
@@ -62,8 +70,8 @@ def weighted_cosine_distances(
     """
     sizes: Sizes = {}
     table = checked("x", x, "B N D", sizes, ROW_DTYPES, x.device)
-    vectors = _vectors(weights, offsets, precision, sizes, x.device)
     counts = checked_counts(n_examples, sizes, x.device)
+    vectors = _vectors(weights, offsets, precision, up, factors, counts, sizes)
     B, N, D = table.shape
     used = torch.arange(B * N, device=x.device).view(B, N)
     return _distances("x", table.view(B * N, D), used, vectors, counts, precision)
@@ -76,9 +84,13 @@ def gathered_cosine_distances(
     n_examples: Tensor,
     offsets: Tensor | None = None,
     precision: str = "float32",
+    up: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> Tensor:
     """`weighted_cosine_distances` of x = rows[example_rows], which is never built, to the bit."""
-    table, used, vectors, counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets, precision)
+    table, used, vectors, counts = gathered_arguments(
+        rows, example_rows, weights, n_examples, offsets, precision, up, factors
+    )
     return _distances("rows", table, used, vectors, counts, precision)
 
 
@@ -89,13 +101,15 @@ def gathered_arguments(
     n_examples: Tensor,
     offsets: Tensor | None,
     precision: str = "float32",
+    up: Tensor | None = None,
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Vectors, Tensor]:
     """The table of rows, the rows of each neuron, the vectors and counts of `gathered_cosine_distances`, checked."""
     sizes: Sizes = {}
     table = checked("rows", rows, "P D", sizes, ROW_DTYPES, rows.device)
     used = checked("example_rows", example_rows, "B N", sizes, INDEX_DTYPES, rows.device)
-    vectors = _vectors(weights, offsets, precision, sizes, rows.device)
     counts = checked_counts(n_examples, sizes, rows.device)
+    vectors = _vectors(weights, offsets, precision, up, factors, counts, sizes)
     wrong = ((used < 0) | (used >= sizes["P"])) & _is_used(counts, sizes["N"])
     if wrong.any():
         b, i = wrong.nonzero()[0].tolist()
@@ -103,16 +117,38 @@ def gathered_arguments(
     return table, used, vectors, counts
 
 
-def _vectors(weights: Tensor, offsets: Tensor | None, precision: str, sizes: Sizes, device: torch.device) -> Vectors:
+def _vectors(
+    weights: Tensor,
+    offsets: Tensor | None,
+    precision: str,
+    up: Tensor | None,
+    factors: Tensor | None,
+    counts: Tensor,
+    sizes: Sizes,
+) -> Vectors:
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
-    w = checked("weights", weights, "B D", sizes, (torch.float32,), device)
-    o = None if offsets is None else checked("offsets", offsets, "B D", sizes, (torch.float32,), device)
-    for name, vector in (("weights", w), ("offsets", o)):
+    check_gated(offsets, up, factors)
+    single, device = (torch.float32,), counts.device
+    w = checked("weights", weights, "B D", sizes, single, device)
+    o = None if offsets is None else checked("offsets", offsets, "B D", sizes, single, device)
+    v = None if up is None else checked("up", up, "B D", sizes, single, device)
+    f = None if factors is None else checked("factors", factors, "B N 2", sizes, single, device)
+    for name, vector in (("weights", w), ("offsets", o), ("up", v)):
         if vector is not None and not vector.isfinite().all():
             b, d = (~vector.isfinite()).nonzero()[0].tolist()
             raise ValueError(f"{name}[{b}, {d}] is {vector[b, d]}; expected finite numbers")
-    return w, o
+    if f is not None and (wrong := ~f.isfinite().all(2) & _is_used(counts, f.shape[1])).any():
+        b, i = wrong.nonzero()[0].tolist()
+        raise ValueError(f"factors[{b}, {i}] is {f[b, i].tolist()}; expected finite numbers")
+    return w, o, v, f
+
+
+def _pointers(vectors: Vectors) -> tuple[Tensor, Tensor, Tensor]:
+    """weights, what takes the second place (offsets or up), and factors; the weights where nothing is read."""
+    w, o, v, f = vectors
+    second = v if o is None else o
+    return w, w if second is None else second, w if f is None else f
 
 
 def _is_used(counts: Tensor, N: int) -> Tensor:
@@ -137,11 +173,10 @@ def _lengths(rows: Tensor, used: Tensor, vectors: Vectors, counts: Tensor, preci
     B, N = used.shape
     inverse, scale = torch.zeros((2, B, N), device=rows.device).unbind()
     mark = torch.zeros_like(inverse, dtype=torch.int32)
-    w, o = vectors
     grid = (B * triton.cdiv(N, NORM_SHAPE["ROWS"]),)
-    arguments = rows, used, w, w if o is None else o, counts, inverse, scale, mark, N, rows.shape[1]
+    arguments = rows, used, *_pointers(vectors), counts, inverse, scale, mark, N, rows.shape[1]
     with torch.cuda.device_of(rows):
-        _norm_kernel[grid](*arguments, OFFSETS=o is not None, PRECISION=precision, **NORM_SHAPE)
+        _norm_kernel[grid](*arguments, **_kind(vectors), PRECISION=precision, **NORM_SHAPE)
     return inverse, scale, mark
 
 
@@ -152,12 +187,19 @@ def _gram(
     shape = GRAM_SHAPES[precision]
     tiles = triton.cdiv(N, shape["TILE"])
     pairs = torch.tril_indices(tiles, tiles, dtype=torch.int32, device=rows.device)
-    w, o = vectors
-    arguments = rows, used, w, w if o is None else o, counts, *lengths, pairs, result, N, rows.shape[1], pairs.shape[1]
+    arguments = (
+        rows, used, *_pointers(vectors), counts, *lengths, pairs, result, N, rows.shape[1], pairs.shape[1],
+    )  # fmt: skip
     halves = precision == "bf16" and not INTERPRETED
-    constants = {"OFFSETS": o is not None, "PRECISION": precision, "HALVES": halves}
+    constants = _kind(vectors) | {"PRECISION": precision, "HALVES": halves}
     with torch.cuda.device_of(rows):
         _gram_kernel[(B * pairs.shape[1],)](*arguments, **constants, **shape)
+
+
+def _kind(vectors: Vectors) -> dict[str, Any]:
+    """The kernels' constants."""
+    _, offsets, up, _ = vectors
+    return {"OFFSETS": offsets is not None, "GATED": up is not None}
 
 
 def raise_not_finite(name: str, rows: Tensor, used: Tensor, b: int, i: int) -> NoReturn:
@@ -174,18 +216,36 @@ def _embedded(
     begins,  # (R,) int64: where each row begins
     read,  # (R,) bool: which to read; the others are taken for zeros
     weights,  # (D,) float32
-    offsets,  # (D,) float32
+    second,  # (D,) float32: offsets, or up
+    f0,  # (R,) float32
+    f1,  # (R,) float32
     d,  # (BLOCK,) int32
     D,
     OFFSETS: tl.constexpr,
+    GATED: tl.constexpr,
 ):
-    """x ⊙ w + o (R, BLOCK) float32."""
+    """x ⊙ w + o, or x ⊙ (f0 w + f1 v) where GATED, (R, BLOCK) float32."""
     inside = d < D
     x = tl.load(rows + begins[:, None] + d[None, :], mask=read[:, None] & inside[None, :], other=0.0)
-    e = x.to(tl.float32) * tl.load(weights + d, mask=inside, other=0.0)[None, :]
+    w = tl.load(weights + d, mask=inside, other=0.0)[None, :]
+    if GATED:
+        w = f0[:, None] * w + f1[:, None] * tl.load(second + d, mask=inside, other=0.0)[None, :]
+    e = x.to(tl.float32) * w
     if OFFSETS:
-        e += tl.load(offsets + d, mask=inside, other=0.0)[None, :]
+        e += tl.load(second + d, mask=inside, other=0.0)[None, :]
     return e
+
+
+@triton.jit
+def _factors(factors, at, read, GATED: tl.constexpr):
+    """The two numbers of each example, (R,) each; not read unless GATED."""
+    if GATED:
+        f0 = tl.load(factors + at * 2, mask=read, other=0.0)
+        f1 = tl.load(factors + at * 2 + 1, mask=read, other=0.0)
+    else:
+        f0 = tl.zeros(at.shape, tl.float32)
+        f1 = f0
+    return f0, f1
 
 
 @triton.jit
@@ -204,7 +264,8 @@ def _norm_kernel(
     rows,  # (P, D) float16 or float32
     used,  # (B, N) int32 or int64
     weights,  # (B, D) float32
-    offsets,  # (B, D) float32, never read without OFFSETS
+    second,  # (B, D) float32: offsets with OFFSETS, up with GATED, else never read
+    factors,  # (B, N, 2) float32, never read unless GATED
     counts,  # (B,) int32
     inverse,  # (B, N) float32, out
     scale,  # (B, N) float32, out
@@ -212,6 +273,7 @@ def _norm_kernel(
     N,
     D,
     OFFSETS: tl.constexpr,
+    GATED: tl.constexpr,
     PRECISION: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -221,12 +283,14 @@ def _norm_kernel(
     i = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
     read = i < tl.load(counts + b)
     begins = tl.load(used + b * N + i, mask=read, other=0).to(tl.int64) * D
+    f0, f1 = _factors(factors, b * N + i, read, GATED)
     weights += b * D
-    offsets += b * D
+    second += b * D
 
     magnitudes = tl.zeros([ROWS, BLOCK], tl.int32)  # bits without sign: ordered as the numbers, then inf, then NaN
     for start in range(0, D, BLOCK):
-        e = _embedded(rows, begins, read, weights, offsets, start + tl.arange(0, BLOCK), D, OFFSETS)
+        d = start + tl.arange(0, BLOCK)
+        e = _embedded(rows, begins, read, weights, second, f0, f1, d, D, OFFSETS, GATED)
         magnitudes = tl.maximum(magnitudes, e.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
     largest = tl.max(magnitudes, 1)
     exponent = tl.minimum(tl.maximum(254 - (largest >> 23), 1), 253)  # that of the inverse, held to normal numbers
@@ -236,7 +300,7 @@ def _norm_kernel(
     marks = tl.zeros([ROWS, BLOCK], tl.int64)
     for start in range(0, D, BLOCK):
         d = start + tl.arange(0, BLOCK)
-        e = _embedded(rows, begins, read, weights, offsets, d, D, OFFSETS)
+        e = _embedded(rows, begins, read, weights, second, f0, f1, d, D, OFFSETS, GATED)
         e = _rounded(e * factor[:, None], PRECISION)
         squares += e.to(tl.float64) * e.to(tl.float64)
         bits = tl.where(e == 0.0, 0.0, e).to(tl.int32, bitcast=True)  # -0.0 equals 0.0
@@ -256,7 +320,8 @@ def _gram_kernel(
     rows,  # (P, D) float16 or float32
     used,  # (B, N) int32 or int64
     weights,  # (B, D) float32
-    offsets,  # (B, D) float32, never read without OFFSETS
+    second,  # (B, D) float32: offsets with OFFSETS, up with GATED, else never read
+    factors,  # (B, N, 2) float32, never read unless GATED
     counts,  # (B,) int32
     inverse,  # (B, N) float32
     scale,  # (B, N) float32
@@ -267,6 +332,7 @@ def _gram_kernel(
     D,
     n_pairs,
     OFFSETS: tl.constexpr,
+    GATED: tl.constexpr,
     PRECISION: tl.constexpr,
     HALVES: tl.constexpr,  # operands are bfloat16
     TILE: tl.constexpr,
@@ -285,15 +351,17 @@ def _gram_kernel(
     begins_k = tl.load(used + at_k, mask=k < n, other=0).to(tl.int64) * D
     scale_i = tl.load(scale + at_i, mask=i < n, other=0.0)[:, None]
     scale_k = tl.load(scale + at_k, mask=k < n, other=0.0)[:, None]
+    f0_i, f1_i = _factors(factors, at_i, i < n, GATED)
+    f0_k, f1_k = _factors(factors, at_k, k < n, GATED)
     weights += b * D
-    offsets += b * D
+    second += b * D
 
     finished = tl.zeros([TILE, TILE], tl.float32)
     products = tl.zeros([TILE, TILE], tl.float32)
     for start in range(0, tl.where(first < n, D, 0), BLOCK):  # nothing to do where all is padding
         d = start + tl.arange(0, BLOCK)
-        e_i = _embedded(rows, begins_i, i < n, weights, offsets, d, D, OFFSETS) * scale_i
-        e_k = _embedded(rows, begins_k, k < n, weights, offsets, d, D, OFFSETS) * scale_k
+        e_i = _embedded(rows, begins_i, i < n, weights, second, f0_i, f1_i, d, D, OFFSETS, GATED) * scale_i
+        e_k = _embedded(rows, begins_k, k < n, weights, second, f0_k, f1_k, d, D, OFFSETS, GATED) * scale_k
         if HALVES:
             products = tl.dot(e_i.to(tl.bfloat16), tl.trans(e_k.to(tl.bfloat16)), products)  # the cast rounds alike
         else:
@@ -321,17 +389,18 @@ def _gram_kernel(
 
 def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
     """Every way in which the kernels are launched, for compiling ahead of time."""
-    pointers = {"weights": "*fp32", "offsets": "*fp32", "counts": "*i32", "inverse": "*fp32", "scale": "*fp32"}
-    pointers |= {"mark": "*i32", "N": "i32", "D": "i32:16"}
+    pointers = {"weights": "*fp32", "second": "*fp32", "factors": "*fp32", "counts": "*i32", "inverse": "*fp32"}
+    pointers |= {"scale": "*fp32", "mark": "*i32", "N": "i32", "D": "i32:16"}
     gram = {"pairs": "*i32", "result": "*fp32", "n_pairs": "i32"}
     for precision, shape in GRAM_SHAPES.items():
-        chosen = {"PRECISION": precision, "OFFSETS": False}
+        chosen = {"PRECISION": precision, "OFFSETS": False, "GATED": False}
         given = {"rows": "*fp16", "used": "*i32"} | pointers
-        yield _norm_kernel, given, *_split(chosen | NORM_SHAPE)
-        chosen["HALVES"] = precision == "bf16"
-        yield _gram_kernel, given | gram, *_split(chosen | shape)
+        halves = {"HALVES": precision == "bf16"}
+        for gated in ({"GATED": False}, {"GATED": True}):
+            yield _norm_kernel, given, *_split(chosen | gated | NORM_SHAPE)
+            yield _gram_kernel, given | gram, *_split(chosen | gated | halves | shape)
         given |= {"rows": "*fp32", "used": "*i64"}
-        yield _gram_kernel, given | gram, *_split(chosen | shape | {"OFFSETS": True})
+        yield _gram_kernel, given | gram, *_split(chosen | halves | shape | {"OFFSETS": True})
 
 
 def _split(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

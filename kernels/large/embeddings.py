@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from polysem.kernels.arrays import Sizes, checked
+from polysem.kernels.definitions import check_gated
 
 MAX_EXAMPLES = 2**18
 GRID = 2.0**34
@@ -13,12 +14,22 @@ ROWS = 4096  # embeddings at once, where they are gathered in float64
 PAIRS = {"cpu": 512, "cuda": 2**14}  # differences of embeddings at once: in a CPU's cache, a GPU's launch
 
 
-def unit_embeddings(rows: Tensor, weights: Tensor, offsets: Tensor | None = None) -> Tensor:
+def unit_embeddings(
+    rows: Tensor,
+    weights: Tensor,
+    offsets: Tensor | None = None,
+    up: Tensor | None = None,
+    factors: Tensor | None = None,
+) -> Tensor:
     """The embeddings e = x ⊙ weights + offsets of one neuron's examples (paper eq. 1 to 3), each of length 1.
+
+    With `up` and `factors`, as gated neurons have them, e = x ⊙ (factors[…, 0] · weights + factors[…, 1] · up).
 
     rows     (N, D) float16 or float32: x of each example
     weights  (D,) float32
     offsets  (D,) float32, or None for zeros
+    up       (D,) float32, or None; not together with offsets
+    factors  (N, 2) float32
     returns  (N, D) float32; a zero embedding stays zero
 
     Raises TypeError or ValueError for wrong dtypes and shapes and where an embedding is NaN or infinite. O(N · D).
@@ -28,12 +39,20 @@ def unit_embeddings(rows: Tensor, weights: Tensor, offsets: Tensor | None = None
     weights = checked("weights", weights, "D", sizes, (torch.float32,), rows.device)
     if offsets is not None:
         offsets = checked("offsets", offsets, "D", sizes, (torch.float32,), rows.device)
-    for name, vector in (("weights", weights), ("offsets", offsets)):
+    check_gated(offsets, up, factors)
+    if up is not None and factors is not None:
+        up = checked("up", up, "D", sizes, (torch.float32,), rows.device)
+        factors = checked("factors", factors, "N 2", sizes, (torch.float32,), rows.device)
+    for name, vector in (("weights", weights), ("offsets", offsets), ("up", up)):
         if vector is not None:
             _raise_if_not_finite(name, vector)
     unit = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     for begin in range(0, len(rows), ROWS):
-        block = rows[begin : begin + ROWS].float() * weights
+        of_examples = weights
+        if up is not None and factors is not None:
+            two = factors[begin : begin + ROWS, :, None]  # (R, 2, 1)
+            of_examples = two[:, 0] * weights + two[:, 1] * up
+        block = rows[begin : begin + ROWS].float() * of_examples
         if offsets is not None:
             block += offsets
         squares = block.double().square_().sum(1)

@@ -12,13 +12,14 @@ from polysem.proto.arrays import DoubleArray, IntArray
 from polysem.proto.checks import check_one_of, number_of
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.neurons import NeuronRange
+from polysem.proto.sides import Side
 from polysem.proto.wire.columns import Axis, columnar
-from polysem.proto.wire.names import decode_ranges, encode_ranges, name_of
+from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side, name_of
 from polysem.v1 import neuron_service_pb2 as pb
 
 Algorithm = Literal["hac", "scc", "components"]
 Linkage = Literal["average", "complete", "single"]
-Embedding = Literal["neuron", "pre_mlp"]
+Embedding = Literal["neuron", "pre_mlp", "gate", "up"]
 LayerNorm = Literal["folded", "raw"]
 ThresholdSchedule = Literal["linear", "geometric"]
 Method = Literal["matrix", "linear", "neighbours", "neighbour_tree"]
@@ -34,10 +35,15 @@ LIBRARIES: tuple[Library, ...] = get_args(Library)
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingChoice:
-    """Which of the four embeddings of x̂ to compute."""
+    """Which embedding of x̂ to compute; gate and up are of gated neurons."""
 
     embedding: Embedding = "neuron"
     layer_norm: LayerNorm = "folded"
+
+    @property
+    def words(self) -> str:
+        """The embedding's name for people."""
+        return f"{'pre-MLP' if self.embedding == 'pre_mlp' else self.embedding} embeddings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,7 @@ class ClusterQuery:
     index: str = ""
     choice: EmbeddingChoice = EmbeddingChoice()
     clustering: Clustering = Clustering()
+    side: Side = "positive"
 
 
 def threshold_schedule(name: ThresholdSchedule) -> tuple[float, ...]:
@@ -231,7 +238,12 @@ LINKAGES: dict[str, Any] = {
     "complete": pb.LINKAGE_COMPLETE,
     "single": pb.LINKAGE_SINGLE,
 }
-EMBEDDINGS: dict[str, Any] = {"neuron": pb.EMBEDDING_NEURON, "pre_mlp": pb.EMBEDDING_PRE_MLP}
+EMBEDDINGS: dict[str, Any] = {
+    "neuron": pb.EMBEDDING_NEURON,
+    "pre_mlp": pb.EMBEDDING_PRE_MLP,
+    "gate": pb.EMBEDDING_GATE,
+    "up": pb.EMBEDDING_UP,
+}
 LAYER_NORMS: dict[str, Any] = {"folded": pb.LAYER_NORM_FOLDED, "raw": pb.LAYER_NORM_RAW}
 _SCHEDULES: dict[str, Any] = {
     "linear": pb.THRESHOLD_SCHEDULE_LINEAR,
@@ -247,6 +259,7 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
         index=query.index,
         neurons=encode_ranges(query.neurons),
         silhouette_thresholds=query.clustering.silhouette_thresholds,
+        side=encode_side(query.side),
         **encode_clustering(query.choice, query.clustering),
     )
 
@@ -256,7 +269,7 @@ def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
     choice, clustering = decode_clustering(request)
     clustering = replace(clustering, silhouette_thresholds=tuple(request.silhouette_thresholds))
     check_clustering(clustering)
-    return ClusterQuery(decode_ranges(request.neurons), request.index, choice, clustering)
+    return ClusterQuery(decode_ranges(request.neurons), request.index, choice, clustering, decode_side(request.side))
 
 
 def encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[str, Any]:

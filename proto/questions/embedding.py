@@ -10,8 +10,9 @@ from polysem.proto.questions.clustering import (
     decode_choice,
     encode_choice,
 )
+from polysem.proto.sides import Side
 from polysem.proto.wire.columns import Axis, columnar
-from polysem.proto.wire.names import decode_ranges, encode_ranges
+from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side
 from polysem.v1 import neuron_service_pb2 as pb
 
 
@@ -20,6 +21,7 @@ class EmbedQuery:
     neurons: tuple[NeuronRange, ...]
     index: str = ""
     choice: EmbeddingChoice = EmbeddingChoice()
+    side: Side = "positive"
 
 
 @columnar(
@@ -39,9 +41,13 @@ class EmbeddingBatch:
 def encode_embed_query(query: EmbedQuery) -> pb.EmbedNeuronsRequest:
     check_choice(query.choice)
     return pb.EmbedNeuronsRequest(
-        index=query.index, neurons=encode_ranges(query.neurons), **encode_choice(query.choice)
+        index=query.index,
+        neurons=encode_ranges(query.neurons),
+        side=encode_side(query.side),
+        **encode_choice(query.choice),
     )
 
 
 def decode_embed_query(request: pb.EmbedNeuronsRequest) -> EmbedQuery:
-    return EmbedQuery(decode_ranges(request.neurons), request.index, decode_choice(request))
+    choice, side = decode_choice(request), decode_side(request.side)
+    return EmbedQuery(decode_ranges(request.neurons), request.index, choice, side)

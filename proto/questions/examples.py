@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from polysem.proto.arrays import FloatArray, IntArray
 from polysem.proto.checks import whole_numbers
 from polysem.proto.neurons import NeuronRange
+from polysem.proto.sides import Side
 from polysem.proto.wire.columns import Axis, columnar
-from polysem.proto.wire.names import decode_ranges, encode_ranges
+from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side
 from polysem.v1 import neuron_service_pb2 as pb
 
 
@@ -19,6 +20,7 @@ class ExampleQuery:
     index: str = ""
     examples: tuple[int, ...] = ()
     whole_context: bool = False
+    side: Side = "positive"
 
 
 @columnar(
@@ -35,7 +37,7 @@ class ExampleBatch:
     documents          E names
     contexts           (E,) int32: number of the context in the index
     positions          (E,) int32: key token's place in its context (BOS is 0)
-    activations        (E,) float32: post-GELU, at the key token
+    activations        (E,) float32: at the key token
     n_tokens           (E,) int32: tokens sent of each example
     keys               (E,) int32: the key token's place among them
     tokens             T texts
@@ -65,8 +67,15 @@ def encode_example_query(query: ExampleQuery) -> pb.GetExamplesRequest:
         neurons=encode_ranges(query.neurons),
         examples=example_numbers(query.examples),
         whole_context=query.whole_context,
+        side=encode_side(query.side),
     )
 
 
 def decode_example_query(request: pb.GetExamplesRequest) -> ExampleQuery:
-    return ExampleQuery(decode_ranges(request.neurons), request.index, tuple(request.examples), request.whole_context)
+    return ExampleQuery(
+        neurons=decode_ranges(request.neurons),
+        index=request.index,
+        examples=tuple(request.examples),
+        whole_context=request.whole_context,
+        side=decode_side(request.side),
+    )

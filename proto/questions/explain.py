@@ -15,8 +15,9 @@ from polysem.proto.questions.clustering import (
     decode_clustering,
     encode_clustering,
 )
+from polysem.proto.sides import Side
 from polysem.proto.wire.columns import Axis, columnar
-from polysem.proto.wire.names import decode_ranges, encode_ranges
+from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side
 from polysem.v1 import neuron_service_pb2 as pb
 
 MAX_EXPLAINED = 256  # neurons
@@ -37,6 +38,7 @@ class ExplainQuery:
     clustering: Clustering = Clustering()
     min_activation_fraction: float = 0.25
     n_strongest: int = 5
+    side: Side = "positive"
 
 
 @columnar(
@@ -110,6 +112,7 @@ def encode_explain_query(query: ExplainQuery) -> pb.ExplainTextRequest:
         clustering=pb.Clustering(**encode_clustering(query.choice, query.clustering)),
         min_activation_fraction=query.min_activation_fraction,
         n_strongest=query.n_strongest,
+        side=encode_side(query.side),
     )
 
 
@@ -128,6 +131,7 @@ def decode_explain_query(request: pb.ExplainTextRequest) -> ExplainQuery:
             else default.min_activation_fraction
         ),
         n_strongest=request.n_strongest or default.n_strongest,
+        side=decode_side(request.side),
     )
     check_explain(query)
     return query

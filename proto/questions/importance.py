@@ -7,8 +7,9 @@ from polysem.proto import checks
 from polysem.proto.arrays import FloatArray, IntArray
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.questions.examples import example_numbers
+from polysem.proto.sides import Side
 from polysem.proto.wire.columns import Axis, columnar
-from polysem.proto.wire.names import decode_ranges, encode_ranges
+from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side
 from polysem.v1 import neuron_service_pb2 as pb
 
 
@@ -21,6 +22,7 @@ class ImportanceQuery:
     examples: tuple[int, ...] = ()
     tokens_before: int = 20
     mask_token: int | None = None
+    side: Side = "positive"
 
 
 @columnar(
@@ -59,6 +61,7 @@ def encode_importance_query(query: ImportanceQuery) -> pb.MeasureImportanceReque
         examples=example_numbers(query.examples),
         tokens_before=query.tokens_before,
         mask_token=query.mask_token,
+        side=encode_side(query.side),
     )
 
 
@@ -71,4 +74,5 @@ def decode_importance_query(request: pb.MeasureImportanceRequest) -> ImportanceQ
         examples=tuple(request.examples),
         tokens_before=request.tokens_before if request.HasField("tokens_before") else default.tokens_before,
         mask_token=request.mask_token if request.HasField("mask_token") else None,
+        side=decode_side(request.side),
     )

@@ -20,9 +20,10 @@ from polysem.proto.questions.clustering import (
     decode_clustering,
     encode_clustering,
 )
+from polysem.proto.sides import Side
 from polysem.proto.wire.batches import Joiner
 from polysem.proto.wire.columns import LAYOUTS, columnar
-from polysem.proto.wire.names import decode_ranges, encode_ranges, name_of
+from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side, name_of
 from polysem.proto.wire.tensors import encode_tensor
 from polysem.v1 import neuron_service_pb2 as pb
 
@@ -70,6 +71,7 @@ class ListQuery:
     page_size: int = 1000
     page_token: str = ""
     skip: int = 0
+    side: Side = "positive"
 
 
 @columnar(pb.ListNeuronsResponse, "neuron")
@@ -161,6 +163,7 @@ def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
         page_size=query.page_size,
         page_token=query.page_token,
         skip=query.skip,
+        side=encode_side(query.side),
     )
 
 
@@ -177,6 +180,7 @@ def decode_list_query(request: pb.ListNeuronsRequest) -> ListQuery:
         page_size=request.page_size or ListQuery().page_size,
         page_token=request.page_token,
         skip=request.skip,
+        side=decode_side(request.side),
     )
     check_list(query)
     return query

@@ -15,8 +15,9 @@ from polysem.proto.questions.clustering import (
     decode_clustering,
     encode_clustering,
 )
+from polysem.proto.sides import Side
 from polysem.proto.wire.columns import Axis, columnar
-from polysem.proto.wire.names import name_of
+from polysem.proto.wire.names import decode_side, encode_side, name_of
 from polysem.v1 import neuron_service_pb2 as pb
 
 Similarity = Literal["pre_mlp", "neuron"]
@@ -35,6 +36,7 @@ class SimilarQuery:
     similarity: Similarity = "pre_mlp"
     every_layer: bool = False
     n_similar: int = 20
+    side: Side = "positive"
 
 
 @columnar(
@@ -94,6 +96,7 @@ def encode_similar_query(query: SimilarQuery) -> pb.FindSimilarClustersRequest:
         similarity=_SIMILARITIES[query.similarity],
         every_layer=query.every_layer,
         n_similar=query.n_similar,
+        side=encode_side(query.side),
     )
 
 
@@ -109,6 +112,7 @@ def decode_similar_query(request: pb.FindSimilarClustersRequest) -> SimilarQuery
         similarity=name_of(request.similarity, _SIMILARITIES, "similarity"),
         every_layer=request.every_layer,
         n_similar=request.n_similar or SimilarQuery(neuron).n_similar,
+        side=decode_side(request.side),
     )
     check_similar(query)
     return query

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from polysem.proto.checks import check_one_of
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.neurons import NeuronRange
+from polysem.proto.sides import SIDE_NUMBERS, SIDES, Side
 from polysem.v1 import neuron_service_pb2 as pb
 
 
@@ -15,6 +17,17 @@ def name_of(number: int, names: Mapping[str, int], field: str) -> Any:
         if number == known:
             return name
     raise InvalidArgument(f"unknown {field} number {number}: this version knows {', '.join(names)}", field)
+
+
+def encode_side(side: Side) -> Any:
+    """The number of a side; raises InvalidArgument for an unknown one."""
+    check_one_of(side, SIDES, "side")
+    return SIDE_NUMBERS[side]
+
+
+def decode_side(number: int) -> Side:
+    side: Side = name_of(number, SIDE_NUMBERS, "side")
+    return side
 
 
 def encode_ranges(ranges: Sequence[NeuronRange]) -> list[pb.NeuronRange]:

@@ -5,11 +5,16 @@ manifest.sha256 its own, as sha256sum writes it
 contexts/       token ids, windows, document names (server/index/contexts.py)
 statistics/     of each neuron's key activations: maximum, mean, share_positive (J,) and histogram (J, 64)
 layer_00/ …     xhat (P, D) float16: x̂ of each key token, stored once however many neurons share it
+                scales (P,) float32 that its rows are to be multiplied by, where no norm bounds them
                 row_contexts, row_positions (P,): where that token stands
                 offsets (N + 1,): neuron j's examples are offsets[j] … offsets[j + 1]
-                rows (E,): each example's row of xhat; activations (E,) float32; around (E, 31) float16, 0 outside
+                rows (E,): each example's row of xhat; activations (E,) float32
+                around (E, 31) float16, of gated neurons float32, 0 outside
+negative/       statistics/ and layer_00/ … of the negative side, where the index has it: maximum is the lowest of all
+                activations, and share_positive the share of contexts whose lowest is below 0
 
-J = layers × N neurons a layer. Arrays are .npy and memory-mapped; nothing that is hashed holds a time or a host.
+J = layers that it holds × N neurons a layer. Arrays are .npy and memory-mapped; nothing that is hashed holds a time or
+a host. Format 2 has one side and all layers, and no scales.
 """
 
 import hashlib
@@ -26,13 +31,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polysem.proto.arrays import Array, IntArray
-from polysem.proto.errors import DamagedIndex, ForeignIndex, NotFound, UnknownNeuron
+from polysem.proto.errors import DamagedIndex, FailedPrecondition, ForeignIndex, NotFound, UnknownNeuron
 from polysem.proto.facts import IndexInfo, ModelInfo, Selection
 from polysem.proto.neurons import NeuronRange
+from polysem.proto.sides import Side
 from polysem.server.index import arrays
 from polysem.server.index.contexts import Contexts
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
+SIGNS: dict[Side, int] = {"positive": 1, "negative": -1}
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
 TOKENS_BEFORE, TOKENS_AFTER = 20, 10  # of the text around a key token (as the paper's site)
@@ -49,11 +57,13 @@ class Layer(NamedTuple):
     rows: Array
     activations: Array
     around: Array
+    scales: Array | None = None
 
 
 class Statistics(NamedTuple):
-    """Of every neuron's key activations over all contexts: maximum, mean, share_positive (L, N) float32 and histogram
-    (L, N, 64) int32."""
+    """Every neuron's key activations over all contexts: maximum, mean, share_positive (L, N) float32 and histogram
+    (L, N, 64) int32; 0 of layers that the index does not hold. maximum is the strongest: of the negative side the
+    lowest."""
 
     maximum: Array
     mean: Array
@@ -62,33 +72,79 @@ class Statistics(NamedTuple):
 
 
 class Index:
-    """An open index. `open_index` checks it first."""
+    """One side of an open index; `open_index` checks it first, and opens its positive side.
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], sha256: str) -> None:
+    sign  1 of the positive side, −1 of the negative: sign · activation says how strongly a neuron fires
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], sha256: str, side: Side = "positive") -> None:
         self.folder = folder
         self.manifest = manifest
         self.sha256 = sha256
-        self.contexts = Contexts(folder / "contexts")
+        self.side = side
+        self.sign = SIGNS[side]
+        self._arrays = side_folder(folder, side)
         self._layers: dict[int, Layer] = {}
+        self._sides: dict[Side, Index] = {side: self}  # of all sides that were asked for
+
+    @cached_property
+    def contexts(self) -> Contexts:
+        return Contexts(self.folder / "contexts")
+
+    def of(self, side: Side) -> "Index":
+        """A side of the same index. Raises FailedPrecondition where it does not hold that side."""
+        if side not in self.info.sides:
+            raise FailedPrecondition(
+                f"the index {self.info.name!r} holds the positive side alone; index the corpus anew with --sides both"
+            )
+        if side not in self._sides:
+            other = Index(self.folder, self.manifest, self.sha256, side)
+            other.contexts, other._sides = self.contexts, self._sides
+            self._sides[side] = other
+        return self._sides[side]
 
     def layer(self, layer: int) -> Layer:
         """The arrays of a layer, mapped on first use."""
         if layer not in self._layers:
-            folder = self.folder / layer_folder(layer)
-            self._layers[layer] = Layer(*(arrays.load(folder / f"{name}.npy") for name in Layer._fields))
+            folder = self._arrays / layer_folder(layer)
+            names = [name for name in Layer._fields if name != "scales" or (folder / "scales.npy").exists()]
+            self._layers[layer] = Layer(**{name: arrays.load(folder / f"{name}.npy") for name in names})
         return self._layers[layer]
 
     @cached_property
     def statistics(self) -> Statistics:
-        shape = self.info.n_layers, self.info.n_neurons_per_layer
-        stored = [arrays.load(self.folder / "statistics" / f"{name}.npy") for name in Statistics._fields]
-        return Statistics(*(array.reshape(*shape, *array.shape[1:]) for array in stored))
+        return Statistics(*map(self._of_all_layers, Statistics._fields))
+
+    def _of_all_layers(self, name: str) -> Array:
+        """(L, N, …)"""
+        stored = arrays.load(self._arrays / "statistics" / f"{name}.npy")
+        n_layers, held = self.info.n_layers, self.info.held_layers
+        stored = stored.reshape(len(held), self.info.n_neurons_per_layer, *stored.shape[1:])
+        if len(held) == n_layers:
+            return stored
+        every = np.zeros((n_layers, *stored.shape[1:]), stored.dtype)  # of which only these pages are ever touched
+        every[list(held)] = stored
+        return every
 
     @cached_property
     def n_examples(self) -> Array:
-        """(L, N) int32: dataset examples of each neuron."""
-        counts = [np.diff(self.layer(layer).offsets) for layer in range(self.info.n_layers)]
-        return np.array(counts, np.int32)
+        """(L, N) int32: dataset examples of each neuron; 0 of layers that it does not hold."""
+        counts = np.zeros((self.info.n_layers, self.info.n_neurons_per_layer), np.int32)
+        for layer in self.info.held_layers:
+            counts[layer] = np.diff(self.layer(layer).offsets)
+        return counts
+
+    @cached_property
+    def every_neuron(self) -> IntArray:
+        """(B, 2) int32 layer and index of all neurons of the layers that it holds, in the model's order."""
+        layers = np.repeat(np.array(self.info.held_layers, np.int32), self.info.n_neurons_per_layer)
+        neurons = np.tile(np.arange(self.info.n_neurons_per_layer, dtype=np.int32), len(self.info.held_layers))
+        return np.stack([layers, neurons], axis=1)
+
+    @property
+    def n_skipped(self) -> int:
+        """Tokens at a context's start that are never key tokens."""
+        return int(self.info.bos) + self.info.skip_positions
 
     @cached_property
     def info(self) -> IndexInfo:
@@ -107,20 +163,43 @@ class Index:
             n_layers=model["n_layers"],
             n_neurons_per_layer=model["n_neurons_per_layer"],
             software_version=self.manifest["software_version"],
+            sides=tuple(self.manifest.get("sides", ("positive",))),
+            layers=tuple(self.manifest.get("layers") or ()),
+            skip_positions=self.manifest.get("skip_positions", 0),
             **counts,
         )
 
     def neurons(self, ranges: Sequence[NeuronRange]) -> IntArray:
         """(B, 2) int32 layer and index of the neurons that the ranges name, each once, at its first place.
 
-        Raises UnknownNeuron where the model has no such layer or neuron.
+        Raises UnknownNeuron where the model has no such layer or neuron, FailedPrecondition where the index does not
+        hold the layer.
         """
-        n_layers, n = self.info.n_layers, self.info.n_neurons_per_layer
-        flat = np.concatenate([_flat(r, n_layers, n) for r in ranges])
+        n = self.info.n_neurons_per_layer
+        flat = np.concatenate([self._flat(r) for r in ranges])
         _, first = np.unique(flat, return_index=True)
         if len(first) < len(flat):
             flat = flat[np.sort(first)]
         return np.stack(np.divmod(flat, n), axis=1).astype(np.int32)
+
+    def _flat(self, r: NeuronRange) -> Array:
+        """layer · N + index of a range's neurons."""
+        n_layers, n, held = self.info.n_layers, self.info.n_neurons_per_layer, self.info.held_layers
+        if r.layer is None:
+            every: Array = self.every_neuron @ np.array([n, 1])
+            return every
+        if r.layer >= n_layers:
+            raise UnknownNeuron(f"there is no neuron {r}: the model has layers 0 to {n_layers - 1}")
+        if r.layer not in held:
+            raise FailedPrecondition(
+                f"layer {r.layer} is not in the index {self.info.name!r}, which holds {layers_in_words(held)} of the "
+                f"model's {n_layers}; index the corpus anew with it"
+            )
+        if r.first is None or r.last is None:
+            return np.arange(r.layer * n, (r.layer + 1) * n)
+        if r.last >= n:
+            raise UnknownNeuron(f"there is no neuron {r}: each layer has neurons 0 to {n - 1}")
+        return np.arange(r.layer * n + r.first, r.layer * n + r.last + 1)
 
     def check_model(self, model: ModelInfo) -> None:
         """Raise ForeignIndex unless the index was made with these weights."""
@@ -132,16 +211,21 @@ class Index:
             )
 
 
-def _flat(r: NeuronRange, n_layers: int, n: int) -> Array:
-    if r.layer is None:
-        return np.arange(n_layers * n)
-    if r.layer >= n_layers:
-        raise UnknownNeuron(f"there is no neuron {r}: the model has layers 0 to {n_layers - 1}")
-    if r.first is None or r.last is None:
-        return np.arange(r.layer * n, (r.layer + 1) * n)
-    if r.last >= n:
-        raise UnknownNeuron(f"there is no neuron {r}: each layer has neurons 0 to {n - 1}")
-    return np.arange(r.layer * n + r.first, r.layer * n + r.last + 1)
+def layers_in_words(layers: Sequence[int]) -> str:
+    """layers 0 to 3 and 7"""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and runs[-1][-1] == layer - 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    return f"layer{'s' * (len(layers) > 1)} {' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}"
+
+
+def side_folder(folder: Path, side: Side) -> Path:
+    """Where an index keeps the arrays of a side."""
+    return folder / "negative" if side == "negative" else folder
 
 
 def layer_folder(layer: int) -> str:
@@ -163,9 +247,10 @@ def open_index(folder: Path) -> Index:
     with _readable_manifest(folder):
         manifest = json.loads(data)
         format_ = manifest["format"]
-    if format_ != FORMAT:
+    if format_ not in READABLE:
         raise DamagedIndex(
-            f"the index {str(folder)!r} has format {format_}, this version ({version('polysem')}) reads {FORMAT}; "
+            f"the index {str(folder)!r} has format {format_}, this version ({version('polysem')}) reads "
+            f"{' and '.join(map(str, READABLE))}; "
             "index the corpus anew, or use the version that made it"
         )
     sha256 = hashlib.sha256(data).hexdigest()

@@ -10,18 +10,19 @@ import math
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from polysem.proto.arrays import Array
-from polysem.proto.errors import FailedPrecondition, InvalidArgument
+from polysem.proto.errors import BadCorpus, FailedPrecondition, InvalidArgument
 from polysem.proto.facts import Selection
+from polysem.proto.sides import SIDES, Side
 from polysem.proto.work import shards
 from polysem.proto.work.shards import Executor, Ledger, LocalExecutor, Shard
 from polysem.server.corpus.documents import Corpus, CorpusDigest
@@ -30,11 +31,13 @@ from polysem.server.index.arrays import ArrayWriter
 from polysem.server.index.contexts import ContextRange, Contexts, LoadedContexts
 from polysem.server.index.format import (
     N_BINS,
+    SIGNS,
     TOKENS_AFTER,
     TOKENS_BEFORE,
     Index,
     layer_folder,
     open_index,
+    side_folder,
     write_manifest,
 )
 from polysem.server.indexing import choose, scan
@@ -47,7 +50,7 @@ from polysem.server.model.model import ModelDescription
 
 MAX_EXAMPLES = 100_000
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # what keeps the device busy, and no more
-LAYOUT = 2  # of what is in shards: an unfinished build makes those of another layout again
+LAYOUT = 3  # of what is in shards: an unfinished build makes those of another layout again
 FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
 
 # progress(stage, units done since the last call, units in all or None where unknown)
@@ -56,12 +59,35 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an index is made of a model and a corpus. context_length None: the model's own."""
+    """How an index is made of a model and a corpus.
+
+    context_length  None: the model's own
+    bos             each window begins with BOS; None: as the model wants it
+    sides           None: both of a gated model, the positive one of another
+    layers          to scan and to keep, by the model's numbers; none: all
+    skip_positions  tokens at each window's start, behind BOS, that are never key tokens
+    """
 
     selection: Selection = Selection()
     context_length: int | None = None
     windows: Literal["first", "all"] = "first"
-    bos: bool = True
+    bos: bool | None = None
+    sides: Literal["positive", "both"] | None = None
+    layers: tuple[int, ...] = ()
+    skip_positions: int = 0
+
+    def of(self, model: ModelDescription) -> "Recipe":
+        """The same with what the model decides. Raises InvalidArgument for what cannot be done."""
+        bos = model.wants_bos if self.bos is None else self.bos
+        sides = self.sides or ("both" if model.info.gated else "positive")
+        length = model.info.context_length if self.context_length is None else self.context_length
+        recipe = replace(self, bos=bos, sides=sides, context_length=length, layers=tuple(sorted(set(self.layers))))
+        recipe.check(model)
+        return recipe
+
+    @property
+    def each_side(self) -> tuple[Side, ...]:
+        return SIDES if self.sides == "both" else SIDES[:1]
 
     def check(self, model: ModelDescription) -> None:
         """Raise InvalidArgument for what cannot be done."""
@@ -77,7 +103,16 @@ class Recipe:
             raise InvalidArgument(f"seed is {rule.seed}; give 0 to 2^64 - 1", "seed")
         if not 1 <= rule.max_examples <= MAX_EXAMPLES:
             raise InvalidArgument(f"max_examples is {rule.max_examples}; give 1 to {MAX_EXAMPLES}")
-        least = 2 if self.bos else 1
+        if self.sides not in ("positive", "both", None):
+            raise InvalidArgument(f"unknown sides {self.sides!r}: choose positive or both", "sides")
+        for layer in self.layers:
+            if not 0 <= layer < model.info.n_layers:
+                raise InvalidArgument(
+                    f"there is no layer {layer}: {model.info.id!r} has layers 0 to {model.info.n_layers - 1}", "layers"
+                )
+        if self.skip_positions < 0:
+            raise InvalidArgument(f"skip_positions is {self.skip_positions}; give 0 or more", "skip_positions")
+        least = int(bool(self.bos)) + self.skip_positions + 1
         if self.context_length is not None and not least <= self.context_length <= longest:
             raise InvalidArgument(
                 f"context_length is {self.context_length}; {model.info.id!r} reads {least} to {longest} tokens at once"
@@ -102,7 +137,8 @@ def build(
     """Index the corpus with the model into the new folder `out`.
 
     batch_tokens     read at once; None: as many as suit the model's device
-    max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own
+    max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own; with both
+                     sides (2, L, N): the maxima, then the minima. Layers that are not kept are not looked at
     executor         where texts are tokenised and contexts are read; None: here, by `model`, then a Model
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
@@ -110,8 +146,8 @@ def build(
     batch_tokens. Cost: two forwards of the corpus. Memory: a range's texts, a shard's activations, and the candidates
     (some kB a neuron).
     """
-    recipe.check(model)
-    given = None if max_activations is None else _checked_maxima(max_activations, model)
+    recipe = recipe.of(model)
+    given = None if max_activations is None else _checked_maxima(max_activations, model, recipe)
     work = out.with_name(out.name + ".tmp")
     if out.exists():
         if (work / FINISHED).exists():  # killed while it cleaned up
@@ -150,22 +186,27 @@ def read_maxima(path: Path) -> Array:
     return values
 
 
-def _checked_maxima(values: Array, model: ModelDescription) -> Array:
-    """(J,) float32."""
-    wanted = model.info.n_layers, model.info.n_neurons_per_layer
+def _checked_maxima(values: Array, model: ModelDescription, recipe: Recipe) -> Array:
+    """(J,) float32: strengths of the neurons of all runs."""
+    shape = model.info.n_layers, model.info.n_neurons_per_layer
+    wanted = (2, *shape) if recipe.sides == "both" else shape
     if values.shape != wanted:
+        both = ": maxima, then minima, or pass --sides positive" if recipe.sides == "both" else ""
         raise InvalidArgument(
-            f"the maxima have shape {values.shape}; {model.info.id!r} has {wanted[0]} layers of {wanted[1]} neurons, "
-            f"so give {wanted}",
+            f"the maxima have shape {values.shape}; {model.info.id!r} has {shape[0]} layers of {shape[1]} neurons, "
+            f"so give {wanted}{both}",
             "max_activations",
         )
-    maxima = values.astype(np.float32)
+    maxima = values.astype(np.float32).reshape(-1, *shape)
     if len(bad := np.argwhere(~np.isfinite(maxima))):
-        layer, neuron = bad[0]
+        side, layer, neuron = bad[0]
         raise InvalidArgument(
-            f"the maximum of neuron {layer}.{neuron} is {maxima[layer, neuron]}; give finite numbers", "max_activations"
+            f"the {('maximum', 'minimum')[side]} of neuron {layer}.{neuron} is {maxima[side, layer, neuron]}; give "
+            "finite numbers",
+            "max_activations",
         )
-    return maxima.ravel()
+    signs = np.array([SIGNS[side] for side in recipe.each_side], np.float32)
+    return (signs[:, None, None] * maxima)[:, list(recipe.layers) or slice(None)].ravel()
 
 
 class _Build:
@@ -185,13 +226,15 @@ class _Build:
         self._batch_tokens = batch_tokens
         self._given = given
         self._executor = executor
+        layers = recipe.layers or tuple(range(model.info.n_layers))
+        n_skipped = int(bool(recipe.bos)) + recipe.skip_positions
+        self._reading = ReadOptions(n_skipped, batch_tokens, layers, recipe.each_side)
 
     def run(self, out: Path) -> None:
         self._facts = self._describe()
         contexts_ = self._read()
-        reading = ReadOptions(int(self._recipe.bos), self._batch_tokens)
-        candidates, maximum = self._scan(contexts_, reading)
-        self._collect(contexts_, reading, candidates, maximum)
+        candidates, maximum = self._scan(contexts_)
+        self._collect(contexts_, candidates, maximum)
         self._assemble(contexts_, candidates)
         (self._work / FINISHED).touch()
         (self._work / "index").rename(out)
@@ -217,6 +260,9 @@ class _Build:
             "context_length": windowing.context_length,
             "windows": windowing.windows,
             "bos": recipe.bos,
+            "sides": list(recipe.each_side),
+            "layers": list(recipe.layers) or None,
+            "skip_positions": recipe.skip_positions,
         }
         path = self._work / "recipe.json"
         begun = facts | {"batch_tokens": self._batch_tokens}  # moves activations by an ulp, so no loaded may mix two
@@ -233,9 +279,10 @@ class _Build:
 
     @property
     def _windowing(self) -> Windowing:
-        length = self._recipe.context_length or self._model.info.context_length
-        bos_id = self._model.tokenizer.bos_id if self._recipe.bos else None
-        return Windowing(length, self._recipe.windows, bos_id)
+        recipe = self._recipe
+        assert recipe.context_length is not None
+        bos_id = self._model.tokenizer.bos_id if recipe.bos else None
+        return Windowing(recipe.context_length, recipe.windows, bos_id, recipe.skip_positions)
 
     def _read(self) -> Contexts:
         """Tokenise the corpus, or check that it is still the one that was."""
@@ -259,7 +306,13 @@ class _Build:
         tokenising.remove_shards()
         read = json.loads(facts.read_text("utf-8"))
         self._facts["corpus"] |= {"sha256": read["sha256"], "n_skipped": read["n_skipped"]}
-        return Contexts(folder)
+        contexts_ = Contexts(folder)
+        if not len(contexts_):
+            raise BadCorpus(
+                f"no document of {self._corpus.id!r} has more than {self._recipe.skip_positions} tokens, "
+                "which are skipped; give fewer --skip-positions"
+            )
+        return contexts_
 
     def _check_corpus(self, read: Mapping[str, Any]) -> None:
         """Raise FailedPrecondition where it is not the one that was read; its texts are looked at only if its files or
@@ -277,31 +330,21 @@ class _Build:
                 "began; remove that folder to begin anew"
             )
 
-    def _scan(self, contexts_: Contexts, reading: ReadOptions) -> tuple[Candidates, Array]:
-        """The chosen examples of all neurons, and their maxima; statistics are written on the way."""
-        rule = self._recipe.selection
-        stage = ScanStage(reading, rule, self._given, shards.SHARD_CONTEXTS)
+    def _scan(self, contexts_: Contexts) -> tuple[Candidates, Array]:
+        """The chosen examples of the neurons of all runs, and their maxima (J,), as strengths."""
+        rule, n_runs = self._recipe.selection, len(self._reading.runs)
+        stage = ScanStage(self._reading, rule, self._given, shards.SHARD_CONTEXTS)
         paths = [shard.path for shard in self._finish("scan", contexts_, self._context_range, contexts_.load, stage)]
-        sums = choose.sums(paths)
-        n = len(contexts_)
-        folder = self._work / "statistics"
-        folder.mkdir(exist_ok=True)
-        arrays.save(folder / "maximum.npy", sums.maximum)
-        arrays.save(folder / "mean.npy", (sums.total / n).astype(np.float32))
-        arrays.save(folder / "share_positive.npy", (sums.n_positive / n).astype(np.float32))
-        n_layers = self._model.info.n_layers
+        sums = self._sums = choose.sums(paths)
         maximum = sums.maximum if self._given is None else self._given
-        chosen = choose.choose(
-            paths, maximum, n_layers, rule, self._given, lambda n: self._progress("choose", n, n_layers)
-        )
+        chosen = choose.choose(paths, maximum, n_runs, rule, self._given, lambda n: self._progress("choose", n, n_runs))
         return chosen, sums.maximum
 
-    def _collect(self, contexts_: Contexts, reading: ReadOptions, candidates: Candidates, maximum: Array) -> None:
+    def _collect(self, contexts_: Contexts, candidates: Candidates, maximum: Array) -> None:
         """Shard files with what the chosen examples need."""
-        info = self._model.info
         self._chosen = [
-            scan.chosen_of_layer(candidates, layer, info.n_neurons_per_layer, self._windowing.context_length)
-            for layer in range(info.n_layers)
+            scan.chosen_of_run(candidates, run, self._model.info.n_neurons_per_layer, self._windowing.context_length)
+            for run in range(len(self._reading.runs))
         ]
         self._choices = [scan.ChosenByShard(chosen) for chosen in self._chosen]
 
@@ -309,7 +352,7 @@ class _Build:
             return lambda first, last: (loaded(first, last), [parts.of(first, last)[0] for parts in self._choices])
 
         take, instead = with_choices(self._context_range), with_choices(contexts_.load)
-        self._collected = self._finish("collect", contexts_, take, instead, CollectStage(reading, maximum))
+        self._collected = self._finish("collect", contexts_, take, instead, CollectStage(self._reading, maximum))
 
     def _context_range(self, first: int, last: int) -> ContextRange:
         return ContextRange((self._work / "contexts").absolute(), first, last)
@@ -343,46 +386,62 @@ class _Build:
 
     def _assemble(self, contexts_: Contexts, candidates: Candidates) -> None:
         """Write the index folder: contexts, statistics, layers, manifest."""
-        folder = self._work / "index"
+        folder, n = self._work / "index", self._model.info.n_neurons_per_layer
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self._work / "contexts", folder / "contexts")
-        shutil.copytree(self._work / "statistics", folder / "statistics")
-        info = self._model.info
+        runs = self._reading.runs
+        for side in self._reading.sides:
+            (side_folder(folder, side) / "statistics").mkdir(parents=True)
 
-        def write(layer: int) -> Array:
-            begin = candidates.offsets[layer * info.n_neurons_per_layer]
-            activations = candidates.activations[begin : begin + len(self._chosen[layer].rows)]
-            return self._write_layer(folder / layer_folder(layer), layer, activations)
+        def write(run: int) -> Array:
+            side, layer = runs[run]
+            begin = candidates.offsets[run * n]
+            strengths = candidates.activations[begin : begin + len(self._chosen[run].rows)]
+            return self._write_run(side_folder(folder, side) / layer_folder(layer), run, SIGNS[side] * strengths)
 
         histograms = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for histogram in pool.map(write, range(info.n_layers)):
+            for histogram in pool.map(write, range(len(runs))):
                 histograms.append(histogram)
-                self._progress("write", 1, info.n_layers)
-        arrays.save(folder / "statistics" / "histogram.npy", np.concatenate(histograms))
-        counts = {
-            "n_documents": contexts_.n_documents,
-            "n_contexts": len(contexts_),
-            "n_tokens": contexts_.n_tokens,
-            "n_examples": len(candidates.contexts),
-            "n_neurons_with_examples": int((np.diff(candidates.offsets) > 0).sum()),
-        }
+                self._progress("write", 1, len(runs))
+        counts = {"n_documents": contexts_.n_documents, "n_contexts": len(contexts_), "n_tokens": contexts_.n_tokens}
+        for side, mine in zip(
+            self._reading.sides, np.split(np.arange(len(runs) * n), len(self._reading.sides)), strict=True
+        ):
+            self._write_statistics(side_folder(folder, side) / "statistics", side, mine, len(contexts_), histograms)
+            n_examples = np.diff(candidates.offsets)[mine]
+            kind = "negative_" if side == "negative" else ""
+            counts[f"n_{kind}examples"] = int(n_examples.sum())
+            counts[f"n_neurons_with_{kind}examples"] = int((n_examples > 0).sum())
         write_manifest(folder, self._facts | {"counts": counts})
         _sync_folder(folder)
 
-    def _write_layer(self, folder: Path, layer: int, activations: Array) -> Array:
-        """Write one layer's arrays from all shards; its histogram (N, 64)."""
+    def _write_statistics(self, folder: Path, side: Side, mine: Array, n: int, histograms: Sequence[Array]) -> None:
+        """Of one side's neurons `mine` (J',) over n contexts."""
+        sums, sign = self._sums, SIGNS[side]
+        arrays.save(folder / "maximum.npy", sign * sums.maximum[mine])
+        arrays.save(folder / "mean.npy", (sign * sums.total[mine] / n).astype(np.float32))
+        arrays.save(folder / "share_positive.npy", (sums.n_positive[mine] / n).astype(np.float32))
+        arrays.save(folder / "histogram.npy", np.concatenate(histograms)[mine])
+
+    def _write_run(self, folder: Path, run: int, activations: Array) -> Array:
+        """Write one run's arrays from all shards; its histogram (N, 64)."""
         folder.mkdir()
-        chosen, parts = self._chosen[layer], self._choices[layer]
-        around = np.empty((len(chosen.rows), TOKENS_BEFORE + 1 + TOKENS_AFTER), np.float16)
+        chosen, parts = self._chosen[run], self._choices[run]
+        dtype = np.float32 if self._model.info.gated else np.float16
+        around = np.empty((len(chosen.rows), TOKENS_BEFORE + 1 + TOKENS_AFTER), dtype)
         histogram: Array = np.zeros((len(chosen.offsets) - 1, N_BINS), np.int32)
+        scales: list[Array] = [np.ones(0, np.float32)]
         with ArrayWriter(folder / "xhat.npy", np.float16, (self._model.info.d_model,)) as xhat:
             for first, last, path in self._collected:
-                part = shards.read(path, [f"{name}_{layer}" for name in Collected._fields])
-                rows, around_, counts = part.values()
-                xhat.append(rows)
-                around[parts.of(first, last)[1]] = around_
-                histogram += counts
+                part = Collected(*shards.read(path, [f"{name}_{run}" for name in Collected._fields]).values())
+                xhat.append(part.xhat)
+                scales.append(part.scales)
+                around[parts.of(first, last)[1]] = part.around
+                histogram += part.histogram
+        every_scale = np.concatenate(scales)
+        if (every_scale != 1).any():
+            arrays.save(folder / "scales.npy", every_scale)
         arrays.save(folder / "row_contexts.npy", chosen.row_contexts)
         arrays.save(folder / "row_positions.npy", chosen.row_positions)
         arrays.save(folder / "offsets.npy", chosen.offsets)

@@ -1,4 +1,4 @@
-"""From scan shards to the examples that are chosen: layer by layer, so that memory does not hold them all at once."""
+"""From scan shards to the examples that are chosen: run by run, so that memory does not hold them all at once."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +12,14 @@ from polysem.server.indexing.scan import Scan, Sums, added
 from polysem.server.indexing.selection import Candidates
 
 JOINED_AT_ONCE = 16  # parts, one of them what is left of those before
-LAYERS_AT_ONCE = 4  # some are read while another is joined, on all cores
+RUNS_AT_ONCE = 4  # some are read while another is joined, on all cores
 
 
-def flattened(part: Scan, n_layers: int) -> dict[str, Array]:
-    """The arrays of a scan shard: each layer can be read without the others."""
+def flattened(part: Scan, n_runs: int) -> dict[str, Array]:
+    """The arrays of a scan shard: each run can be read without the others."""
     arrays: dict[str, Array] = part.sums._asdict()
-    for layer, some in enumerate(selection.split(part.candidates, n_layers)):
-        arrays |= {f"{name}_{layer}": array for name, array in some._asdict().items()}
+    for run, some in enumerate(selection.split(part.candidates, n_runs)):
+        arrays |= {f"{name}_{run}": array for name, array in some._asdict().items()}
     return arrays
 
 
@@ -31,7 +31,7 @@ def sums(paths: Iterable[Path]) -> Sums:
 def choose(
     paths: Sequence[Path],
     maximum: Array,
-    n_layers: int,
+    n_runs: int,
     rule: Selection,
     given: Array | None,
     advance: Callable[[int], None],
@@ -41,17 +41,17 @@ def choose(
     paths    of scan shards
     maximum  (J,) float32: what the rule takes for each neuron's maximum
     given    the same where it was known to the scan, else None
-    advance  told of layers, and of none at the beginning
+    advance  told of runs, and of none at the beginning
 
-    Memory: the candidates of 15 shards and what is left of all before, of LAYERS_AT_ONCE layers; and the chosen.
+    Memory: the candidates of 15 shards and what is left of all before, of RUNS_AT_ONCE layers; and the chosen.
     """
 
-    def of_layer(layer: int) -> Candidates:
-        mine = slice(layer * len(maximum) // n_layers, (layer + 1) * len(maximum) // n_layers)
+    def of_run(run: int) -> Candidates:
+        mine = slice(run * len(maximum) // n_runs, (run + 1) * len(maximum) // n_runs)
         known = None if given is None else given[mine]
         parts: list[Candidates] = []
         for path in paths:
-            arrays = shards.read(path, [f"{name}_{layer}" for name in Candidates._fields])
+            arrays = shards.read(path, [f"{name}_{run}" for name in Candidates._fields])
             parts.append(Candidates(*arrays.values()))
             if len(parts) == JOINED_AT_ONCE:
                 parts = [selection.join(parts, rule, known)]
@@ -59,8 +59,8 @@ def choose(
 
     advance(0)
     chosen = []
-    with ThreadPoolExecutor(LAYERS_AT_ONCE) as pool:
-        for of_one in pool.map(of_layer, range(n_layers)):
+    with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
+        for of_one in pool.map(of_run, range(n_runs)):
             chosen.append(of_one)
             advance(1)
     return selection.chained(chosen)

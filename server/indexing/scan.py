@@ -2,6 +2,10 @@
 
 scan     each neuron's key activation and key token in each context, reduced to selection candidates and sums
 collect  x̂ at the chosen key tokens, activations around them, and the histogram of key activations
+
+A run is a layer's N neurons on one side. Of R runs (first the layers that are read, on the positive side, then on the
+negative one) all that follows has columns, one run after the other. The strength of an activation is itself, on the
+negative side minus it; what is chosen is chosen by strength.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +19,9 @@ from polysem.kernels.key_tokens import key_tokens
 from polysem.proto.arrays import Array
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import ModelInfo, Selection
+from polysem.proto.sides import Side
 from polysem.server.index.contexts import LoadedContexts
-from polysem.server.index.format import N_BINS, TOKENS_AFTER, TOKENS_BEFORE
+from polysem.server.index.format import N_BINS, SIGNS, TOKENS_AFTER, TOKENS_BEFORE
 from polysem.server.indexing.selection import Candidates, candidates, prefix_hashes
 from polysem.server.model.model import Model
 
@@ -24,10 +29,22 @@ Advance = Callable[[int], None]  # told of tokens read
 
 
 class ReadOptions(NamedTuple):
-    """How contexts are fed to the model. n_skipped: tokens at each context's start that are no text (BOS)."""
+    """How contexts are fed to the model, and what is looked at.
+
+    n_skipped  tokens at each context's start that are never key tokens
+    layers     ascending
+    sides      positive, or both
+    """
 
     n_skipped: int
     batch_tokens: int
+    layers: tuple[int, ...]
+    sides: tuple[Side, ...]
+
+    @property
+    def runs(self) -> list[tuple[Side, int]]:
+        """(R,) side and layer."""
+        return [(side, layer) for side in self.sides for layer in self.layers]
 
 
 class Batch(NamedTuple):
@@ -39,7 +56,7 @@ class Batch(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of J neurons' key activations: maximum (J,) float32, total (J,) float64, n_positive (J,) int64."""
+    """Of J neurons' key activations, as strengths: maximum (J,) float32, total (J,) float64, n_positive (J,) int64."""
 
     maximum: Array
     total: Array
@@ -79,11 +96,11 @@ def batches(loaded: LoadedContexts, batch_tokens: int) -> Iterator[Batch]:
 
 
 class KeyActivations(NamedTuple):
-    """Of C contexts from `first` on and J neurons: highest (C, J) float32 and where (C, J) int32, each neuron's key
-    activation and key token; prefixes (C, T) uint64, as `prefix_hashes` gives them."""
+    """Of C contexts from `first` on and J neurons of all runs: strength (C, J) float32 and where (C, J) int32, of each
+    neuron's key activation and key token; prefixes (C, T) uint64, as `prefix_hashes` gives them."""
 
     first: int
-    highest: Array
+    strength: Array
     where: Array
     prefixes: Array
 
@@ -93,8 +110,10 @@ def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, 
     the end only, so that a GPU need not wait for each layer's answer to be fetched."""
     info, device = model.info, model.device
     n = info.n_neurons_per_layer
-    highest = torch.empty((len(loaded), info.n_layers * n), device=device)
-    where = torch.empty(highest.shape, dtype=torch.int32, device=device)
+    place = {layer: i for i, layer in enumerate(reading.layers)}
+    shape = len(loaded), len(reading.sides), len(reading.layers) * n
+    strength = torch.empty(shape, device=device)
+    where = torch.empty(shape, dtype=torch.int32, device=device)
     prefixes = np.zeros((len(loaded), int(loaded.lengths.max())), np.uint64)
     for batch in batches(loaded, reading.batch_tokens):
         rows = torch.from_numpy(batch.numbers - loaded.first).to(device)
@@ -102,13 +121,16 @@ def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, 
         def visit(
             layer: int, _residual: Tensor, activations: Tensor, batch: Batch = batch, rows: Tensor = rows
         ) -> None:
-            columns = slice(layer * n, (layer + 1) * n)
-            highest[rows, columns], where[rows, columns] = _key_tokens(activations, batch, reading.n_skipped)
+            if layer in place:
+                columns = slice(place[layer] * n, (place[layer] + 1) * n)
+                found = _key_tokens(activations, batch, reading)
+                for side, (highest, at) in enumerate(zip(*found, strict=True)):
+                    strength[rows, side, columns], where[rows, side, columns] = highest.to(device), at.to(device)
 
-        model.read(batch.tokens, visit)
+        model.read(batch.tokens, visit, reading.layers[-1])
         prefixes[batch.numbers - loaded.first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())
         advance(int(batch.lengths.sum()))
-    return KeyActivations(loaded.first, _fetched(highest), _fetched(where), prefixes)
+    return KeyActivations(loaded.first, _fetched(strength.flatten(1)), _fetched(where.flatten(1)), prefixes)
 
 
 def _fetched(tensor: Tensor) -> Array:
@@ -119,36 +141,40 @@ def _fetched(tensor: Tensor) -> Array:
     return host.copy_(tensor).numpy()
 
 
-def reduced(found: KeyActivations, info: ModelInfo, rule: Selection, given: Array | None = None) -> Scan:
+def reduced(
+    found: KeyActivations, info: ModelInfo, reading: ReadOptions, rule: Selection, given: Array | None = None
+) -> Scan:
     """What is kept of them; on the CPU, and nothing of the model is run any more.
 
     given  (J,) float32: the neurons' maxima, where they are not to be the corpus's own
 
     Raises FailedPrecondition where an activation is not finite.
     """
-    first, highest, where, prefixes = found
-    _check_finite(highest, first, info.n_neurons_per_layer)
-    sums = Sums(highest.max(axis=0), highest.sum(axis=0, dtype=np.float64), (highest > 0).sum(axis=0))
-    return Scan(candidates(highest, where, prefixes, first, rule, given), sums)
+    first, strength, where, prefixes = found
+    _check_finite(strength, first, info.n_neurons_per_layer, reading)
+    sums = Sums(strength.max(axis=0), strength.sum(axis=0, dtype=np.float64), (strength > 0).sum(axis=0))
+    return Scan(candidates(strength, where, prefixes, first, rule, given), sums)
 
 
-def _key_tokens(activations: Tensor, batch: Batch, n_skipped: int) -> tuple[Tensor, Tensor]:
-    """Highest activation (b, N) of each context and its position (b, N); tie: the first."""
-    return key_tokens(activations, torch.from_numpy(batch.lengths.astype(np.int64)), n_skipped)
+def _key_tokens(activations: Tensor, batch: Batch, reading: ReadOptions) -> tuple[Tensor, Tensor]:
+    """Strength (S, b, N) of each context's key activation on each side, and its position (S, b, N); tie: the first."""
+    lengths = torch.from_numpy(batch.lengths.astype(np.int64))
+    return key_tokens(activations, lengths, reading.n_skipped, len(reading.sides))
 
 
-def _check_finite(maxima: Array, first: int, n: int) -> None:
-    bad = np.argwhere(~np.isfinite(maxima))
+def _check_finite(strength: Array, first: int, n: int, reading: ReadOptions) -> None:
+    bad = np.argwhere(~np.isfinite(strength))
     if len(bad):
-        context, neuron = bad[0]
+        context, column = bad[0]
+        side, layer = reading.runs[column // n]
         raise FailedPrecondition(
-            f"neuron {neuron // n}.{neuron % n} has the activation {maxima[context, neuron]} in context "
+            f"neuron {layer}.{column % n} has the activation {strength[context, column] * SIGNS[side]} in context "
             f"{first + context}: the weights are damaged, or the dtype is too narrow for this model"
         )
 
 
 class Chosen(NamedTuple):
-    """The chosen examples of one layer, by neuron and then in corpus order, and their distinct key tokens.
+    """The chosen examples of one run, by neuron and then in corpus order, and their distinct key tokens.
 
     offsets (N + 1,), contexts, positions, rows (E,); row_contexts, row_positions (P,) by context and position.
     """
@@ -162,10 +188,10 @@ class Chosen(NamedTuple):
     row_positions: Array
 
 
-def chosen_of_layer(chosen: Candidates, layer: int, n: int, context_length: int) -> Chosen:
-    """Layer `layer`'s part of the chosen examples of all J = L · n neurons."""
-    begin, end = chosen.offsets[layer * n], chosen.offsets[(layer + 1) * n]
-    offsets = chosen.offsets[layer * n : (layer + 1) * n + 1] - begin
+def chosen_of_run(chosen: Candidates, run: int, n: int, context_length: int) -> Chosen:
+    """Run `run`'s part of the chosen examples of all J = R · n neurons."""
+    begin, end = chosen.offsets[run * n], chosen.offsets[(run + 1) * n]
+    offsets = chosen.offsets[run * n : (run + 1) * n + 1] - begin
     contexts, positions = chosen.contexts[begin:end], chosen.positions[begin:end]
     keys, rows = np.unique(contexts.astype(np.int64) * context_length + positions, return_inverse=True)
     return Chosen(
@@ -179,8 +205,8 @@ def chosen_of_layer(chosen: Candidates, layer: int, n: int, context_length: int)
     )
 
 
-class LayerChoice(NamedTuple):
-    """A layer's Chosen whose contexts lie in a shard: fields as there."""
+class RunChoice(NamedTuple):
+    """A run's Chosen whose contexts lie in a shard: fields as there."""
 
     contexts: Array
     positions: Array
@@ -190,19 +216,19 @@ class LayerChoice(NamedTuple):
 
 
 class ChosenByShard:
-    """One layer's Chosen by shards. Cost: a sort once, and then what is taken."""
+    """One run's Chosen by shards. Cost: a sort once, and then what is taken."""
 
     def __init__(self, chosen: Chosen) -> None:
         self._chosen = chosen
         self._order = np.argsort(chosen.contexts, kind="stable")
         self._sorted = chosen.contexts[self._order]
 
-    def of(self, first: int, last: int) -> tuple[LayerChoice, Array]:
+    def of(self, first: int, last: int) -> tuple[RunChoice, Array]:
         """The examples in contexts first..last − 1, by neuron, and their places (E',) among all."""
         chosen = self._chosen
         mine = np.sort(self._order[slice(*np.searchsorted(self._sorted, (first, last)))])
         rows = slice(*np.searchsorted(chosen.row_contexts, (first, last)))
-        part = LayerChoice(
+        part = RunChoice(
             chosen.contexts[mine],
             chosen.positions[mine],
             chosen.neurons[mine],
@@ -213,10 +239,16 @@ class ChosenByShard:
 
 
 class Collected(NamedTuple):
-    """Of one layer over a shard: xhat (P', D) float16, around (E', 31) float16, histogram (N, 64) uint8 to uint32, as
-    small as the shard's contexts allow."""
+    """Of one run over a shard.
+
+    xhat       (P', D) float16
+    scales     (P',) float32 that its rows are to be multiplied by: powers of two, 1 where a norm bounds them
+    around     (E', 31) float16, of gated neurons float32
+    histogram  (N, 64) uint8 to uint32, as small as the shard's contexts allow
+    """
 
     xhat: Array
+    scales: Array
     around: Array
     histogram: Array
 
@@ -224,62 +256,76 @@ class Collected(NamedTuple):
 def collect(
     model: Model,
     loaded: LoadedContexts,
-    parts: Sequence[LayerChoice],
+    parts: Sequence[RunChoice],
     maximum: Array,
     reading: ReadOptions,
     advance: Advance,
 ) -> list[Collected]:
-    """Collect the loaded contexts, layer by layer. maximum (J,): over the whole corpus. Cost: one forward."""
+    """Collect the loaded contexts, run by run. maximum (J,): strengths over the whole corpus. Cost: one forward."""
     n = model.info.n_neurons_per_layer
-    layers = [
-        _LayerCollector(model, layer, loaded, part, maximum[layer * n : (layer + 1) * n], reading)
-        for layer, part in enumerate(parts)
+    runs = [
+        _RunCollector(model, layer, loaded, part, maximum[run * n : (run + 1) * n])
+        for run, ((_, layer), part) in enumerate(zip(reading.runs, parts, strict=True))
     ]
+    of_layer = {
+        layer: runs[i :: len(reading.layers)] for i, layer in enumerate(reading.layers)
+    }  # positive, then negative
     for batch in batches(loaded, reading.batch_tokens):
 
         def visit(layer: int, residual: Tensor, activations: Tensor, batch: Batch = batch) -> None:
-            layers[layer].see(batch, residual, activations)
+            if layer in of_layer:
+                strengths, _ = _key_tokens(activations, batch, reading)
+                for run, strength in zip(of_layer[layer], strengths, strict=True):
+                    run.see(batch, residual, activations, strength)
 
-        model.read(batch.tokens, visit)
+        model.read(batch.tokens, visit, reading.layers[-1])
         advance(int(batch.lengths.sum()))
-    return [layer.collected for layer in layers]
+    return [run.collected for run in runs]
 
 
-class _LayerCollector:
-    """One layer's share of a shard: the rows and examples whose contexts lie in it."""
+class _RunCollector:
+    """One run's share of a shard: the rows and examples whose contexts lie in it."""
 
-    def __init__(
-        self, model: Model, layer: int, loaded: LoadedContexts, part: LayerChoice, maximum: Array, reading: ReadOptions
-    ) -> None:
+    def __init__(self, model: Model, layer: int, loaded: LoadedContexts, part: RunChoice, maximum: Array) -> None:
         info, device = model.info, model.device
         self._model, self._layer = model, layer
-        self._loaded, self._choice, self._n_skipped = loaded, part, reading.n_skipped
+        self._loaded, self._choice = loaded, part
         self._maximum = torch.from_numpy(maximum).to(device)
         self._histogram = torch.zeros(info.n_neurons_per_layer * N_BINS, dtype=torch.int64, device=device)
         n_around = TOKENS_BEFORE + 1 + TOKENS_AFTER
         self._xhat = torch.empty((len(part.row_contexts), info.d_model), dtype=torch.float16, device=device)
-        self._around = torch.empty((len(part.contexts), n_around), dtype=torch.float16, device=device)
+        self._scales = torch.ones(len(part.row_contexts), device=device)
+        dtype = torch.float32 if info.gated else torch.float16
+        self._around = torch.empty((len(part.contexts), n_around), dtype=dtype, device=device)
 
     @property
     def collected(self) -> Collected:
         histogram = self._histogram.reshape(-1, N_BINS).cpu().numpy()
         return Collected(
-            _fetched(self._xhat), _fetched(self._around), histogram.astype(np.min_scalar_type(len(self._loaded)))
+            _fetched(self._xhat),
+            _fetched(self._scales),
+            _fetched(self._around),
+            histogram.astype(np.min_scalar_type(len(self._loaded))),
         )
 
-    def see(self, batch: Batch, residual: Tensor, activations: Tensor) -> None:
+    def see(self, batch: Batch, residual: Tensor, activations: Tensor, strength: Tensor) -> None:
+        """strength (b, N): of the contexts' key activations."""
         slot = np.full(len(self._loaded), -1)
         slot[batch.numbers - self._loaded.first] = np.arange(len(batch.numbers))
         self._keep_rows(slot, residual)
         self._keep_around(slot, batch, activations)
-        highest, _ = _key_tokens(activations, batch, self._n_skipped)
-        self._count(highest)
+        self._count(strength.to(self._maximum.device))
 
     def _keep_rows(self, slot: Array, residual: Tensor) -> None:
         slots = slot[self._choice.row_contexts - self._loaded.first]
         mine = np.flatnonzero(slots >= 0)
         rows = residual[_index(slots[mine], residual), _index(self._choice.row_positions[mine], residual)]  # (P', D)
-        self._xhat[_index(mine, residual)] = self._model.normalise(self._layer, rows).half()
+        xhat, at = self._model.normalise(self._layer, rows).to(self._xhat.device), _index(mine, self._xhat)
+        if not self._model.bounded:
+            scales = _scales(xhat)
+            self._scales[at] = scales
+            xhat = xhat / scales[:, None]
+        self._xhat[at] = xhat.half()
 
     def _keep_around(self, slot: Array, batch: Batch, activations: Tensor) -> None:
         slots = slot[self._choice.contexts - self._loaded.first]
@@ -291,14 +337,21 @@ class _LayerCollector:
         )
         places = positions + torch.arange(-TOKENS_BEFORE, TOKENS_AFTER + 1, device=activations.device)  # (E', 31)
         outside = (places < 0) | (places >= lengths)
-        around = activations[rows, places.masked_fill(outside, 0), neurons].half()
-        self._around[_index(mine, activations)] = around.masked_fill(outside, 0)  # never read, but hashed
+        around = activations[rows, places.masked_fill(outside, 0), neurons].to(self._around)
+        outside = outside.to(around.device)
+        self._around[_index(mine, around)] = around.masked_fill(outside, 0)  # never read, but hashed
 
-    def _count(self, highest: Tensor) -> None:
+    def _count(self, strength: Tensor) -> None:
         """Add the key activations (b, N) to 64 bins from 0 to the maximum; those at or below 0 are in none."""
-        bins = (highest / self._maximum * N_BINS).long().clamp(0, N_BINS - 1)
-        flat = bins + torch.arange(highest.shape[1], device=highest.device) * N_BINS
-        self._histogram += torch.bincount(flat[highest > 0], minlength=len(self._histogram))
+        bins = (strength / self._maximum * N_BINS).long().clamp(0, N_BINS - 1)
+        flat = bins + torch.arange(strength.shape[1], device=strength.device) * N_BINS
+        self._histogram += torch.bincount(flat[strength > 0], minlength=len(self._histogram))
+
+
+def _scales(rows: Tensor) -> Tensor:
+    """(P,) powers of two that leave the largest entry of each row (P, D) within 2¹⁴ to 2¹⁵, in float16's range."""
+    largest = rows.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.exp2(torch.floor(torch.log2(largest)) - 14)
 
 
 def _index(values: Array, like: Tensor) -> Tensor:

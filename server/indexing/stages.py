@@ -17,7 +17,7 @@ from polysem.server.corpus.documents import Corpus, Document, Texts, digest_of
 from polysem.server.corpus.ranges import Range
 from polysem.server.index.contexts import ContextRange, Cut, LoadedContexts
 from polysem.server.indexing import choose, scan, selection
-from polysem.server.indexing.scan import KeyActivations, LayerChoice, ReadOptions, Scan
+from polysem.server.indexing.scan import KeyActivations, ReadOptions, RunChoice, Scan
 from polysem.server.indexing.windows import Windowing, cut
 from polysem.server.model.model import Model
 
@@ -85,29 +85,27 @@ class ScanStage:
                 part = reducer.submit(self._reduced, found, model.info)
                 found = scan.key_activations(model, some, self.reading, advance)
                 parts.append(part.result())
-        info = model.info
-        return lambda: choose.flattened(
-            joined([*parts, self._reduced(found, info)], self.rule, self.given), info.n_layers
-        )
+        info, n_runs = model.info, len(self.reading.runs)
+        return lambda: choose.flattened(joined([*parts, self._reduced(found, info)], self.rule, self.given), n_runs)
 
     def _reduced(self, found: KeyActivations, info: ModelInfo) -> Scan:
-        return scan.reduced(found, info, self.rule, self.given)
+        return scan.reduced(found, info, self.reading, self.rule, self.given)
 
 
 @dataclass(frozen=True)
 class CollectStage:
-    """maximum: (J,) float32, over the whole corpus."""
+    """maximum: (J,) float32 strengths, over the whole corpus."""
 
     reading: ReadOptions
     maximum: Array
 
     def __call__(
-        self, model: Model, taken: tuple[LoadedContexts | ContextRange, Sequence[LayerChoice]], advance: Advance
+        self, model: Model, taken: tuple[LoadedContexts | ContextRange, Sequence[RunChoice]], advance: Advance
     ) -> Callable[[], Arrays]:
         loaded, parts = taken
-        layers = scan.collect(model, _read(loaded), parts, self.maximum, self.reading, advance)
+        runs = scan.collect(model, _read(loaded), parts, self.maximum, self.reading, advance)
         return lambda: {
-            f"{name}_{layer}": array for layer, part in enumerate(layers) for name, array in part._asdict().items()
+            f"{name}_{run}": array for run, part in enumerate(runs) for name, array in part._asdict().items()
         }
 
 

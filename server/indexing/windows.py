@@ -17,17 +17,23 @@ _BATCH = 256  # documents tokenised at once
 
 @dataclass(frozen=True)
 class Windowing:
-    """How documents are cut. bos_id: the token that begins each window, or None."""
+    """How documents are cut.
+
+    bos_id          the token that begins each window, or None
+    skip_positions  tokens after it that are never key tokens; a window of no more is left out
+    """
 
     context_length: int
     windows: Literal["first", "all"]
     bos_id: int | None
+    skip_positions: int = 0
 
     def cut(self, ids: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
         """(start, tokens of the document from there) of each window."""
         room = self.context_length - (self.bos_id is not None)
         for start in range(0, len(ids), room):
-            yield start, ids[start : start + room]
+            if len(window := ids[start : start + room]) > self.skip_positions:
+                yield start, window
             if self.windows == "first":
                 return
 
@@ -48,12 +54,13 @@ def cut(
     for batch in _batches(documents):
         flat: list[int] = []
         for document, ids in zip(batch, tokenizer.encode([d.text for d in batch]), strict=True):
-            for start, window in windowing.cut(ids):
+            windows = list(windowing.cut(ids))
+            for start, window in windows:
                 flat += (*head, *window)
                 lengths.append(len(head) + len(window))
                 numbers.append(len(names))
                 starts.append(start)
-            if ids:
+            if windows:
                 names.append(document.name.encode())
         tokens.append(np.array(flat, dtype))
         advance(len(batch))

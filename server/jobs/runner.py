@@ -352,4 +352,5 @@ def _sync(folder: Path) -> None:
 
 
 def _recipe(spec: IndexSpec) -> Recipe:
-    return Recipe(spec.selection, spec.context_length or None, spec.windows, spec.bos)
+    length, sides = spec.context_length or None, spec.sides or None
+    return Recipe(spec.selection, length, spec.windows, spec.bos, sides, spec.layers, spec.skip_positions)

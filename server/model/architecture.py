@@ -1,19 +1,22 @@
 """What a family of models says of itself: all that the rest of the server asks of one.
 
-The MLP of a layer reads a vector x of the residual stream through a norm, by the input weights of its neurons. A family
-says where that is in its modules; `Model` reads it there.
+The MLP of a layer reads a vector x of the residual stream, most often through a norm, by the input weights of its
+neurons. A family says where that is in its modules; `Model` reads it there.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Normalise = Callable[[Tensor], Tensor]
+
 
 class Sizes(NamedTuple):
-    """Of a model; context_length in tokens, n_tokens that it has embeddings of."""
+    """The sizes of a model; context_length in tokens, n_tokens that it has embeddings of."""
 
     n_layers: int
     n_neurons_per_layer: int
@@ -27,20 +30,24 @@ class Mlp(NamedTuple):
 
     reads      the module whose first input is x (…, D), before its norm
     normalise  x̂ (P, D) float32 of x (P, D): the norm without γ and β
-    gamma      (D,) of the norm
-    beta       (D,), or None where the norm has none
-    weights    (N, D): row j holds the input weights of neuron j; a view
+    gamma      (D,) of the norm, or None where it has none
+    beta       (D,), or None where the norm has none; a gated MLP's has none
+    weights    (N, D): row j holds the input weights of neuron j, of a gated MLP those of its gate; a view
     biases     (N,), or None where the neurons have none
     writes     the module whose first input are the activations (…, N)
+    up         (N, D): of a gated MLP, the weights that the gate multiplies
+    up_biases  (N,), or None
     """
 
     reads: nn.Module
-    normalise: Callable[[Tensor], Tensor]
-    gamma: Tensor
+    normalise: Normalise
+    gamma: Tensor | None
     beta: Tensor | None
     weights: Tensor
     biases: Tensor | None
     writes: nn.Module
+    up: Tensor | None = None
+    up_biases: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +57,34 @@ class Family:
     model_type  its name in config.json
     sizes       of the model that a config describes
     mlps        of a model of transformers, without its head: one a layer, in order
+    gated       an activation is act(g) · u
+    bounded     a norm bounds what the MLP reads
+    refuses     what in a config makes it a model that is not read, in words; None: nothing
     """
 
     model_type: str
     sizes: Callable[[Any], Sizes]
     mlps: Callable[[Any], Sequence[Mlp]]
+    gated: bool = False
+    bounded: bool = True
+    refuses: Callable[[Any], str | None] = lambda config: None
 
 
-def layer_norm(eps: float) -> Callable[[Tensor], Tensor]:
+def layer_norm(eps: float) -> Normalise:
     """LayerNorm without γ and β: mean 0, variance 1."""
     return lambda x: functional.layer_norm(x.float(), x.shape[-1:], eps=eps)
+
+
+def rms_norm(eps: float) -> Normalise:
+    """RMSNorm without γ: mean square 1."""
+
+    def normalise(x: Tensor) -> Tensor:
+        x = x.float()
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+    return normalise
+
+
+def no_norm(x: Tensor) -> Tensor:
+    """The vector as it is."""
+    return x.float()

@@ -1,5 +1,7 @@
 """Devices by name, and what is known of them."""
 
+from pathlib import Path
+
 import torch
 
 from polysem.proto.errors import InvalidArgument
@@ -26,6 +28,28 @@ def device_memory(device: torch.device) -> dict[str, float]:
         return {}
     free, total = torch.cuda.mem_get_info(device)
     return {"held": torch.cuda.memory_reserved(device), "free": free, "total": total}
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes of memory that are free on the device, for a CPU within its control group; None where that is unknown."""
+    if device.type != "cpu":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        cached = next(
+            int(line.split()[1])
+            for line in (group / "memory.stat").read_text().splitlines()
+            if line.startswith("inactive_file ")
+        )
+        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, StopIteration, ValueError):  # no group, or one without a limit
+        return free
+    return min(free, most - used + cached)
 
 
 def device_name(device: torch.device) -> str:

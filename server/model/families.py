@@ -1,5 +1,6 @@
 """The families of models that can be read."""
 
-from polysem.server.model.gpt2 import GPT2
+from polysem.server.model.gated import GATED
+from polysem.server.model.ungated import UNGATED
 
-FAMILIES = {family.model_type: family for family in (GPT2,)}
+FAMILIES = {family.model_type: family for family in (*UNGATED, *GATED)}

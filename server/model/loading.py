@@ -2,13 +2,17 @@
 
 import logging
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownModel
-from polysem.server.model.devices import resolve_device
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, UnknownModel
+from polysem.server.model import checkpoint
+from polysem.server.model.checkpoint import Find, StoredTensor, first_line
+from polysem.server.model.devices import device_name, free_bytes, resolve_device
 from polysem.server.model.families import FAMILIES
 from polysem.server.model.model import DTYPES, Model
 from polysem.server.model.tokenizer import Tokenizer
@@ -19,15 +23,45 @@ log = logging.getLogger(__name__)
 
 
 def load(name: str, device: str = "auto", dtype: str = "float32") -> Model:
-    """The model of that name, resident on `device`.
+    """Return the model of that name, resident on `device`.
 
     name    "demo", a folder, or a hub name; safetensors only, no remote code
     device  cpu, cuda, cuda:1 …, or auto: cuda where there is one
     dtype   of the forward pass: float32; bfloat16; or tf32, where a GPU rounds the operands of float32 products
 
-    Raises UnknownModel where there is none, FailedPrecondition where it is of no known family or has no tokenizer,
-    InvalidArgument for a device or dtype that this machine does not have.
+    Weights go to the device in that dtype, a tensor at a time: beside the model, memory holds a few of them.
+
+    Raises UnknownModel where there is none; FailedPrecondition where it is of no known family, where its config,
+    weights or tokenizer are not what that family reads, or where it does not fit; InvalidArgument for a device or dtype
+    that this machine does not have.
     """
+    place = _checked_device(device, dtype)
+    source = _source(name)
+    find = _finder(name, source)
+    path = find("config.json")
+    if path is None:
+        raise UnknownModel(
+            f"cannot read a model {name!r}: there is no such folder, and no config.json of that name on the hub or in "
+            "its cache; give 'demo', a folder or a hub name such as gpt2"
+        )
+    family = checkpoint.check_kind(name, checkpoint.read_config(name, path), FAMILIES, find)
+    _quiet_transformers()
+    config = _config(name, source)
+    if switch := family.refuses(config):
+        raise FailedPrecondition(f"{name!r} is a {config.model_type} model with {switch}, which Polysem does not read")
+    stored = checkpoint.stored_tensors(name, find)
+    if (n_layers := family.sizes(config).n_layers) > len(stored):
+        raise FailedPrecondition(f"the config.json of {name!r} says {n_layers:,} layers, for {len(stored)} weights")
+    causal = _empty(name, config)
+    weights = checkpoint.matched(name, causal, stored)
+    tokenizer = _tokenizer(name, source, family.sizes(config).n_tokens)
+    _check_room(name, weights, place, dtype)
+    transformer = _filled(name, type(causal.base_model), config, weights, place, DTYPES[dtype])
+    id_ = name if name == DEMO_MODEL else source
+    return Model(id_, family, transformer, tokenizer, place, dtype, checkpoint.sha256(weights, _own_dtype(config)))
+
+
+def _checked_device(device: str, dtype: str) -> torch.device:
     if dtype not in DTYPES:
         raise InvalidArgument(f"unknown dtype {dtype!r}: choose {', '.join(DTYPES)}", "dtype")
     place = resolve_device(device)
@@ -35,47 +69,7 @@ def load(name: str, device: str = "auto", dtype: str = "float32") -> Model:
         raise InvalidArgument("tf32 is arithmetic of GPUs; on the CPU choose float32 or bfloat16", "dtype")
     if dtype == "bfloat16" and place.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         log.warning("this CPU has no bfloat16 arithmetic: reading will take many times as long as in float32")
-    source = _source(name)
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModel, AutoTokenizer  # seconds to import, so not before needed
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UnknownModel(f"cannot read a model {name!r}: {_first_line(error)}") from error
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise FailedPrecondition(f"{name!r} is a {config.model_type} model; Polysem reads {', '.join(FAMILIES)}")
-    try:
-        loaded: Any = AutoModel.from_pretrained(
-            source,
-            config=config,
-            use_safetensors=True,
-            dtype="auto",
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise FailedPrecondition(f"cannot load the weights of {name!r}: {_first_line(error)}") from error
-    transformer, found = loaded
-    if missing := sorted(found["missing_keys"]):  # transformers would make them up
-        raise FailedPrecondition(
-            f"the weights of {name!r} are incomplete: {len(missing)} missing, such as {missing[0]}"
-        )
-    try:
-        hugging_face_tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise FailedPrecondition(f"{name!r} has no tokenizer that can be read: {_first_line(error)}") from error
-    tokenizer = Tokenizer(hugging_face_tokenizer)
-    if not any(tokenizer.encode(["text"])):  # what transformers makes of a folder without one
-        raise FailedPrecondition(f"{name!r} has no tokenizer that can be read: it knows no tokens")
-    if tokenizer.n_tokens > (n_tokens := family.sizes(config).n_tokens):
-        raise FailedPrecondition(
-            f"the tokenizer of {name!r} has {tokenizer.n_tokens} tokens, but the model only {n_tokens}"
-        )
-    return Model(name if name == DEMO_MODEL else source, family, transformer, tokenizer, place, dtype)
+    return place
 
 
 def _source(name: str) -> str:
@@ -85,12 +79,98 @@ def _source(name: str) -> str:
     folder = Path(os.path.expanduser(name))  # "~nobody" stays as it is
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UnknownModel(f"the folder {name!r} holds no model: it has no config.json")
+            gguf = next((f" (only {path.name}, a GGUF file)" for path in sorted(folder.glob("*.gguf"))), "")
+            raise UnknownModel(f"the folder {name!r} holds no model: it has no config.json{gguf}")
         return str(folder.resolve())
+    if folder.is_file() and folder.suffix in (".gguf", ".safetensors"):
+        raise UnknownModel(
+            f"{name!r} is a single file; Polysem reads a folder with config.json, tokenizer and safetensors"
+            + (", so convert the GGUF file to one" if folder.suffix == ".gguf" else "")
+        )
     if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
         raise UnknownModel(f"there is no model folder {name!r}; give 'demo', a folder or a hub name such as gpt2")
     return name
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _finder(name: str, source: str) -> Find:
+    """Files of the model by name: of the folder, or of the hub, which is asked for what is not in its cache."""
+    folder = Path(source)
+    if folder.is_dir():
+        return lambda file: folder / file if (folder / file).is_file() else None
+
+    def find(file: str) -> Path | None:
+        from transformers.utils.hub import cached_file
+
+        try:
+            path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError) as error:
+            raise UnknownModel(f"cannot read a model {name!r}: {first_line(error)}") from error
+        return None if path is None else Path(path)
+
+    return find
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging as theirs
+
+    theirs.disable_progress_bar()  # type: ignore[no-untyped-call]
+    theirs.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _in_words(beginning: str) -> Iterator[None]:
+    """Whatever transformers raises, as FailedPrecondition: of a wrong config it may be anything."""
+    try:
+        yield
+    except PolysemError as error:
+        raise FailedPrecondition(f"{beginning}: {error.message}") from error
+    except Exception as error:
+        raise FailedPrecondition(f"{beginning}: {type(error).__name__}, {first_line(error)}") from error
+
+
+def _config(name: str, source: str) -> Any:
+    from transformers import AutoConfig  # seconds to import, so not before needed
+
+    with _in_words(f"the config.json of {name!r} cannot be"):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+
+
+def _empty(name: str, config: Any) -> Any:
+    """The model with its head, without memory for weights."""
+    from transformers import AutoModelForCausalLM
+
+    with _in_words(f"the config.json of {name!r} cannot be"), torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+
+
+def _tokenizer(name: str, source: str, n_rows: int) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    with _in_words(f"{name!r} has no tokenizer that can be read"):
+        return Tokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False), n_rows)
+
+
+def _check_room(name: str, weights: Mapping[str, StoredTensor], place: torch.device, dtype: str) -> None:
+    size = DTYPES[dtype].itemsize
+    needed = sum(tensor.n_bytes // tensor.dtype.itemsize * size for tensor in weights.values())
+    free = free_bytes(place)
+    if free is not None and needed > free:
+        raise FailedPrecondition(
+            f"{name!r} takes {needed / 1e9:,.1f} GB in {dtype}, and {device_name(place)} has {free / 1e9:,.1f} GB "
+            "free; choose a device with more memory" + (", or --dtype bfloat16" if size == 4 else "")
+        )
+
+
+def _filled(
+    name: str, kind: Any, config: Any, weights: Mapping[str, StoredTensor], place: torch.device, dtype: torch.dtype
+) -> Any:
+    """The model of transformers, its weights read from their files one by one."""
+    on_device = {} if place.type == "cpu" else {"device_map": {"": place}}
+    with _in_words(f"cannot load the weights of {name!r}"):
+        return kind.from_pretrained(None, config=config, state_dict=dict(weights), dtype=dtype, **on_device)
+
+
+def _own_dtype(config: Any) -> torch.dtype | None:
+    """What the config says that the weights are meant in."""
+    dtype: torch.dtype | str | None = config.dtype
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype

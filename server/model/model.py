@@ -1,21 +1,21 @@
 """The resident model, read layer by layer where its MLP neurons can be seen.
 
-x̂ is the input of the norm before the MLP, normalised without γ and β; every embedding is x̂ ⊙ weights + offsets (four
-of them, see `Model.embedding_weights`). No logits are computed.
+x̂ is the input of the norm before the MLP, normalised without γ and β; every embedding is made of it
+(`Model.embedding_weights`). No logits are computed.
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polysem.proto.arrays import Array
+from polysem.proto.errors import InvalidArgument
 from polysem.proto.facts import ModelInfo
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.model.architecture import Family, Mlp
@@ -31,6 +31,27 @@ Visit = Callable[[int, Tensor, Tensor], None]
 Past = Sequence[tuple[Tensor, Tensor]]
 
 
+class EmbeddingWeights(NamedTuple):
+    """How B neurons embed x̂: e = x̂ ⊙ weights + offsets, and with `up` e = x̂ ⊙ (u · weights + g · up).
+
+    Then each example has a gate of its own, g = x̂ · weights + biases[:, 0] and u = x̂ · up + biases[:, 1].
+
+    weights  (B, D) float32
+    offsets  (B, D) float32, or None for zeros
+    up       (B, D) float32, or None
+    biases   (B, 2) float32, or None without `up`
+    """
+
+    weights: Tensor
+    offsets: Tensor | None = None
+    up: Tensor | None = None
+    biases: Tensor | None = None
+
+    def double(self) -> "EmbeddingWeights":
+        """The same in float64."""
+        return EmbeddingWeights(*(None if of is None else of.double() for of in self))  # type: ignore[arg-type]
+
+
 class _SeenEnough(Exception):
     """Ends a forward."""
 
@@ -44,6 +65,11 @@ class ModelDescription:
     dtype: str
     device: torch.device
 
+    @property
+    def wants_bos(self) -> bool:
+        """Contexts should begin with BOS: as the tokenizer does it, and in GPT-2, as the paper read it."""
+        return self.tokenizer.adds_bos or self.info.family == "gpt2"
+
 
 class Model(ModelDescription):
     """A model kept on one device, with its tokenizer.
@@ -52,23 +78,35 @@ class Model(ModelDescription):
     """
 
     def __init__(
-        self, id_: str, family: Family, transformer: Any, tokenizer: Tokenizer, device: torch.device, dtype: str
+        self,
+        id_: str,
+        family: Family,
+        transformer: Any,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        dtype: str,
+        sha256: str,
     ) -> None:
         sizes = family.sizes(transformer.config)
         info = ModelInfo(
             id=id_,
-            sha256=_weights_sha256(transformer),
+            sha256=sha256,
             n_layers=sizes.n_layers,
             n_neurons_per_layer=sizes.n_neurons_per_layer,
             d_model=sizes.d_model,
             context_length=sizes.context_length,
+            family=family.model_type,
+            gated=family.gated,
         )
         super().__init__(info, tokenizer, dtype, device)
-        self._transformer = transformer.to(device=device, dtype=DTYPES[dtype]).eval().requires_grad_(False)
+        self._transformer = transformer.to(device).eval().requires_grad_(False)
+        _fuse_gelu(self._transformer)
+        self.bounded = family.bounded
         self.mlps = family.mlps(self._transformer)
         arguments = inspect.signature(self._transformer.forward).parameters
         self._cache = "cache" if "cache" in arguments else "past_key_values"  # as transformers called it before
         self._visit: Visit | None = None
+        self._batch = 0, 0  # contexts and tokens of each, that are read now
         self._last_layer = sizes.n_layers - 1
         for layer, mlp in enumerate(self.mlps):
             self._watch(layer, mlp)
@@ -80,8 +118,9 @@ class Model(ModelDescription):
             read["residual"] = inputs[0]
 
         def show(_module: Any, inputs: tuple[Tensor, ...]) -> None:
-            if self._visit is not None:
-                self._visit(layer, read.pop("residual"), inputs[0])
+            if self._visit is not None:  # some modules see the tokens of all contexts one after the other
+                self._visit(layer, read["residual"].view(*self._batch, -1), inputs[0].view(*self._batch, -1))
+            read.clear()
             if layer == self._last_layer:
                 raise _SeenEnough
 
@@ -120,7 +159,7 @@ class Model(ModelDescription):
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _forward(self, tokens: Tensor, visit: Visit | None, last_layer: int | None, cache: Any) -> None:
-        self._visit = visit
+        self._visit, self._batch = visit, (tokens.shape[0], tokens.shape[1])
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
         self._last_layer = self.info.n_layers - 1 if last_layer is None else last_layer
@@ -132,32 +171,55 @@ class Model(ModelDescription):
             self._visit = None
 
     def reading_cost(self, n_tokens: Array) -> Array:
-        """Of forwards of so many tokens each, beside n_examples² · d_model of clustering, as far as time goes.
+        """Return the cost of forwards of n_tokens tokens each, in clustering units (n_examples² · d_model).
 
-        A block's products are 12 · d_model² multiply-adds a token, done some three times as fast as clustering's; a
-        short forward takes as long as one of 64 tokens.
+        A block's products are 4 · d_model² multiply-adds of attention a token, and 2 or, where it is gated, 3 ·
+        d_model · N of the MLP, done some three times as fast as clustering's; a short forward takes as long as one of
+        64 tokens.
         """
-        return 4.0 * self.info.n_layers * self.info.d_model**2 * np.maximum(n_tokens, 64)
+        info = self.info
+        products = 4 * info.d_model + (3 if info.gated else 2) * info.n_neurons_per_layer
+        return info.n_layers * info.d_model * products / 3 * np.maximum(n_tokens, 64)
 
     def normalise(self, layer: int, residual: Tensor) -> Tensor:
         """x̂ (P, D) float32 of residual rows (P, D), which the layer's MLP reads."""
         return self.mlps[layer].normalise(residual)
 
-    def embedding_weights(self, layer: int, neurons: Tensor, choice: EmbeddingChoice) -> tuple[Tensor, Tensor | None]:
-        """weights and offsets (B, D) float32, such that the embedding is e = x̂ ⊙ weights + offsets.
+    def check_choice(self, choice: EmbeddingChoice) -> None:
+        """Raise InvalidArgument for an embedding that the model's neurons do not have."""
+        if choice.embedding in ("gate", "up") and not self.info.gated:
+            raise InvalidArgument(
+                f"embedding {choice.embedding!r} is of gated neurons, and those of {self.info.id!r} "
+                f"({self.info.family}) are not; choose neuron or pre_mlp",
+                "embedding",
+            )
 
-        neurons  (B,) int64. Offsets are None where they are 0. Foote 2024, eq. 1; folded puts γ into the weights.
+    def embedding_weights(self, layer: int, neurons: Tensor, choice: EmbeddingChoice) -> EmbeddingWeights:
+        """How the neurons (B,) int64 embed x̂. Folded puts γ into the weights; without γ and β the modes are the same.
+
+        Foote 2024, eq. 1, for neurons that are not gated; else h ⊙ ∂z/∂h of z = g · u.
         """
-        mlp = self.mlps[layer]
-        gamma = mlp.gamma.float()
-        beta = None if mlp.beta is None or choice.layer_norm == "folded" else mlp.beta.float()
-        b = (len(neurons), self.info.d_model)
+        self.check_choice(choice)
+        mlp, b = self.mlps[layer], (len(neurons), self.info.d_model)
+        gamma = torch.ones(b[1], device=self.device) if mlp.gamma is None else mlp.gamma.float().to(self.device)
+        beta = None if mlp.beta is None or choice.layer_norm == "folded" else mlp.beta.float().to(self.device)
         if choice.embedding == "pre_mlp":
             if choice.layer_norm == "folded":
-                return torch.ones(b, device=self.device), None
-            return gamma.expand(b).contiguous(), None if beta is None else beta.expand(b).contiguous()
-        rows = _rows(mlp.weights, neurons.to(self.device))
-        return _scaled(rows, gamma), None if beta is None else _scaled(rows, beta)
+                return EmbeddingWeights(torch.ones(b, device=self.device))
+            return EmbeddingWeights(gamma.expand(b).contiguous(), None if beta is None else beta.expand(b).contiguous())
+        own = neurons.to(mlp.weights.device)
+        matrix = mlp.up if mlp.up is not None and choice.embedding == "up" else mlp.weights
+        rows = _rows(matrix, own).to(self.device)
+        weights, offsets = _scaled(rows, gamma), None if beta is None else _scaled(rows, beta)
+        if mlp.up is None or choice.embedding != "neuron":
+            return EmbeddingWeights(weights, offsets)
+        biases = [torch.zeros(b[0]) if of is None else of[own].float() for of in (mlp.biases, mlp.up_biases)]
+        return EmbeddingWeights(
+            weights,
+            None,
+            _scaled(_rows(mlp.up, own).to(self.device), gamma),
+            torch.stack([of.to(self.device) for of in biases], dim=1),
+        )
 
 
 def _rows(matrix: Tensor, which: Tensor) -> Tensor:
@@ -178,10 +240,9 @@ def _scaled(rows: Tensor, by: Tensor) -> Tensor:
     return rows * by
 
 
-def _weights_sha256(transformer: Any) -> str:
-    """Of names, shapes and values as stored in the checkpoint, whatever its file layout."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(transformer.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _fuse_gelu(transformer: nn.Module) -> None:
+    """The same function in one pass over memory instead of eight."""
+    for module in list(transformer.modules()):
+        for name, child in module.named_children():
+            if type(child).__name__ == "NewGELUActivation":
+                setattr(module, name, nn.GELU("tanh"))

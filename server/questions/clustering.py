@@ -163,7 +163,10 @@ class ClusterWork:
 
     def _cluster(self, batch: DeviceBatch) -> Clustered:
         n = batch.n_examples
-        d = distances.gathered_cosine_distances(batch.rows, batch.example_rows, batch.weights, n, batch.offsets)
+        how = batch.how
+        d = distances.gathered_cosine_distances(
+            batch.rows, batch.example_rows, how.weights, n, how.offsets, up=how.up, factors=batch.factors
+        )
         trees = self._trees(d, n) if self.clustering.neighbours is None else self._neighbour_trees(batch)
         labels = tree.cut(trees, n, self.clustering.distance_threshold)
         at = [
@@ -230,8 +233,10 @@ class ClusterWork:
 
 def _unit(batch: DeviceBatch, b: int, n: int) -> Tensor:
     """(n, D) float32: the unit embeddings of the batch's neuron b."""
-    offsets = None if batch.offsets is None else batch.offsets[b]
-    return unit_embeddings(batch.rows[batch.example_rows[b, :n]], batch.weights[b], offsets)
+    weights, offsets, up, _ = (None if of is None else of[b] for of in batch.how)
+    assert weights is not None
+    factors = None if batch.factors is None else batch.factors[b, :n]
+    return unit_embeddings(batch.rows[batch.example_rows[b, :n]], weights, offsets, up, factors)
 
 
 def _too_little(error: Exception, batch: DeviceBatch) -> FailedPrecondition:
@@ -309,12 +314,13 @@ def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int) ->
 
 
 def work_of(engine: Engine, index: Index, choice: EmbeddingChoice, clustering: Clustering) -> ClusterWork:
-    """The work of clustering neurons of the index."""
+    """The work of clustering neurons of the index. Raises InvalidArgument for an embedding that they do not have."""
+    engine.model.check_choice(choice)
     return ClusterWork(engine.model, index, choice, clustering.canonical(), engine.neighbour_library)
 
 
 def plan(engine: Engine, query: ClusterQuery) -> Plan:
     """Raises UnknownIndex, UnknownNeuron, InvalidArgument; so do the plans of other questions."""
-    index = engine.index(query.index)
+    index = engine.index(query.index, query.side)
     work = work_of(engine, index, query.choice, query.clustering)
     return Plan(work, engine.neurons(index, query.neurons), engine.provenance(index, query.choice, work.clustering))

@@ -11,7 +11,7 @@ from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
 from polysem.server.questions.engine import Engine, Plan
-from polysem.server.questions.resident import device_batches
+from polysem.server.questions.resident import device_batches, embedded
 
 
 @dataclass(frozen=True, eq=True)
@@ -32,15 +32,16 @@ class EmbedWork:
         embeddings = np.empty((int(n_examples.sum()), self.model.info.d_model), np.float32)
         offsets = columns.from_counts(n_examples)
         for batch in device_batches(self.model, self.index, items, self.choice):
-            e = batch.rows[batch.example_rows].float() * batch.weights[:, None]  # (B, N, D)
-            if batch.offsets is not None:
-                e += batch.offsets[:, None]
+            e = embedded(batch.rows[batch.example_rows], batch.how, batch.factors)  # (B, N, D)
+            if batch.scales is not None:
+                e *= batch.scales[batch.example_rows][..., None]
             places = offsets[batch.places][:, None] + np.arange(batch.used.shape[1])
             embeddings[places[batch.used]] = e.cpu().numpy()[batch.used]
         return EmbeddingBatch(items, n_examples, embeddings)
 
 
 def plan(engine: Engine, query: EmbedQuery) -> Plan:
-    index = engine.index(query.index)
+    index = engine.index(query.index, query.side)
+    engine.model.check_choice(query.choice)
     work = EmbedWork(engine.model, index, query.choice)
     return Plan(work, engine.neurons(index, query.neurons), engine.provenance(index, query.choice))

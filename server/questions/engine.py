@@ -13,6 +13,7 @@ from polysem.proto.errors import InvalidArgument, UnknownIndex
 from polysem.proto.facts import Provenance
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
+from polysem.proto.sides import Side
 from polysem.proto.wire.columns import AnyBatch
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
@@ -66,20 +67,22 @@ class Engine:
         """Requests under way keep it."""
         self.indexes = {other: index for other, index in self.indexes.items() if other != name}
 
-    def index(self, name: str) -> Index:
-        """The index of that name; none: the default. Raises UnknownIndex."""
+    def index(self, name: str, side: Side = "positive") -> Index:
+        """A side of the index of that name; none: the default. Raises UnknownIndex, and FailedPrecondition for a side
+        that it does not hold."""
         try:
-            return self.indexes[name or self.default_index]
+            return self.indexes[name or self.default_index].of(side)
         except KeyError:
             raise UnknownIndex(f"there is no index {name!r} here; the server has {', '.join(self.indexes)}") from None
 
     def neurons(self, index: Index, ranges: Sequence[NeuronRange]) -> IntArray:
-        """(B, 2) of the ranges. Raises UnknownNeuron, and InvalidArgument for too many."""
+        """(B, 2) of the ranges. Raises UnknownNeuron, FailedPrecondition for a layer that the index does not hold, and
+        InvalidArgument for too many."""
         n = index.info.n_neurons_per_layer
         named = sum(
             1 + r.last - r.first if r.first is not None and r.last is not None
             else n if r.layer is not None
-            else n * index.info.n_layers
+            else n * len(index.info.held_layers)
             for r in ranges
         )  # fmt: skip
         if named > MAX_NEURONS_PER_REQUEST:
@@ -94,4 +97,6 @@ class Engine:
     ) -> Provenance:
         """What an answer about the index depends on."""
         info = index.info
-        return Provenance(info.name, index.sha256, info.model_id, info.model_sha256, self._version, choice, clustering)
+        return Provenance(
+            info.name, index.sha256, info.model_id, info.model_sha256, self._version, choice, clustering, index.side
+        )

@@ -136,6 +136,6 @@ class _Example(NamedTuple):
 
 
 def plan(engine: Engine, query: ExampleQuery) -> Plan:
-    index = engine.index(query.index)
+    index = engine.index(query.index, query.side)
     work = ExampleWork(engine.model, index, query.whole_context)
     return Plan(work, work.items(engine.neurons(index, query.neurons), query.examples), engine.provenance(index))

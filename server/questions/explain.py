@@ -25,7 +25,8 @@ from polysem.proto.questions.explain import (
 )
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
-from polysem.server.model.model import Model, Visit
+from polysem.server.model.model import EmbeddingWeights, Model, Visit
+from polysem.server.model.tokenizer import Pieces
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.resident import device_batches
@@ -45,6 +46,7 @@ class ExplainWork:
     """Items are tokens of the text: (position,).
 
     ids          the text's tokens, without BOS
+    texts        of each of them
     neurons      (layer, neuron) of each, in the order asked; none: the n_strongest at each token
     labels       of each neuron's dataset examples, as `clustering` has them
     """
@@ -58,6 +60,7 @@ class ExplainWork:
     min_activation_fraction: float
     n_strongest: int
     labels: Sequence[Array] = field(compare=False, repr=False)
+    texts: Sequence[str] = field(compare=False, repr=False)
     _done: list[ExplanationBatch] = field(default_factory=list, compare=False, repr=False)
 
     def items(self) -> IntArray:
@@ -93,18 +96,24 @@ class ExplainWork:
         n_each = len(neurons) // len(self.ids)
         return ExplanationBatch(
             positions=self.items()[:, 0],
-            tokens=self.model.tokenizer.texts(self.ids),
+            tokens=self.texts,
             n_activations=np.full(len(self.ids), n_each, np.int32),
             active_neurons=neurons,
             activations=activations.astype(np.float32),
-            shares=np.divide(activations, maximum, out=np.full(len(neurons), np.nan, np.float32), where=maximum > 0),
+            shares=np.divide(
+                activations,
+                maximum,
+                out=np.full(len(neurons), np.nan, np.float32),
+                where=self.index.sign * maximum > 0,
+            ),
             fires=self._fires(activations, maximum).astype(np.int32),
             clusters=clusters.astype(np.int32),
             distances=distances.astype(np.float32),
         )
 
     def _fires(self, activations: Array, maximum: Array) -> Array:
-        return (activations > 0) & (activations >= np.float32(self.min_activation_fraction) * maximum)
+        strength, most = self.index.sign * activations, self.index.sign * maximum
+        return (strength > 0) & (strength >= np.float32(self.min_activation_fraction) * most)
 
     # ---- Neurons that were named
 
@@ -136,31 +145,38 @@ class ExplainWork:
         The mean distance to a cluster's members is 1 − ⟨unit embedding, mean of theirs⟩.
         """
         (batch,) = device_batches(self.model, self.index, neuron, self.choice)
-        members = self._units(batch.rows[batch.example_rows[0]], batch.weights, batch.offsets)  # (n, D)
+        rows, scales = batch.rows[batch.example_rows[0]].double(), batch.scales
+        if scales is not None:
+            rows = rows * scales[batch.example_rows[0]][:, None]
+        members = self._units(rows, batch.how)  # (n, D)
         which = torch.from_numpy(labels.astype(np.int64)).to(members.device)
         sums = torch.zeros((int(labels.max()) + 1, members.shape[1]), dtype=torch.float64, device=members.device)
         means = sums.index_add(0, which, members) / torch.bincount(which)[:, None]  # (C, D)
-        mean_distances = 1 - self._units(xhat, batch.weights, batch.offsets) @ means.T  # (F, C)
+        mean_distances = 1 - self._units(xhat, batch.how) @ means.T  # (F, C)
         least, nearest = (found.cpu().numpy() for found in mean_distances.min(dim=1))
         return np.where(least <= self.clustering.distance_threshold, nearest, -1), least.clip(0, 2)
 
-    def _units(self, xhat: Tensor, weights: Tensor, offsets: Tensor | None) -> Tensor:
-        """(P, D) float64 unit embeddings of x̂ (P, D); 0 where the embedding is."""
-        e = xhat.double() * weights.double()
-        return functional.normalize(e if offsets is None else e + offsets.double(), dim=1)
+    def _units(self, xhat: Tensor, how: EmbeddingWeights) -> Tensor:
+        """(P, D) float64 unit embeddings of x̂ (P, D) by one neuron; 0 where the embedding is."""
+        x, (weights, offsets, up, biases) = xhat.double(), how.double()
+        if up is not None and biases is not None:
+            weights = (x @ up.T + biases[:, 1]) * weights + (x @ weights.T + biases[:, 0]) * up
+        e = x * weights
+        return functional.normalize(e if offsets is None else e + offsets, dim=1)
 
     # ---- The strongest
 
     def _of_the_strongest(self) -> _Firings:
         """Of each token the neurons with the highest shares of their maxima, hardest first; no clusters."""
         comparable = _comparable(self.index)  # (L, N)
+        sign = self.index.sign
         maximum = torch.from_numpy(np.where(comparable, self.index.statistics.maximum, 0)).to(self.model.device)
         n, k = maximum.shape[1], min(self.n_strongest, int(comparable.sum()))
         found: list[tuple[Tensor, Tensor, Tensor]] = []  # shares, activations, flat neurons: (T, k) of each layer
 
         def visit(layer: int, _residual: Tensor, a: Tensor) -> None:
             activations = a[0, self._n_before :].float()  # (T, N)
-            shares = torch.where(maximum[layer] > 0, activations / maximum[layer], -torch.inf)
+            shares = torch.where(sign * maximum[layer] > 0, activations / maximum[layer], -torch.inf)
             best = shares.topk(min(k, n), dim=1).indices
             found.append((shares.gather(1, best), activations.gather(1, best), layer * n + best))
 
@@ -175,7 +191,8 @@ class ExplainWork:
 
     def _read(self, visit: Visit) -> None:
         before = [self.model.tokenizer.bos_id] if self.index.info.bos else []
-        self.model.read(torch.tensor([[*before, *self.ids]]), visit)
+        held = self.index.info.held_layers
+        self.model.read(torch.tensor([[*before, *self.ids]]), visit, held[-1])
 
     @property
     def _n_before(self) -> int:
@@ -188,7 +205,7 @@ def _comparable(index: Index) -> Array:
 
     One that hardly ever fires comes near its tiny maximum at any token.
     """
-    maximum = index.statistics.maximum  # (L, N)
+    maximum = index.sign * index.statistics.maximum  # (L, N)
     firing = np.where(maximum > 0, maximum, np.nan)
     usual = np.array([[np.nanmedian(of_layer) if (of_layer > 0).any() else np.inf] for of_layer in firing])
     least = min(LEAST_EXAMPLES_OF_STRONGEST, index.info.selection.max_examples)
@@ -196,11 +213,11 @@ def _comparable(index: Index) -> Array:
 
 
 class ExplainPlan(NamedTuple):
-    """clustering: of the neurons (K, 2) that were named. ids: the text's tokens, without BOS."""
+    """clustering: of the neurons (K, 2) that were named. pieces: the text's tokens, without BOS."""
 
     clustering: ClusterWork
     neurons: IntArray
-    ids: tuple[int, ...]
+    pieces: Pieces
     query: ExplainQuery
     provenance: Provenance
 
@@ -210,20 +227,22 @@ class ExplainPlan(NamedTuple):
         work = ExplainWork(
             self.clustering.model,
             self.clustering.index,
-            self.ids,
+            tuple(self.pieces.ids),
             tuple((layer, neuron) for layer, neuron in self.neurons.tolist()),
             query.choice,
             query.clustering,
             query.min_activation_fraction,
             query.n_strongest,
             labels,
+            self.pieces.texts,
         )
         return Plan(work, work.items(), self.provenance)
 
 
 def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
     """Also raises InvalidArgument for a text that the model cannot read at once. Cost: the text is tokenised."""
-    index = engine.index(query.index)
+    index = engine.index(query.index, query.side)
+    engine.model.check_choice(query.choice)
     neurons = engine.neurons(index, query.neurons) if query.neurons else np.zeros((0, 2), np.int32)
     if len(neurons) > MAX_EXPLAINED:
         raise InvalidArgument(
@@ -231,7 +250,8 @@ def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
             "for those that fire hardest",
             "neurons",
         )
-    (ids,) = engine.model.tokenizer.encode([query.text])
+    (pieces,) = engine.model.tokenizer.pieces([query.text])
+    ids = pieces.ids
     room = engine.model.info.context_length - index.info.bos
     if len(ids) > room:
         beside = " beside BOS" if index.info.bos else ""
@@ -244,4 +264,4 @@ def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
         raise InvalidArgument("the text has no tokens: give one with letters", "text")
     work = work_of(engine, index, query.choice, query.clustering)
     provenance = engine.provenance(index, query.choice, query.clustering)
-    return ExplainPlan(work, neurons, tuple(ids), query, provenance)
+    return ExplainPlan(work, neurons, pieces, query, provenance)

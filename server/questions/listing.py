@@ -34,7 +34,7 @@ def first_place(index: Index, query: ListQuery) -> int:
 def page_of(table: NeuronTable, index: Index, neurons: IntArray | None, query: ListQuery) -> NeuronPage:
     """The page asked for. neurons (B, 2): to choose from; None: all. Cost: one sort."""
     first = first_place(index, query)
-    chosen = _matching(table, index, neurons, query.where)
+    chosen = _matching(table, neurons, query.where)
     if query.sort_by is not None:
         values = _values(table, query.sort_by)[chosen]
         chosen = chosen[np.lexsort((chosen, -values if query.descending else values))]  # NaN comes last either way
@@ -46,12 +46,13 @@ def page_of(table: NeuronTable, index: Index, neurons: IntArray | None, query: L
     return NeuronPage(page, len(chosen), _token(_fingerprint(index, query), last) if last < len(chosen) else "")
 
 
-def _matching(table: NeuronTable, index: Index, neurons: IntArray | None, where: tuple[MetricRange, ...]) -> Array:
+def _matching(table: NeuronTable, neurons: IntArray | None, where: tuple[MetricRange, ...]) -> Array:
     """Rows of the table, ascending."""
     wanted = np.ones(len(table.neurons), bool)
     if neurons is not None:
         wanted[:] = False
-        wanted[neurons[:, 0].astype(np.int64) * index.info.n_neurons_per_layer + neurons[:, 1]] = True
+        rows, named = (of[:, 0].astype(np.int64) << 32 | of[:, 1] for of in (table.neurons, neurons))
+        wanted[np.searchsorted(rows, named)] = True
     for range_ in where:
         values = _values(table, range_.metric)
         least = -np.inf if range_.least is None else range_.least
@@ -109,7 +110,8 @@ class ListPlan(NamedTuple):
 
 def plan(engine: Engine, query: ListQuery) -> ListPlan:
     """Also raises InvalidArgument for a page token that does not belong to the question."""
-    index = engine.index(query.index)
+    index = engine.index(query.index, query.side)
+    engine.model.check_choice(query.choice)
     first_place(index, query)
     work = work_of(engine, index, query.choice, query.clustering)
     neurons = engine.neurons(index, query.neurons) if query.neurons else None

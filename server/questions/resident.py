@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polysem.kernels.gates import gated_factors
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.index.format import Index
-from polysem.server.model.model import Model
+from polysem.server.model.model import EmbeddingWeights, Model
 
 CPU_BATCH_BYTES = 8 << 20  # a thread; a batch twice or five times as large was slower, out of cache
 GPU_BATCH_BYTES = 4 << 30
@@ -30,7 +31,9 @@ class DeviceBatch(NamedTuple):
     n_examples  (B,) int32
     used        (B, N) bool: slots that hold an example
     rows        (P, D) float16, example_rows (B, N) int64: x̂
-    weights, offsets  (B, D) float32: of the embedding
+    scales      (P,) float32 that rows are to be multiplied by, or None
+    how         the embedding of the neurons
+    factors     (B, N, 2) float32: u and g of each example, where how.up is
     """
 
     places: Array
@@ -38,20 +41,20 @@ class DeviceBatch(NamedTuple):
     used: Array
     rows: Tensor
     example_rows: Tensor
-    weights: Tensor
-    offsets: Tensor | None
+    scales: Tensor | None
+    how: EmbeddingWeights
+    factors: Tensor | None
 
     def part(self, first: int, last: int) -> "DeviceBatch":
         """Its neurons first..last − 1."""
         part = slice(first, last)
-        offsets = None if self.offsets is None else self.offsets[part]
         return self._replace(
             places=self.places[part],
             n_examples=self.n_examples[part],
             used=self.used[part],
             example_rows=self.example_rows[part],
-            weights=self.weights[part],
-            offsets=offsets,
+            how=EmbeddingWeights(*(None if of is None else of[part] for of in self.how)),  # type: ignore[arg-type]
+            factors=None if self.factors is None else self.factors[part],
         )
 
 
@@ -85,16 +88,23 @@ def _device_batch(
     used = slots < n[:, None]  # (B, N)
     examples = np.where(used, stored.offsets[neurons][:, None] + slots, 0)
     example_rows = np.where(used, stored.rows[examples], 0) if len(stored.rows) else np.zeros(used.shape)
-    weights, offsets = model.embedding_weights(layer, torch.from_numpy(neurons.astype(np.int64)), choice)
-    return DeviceBatch(
-        places,
-        torch.from_numpy(n.astype(np.int32)).to(model.device),
-        used,
-        resident(model.device).rows(index, layer),
-        torch.from_numpy(example_rows.astype(np.int64)).to(model.device),
-        weights,
-        offsets,
-    )
+    how = model.embedding_weights(layer, torch.from_numpy(neurons.astype(np.int64)), choice)
+    n_examples = torch.from_numpy(n.astype(np.int32)).to(model.device)
+    rows, scales = resident(model.device).rows(index, layer)
+    places_of_rows = torch.from_numpy(example_rows.astype(np.int64)).to(model.device)
+    factors = None
+    if how.up is not None and how.biases is not None:
+        factors = gated_factors(rows, places_of_rows, how.weights, how.up, how.biases, n_examples, scales)
+    return DeviceBatch(places, n_examples, used, rows, places_of_rows, scales, how, factors)
+
+
+def embedded(x: Tensor, how: EmbeddingWeights, factors: Tensor | None) -> Tensor:
+    """The embeddings (B, N, D) float32 of examples x (B, N, D) of B neurons; factors (B, N, 2): as in DeviceBatch."""
+    weights = how.weights[:, None]
+    if how.up is not None and factors is not None:
+        weights = factors[..., :1] * weights + factors[..., 1:] * how.up[:, None]
+    e = x.float() * weights
+    return e if how.offsets is None else e + how.offsets[:, None]
 
 
 class Resident:
@@ -102,39 +112,41 @@ class Resident:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._kept: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, int], tuple[Tensor, Tensor | None]] = OrderedDict()
         self._room = 0 if device.type == "cpu" else torch.cuda.mem_get_info(device)[1] // 2
 
-    def rows(self, index: Index, layer: int) -> Tensor:
-        """(P, D) float16."""
-        stored = torch.from_numpy(index.layer(layer).xhat)
+    def rows(self, index: Index, layer: int) -> tuple[Tensor, Tensor | None]:
+        """(P, D) float16, and the scales (P,) float32 of those that have some."""
+        stored = index.layer(layer)
+        rows, scales = torch.from_numpy(stored.xhat), None if stored.scales is None else torch.from_numpy(stored.scales)
         if self._device.type == "cpu":
-            return stored
-        key = index.sha256, layer
+            return rows, scales
+        key = index.sha256, index.side, layer
         if key not in self._kept:
-            while self._kept and self._n_bytes() + stored.nbytes > self._room:
+            while self._kept and self._n_bytes() + rows.nbytes > self._room:
                 torch.cuda.synchronize(self._device)  # nobody reads it any more
                 self._kept.popitem(last=False)
-            self._kept[key] = stored.pin_memory().to(self._device, non_blocking=True)
+            on_device = rows.pin_memory().to(self._device, non_blocking=True)
+            self._kept[key] = on_device, None if scales is None else scales.to(self._device)
             torch.cuda.synchronize(self._device)  # any stream may read it
         self._kept.move_to_end(key)
         return self._kept[key]
 
     def keep(self, index: Index) -> str:
         """Fetch all of the index's rows where there is room; what became of them, in words."""
-        layers = range(index.info.n_layers)
-        n_bytes = sum(index.layer(layer).xhat.nbytes for layer in layers)
+        held = [(index.of(side), layer) for side in index.info.sides for layer in index.info.held_layers]
+        n_bytes = sum(of.layer(layer).xhat.nbytes for of, layer in held)
         size = f"{n_bytes / 1e6:,.0f} MB of x̂"
         if self._device.type == "cpu":
             return f"{size}, mapped from its files"
         if self._n_bytes() + n_bytes > self._room:
             return f"{size}, fetched layer by layer: {self._device} has room for {self._room / 1e6:,.0f} MB"
-        for layer in layers:
-            self.rows(index, layer)
+        for of, layer in held:
+            self.rows(of, layer)
         return f"{size}, resident on {self._device}"
 
     def _n_bytes(self) -> int:
-        return sum(rows.nbytes for rows in self._kept.values())
+        return sum(rows.nbytes for rows, _ in self._kept.values())
 
 
 @lru_cache

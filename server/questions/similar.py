@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from polysem.kernels.gates import gated_factors
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.errors import NotFound
 from polysem.proto.facts import Provenance
@@ -24,7 +25,7 @@ from polysem.proto.questions.similar import SimilarBatch, Similarity, SimilarQue
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.clusters_of_trees import Clusters
 from polysem.server.questions.engine import Engine, Plan
-from polysem.server.questions.resident import resident
+from polysem.server.questions.resident import embedded, resident
 
 KEPT_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}  # GPT2-small at 10 clusters a neuron: 1.1 GB
 MARGIN = 1e-4  # float32 products of unit vectors are nearer than that; what is within it is compared in float64
@@ -93,7 +94,7 @@ class SimilarWork:
         found: dict[int, _Found] = {}
         of_layers = self.clusters.neurons[rows, 0]
         for layer in np.unique(of_layers).tolist():
-            layers = range(self.clustering.model.info.n_layers) if self.every_layer else [layer]
+            layers = self.clustering.index.info.held_layers if self.every_layer else (layer,)
             start = self._first_row(layers[0])
             asked = rows[of_layers == layer]
             units = self._units(layer)[
@@ -140,12 +141,16 @@ class SimilarWork:
         rows = slice(self._first_row(layer), self._first_row(layer + 1))
         neurons, stored = self.clusters.neurons[rows, 1], index.layer(layer)
         examples = stored.rows[stored.offsets[neurons] + self.clusters.centrals[rows]].astype(np.int64)
-        xhat = resident(model.device).rows(index, layer)[torch.from_numpy(examples).to(model.device)].float()
+        stored_rows, scales = resident(model.device).rows(index, layer)
+        places = torch.from_numpy(examples).to(model.device)
         choice = EmbeddingChoice(self.similarity, self.clustering.choice.layer_norm)
         of = neurons if self.similarity == "neuron" else neurons[:1]  # of h the weights are the same for all neurons
-        weights, offsets = model.embedding_weights(layer, torch.from_numpy(of.astype(np.int64)), choice)
-        embeddings = xhat * weights if offsets is None else xhat * weights + offsets
-        return functional.normalize(embeddings, dim=1)
+        how = model.embedding_weights(layer, torch.from_numpy(of.astype(np.int64)), choice)
+        factors = None
+        if how.up is not None and how.biases is not None:
+            one = torch.ones(len(places), dtype=torch.int32, device=model.device)
+            factors = gated_factors(stored_rows, places[:, None], how.weights, how.up, how.biases, one, scales)
+        return functional.normalize(embedded(stored_rows[places][:, None], how, factors)[:, 0], dim=1)
 
     def _rows_of(self, neuron: NeuronId) -> tuple[int, int]:
         """First and last + 1 of the neuron's clusters."""
@@ -208,7 +213,8 @@ class SimilarPlan(NamedTuple):
 
 
 def plan(engine: Engine, query: SimilarQuery) -> SimilarPlan:
-    index = engine.index(query.index)
+    index = engine.index(query.index, query.side)
+    engine.model.check_choice(query.choice)
     engine.neurons(index, [NeuronRange(query.neuron.layer, query.neuron.neuron, query.neuron.neuron)])
     work = work_of(engine, index, query.choice, query.clustering)
     return SimilarPlan(work, query, engine.provenance(index, query.choice, query.clustering))

@@ -83,8 +83,8 @@ class WholeIndexes:
 
     async def _make(self, work: ClusterWork) -> WholeIndex:
         started_ns = time.monotonic_ns()
-        items = every_neuron(work.index)
-        taken = work.takes(work.index.n_examples.reshape(-1))
+        items = work.index.every_neuron
+        taken = work.takes(work.index.n_examples[items[:, 0], items[:, 1]])
         nothing = empty_cluster_batch(items[:0], np.zeros(0, np.int32), 0)
         metrics = [{name: getattr(nothing, name) for name in METRICS}]
         clusters = [clusters_of(nothing, 0.0)]
@@ -101,17 +101,18 @@ class WholeIndexes:
 def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
     """taken (J,) bool: the neurons of the parts."""
     m = {name: _filled([part[name] for part in parts], taken) for name in METRICS}
-    m["n_examples"] = index.n_examples.reshape(-1).astype(np.int32)
-    statistics = index.statistics
+    neurons, statistics = index.every_neuron, index.statistics
+    at = neurons[:, 0], neurons[:, 1]
+    m["n_examples"] = index.n_examples[at].astype(np.int32)
     enough, share = m["n_examples"] >= LEAST_EXAMPLES_OF_RARE, m["largest_share"]
     rare = enough & (share >= LEAST_SHARE_OF_COMMON) & (share < 1)
     return NeuronTable(
-        neurons=every_neuron(index),
+        neurons=neurons,
         **m,
-        second_share=_second_shares(clusters, m["n_examples"], index.info.n_neurons_per_layer),
-        maximum_activation=statistics.maximum.reshape(-1).astype(np.float64),
-        mean_activation=statistics.mean.reshape(-1).astype(np.float64),
-        share_positive=statistics.share_positive.reshape(-1).astype(np.float64),
+        second_share=_second_shares(clusters, neurons, m["n_examples"]),
+        maximum_activation=statistics.maximum[at].astype(np.float64),
+        mean_activation=statistics.mean[at].astype(np.float64),
+        share_positive=statistics.share_positive[at].astype(np.float64),
         rare=rare.astype(np.int32),
     )
 
@@ -124,19 +125,16 @@ def _filled(parts: Sequence[Array], taken: Array) -> Array:
     return every
 
 
-def every_neuron(index: Index) -> IntArray:
-    """(J, 2) int32 layer and index."""
-    layers, n = index.info.n_layers, index.info.n_neurons_per_layer
-    return np.stack(np.divmod(np.arange(layers * n), n), axis=1).astype(np.int32)
+def _second_shares(clusters: Clusters, neurons: IntArray, n_examples: Array) -> Array:
+    """(J,) share of each neuron's examples in its second largest cluster; NaN with fewer than two.
 
-
-def _second_shares(clusters: Clusters, n_examples: Array, n_neurons_per_layer: int) -> Array:
-    """(J,) share of each neuron's examples in its second largest cluster; NaN with fewer than two."""
-    flat = clusters.neurons[:, 0].astype(np.int64) * n_neurons_per_layer + clusters.neurons[:, 1]
-    order = np.lexsort((-clusters.sizes, flat))
-    flat, sizes = flat[order], clusters.sizes[order]
-    starts = np.searchsorted(flat, np.arange(len(n_examples)))
-    counts = np.bincount(flat, minlength=len(n_examples))
+    neurons  (J, 2), in order
+    """
+    found, wanted = (of[:, 0].astype(np.int64) << 32 | of[:, 1] for of in (clusters.neurons, neurons))
+    order = np.lexsort((-clusters.sizes, found))
+    found, sizes = found[order], clusters.sizes[order]
+    starts = np.searchsorted(found, wanted)
+    counts = np.searchsorted(found, wanted, side="right") - starts
     shares = np.full(len(n_examples), np.nan)
     several = np.flatnonzero(counts > 1)
     shares[several] = sizes[starts[several] + 1] / n_examples[several]

@@ -1,12 +1,13 @@
 """What indexing costs beside the bare model: tokens/s of scan and collect, and of the forward they contain.
 
     python tests/benchmarks/indexing.py [--model demo | --tokenizer FOLDER] [--corpus pydocs] [--contexts 512]
-                                        [--context-length 128] [--repeats 5] [--device cuda] [--dtype bfloat16]
+                                        [--context-length 128] [--sides both] [--repeats 5] [--device cuda]
+                                        [--dtype bfloat16]
 
-In turn, over the same contexts in the same batches: `bare`, Hugging Face's GPT2Model as it comes; `forward`, ours
-without a visitor (its GELU is fused); `scan` (highest activation and key token of every neuron in every context) and
-`collect`, the two passes of an index. With --tokenizer the model is a
-seeded one of GPT2-small's shape.
+In turn, over the same contexts in the same batches: `bare`, the model of transformers as it comes, without its head;
+`forward`, ours without a visitor (its GELU is fused); `scan` (key activation and key token of every neuron in every
+context, on each side) and `collect`, the two passes of an index. With --tokenizer the model is a seeded one of
+GPT2-small's shape.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 import transformers
 
 from polysem.proto.facts import Selection
+from polysem.proto.sides import SIDES
 from polysem.server.corpus.documents import Corpus
 from polysem.server.index.contexts import Contexts, LoadedContexts
 from polysem.server.indexing import scan, selection
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--corpus", default="pydocs")
     parser.add_argument("--contexts", type=int, default=512)
     parser.add_argument("--context-length", type=int)
+    parser.add_argument("--sides", default="positive", choices=["positive", "both"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
@@ -48,14 +51,17 @@ def main() -> None:
             name = str(folder / "gpt2-small")
             gpt2_small.checkpoint(folder / "gpt2-small", arguments.tokenizer)
         loaded = load(name, arguments.device, arguments.dtype)
-        bare = transformers.GPT2Model.from_pretrained(_source(name), dtype=DTYPES[arguments.dtype])
+        bare = transformers.AutoModel.from_pretrained(_source(name), dtype=DTYPES[arguments.dtype])
         length = arguments.context_length or loaded.info.context_length
-        windowing = Windowing(length, "first", loaded.tokenizer.bos_id)
+        bos_id = loaded.tokenizer.bos_id if loaded.wants_bos else None
+        windowing = Windowing(length, "first", bos_id)
         documents = Corpus(arguments.corpus, max_documents=arguments.contexts).documents()
         (folder / "contexts").mkdir()
         write(folder / "contexts", documents, loaded.tokenizer, windowing)
         found = Contexts(folder / "contexts")
-        contexts_, reading = found.load(0, len(found)), ReadOptions(1, BATCH_TOKENS[loaded.device.type])
+        contexts_, batch_tokens = found.load(0, len(found)), BATCH_TOKENS[loaded.device.type]
+        sides = SIDES if arguments.sides == "both" else SIDES[:1]
+        reading = ReadOptions(int(bos_id is not None), batch_tokens, tuple(range(loaded.info.n_layers)), sides)
         report(loaded, contexts_, reading, bare.eval().to(loaded.device), arguments.repeats)
 
 
@@ -75,13 +81,13 @@ def report(loaded: Model, contexts_: LoadedContexts, reading: ReadOptions, bare:
     def run_scan() -> scan.KeyActivations:
         return scan.key_activations(loaded, contexts_, reading, lambda n: None)
 
-    scanned = scan.reduced(run_scan(), info, rule)
+    scanned = scan.reduced(run_scan(), info, reading, rule)
     chosen_of_all = selection.select(scanned.candidates, scanned.sums.maximum, rule)
     parts = [
-        scan.ChosenByShard(
-            scan.chosen_of_layer(chosen_of_all, layer, info.n_neurons_per_layer, info.context_length)
-        ).of(0, n)[0]
-        for layer in range(info.n_layers)
+        scan.ChosenByShard(scan.chosen_of_run(chosen_of_all, run, info.n_neurons_per_layer, info.context_length)).of(
+            0, n
+        )[0]
+        for run in range(len(reading.runs))
     ]
 
     def run_collect() -> None:

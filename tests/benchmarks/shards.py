@@ -51,7 +51,7 @@ def run(folder, arguments):
     write(folder, documents, loaded.tokenizer, windowing)
     held = Contexts(folder)
     pieces = [held.load(first, last) for first, last in shards.ranges(len(held), arguments.shard_contexts)]
-    reading = ReadOptions(1, BATCH_TOKENS["cpu"])
+    reading = ReadOptions(1, BATCH_TOKENS["cpu"], tuple(range(loaded.info.n_layers)), ("positive",))
     found = [
         [scan.key_activations(loaded, some, reading, lambda n: None) for some in loaded.split(shards.SHARD_CONTEXTS)]
         for loaded in pieces
@@ -62,7 +62,9 @@ def run(folder, arguments):
     print("| rule | candidates a neuron | bytes a neuron | joined | ns a candidate |\n|---|---|---|---|---|")
     for name in RULES:
         rule = Selection(name, max_examples=arguments.examples)
-        scans = [stages.joined([scan.reduced(some, loaded.info, rule) for some in one], rule, None) for one in found]
+        scans = [
+            stages.joined([scan.reduced(some, loaded.info, reading, rule) for some in one], rule, None) for one in found
+        ]
         size = sum(len(shards.packed(choose.flattened(one, loaded.info.n_layers))) for one in scans) / len(scans)
         n = sum(len(one.candidates.contexts) for one in scans)
         begin = time.process_time()
@@ -79,7 +81,7 @@ def run(folder, arguments):
 def collect(loaded, pieces, reading, chosen, maximum):
     info = loaded.info
     layers = [
-        ChosenByShard(scan.chosen_of_layer(chosen, layer, info.n_neurons_per_layer, info.context_length))
+        ChosenByShard(scan.chosen_of_run(chosen, layer, info.n_neurons_per_layer, info.context_length))
         for layer in range(info.n_layers)
     ]
     stage = stages.CollectStage(reading, maximum)

@@ -4,12 +4,13 @@ import inspect
 import pytest
 import torch
 
-from polysem.kernels import agglomerative, dispatch, distances, key_tokens, metrics, scc, tree
+from polysem.kernels import agglomerative, dispatch, distances, gates, key_tokens, metrics, scc, tree
 
 KERNELS = [
     agglomerative.linkage,
     distances.gathered_cosine_distances,
     distances.weighted_cosine_distances,
+    gates.gated_factors,
     key_tokens.key_tokens,
     metrics.cluster_metrics,
     metrics.tree_metrics,

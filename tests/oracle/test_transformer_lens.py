@@ -47,7 +47,7 @@ class Case(NamedTuple):
     def embeddings(self, layer: int, choice: EmbeddingChoice) -> torch.Tensor:
         """(T, N, D): of every token for every neuron."""
         neurons = torch.arange(self.model.info.n_neurons_per_layer)
-        weights, offsets = self.model.embedding_weights(layer, neurons, choice)
+        weights, offsets, *_ = self.model.embedding_weights(layer, neurons, choice)
         return self.xhat[layer][:, None] * weights + (0 if offsets is None else offsets)
 
 
@@ -136,7 +136,7 @@ def test_transformer_lens_also_centres_the_folded_columns(case):
     """Which changes no activation, as x̂ sums to 0, but is not the glossary's γ⊙W_in: cosines with its W_in differ."""
     neurons = torch.arange(case.model.info.n_neurons_per_layer)
     for layer, w_in in enumerate(case.lens["folded_w_in"]):
-        weights, _ = case.model.embedding_weights(layer, neurons, EmbeddingChoice("neuron", "folded"))  # (N, D)
+        weights, *_ = case.model.embedding_weights(layer, neurons, EmbeddingChoice("neuron", "folded"))  # (N, D)
         assert_allclose(weights - weights.mean(dim=1, keepdim=True), w_in.T, **CLOSE)
 
 

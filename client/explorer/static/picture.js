@@ -29,7 +29,7 @@
   function drawText(context, example, x, y, room, ink) {
     context.font = MONO;
     const [first, last] = around(context, example, room);
-    const strongest = Math.max(...example.activations, 0);
+    const strongest = Polysem.strongestOf(example);
     for (let i = first; i < last; i++) {
       const token = example.tokens[i], width = context.measureText(token).width;
       context.fillStyle = `rgba(205,20,30,${0.55 * Polysem.shade(example.activations[i], strongest)})`;

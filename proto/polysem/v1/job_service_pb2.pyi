@@ -85,7 +85,7 @@ class DeleteCorpusResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class MeasureJob(_message.Message):
-    __slots__ = ("index", "neurons", "algorithms", "embeddings", "layer_norms", "linkage", "distance_threshold", "best_cut")
+    __slots__ = ("index", "neurons", "algorithms", "embeddings", "layer_norms", "linkage", "distance_threshold", "best_cut", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     ALGORITHMS_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +94,7 @@ class MeasureJob(_message.Message):
     LINKAGE_FIELD_NUMBER: _ClassVar[int]
     DISTANCE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     BEST_CUT_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[_neuron_service_pb2.NeuronRange]
     algorithms: _containers.RepeatedScalarFieldContainer[_neuron_service_pb2.Algorithm]
@@ -102,10 +103,11 @@ class MeasureJob(_message.Message):
     linkage: _neuron_service_pb2.Linkage
     distance_threshold: float
     best_cut: bool
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[_neuron_service_pb2.NeuronRange, _Mapping]]] = ..., algorithms: _Optional[_Iterable[_Union[_neuron_service_pb2.Algorithm, str]]] = ..., embeddings: _Optional[_Iterable[_Union[_neuron_service_pb2.Embedding, str]]] = ..., layer_norms: _Optional[_Iterable[_Union[_neuron_service_pb2.LayerNorm, str]]] = ..., linkage: _Optional[_Union[_neuron_service_pb2.Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., best_cut: bool = ...) -> None: ...
+    side: _neuron_service_pb2.Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[_neuron_service_pb2.NeuronRange, _Mapping]]] = ..., algorithms: _Optional[_Iterable[_Union[_neuron_service_pb2.Algorithm, str]]] = ..., embeddings: _Optional[_Iterable[_Union[_neuron_service_pb2.Embedding, str]]] = ..., layer_norms: _Optional[_Iterable[_Union[_neuron_service_pb2.LayerNorm, str]]] = ..., linkage: _Optional[_Union[_neuron_service_pb2.Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., best_cut: bool = ..., side: _Optional[_Union[_neuron_service_pb2.Side, str]] = ...) -> None: ...
 
 class IndexJob(_message.Message):
-    __slots__ = ("name", "corpus", "selection", "context_length", "windows", "bos", "max_documents", "text_field", "skip_bad_documents")
+    __slots__ = ("name", "corpus", "selection", "context_length", "windows", "bos", "max_documents", "text_field", "skip_bad_documents", "sides", "layers", "skip_positions")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +117,9 @@ class IndexJob(_message.Message):
     MAX_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_FIELD_NUMBER: _ClassVar[int]
     SKIP_BAD_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    SIDES_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SKIP_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     name: str
     corpus: str
     selection: _neuron_service_pb2.Selection
@@ -124,7 +129,10 @@ class IndexJob(_message.Message):
     max_documents: int
     text_field: str
     skip_bad_documents: bool
-    def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., selection: _Optional[_Union[_neuron_service_pb2.Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., windows: _Optional[str] = ..., bos: bool = ..., max_documents: _Optional[int] = ..., text_field: _Optional[str] = ..., skip_bad_documents: bool = ...) -> None: ...
+    sides: str
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    skip_positions: int
+    def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., selection: _Optional[_Union[_neuron_service_pb2.Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., windows: _Optional[str] = ..., bos: bool = ..., max_documents: _Optional[int] = ..., text_field: _Optional[str] = ..., skip_bad_documents: bool = ..., sides: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("id", "measure", "index", "state", "stage", "done", "total", "n_ahead", "error", "created_at", "started_at", "finished_at", "expires_at", "result_bytes", "result_sha256")

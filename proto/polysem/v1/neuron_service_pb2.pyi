@@ -27,6 +27,14 @@ class Embedding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EMBEDDING_UNSPECIFIED: _ClassVar[Embedding]
     EMBEDDING_NEURON: _ClassVar[Embedding]
     EMBEDDING_PRE_MLP: _ClassVar[Embedding]
+    EMBEDDING_GATE: _ClassVar[Embedding]
+    EMBEDDING_UP: _ClassVar[Embedding]
+
+class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIDE_UNSPECIFIED: _ClassVar[Side]
+    SIDE_POSITIVE: _ClassVar[Side]
+    SIDE_NEGATIVE: _ClassVar[Side]
 
 class LayerNorm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -88,6 +96,11 @@ LINKAGE_SINGLE: Linkage
 EMBEDDING_UNSPECIFIED: Embedding
 EMBEDDING_NEURON: Embedding
 EMBEDDING_PRE_MLP: Embedding
+EMBEDDING_GATE: Embedding
+EMBEDDING_UP: Embedding
+SIDE_UNSPECIFIED: Side
+SIDE_POSITIVE: Side
+SIDE_NEGATIVE: Side
 LAYER_NORM_UNSPECIFIED: LayerNorm
 LAYER_NORM_FOLDED: LayerNorm
 LAYER_NORM_RAW: LayerNorm
@@ -162,7 +175,7 @@ class ListIndexesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterNeuronsRequest(_message.Message):
-    __slots__ = ("index", "neurons", "algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable", "silhouette_thresholds", "neighbours")
+    __slots__ = ("index", "neurons", "algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable", "silhouette_thresholds", "neighbours", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     ALGORITHM_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +188,7 @@ class ClusterNeuronsRequest(_message.Message):
     UNTIL_STABLE_FIELD_NUMBER: _ClassVar[int]
     SILHOUETTE_THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     algorithm: Algorithm
@@ -187,42 +201,49 @@ class ClusterNeuronsRequest(_message.Message):
     until_stable: bool
     silhouette_thresholds: _containers.RepeatedScalarFieldContainer[float]
     neighbours: int
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ..., silhouette_thresholds: _Optional[_Iterable[float]] = ..., neighbours: _Optional[int] = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ..., silhouette_thresholds: _Optional[_Iterable[float]] = ..., neighbours: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class EmbedNeuronsRequest(_message.Message):
-    __slots__ = ("index", "neurons", "embedding", "layer_norm")
+    __slots__ = ("index", "neurons", "embedding", "layer_norm", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     EMBEDDING_FIELD_NUMBER: _ClassVar[int]
     LAYER_NORM_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     embedding: Embedding
     layer_norm: LayerNorm
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class GetExamplesRequest(_message.Message):
-    __slots__ = ("index", "neurons", "examples", "whole_context")
+    __slots__ = ("index", "neurons", "examples", "whole_context", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     WHOLE_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     examples: _containers.RepeatedScalarFieldContainer[int]
     whole_context: bool
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., whole_context: bool = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., whole_context: bool = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class GetNeuronStatisticsRequest(_message.Message):
-    __slots__ = ("index", "neurons")
+    __slots__ = ("index", "neurons", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class ListNeuronsRequest(_message.Message):
-    __slots__ = ("index", "neurons", "clustering", "sort_by", "descending", "where", "page_size", "page_token", "skip")
+    __slots__ = ("index", "neurons", "clustering", "sort_by", "descending", "where", "page_size", "page_token", "skip", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     CLUSTERING_FIELD_NUMBER: _ClassVar[int]
@@ -232,6 +253,7 @@ class ListNeuronsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SKIP_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     clustering: Clustering
@@ -241,10 +263,11 @@ class ListNeuronsRequest(_message.Message):
     page_size: int
     page_token: str
     skip: int
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., sort_by: _Optional[_Union[NeuronMetric, str]] = ..., descending: bool = ..., where: _Optional[_Iterable[_Union[MetricRange, _Mapping]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., skip: _Optional[int] = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., sort_by: _Optional[_Union[NeuronMetric, str]] = ..., descending: bool = ..., where: _Optional[_Iterable[_Union[MetricRange, _Mapping]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., skip: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class FindSimilarClustersRequest(_message.Message):
-    __slots__ = ("index", "layer", "neuron", "clusters", "clustering", "similarity", "every_layer", "n_similar")
+    __slots__ = ("index", "layer", "neuron", "clusters", "clustering", "similarity", "every_layer", "n_similar", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     NEURON_FIELD_NUMBER: _ClassVar[int]
@@ -253,6 +276,7 @@ class FindSimilarClustersRequest(_message.Message):
     SIMILARITY_FIELD_NUMBER: _ClassVar[int]
     EVERY_LAYER_FIELD_NUMBER: _ClassVar[int]
     N_SIMILAR_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     layer: int
     neuron: int
@@ -261,37 +285,42 @@ class FindSimilarClustersRequest(_message.Message):
     similarity: Similarity
     every_layer: bool
     n_similar: int
-    def __init__(self, index: _Optional[str] = ..., layer: _Optional[int] = ..., neuron: _Optional[int] = ..., clusters: _Optional[_Iterable[int]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, str]] = ..., every_layer: bool = ..., n_similar: _Optional[int] = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., layer: _Optional[int] = ..., neuron: _Optional[int] = ..., clusters: _Optional[_Iterable[int]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., similarity: _Optional[_Union[Similarity, str]] = ..., every_layer: bool = ..., n_similar: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class MeasureImportanceRequest(_message.Message):
-    __slots__ = ("index", "neurons", "examples", "tokens_before", "mask_token")
+    __slots__ = ("index", "neurons", "examples", "tokens_before", "mask_token", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     TOKENS_BEFORE_FIELD_NUMBER: _ClassVar[int]
     MASK_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     examples: _containers.RepeatedScalarFieldContainer[int]
     tokens_before: int
     mask_token: int
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., tokens_before: _Optional[int] = ..., mask_token: _Optional[int] = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., tokens_before: _Optional[int] = ..., mask_token: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class ExplainTextRequest(_message.Message):
-    __slots__ = ("index", "text", "neurons", "clustering", "min_activation_fraction", "n_strongest")
+    __slots__ = ("index", "text", "neurons", "clustering", "min_activation_fraction", "n_strongest", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     CLUSTERING_FIELD_NUMBER: _ClassVar[int]
     MIN_ACTIVATION_FRACTION_FIELD_NUMBER: _ClassVar[int]
     N_STRONGEST_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     text: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     clustering: Clustering
     min_activation_fraction: float
     n_strongest: int
-    def __init__(self, index: _Optional[str] = ..., text: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., min_activation_fraction: _Optional[float] = ..., n_strongest: _Optional[int] = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., text: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., min_activation_fraction: _Optional[float] = ..., n_strongest: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class MetricRange(_message.Message):
     __slots__ = ("metric", "least", "most")
@@ -322,20 +351,24 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., default_index: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., neighbour_library: _Optional[_Union[Library, str]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("id", "sha256", "n_layers", "n_neurons_per_layer", "d_model", "context_length")
+    __slots__ = ("id", "sha256", "n_layers", "n_neurons_per_layer", "d_model", "context_length", "family", "gated")
     ID_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     N_LAYERS_FIELD_NUMBER: _ClassVar[int]
     N_NEURONS_PER_LAYER_FIELD_NUMBER: _ClassVar[int]
     D_MODEL_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    GATED_FIELD_NUMBER: _ClassVar[int]
     id: str
     sha256: str
     n_layers: int
     n_neurons_per_layer: int
     d_model: int
     context_length: int
-    def __init__(self, id: _Optional[str] = ..., sha256: _Optional[str] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., d_model: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
+    family: str
+    gated: bool
+    def __init__(self, id: _Optional[str] = ..., sha256: _Optional[str] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., d_model: _Optional[int] = ..., context_length: _Optional[int] = ..., family: _Optional[str] = ..., gated: bool = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_message_bytes", "max_neurons_per_request", "max_thresholds", "max_requests_in_flight", "max_batch_cost", "max_queued_cost", "max_wait_ms", "bulk_batch_ms", "max_requests_in_flight_of_key", "daily_cost_quota", "max_neighbours")
@@ -370,7 +403,7 @@ class ListIndexesResponse(_message.Message):
     def __init__(self, indexes: _Optional[_Iterable[_Union[Index, _Mapping]]] = ...) -> None: ...
 
 class Index(_message.Message):
-    __slots__ = ("name", "sha256", "model_id", "model_sha256", "corpus_id", "corpus_sha256", "selection", "context_length", "bos", "windows", "n_documents", "n_contexts", "n_tokens", "n_layers", "n_neurons_per_layer", "n_examples", "n_neurons_with_examples", "software_version")
+    __slots__ = ("name", "sha256", "model_id", "model_sha256", "corpus_id", "corpus_sha256", "selection", "context_length", "bos", "windows", "n_documents", "n_contexts", "n_tokens", "n_layers", "n_neurons_per_layer", "n_examples", "n_neurons_with_examples", "software_version", "sides", "layers", "skip_positions", "n_negative_examples", "n_neurons_with_negative_examples")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -389,6 +422,11 @@ class Index(_message.Message):
     N_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     N_NEURONS_WITH_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SIDES_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SKIP_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    N_NEGATIVE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    N_NEURONS_WITH_NEGATIVE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     name: str
     sha256: str
     model_id: str
@@ -407,7 +445,12 @@ class Index(_message.Message):
     n_examples: int
     n_neurons_with_examples: int
     software_version: str
-    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ...) -> None: ...
+    sides: _containers.RepeatedScalarFieldContainer[str]
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    skip_positions: int
+    n_negative_examples: int
+    n_neurons_with_negative_examples: int
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ..., sides: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., n_negative_examples: _Optional[int] = ..., n_neurons_with_negative_examples: _Optional[int] = ...) -> None: ...
 
 class Selection(_message.Message):
     __slots__ = ("rule", "min_activation_fraction", "max_examples", "seed")
@@ -422,7 +465,7 @@ class Selection(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., min_activation_fraction: _Optional[float] = ..., max_examples: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours")
+    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours", "side")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INDEX_SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -436,6 +479,7 @@ class Provenance(_message.Message):
     THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
     UNTIL_STABLE_FIELD_NUMBER: _ClassVar[int]
     NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
     index: str
     index_sha256: str
     model_id: str
@@ -449,7 +493,8 @@ class Provenance(_message.Message):
     thresholds: _containers.RepeatedScalarFieldContainer[float]
     until_stable: bool
     neighbours: int
-    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ...) -> None: ...
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_ns", "compute_ns", "batch_size")
@@ -552,7 +597,7 @@ class GetExamplesResponse(_message.Message):
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., documents: _Optional[_Iterable[str]] = ..., contexts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., token_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class GetNeuronStatisticsResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "maximum_activation", "mean_activation", "share_positive", "histogram", "n_examples", "lowest_example", "highest_example", "threshold")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "maximum_activation", "mean_activation", "share_positive", "histogram", "n_examples", "lowest_example", "highest_example", "threshold", "minimum_activation")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -565,6 +610,7 @@ class GetNeuronStatisticsResponse(_message.Message):
     LOWEST_EXAMPLE_FIELD_NUMBER: _ClassVar[int]
     HIGHEST_EXAMPLE_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_ACTIVATION_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -577,7 +623,8 @@ class GetNeuronStatisticsResponse(_message.Message):
     lowest_example: _tensor_pb2.Tensor
     highest_example: _tensor_pb2.Tensor
     threshold: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., histogram: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., lowest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., highest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threshold: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    minimum_activation: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., histogram: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., lowest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., highest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threshold: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., minimum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ListNeuronsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "second_share", "maximum_activation", "mean_activation", "share_positive", "rare", "n_matching", "next_page_token")

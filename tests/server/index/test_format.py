@@ -152,7 +152,9 @@ def test_a_manifest_that_lacks_something_is_told(copy, key):
 @pytest.mark.parametrize("number", [0, 1, 99, "1", None])
 def test_an_index_of_another_format_is_told_with_both_versions(copy, number):
     with_manifest(copy, lambda manifest: manifest.update(format=number))
-    with pytest.raises(DamagedIndex, match=rf"has format {number}, this version \(.*\) reads 2; index the corpus anew"):
+    with pytest.raises(
+        DamagedIndex, match=rf"has format {number}, this version \(.*\) reads 2 and 3; index the corpus anew"
+    ):
         indexes.open_index(copy)
 
 

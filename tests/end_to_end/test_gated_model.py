@@ -1,0 +1,172 @@
+"""A gated model through a real server: both sides and all embeddings, in every question, client and command."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import polysem.server
+from polysem.client import Client
+from polysem.client.commands import cli
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownNeuron
+from polysem.proto.facts import Selection
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing.builder import Recipe, build
+from polysem.server.model.loading import load
+
+from ..server.model import tiny_families
+from ..server.model.tiny_families import TINY
+
+NEURON = "1.7"
+RULE = Selection("first", 0.5, 30)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> dict[str, Path]:
+    """Indexes of a tiny Llama: of everything, and of layer 1 alone, positive side alone, first tokens skipped."""
+    folder = tmp_path_factory.mktemp("llama")
+    model = load(str(tiny_families.write(folder / "model", TINY["llama, biases"])), "cpu")
+    corpus = Corpus(str(corpus_file), max_documents=60)
+    build(model, corpus, folder / "all", Recipe(RULE, bos=True))
+    build(model, corpus, folder / "some", Recipe(RULE, bos=True, sides="positive", layers=(1,), skip_positions=3))
+    return {"all": folder / "all", "some": folder / "some"}
+
+
+@pytest.fixture(scope="module")
+def client(folders: dict[str, Path]) -> Iterator[Client]:
+    with polysem.server.local(*folders.values(), device="cpu") as client:
+        yield client
+
+
+def test_the_server_says_what_model_and_indexes_it_has(client):
+    assert (client.info().model.family, client.info().model.gated) == ("llama", True)
+    every, some = client.indexes()
+    assert (every.sides, every.layers, every.skip_positions) == (("positive", "negative"), (), 0)
+    assert (some.sides, some.layers, some.skip_positions) == (("positive",), (1,), 3)
+    assert every.n_negative_examples > 0
+    assert some.n_negative_examples == 0
+
+
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_every_answer_is_of_the_side_asked_for(client, side):
+    sign = 1 if side == "positive" else -1
+    neuron = client.cluster(NEURON, side=side)[0]
+    examples = client.examples(NEURON, side=side)
+    assert neuron.side == side
+    assert len(neuron.labels) == len(examples) > 1
+    assert {example.side for example in examples} == {side}
+    assert all(sign * example.activation > 0 for example in examples)
+    assert [example.activation for example in neuron.examples] == [example.activation for example in examples]
+    assert client.embed(NEURON, side=side)[0].embeddings.shape == (len(examples), 24)
+    statistics = client.statistics(NEURON, side=side)[0]
+    ends = statistics.minimum_activation, statistics.maximum_activation
+    assert ends[0] < 0 < ends[1]
+    strongest = ends[1] if sign > 0 else ends[0]
+    assert statistics.bin_edges[-1] == pytest.approx(strongest)
+    assert max(sign * example.activation for example in examples) == pytest.approx(sign * strongest, rel=1e-4)
+    assert statistics.n_examples == len(examples)
+    listed = {row.id: row for row in client.neurons("1.*", side=side)}[neuron.id]
+    assert (listed.n_clusters, listed.side) == (neuron.metrics.n_clusters, side)
+    assert {found.side for found in client.similar(NEURON, 0, side=side, limit=5)} == {side}
+    (importance,) = client.importance(NEURON, examples=[0], tokens_before=2, side=side)
+    assert (importance.side, importance.activation) == (side, pytest.approx(examples[0].activation, rel=1e-3))
+    assert importance.importances[-1] != 0
+
+
+def test_both_sides_have_examples_of_their_own(client):
+    positive, negative = (
+        {(e.context, e.position) for e in client.examples(NEURON, side=side)} for side in ("positive", "negative")
+    )
+    assert not positive & negative
+
+
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_a_text_of_the_corpus_falls_in_its_own_cluster(client, side):
+    neuron = client.cluster(NEURON, side=side)[0]
+    whole = client.examples(NEURON, whole_context=True, side=side)
+    for label, example in list(zip(neuron.labels.tolist(), whole, strict=True))[:5]:
+        text = "".join(example.tokens[1:])
+        token = client.explain(text, NEURON, side=side, distance_threshold=2.0)[example.position - 1]
+        (firing,) = token.firings
+        assert firing.fires
+        assert firing.activation == pytest.approx(example.activation, rel=2e-3)
+        assert firing.distance is not None
+        assert firing.cluster in range(neuron.metrics.n_clusters)
+        if sum(neuron.labels == label) == 1:  # at distance 0 from its own
+            assert firing.cluster == label
+
+
+def test_the_strongest_neurons_of_a_text_are_those_of_the_side(client):
+    for side, sign in (("positive", 1), ("negative", -1)):
+        for token in client.explain("the model reads a window", side=side, n_strongest=3):
+            assert len(token.firings) == 3
+            shares = [firing.share for firing in token.firings]
+            assert shares == sorted(shares, reverse=True)
+            assert all(
+                firing.fires == (sign * firing.activation > 0 and firing.share >= 0.25) for firing in token.firings
+            )
+
+
+@pytest.mark.parametrize("algorithm", ["hac", "scc", "components"])
+@pytest.mark.parametrize("name", ["neuron", "pre_mlp", "gate", "up"])
+def test_every_embedding_is_clustered_by_every_algorithm(client, algorithm, name):
+    embedded = client.embed(NEURON, embedding=name, side="negative")[0].embeddings.astype(float)
+    unit = embedded / np.linalg.norm(embedded, axis=1, keepdims=True)
+    pairs = np.triu_indices(len(unit), 1)
+    neuron = client.cluster(NEURON, embedding=name, algorithm=algorithm, side="negative")[0]
+    assert neuron.metrics.mean_distance == pytest.approx((1 - unit @ unit.T)[pairs].mean(), abs=1e-4)
+    assert neuron.provenance.choice.embedding == name
+
+
+def test_a_side_and_a_layer_that_the_index_does_not_hold_are_said_in_words(client):
+    with pytest.raises(FailedPrecondition, match=r"'some' holds the positive side alone; .* --sides both"):
+        client.cluster("1.0", index="some", side="negative")[0]
+    with pytest.raises(
+        FailedPrecondition, match=r"layer 0 is not in the index 'some', which holds layer 1 of the model's 2"
+    ):
+        client.cluster("0.3", index="some")[0]
+    with pytest.raises(UnknownNeuron, match="layers 0 to 1"):
+        client.cluster("2.0", index="some")[0]
+    with pytest.raises(InvalidArgument, match="side"):
+        client.cluster("1.0", side="left")[0]  # type: ignore[arg-type]
+
+
+def test_an_index_of_some_layers_answers_about_them_by_the_models_numbers(client):
+    assert {neuron.id.layer for neuron in client.cluster("*", index="some")} == {1}
+    assert {row.id.layer for row in client.neurons(index="some")} == {1}
+    assert {found.neuron.layer for found in client.similar("1.7", 0, index="some", every_layer=True)} == {1}
+    assert {f.neuron.layer for token in client.explain("a window", index="some") for f in token.firings} == {1}
+
+
+def test_tokens_that_are_skipped_are_never_key_tokens(client):
+    examples = client.examples("1.*", index="some")
+    assert min(example.position for example in examples) >= 4  # BOS, and three more
+    whole = client.examples("1.7", examples=[0], index="some", whole_context=True)[0]
+    assert whole.position >= 4
+    assert whole.activations[whole.key] == pytest.approx(whole.activation, rel=1e-3)
+
+
+def run(*arguments: Any) -> str:
+    result = CliRunner().invoke(cli.cli, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_commands_take_a_side(client, monkeypatch, tmp_path):
+    monkeypatch.setenv("POLYSEM_SERVER", client.target)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert "neuron 1.7, negative side" in " ".join(run("cluster", NEURON, "--side", "negative").split())
+    example = json.loads(run("examples", NEURON, "--side", "negative", "--json").splitlines()[0])
+    assert example["side"] == "negative"
+    assert example["activation"] < 0
+    assert json.loads(run("cluster", NEURON, "--side", "negative", "--json"))["provenance"]["side"] == "negative"
+    assert json.loads(run("statistics", NEURON, "--json"))["minimum_activation"] < 0
+    assert "below 0 in" in " ".join(run("statistics", NEURON, "--side", "negative").split())
+    run("report", NEURON, "--side", "negative", "--out", tmp_path / "r.html")
+    assert "negative side" in (tmp_path / "r.html").read_text()
+    run("figure", NEURON, "--side", "negative", "--out", tmp_path / "f.svg")
+    assert "negative side" in (tmp_path / "f.svg").read_text()
