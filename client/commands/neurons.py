@@ -210,6 +210,8 @@ def example_json(example: Example) -> dict[str, Any]:
         "position": example.position,
         "activation": example.activation,
         "key": example.key,
+        "key_token": example.key_part.text,
+        "key_part": example.key_part.fraction,
         "tokens": list(example.tokens),
         "activations": [round(float(a), 4) for a in example.activations],
     }

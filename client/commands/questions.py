@@ -132,25 +132,28 @@ def importance(
         found = client.importance(
             *neurons, examples=chosen, tokens_before=tokens_before, mask_token=mask_token, index=index, side=side
         )
+        texts = client.examples(*neurons, examples=chosen, index=index)
         if as_json:
-            for one in found:
-                print_json(importance_json(one))
+            for one, example in zip(found, texts, strict=True):
+                print_json(importance_json(one, example))
             return
         from polysem.client import terminal
 
         console = terminal.console()
-        for one in found:
-            console.print(terminal.ImportanceText(one))
+        for one, example in zip(found, texts, strict=True):
+            console.print(terminal.ImportanceText(one, example))
         say_if_none(found, chosen)
 
 
-def importance_json(importance: Importance) -> dict[str, Any]:
+def importance_json(importance: Importance, example: Example) -> dict[str, Any]:
     """An example's importance as `polysem importance --json` prints it."""
     return {
         "neuron": str(importance.neuron),
         "side": importance.side,
         "example": importance.example,
         "activation": importance.activation,
+        "key_token": example.key_part.text,
+        "key_part": example.key_part.fraction,
         "tokens": list(importance.tokens),
         "importances": [round(float(i), 4) for i in importance.importances],
         "relative": [round(float(i), 4) for i in importance.relative],
@@ -204,9 +207,10 @@ def explain(
     with connect(server, timeout_s) as client:
         found = client.explain(text, *neurons, thresholds=thresholds_of(thresholds), **options)
         if as_json:
-            for token in found:
+            for token, part in zip(found, found.parts, strict=True):
                 firings = [firing._asdict() | {"neuron": str(firing.neuron)} for firing in token.firings]
-                print_json(token._asdict() | {"firings": firings})
+                fields = token._asdict() | {"character": part.text, "part": part.fraction, "firings": firings}
+                print_json({name: value for name, value in fields.items() if name != "part_of"})
             return
         from polysem.client import terminal
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polysem.client import characters
 from polysem.client.drawing import dendrogram
 from polysem.client.drawing.colours import PALETTE
 from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
@@ -47,13 +48,19 @@ def data(neuron: "Neuron", examples: "Sequence[Example] | None") -> dict[str, An
 
 
 def example_data(example: "Example") -> dict[str, Any]:
-    """An example, its texts made visible and harmless."""
+    """An example: its texts as they are, for downloads; `shown` visible and harmless, where that is another text."""
+    shown, name = characters.shown(example.tokens, example.key, example.key_part), characters.visible(example.document)
     return {
-        "document": dendrogram.visible(example.document),
+        "document": example.document,
+        "shown_document": None if name == example.document else name,
         "position": example.position,
         "activation": round(example.activation, 4),
         "key": example.key,
-        "tokens": [dendrogram.visible(token) for token in example.tokens],
+        "key_token": example.key_part.text,
+        "key_part": example.key_part.fraction,
+        "key_name": characters.named(example.key_part),
+        "tokens": list(example.tokens),
+        "shown": None if shown == list(example.tokens) else shown,
         "activations": [round(float(a), 3) for a in example.activations],
     }
 

@@ -5,7 +5,6 @@ A drawing has an axis of distances (0 at the leaves) and runs across the leaves;
 wide, is the painter's affair.
 """
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from polysem.client.characters import named
 from polysem.client.drawing.colours import PALETTE
 from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
 
@@ -143,8 +143,8 @@ def representatives(cluster: "Cluster", order: Layout, examples: "Sequence[Examp
 
 
 def key_tokens(examples: "Iterable[Example]") -> list[tuple[str, int]]:
-    """The key tokens, visible and without spaces around them, with how often each occurs; the commonest first."""
-    return Counter(visible(example.tokens[example.key].strip(" ")) or "␠" for example in examples).most_common()
+    """The key tokens in words (`characters.named`), with how often each occurs; the commonest first."""
+    return Counter(named(example.key_part) for example in examples).most_common()
 
 
 def shades(example: "Example") -> FloatArray:
@@ -152,22 +152,3 @@ def shades(example: "Example") -> FloatArray:
     activations = np.nan_to_num(example.activations) * (-1 if example.activation < 0 else 1)
     top = activations.max(initial=0.0)
     return np.clip(activations / top, 0, 1) if top > 0 else np.zeros_like(activations)
-
-
-def visible(text: str) -> str:
-    """The text on one line, and harmless: what would move the cursor, the line or the reading direction is a symbol."""
-    return text if text.isprintable() else "".join(map(_visible_character, text))
-
-
-def _visible_character(character: str) -> str:
-    if character.isprintable():
-        return character
-    if character in "\n\u2028\u2029":
-        return "⏎"
-    if character == "\t":
-        return "→"
-    if character < " ":
-        return chr(0x2400 + ord(character))  # ␀ ␛ …
-    if unicodedata.category(character) == "Zs":
-        return " "
-    return "␡" if character == "\x7f" else "\N{REPLACEMENT CHARACTER}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from polysem.client import files
+from polysem.client import characters, files
 from polysem.client.drawing import dendrogram
 from polysem.client.drawing.dendrogram import ABOVE_THE_CUT, Layout
 from polysem.proto.arrays import FloatArray
@@ -135,9 +135,10 @@ def _text(ax: "Axes", place: int, example: "Example", colour: str) -> None:
     from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 
     shades = dendrogram.shades(example).tolist()
+    tokens = characters.shown(example.tokens, example.key, example.key_part)
     parts: list[Any] = []
-    for i in _around_key(example):
-        token = dendrogram.visible(example.tokens[i])
+    for i in _around_key(tokens, example.key):
+        token = tokens[i]
         look: dict[str, Any] = {"family": "DejaVu Sans Mono", "size": 6.2, "parse_math": False}
         if i == example.key:
             look["weight"] = "bold"
@@ -160,13 +161,13 @@ def _mixed(share: float) -> tuple[float, float, float]:
     return tuple(1 - share * (1 - c) for c in (205 / 255, 20 / 255, 30 / 255))  # type: ignore[return-value]
 
 
-def _around_key(example: "Example") -> range:
+def _around_key(tokens: Sequence[str], key: int) -> range:
     """The places of the tokens that fit beside the key token."""
-    first, room = example.key, TEXT_BEFORE
-    while first > 0 and (room := room - len(example.tokens[first - 1])) >= 0:
+    first, room = key, TEXT_BEFORE
+    while first > 0 and (room := room - len(tokens[first - 1])) >= 0:
         first -= 1
-    last, room = example.key, TEXT_AFTER
-    while last + 1 < len(example.tokens) and (room := room - len(example.tokens[last + 1])) >= 0:
+    last, room = key, TEXT_AFTER
+    while last + 1 < len(tokens) and (room := room - len(tokens[last + 1])) >= 0:
         last += 1
     return range(first, last + 1)
 

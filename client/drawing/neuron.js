@@ -128,7 +128,7 @@
     const text = element("span", { class: "ps-text" });
     const values = importances || example.activations;
     const strongest = importances ? 1 : strongestOf(example);
-    example.tokens.forEach((token, i) => {
+    (example.shown || example.tokens).forEach((token, i) => {
       const share = shade(values[i], strongest);
       if (i !== example.key && share <= 0.02) {
         text.append(token);
@@ -146,7 +146,7 @@
     const body = element("span", {}, exampleText(example));
     const note = element("span", { class: "ps-note", role: "status" });
     const row = element("li", { class: "ps-example", "data-place": example.place }, body, " ",
-      element("span", { class: "ps-meta" }, `${example.document} · ${shown(example.activation)}`));
+      element("span", { class: "ps-meta" }, `${example.shown_document || example.document} · ${shown(example.activation)}`));
     const action = (label, back, ask) => {
       let changed = false;
       const button = element("button", { type: "button", class: "ps-small", onclick: async () => {
@@ -364,7 +364,7 @@
       if (!data.examples) return "";
       const counts = new Map();
       for (const place of places) {
-        const token = data.examples[place].tokens[data.examples[place].key].trim() || "a space";
+        const token = data.examples[place].key_name;
         counts.set(token, (counts.get(token) || 0) + 1);
       }
       const common = [...counts].sort((a, b) => b[1] - a[1]).slice(0, 5);

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from polysem.client import characters
 from polysem.client.drawing import browser, dendrogram
 from polysem.proto.errors import PolysemError
 
@@ -103,13 +104,14 @@ def _card(cluster: "Cluster", examples: Any, colour: str) -> str:
 def example_html(example: "Example") -> str:
     """Its text, each token shaded by activation as a share of the example's maximum, the key token underlined."""
     spans = []
-    for i, (token, shade) in enumerate(zip(example.tokens, dendrogram.shades(example).tolist(), strict=True)):
+    tokens = characters.shown(example.tokens, example.key, example.key_part)
+    for i, (token, shade) in enumerate(zip(tokens, dendrogram.shades(example).tolist(), strict=True)):
         style = f"background:rgba(205,20,30,{shade * 0.6:.2f})" if shade > 0.02 else ""
         if i == example.key:
             style += ";text-decoration:underline;font-weight:bold"
-        text = escape(dendrogram.visible(token))
+        text = escape(token)
         spans.append(f'<span style="{style}">{text}</span>' if style else text)
-    return f'<code title="{escape(dendrogram.visible(example.document))}">{"".join(spans)}</code>'
+    return f'<code title="{escape(characters.visible(example.document))}">{"".join(spans)}</code>'
 
 
 def table_html(columns: Mapping[str, np.ndarray[Any, Any]]) -> str:

@@ -28,8 +28,9 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from polysem.client import characters
 from polysem.client.client import Client
-from polysem.client.drawing import browser, dendrogram
+from polysem.client.drawing import browser
 from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken
@@ -252,6 +253,8 @@ class _Pages:
     def text(self, request: Request) -> Response:
         """The user's own text, token by token."""
         view, text = View.of(request.query_params), request.query_params.get("text", "")
+        if request.query_params.get("line_ends") == "lf":  # from the form: browsers send all its line ends as CR LF
+            text = text.replace("\r\n", "\n")
         named = [name for name in re.split(r"[\s,]+", request.query_params.get("neurons", "")) if name]
         values: dict[str, Any] = {"title": "Your own text", "text": text, "neurons": " ".join(named)}
         tokens: list[ExplainedToken] = []
@@ -264,7 +267,10 @@ class _Pages:
             except errors.PolysemError as error:  # told beside the box, so that the text is not lost
                 wrong, status = error.message, _status(error)
         self._index(view)
-        return self._page("text.html", view, status, tokens=tokens, wrong=wrong, visible=dendrogram.visible, **values)
+        texts = [token.text for token in tokens]
+        parts = (characters.part(texts, i, *token.part_of) for i, token in enumerate(tokens))
+        shown = [(characters.displayed(part), part) for part in parts]
+        return self._page("text.html", view, status, tokens=tokens, wrong=wrong, shown=shown, **values)
 
     def neuron_json(self, request: Request) -> Response:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)

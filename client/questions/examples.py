@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from polysem.client import tables
+from polysem.client import characters, tables
 from polysem.client.calls import Call
+from polysem.client.characters import Part
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
@@ -31,7 +32,8 @@ class Example:
     activation   of the neuron at the key token, after the activation function
     tokens       the text around the key token, token by token; joined they are the text
     activations  (len(tokens),) float32
-    key          the key token's place in `tokens`
+    key          the key token's place in `tokens`; a character of several tokens stands at its last
+    key_of       which of its character's tokens the key token is, and how many they are; (0, 0): an older server
     """
 
     neuron: NeuronId
@@ -44,6 +46,7 @@ class Example:
     activations: FloatArray
     key: int
     side: Side = "positive"
+    key_of: tuple[int, int] = (0, 0)
 
     @property
     def place(self) -> int:
@@ -54,11 +57,16 @@ class Example:
     def text(self) -> str:
         return "".join(self.tokens)
 
+    @property
+    def key_part(self) -> Part:
+        """What the key token is: its text, or the character of which it is a part."""
+        return characters.part(self.tokens, self.key, *self.key_of)
+
     def __repr__(self) -> str:
-        before, key, after = (
-            "".join(self.tokens[part])
-            for part in (slice(self.key), slice(self.key, self.key + 1), slice(self.key + 1, None))
-        )
+        found = self.key_part
+        texts = characters.moved(self.tokens, self.key, found)
+        key = texts[self.key] if found.of == 1 else characters.named(found)
+        before, after = ("".join(texts[side]) for side in (slice(self.key), slice(self.key + 1, None)))
         return f"<Example {self.neuron} #{self.example} {self.activation:.2f} {f'{before}[[{key}]]{after}'!r}>"
 
 
@@ -82,6 +90,7 @@ def examples_of_batch(batch: ExampleBatch, side: Side = "positive") -> list[Exam
             activations=batch.token_activations[offsets[i] : offsets[i + 1]],
             key=int(batch.keys[i]),
             side=side,
+            key_of=(int(batch.part_numbers[i]), int(batch.part_counts[i])),
         )
         for i in range(len(batch.neurons))
     ]
@@ -95,7 +104,8 @@ def _by_example(batches: Sequence[ExampleBatch]) -> Columns:
         "context": tables.joined([batch.contexts for batch in batches]),
         "position": tables.joined([batch.positions for batch in batches]),
         "activation": tables.joined([batch.activations for batch in batches], dtype=np.float32),
-        "key_token": [example.tokens[example.key] for example in examples],
+        "key_token": [example.key_part.text for example in examples],
+        "key_part": [example.key_part.fraction for example in examples],
         "text": [example.text for example in examples],
     }
 

@@ -5,8 +5,9 @@ from typing import ClassVar, NamedTuple, Unpack
 
 import numpy as np
 
-from polysem.client import tables
+from polysem.client import characters, tables
 from polysem.client.calls import Call
+from polysem.client.characters import Part
 from polysem.client.questions.clustering import ClusteringOptions, read_options
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
@@ -39,12 +40,18 @@ class Firing(NamedTuple):
 
 
 class ExplainedToken(NamedTuple):
-    """A token of a text. firings: of the neurons asked for, in that order, or of those that fire hardest."""
+    """A token of a text.
+
+    text     joined they are the whole text: a character of several tokens stands at its last one
+    firings  of the neurons asked for, in that order, or of those that fire hardest
+    part_of  which of its character's tokens it is, and how many they are; (0, 0): an older server
+    """
 
     position: int
     text: str
     firings: tuple[Firing, ...]
     side: Side = "positive"
+    part_of: tuple[int, int] = (0, 0)
 
 
 def explained_of(answer: Answer) -> list[ExplainedToken]:
@@ -70,8 +77,15 @@ def explained_of(answer: Answer) -> list[ExplainedToken]:
             strict=True,
         )
     ]
+    parts = list(zip(batch.part_numbers.tolist(), batch.part_counts.tolist(), strict=True))
     return [
-        ExplainedToken(position, batch.tokens[i], tuple(firings[offsets[i] : offsets[i + 1]]), answer.provenance.side)
+        ExplainedToken(
+            position,
+            batch.tokens[i],
+            tuple(firings[offsets[i] : offsets[i + 1]]),
+            answer.provenance.side,
+            parts[i],
+        )
         for i, position in enumerate(batch.positions.tolist())
     ]
 
@@ -101,6 +115,12 @@ def _by_firing(batches: Sequence[ExplanationBatch]) -> Columns:
 
 class Explanation(Stream[ExplainedToken]):
     """A text token by token. As a table: a row a token and neuron; cluster −1: none."""
+
+    @property
+    def parts(self) -> list[Part]:
+        """What each token is: its text, or the character of which it is a part."""
+        texts = [token.text for token in self]
+        return [characters.part(texts, i, *token.part_of) for i, token in enumerate(self)]
 
     _noun = "tokens"
     _tables: ClassVar = {"firing": _by_firing}

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from polysem.client import tables
+from polysem.client import characters, tables
 from polysem.client.calls import Call
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
@@ -27,7 +27,7 @@ class Importance:
 
     example      its number: where it stands in the neuron's labels
     activation   at the key token, nothing masked
-    tokens       the texts before the key token, and it as the last
+    tokens       the texts before the key token, and it as the last; where it is a part of a character, the character
     importances  (len(tokens),) float32: 1 − a_masked / a; 1: all is lost, 0: nothing, negative: it grows
     """
 
@@ -54,7 +54,7 @@ class Importance:
 
     def __repr__(self) -> str:
         most = np.argsort(-self.importances[:-1], kind="stable")[:3]
-        named = ", ".join(f"{self.tokens[i]!r} {self.relative[i]:.2f}" for i in most)
+        named = ", ".join(f"{characters.part(self.tokens, i).text!r} {self.relative[i]:.2f}" for i in most)
         return f"<Importance {self.neuron} #{self.example} {self.tokens[-1]!r} after {named or 'nothing'}>"
 
 

@@ -7,7 +7,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from polysem.client.drawing import dendrogram
+from polysem.client import characters
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken, Firing
 from polysem.client.questions.importance import Importance
@@ -49,20 +49,20 @@ class ImportanceText:
 
     LEAST = 0.05  # of the key token's own importance
 
-    def __init__(self, importance: Importance) -> None:
-        self._importance = importance
+    def __init__(self, importance: Importance, example: Example) -> None:
+        self._importance, self._example = importance, example
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         one, relative = self._importance, self._importance.relative
-        texts = [dendrogram.visible(token) for token in one.tokens]
+        texts = [*one.tokens[:-1], *self._example.tokens[self._example.key :]]  # with the rest of the key's character
         yield Text.assemble((f"{one.neuron} ", "bold"), f"#{one.example}  {one.activation:.2f}")
-        before = cropped(Text("".join(texts[:-1])), options.max_width - 24, from_the_left=True)
-        yield before.append_text(key_text(texts[-1], has_colour(console)))
-        shown = [i for i in range(len(texts) - 1) if relative[i] >= self.LEAST]
+        before = cropped(Text(characters.visible("".join(one.tokens[:-1]))), options.max_width - 24, from_the_left=True)
+        yield before.append_text(key_text(characters.displayed(self._example.key_part), has_colour(console)))
+        shown = [i for i in range(len(one.tokens) - 1) if relative[i] >= self.LEAST]
         for i in shown:
             bar = "█" * max(round(float(relative[i]) * 20), 1)
             yield Text.assemble(
-                f"  {relative[i]:4.0%} ", (f"{bar:<20} ", "#2a6fdb"), texts[i].strip(" ") or repr(one.tokens[i])
+                f"  {relative[i]:4.0%} ", (f"{bar:<20} ", "#2a6fdb"), characters.named(characters.part(texts, i))
             )
         if not shown:
             yield Text(f"  no token before it changes the activation by {self.LEAST:.0%} of what it does itself", "dim")
@@ -78,10 +78,11 @@ def explanation(tokens: Iterable[ExplainedToken], named: bool) -> RenderableType
             table.add_column(str(firing.neuron), no_wrap=True)
     else:
         table.add_column("fires hardest, as a share of its maximum")
-    for token in found:
+    texts = [token.text for token in found]
+    for i, token in enumerate(found):
+        part = characters.part(texts, i, *token.part_of)
         cells = [_firing(firing) if named else _share(firing) for firing in token.firings]
-        text = Text(dendrogram.visible(token.text))
-        table.add_row(text, *(cells if named else [Text("   ").join(cells)]))
+        table.add_row(Text(characters.displayed(part)), *(cells if named else [Text("   ").join(cells)]))
     note = "activation, cluster at the smallest mean distance; – where none is near enough" if named else ""
     return Group(table, Text(), Text(note, "dim")) if named else table
 

@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from polysem.client import characters
 from polysem.client.drawing import dendrogram
 from polysem.client.questions.examples import Example
 
@@ -49,7 +50,8 @@ def example_lines(examples: Sequence[Example], width: int, coloured: bool = True
 
 
 def _parts(example: Example, coloured: bool) -> _Parts:
-    pieces = list(zip(map(dendrogram.visible, example.tokens), dendrogram.shades(example).tolist(), strict=True))
+    shown = characters.shown(example.tokens, example.key, example.key_part)
+    pieces = list(zip(shown, dendrogram.shades(example).tolist(), strict=True))
     key = pieces[example.key][0]
     indent = len(key) - len(key.lstrip(" ")) if key.strip(" ") else 0  # the blank before a word is not emphasised
     before = shaded([*pieces[: example.key], (key[:indent], 0.0)])
@@ -102,14 +104,18 @@ class ExampleText:
         yield Text.assemble(
             (f"{example.neuron} ", "bold"),
             f"#{example.example}  {example.activation:.2f}  ",
-            (dendrogram.visible(example.document), "dim"),
+            (characters.visible(example.document), "dim"),
+            (f"  {characters.named(found)}" if (found := example.key_part).of > 1 else "", "dim"),
         )
         if not self._whole:
             yield from example_lines([example], options.max_width - 2, coloured)
             return
         shades = dendrogram.shades(example).tolist()
         text = Text()
-        for i, (token, shade) in enumerate(zip(example.tokens, shades, strict=True)):
-            shown = "\n".join(dendrogram.visible(line) for line in token.split("\n"))
-            text.append_text(key_text(shown, coloured) if i == example.key else Text(shown, shade_style(shade)))
+        tokens = characters.moved(example.tokens, example.key, example.key_part)
+        for i, (token, shade) in enumerate(zip(tokens, shades, strict=True)):
+            is_key = i == example.key
+            whole = characters.displayed(example.key_part) if is_key and not token.isspace() else token
+            shown = "\n".join(characters.visible(line) for line in whole.split("\n"))
+            text.append_text(key_text(shown, coloured) if is_key else Text(shown, shade_style(shade)))
         yield text

@@ -27,6 +27,7 @@ class ExampleQuery:
     pb.GetExamplesResponse,
     "example",
     Axis("token", ["tokens", "token_activations"], "n_tokens"),
+    later=["part_numbers", "part_counts"],
 )
 @dataclass(frozen=True, eq=False)
 class ExampleBatch:
@@ -42,6 +43,8 @@ class ExampleBatch:
     keys               (E,) int32: the key token's place among them
     tokens             T texts
     token_activations  (T,) float32
+    part_numbers       (E,) int32: which of a character's tokens the key token is, from 1; 0: an older server
+    part_counts        (E,) int32: how many they are
     """
 
     neurons: IntArray
@@ -54,6 +57,8 @@ class ExampleBatch:
     keys: IntArray
     tokens: Sequence[str] = field(repr=False)
     token_activations: FloatArray
+    part_numbers: IntArray
+    part_counts: IntArray
 
 
 def example_numbers(examples: object) -> tuple[int, ...]:

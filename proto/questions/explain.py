@@ -45,6 +45,7 @@ class ExplainQuery:
     pb.ExplainTextResponse,
     "token",
     Axis("activation", ["active_neurons", "activations", "shares", "fires", "clusters", "distances"], "n_activations"),
+    later=["part_numbers", "part_counts"],
 )
 @dataclass(frozen=True, eq=False)
 class ExplanationBatch:
@@ -59,6 +60,8 @@ class ExplanationBatch:
     fires           (F,) int32: 0 or 1
     clusters        (F,) int32: feature cluster that the token falls in, −1: none
     distances       (F,) float32: smallest mean distance to a cluster's members; NaN where it does not fire
+    part_numbers    (T,) int32: which of a character's tokens it is, from 1; 0: an older server
+    part_counts     (T,) int32: how many they are
     """
 
     positions: IntArray
@@ -70,6 +73,8 @@ class ExplanationBatch:
     fires: IntArray
     clusters: IntArray
     distances: FloatArray
+    part_numbers: IntArray
+    part_counts: IntArray
 
 
 def check_explain(query: ExplainQuery) -> None:

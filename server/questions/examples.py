@@ -14,6 +14,7 @@ from polysem.proto.questions.examples import ExampleBatch, ExampleQuery
 from polysem.proto.wire import columns
 from polysem.server.index.format import TOKENS_AFTER, TOKENS_BEFORE, Index
 from polysem.server.model.model import Model
+from polysem.server.questions import characters
 from polysem.server.questions.engine import Engine, Plan
 
 MAX_EXAMPLES_PER_REQUEST = 1 << 24
@@ -56,10 +57,13 @@ class ExampleWork:
         found = [self._find(*item) for item in items.tolist()]
         whole = self._activations(items, found) if self.whole_context else None
         texts: list[str] = []
+        parts: list[tuple[int, int]] = []
         activations: list[Array] = []
         spans = [self._span(example) for example in found]
         for i, (example, (start, end)) in enumerate(zip(found, spans, strict=True)):
-            texts += self._texts(example.context, start, end)
+            shown, part = self._texts(example.context, start, end, example.position)
+            texts += shown
+            parts.append(part)
             activations.append(
                 whole[i] if whole else example.around[start - example.position + TOKENS_BEFORE :][: end - start]
             )
@@ -74,6 +78,8 @@ class ExampleWork:
             keys=np.array([e.position - start for e, (start, _) in zip(found, spans, strict=True)], np.int32),
             tokens=texts,
             token_activations=np.concatenate([*activations, np.zeros(0)]).astype(np.float32),
+            part_numbers=np.array([number for number, _ in parts], np.int32),
+            part_counts=np.array([of for _, of in parts], np.int32),
         )
 
     def _find(self, layer: int, neuron: int, place: int) -> "_Example":
@@ -95,11 +101,16 @@ class ExampleWork:
         first_text = int(self.index.info.bos)
         return max(example.position - TOKENS_BEFORE, first_text), min(example.position + TOKENS_AFTER + 1, length)
 
-    def _texts(self, context: int, start: int, end: int) -> list[str]:
-        """Texts of tokens start..end − 1; decoded with 3 neighbours, over which a character may be split."""
+    def _texts(self, context: int, start: int, end: int, key: int) -> tuple[list[str], tuple[int, int]]:
+        """Texts of tokens start..end − 1, and which part of a character the key token is.
+
+        Decoded with 3 neighbours, over which a character may be split.
+        """
         begin = max(start - 3, 0)
-        ids = self.index.contexts.tokens(context)[begin : end + 3]
-        return self.model.tokenizer.texts(ids.tolist())[start - begin : end - begin]
+        ids = self.index.contexts.tokens(context)[begin : end + 3].tolist()
+        texts = self.model.tokenizer.texts(ids)
+        (part,) = characters.parts(self.model.tokenizer, ids, texts, [key - begin])
+        return texts[start - begin : end - begin], part
 
     def _activations(self, items: IntArray, found: Sequence["_Example"]) -> list[Array]:
         """(T,) float32 of each example's neuron over its whole context: the model reads it again."""

@@ -27,6 +27,7 @@ from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import EmbeddingWeights, Model, Visit
 from polysem.server.model.tokenizer import Pieces
+from polysem.server.questions import characters
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.resident import device_batches
@@ -88,12 +89,15 @@ class ExplainWork:
             fires=every.fires[where],
             clusters=every.clusters[where],
             distances=every.distances[where],
+            part_numbers=every.part_numbers[positions],
+            part_counts=every.part_counts[positions],
         )
 
     def _explain(self) -> ExplanationBatch:
         neurons, activations, clusters, distances = self._of_those_named() if self.neurons else self._of_the_strongest()
         maximum = self.index.statistics.maximum[neurons[:, 0], neurons[:, 1]]
         n_each = len(neurons) // len(self.ids)
+        parts = characters.parts(self.model.tokenizer, self.ids, self.texts, range(len(self.ids)))
         return ExplanationBatch(
             positions=self.items()[:, 0],
             tokens=self.texts,
@@ -109,6 +113,8 @@ class ExplainWork:
             fires=self._fires(activations, maximum).astype(np.int32),
             clusters=clusters.astype(np.int32),
             distances=distances.astype(np.float32),
+            part_numbers=np.array([number for number, _ in parts], np.int32),
+            part_counts=np.array([of for _, of in parts], np.int32),
         )
 
     def _fires(self, activations: Array, maximum: Array) -> Array:

@@ -127,7 +127,10 @@ class ImportanceWork:
         first = key + 1 - n_masked
         begin = max(first - 3, 0)  # a character may be split over 3 neighbours more
         texts = self.model.tokenizer.texts(ids[begin : key + 4].tolist())
-        return torch.from_numpy(ids[: key + 1]), texts[first - begin : key + 1 - begin]
+        shown, after = texts[first - begin : key + 1 - begin], texts[key + 1 - begin :]
+        if not shown[-1]:  # a part of a character, which stands at its last token
+            shown[-1] = next((text[0] for text in after if text), "\N{REPLACEMENT CHARACTER}")
+        return torch.from_numpy(ids[: key + 1]), shown
 
     def _activations(self, layer: int, neuron: int, ids: Tensor, numbers: range, n_masked: int) -> Array:
         """(V,) float64 at the last token, of the readings with these numbers."""

@@ -130,6 +130,8 @@ def make_example_batch(n_tokens, texts=("a", "é", "", "😀", "\0", "word"), do
         keys=rng.integers(0, 99, e, np.int32),
         tokens=[texts[i % len(texts)] for i in range(t)],
         token_activations=rng.random(t, np.float32),
+        part_numbers=rng.integers(1, 4, e, np.int32),
+        part_counts=rng.integers(1, 4, e, np.int32),
     )
 
 

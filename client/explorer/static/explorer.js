@@ -144,22 +144,25 @@
           mean_distance: c.meanDistance, members: [...c.members].sort((a, b) => a - b) })),
         labels: found.labels,
         linkage: data.merges.map(([a, b], i) => [a, b, data.heights[i]]),
-        examples: data.examples,
+        examples: data.examples.map((e) => ({ document: e.document, position: e.position, activation: e.activation,
+          key: e.key, key_token: e.key_token, key_part: e.key_part, tokens: e.tokens, activations: e.activations })),
       };
     };
 
     function csv() {
-      const rows = [["neuron", "example", "cluster", "central", "document", "position", "activation", "key_token", "text"]];
+      const rows = [["neuron", "example", "cluster", "central", "document", "position", "activation", "key_token",
+        "key_part", "text"]];
       const { labels, clusters } = view.found();
       const centrals = new Set(clusters.map((cluster) => cluster.central));
       data.examples.forEach((e, place) => rows.push([id, place, labels[place], centrals.has(place) ? 1 : 0, e.document,
-        e.position, e.activation, e.tokens[e.key], e.tokens.join("")]));
+        e.position, e.activation, e.key_token, e.key_part, e.tokens.join("")]));
       return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
     }
 
-    // Quoted where need be; a text that a spreadsheet would take for a formula begins with an apostrophe.
+    // Quoted where need be. A text that a spreadsheet would take for a formula gets an apostrophe before it, and so does
+    // one that begins with an apostrophe: without the first one, each is what it was.
     function cell(value) {
-      const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+      const text = typeof value === "string" && /^[=+\-@\t\r\n＝＋－＠']/.test(value) ? `'${value}` : String(value);
       return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     }
 

@@ -14,14 +14,16 @@
     return new XMLSerializer().serializeToString(alone);
   }
 
+  const tokensOf = (example) => example.shown || example.tokens;
+
   // The tokens that fit beside the key token: first and last + 1.
   function around(context, example, room) {
-    const width = (i) => context.measureText(example.tokens[i]).width;
+    const width = (i) => context.measureText(tokensOf(example)[i]).width;
     let first = example.key, last = example.key + 1, used = width(example.key);
     for (let wider = true; wider;) {
       wider = false;
       if (first > 0 && used + width(first - 1) <= room) { used += width(--first); wider = true; }
-      if (last < example.tokens.length && used + width(last) <= room) { used += width(last++); wider = true; }
+      if (last < tokensOf(example).length && used + width(last) <= room) { used += width(last++); wider = true; }
     }
     return [first, last];
   }
@@ -31,7 +33,7 @@
     const [first, last] = around(context, example, room);
     const strongest = Polysem.strongestOf(example);
     for (let i = first; i < last; i++) {
-      const token = example.tokens[i], width = context.measureText(token).width;
+      const token = tokensOf(example)[i], width = context.measureText(token).width;
       context.fillStyle = `rgba(205,20,30,${0.55 * Polysem.shade(example.activations[i], strongest)})`;
       context.fillRect(x, y - 12, width, LINE - 1);
       context.fillStyle = ink;

@@ -567,7 +567,7 @@ class EmbedNeuronsResponse(_message.Message):
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class GetExamplesResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "places", "documents", "contexts", "positions", "activations", "n_tokens", "keys", "tokens", "token_activations")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "places", "documents", "contexts", "positions", "activations", "n_tokens", "keys", "tokens", "token_activations", "part_numbers", "part_counts")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -581,6 +581,8 @@ class GetExamplesResponse(_message.Message):
     KEYS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    PART_NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    PART_COUNTS_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -594,7 +596,9 @@ class GetExamplesResponse(_message.Message):
     keys: _tensor_pb2.Tensor
     tokens: _containers.RepeatedScalarFieldContainer[str]
     token_activations: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., documents: _Optional[_Iterable[str]] = ..., contexts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., token_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    part_numbers: _tensor_pb2.Tensor
+    part_counts: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., documents: _Optional[_Iterable[str]] = ..., contexts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., token_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_numbers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_counts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class GetNeuronStatisticsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "maximum_activation", "mean_activation", "share_positive", "histogram", "n_examples", "lowest_example", "highest_example", "threshold", "minimum_activation")
@@ -719,7 +723,7 @@ class MeasureImportanceResponse(_message.Message):
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., importances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ExplainTextResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "positions", "tokens", "n_activations", "active_neurons", "activations", "shares", "fires", "clusters", "distances")
+    __slots__ = ("provenance", "timing", "continues", "positions", "tokens", "n_activations", "active_neurons", "activations", "shares", "fires", "clusters", "distances", "part_numbers", "part_counts")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -732,6 +736,8 @@ class ExplainTextResponse(_message.Message):
     FIRES_FIELD_NUMBER: _ClassVar[int]
     CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     DISTANCES_FIELD_NUMBER: _ClassVar[int]
+    PART_NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    PART_COUNTS_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -744,4 +750,6 @@ class ExplainTextResponse(_message.Message):
     fires: _tensor_pb2.Tensor
     clusters: _tensor_pb2.Tensor
     distances: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., n_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., active_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., shares: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., fires: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    part_numbers: _tensor_pb2.Tensor
+    part_counts: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., n_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., active_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., shares: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., fires: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_numbers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_counts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

@@ -218,5 +218,7 @@ def test_explanations_of_any_size_arrive_in_messages_of_any_size(n_firings, max_
 
     counts = np.array(n_firings, np.int32)
     texts = [("a", "日本", "")[i % 3] for i in range(t)]
-    batch = ExplanationBatch(whole(t), texts, counts, whole(f, 2), share(), share(), whole(f), whole(f), share())
+    batch = ExplanationBatch(
+        whole(t), texts, counts, whole(f, 2), share(), share(), whole(f), whole(f), share(), whole(t), whole(t)
+    )
     assert_same(batch, joined(batch, encoded(batch, max_bytes)))

@@ -1,0 +1,102 @@
+"""Texts in a real browser: they arrive as they were typed, key tokens within characters are named, downloads hold the
+data."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from polysem.client import characters
+
+
+def characters_in(client):
+    """Neurons of which a key token is a part of a character."""
+    return {str(e.neuron): e for e in client.examples("*") if e.key_part.of > 1 and e.key_part.number < e.key_part.of}
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\na\n\nb\n", "a\tb ", "  a", "日本\n😀", "<b>&amp;</b>", "a'b\"c"])
+def test_a_text_arrives_as_it_was_typed(page, explorer, server, text):
+    page.goto(f"{explorer}/text")
+    page.fill("#text", text)
+    page.click("#own button")
+    page.wait_for_selector("tbody tr")
+    want = server.explain(text)
+    assert page.locator("tbody tr").count() == len(want)
+    shown = page.locator("tbody th").evaluate_all("all => all.map((one) => one.textContent)")
+    assert shown == [characters.displayed(part) for part in want.parts]
+    assert page.input_value("#text") == text
+    page.click("#own button")  # and once more, from the page that answered
+    page.wait_for_selector("tbody tr")
+    assert page.input_value("#text") == text
+    page.locator("tbody a").first.click()
+    assert page.locator(".own .ps-text > span").count() == len(want)
+
+
+def test_a_link_may_hold_any_line_end(page, explorer, server):
+    page.goto(f"{explorer}/text?text=a%0D%0Ab")
+    assert page.locator("tbody tr").count() == len(server.explain("a\r\nb")) == 4
+
+
+def test_a_key_token_within_a_character_is_named_everywhere(page, explorer, server):
+    name, example = next(iter(characters_in(server).items()))
+    page.goto(f"{explorer}/neuron/{name}?distance_threshold=2")
+    assert characters.named(example.key_part) in page.locator(".ps-card .ps-meta").first.inner_text()
+    page.locator(".ps-more").first.click() if page.locator(".ps-more").count() else None
+    row = page.locator(f".ps-example[data-place='{example.example}']")
+    assert row.locator("mark").inner_text() == characters.named(example.key_part)
+    row.get_by_text("importance", exact=True).click()
+    row.get_by_text("activation", exact=True).wait_for()
+    assert row.locator("mark").inner_text() == characters.named(example.key_part)
+    assert "a space" not in page.locator("#neuron").inner_text()
+
+
+def test_downloads_hold_the_texts_as_they_are(page, explorer, server):
+    name = next(iter(characters_in(server)))
+    page.goto(f"{explorer}/neuron/{name}")
+    got = {}
+    for kind, label in (("json", "JSON"), ("csv", "CSV")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=label, exact=True).click()
+        got[kind] = download.value.path().read_bytes().decode()
+    want = server.examples(name)
+    found = json.loads(got["json"])["examples"]
+    assert [e["tokens"] for e in found] == [list(e.tokens) for e in want]
+    assert [e["document"] for e in found] == [e.document for e in want]
+    assert [(e["key_token"], e["key_part"]) for e in found] == [(e.key_part.text, e.key_part.fraction) for e in want]
+    rows = list(csv.DictReader(io.StringIO(got["csv"], newline="")))
+    assert [unquoted(row["text"]) for row in rows] == [e.text for e in want]
+    assert [unquoted(row["document"]) for row in rows] == [e.document for e in want]
+    assert [unquoted(row["key_token"]) for row in rows] == [e.key_part.text for e in want]
+    assert [row["key_part"] for row in rows] == [e.key_part.fraction for e in want]
+
+
+def unquoted(cell):
+    """A cell as the page's note says: an apostrophe at its beginning is not its own."""
+    return cell.removeprefix("'")
+
+
+CELLS = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", "'x", "''x", "＝1", "x", "", "a,b", 'a"b', "a\r\nb", "'"]
+
+
+def test_no_cell_is_a_formula_and_each_can_be_read_back(page, explorer, server):
+    name = next(iter(characters_in(server)))
+    page.route("**/neuron/*", lambda route: route.fulfill(body=hostile(route.fetch().text()), content_type="text/html"))
+    page.goto(f"{explorer}/neuron/{name}")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV", exact=True).click()
+    text = download.value.path().read_bytes().decode()
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [unquoted(row["document"]) for row in rows] == (CELLS * 40)[: len(rows)]
+    assert not any(row["document"].startswith(tuple("=+-@\t\r\n＝")) for row in rows)
+
+
+def hostile(html):
+    """The page with other names of documents in its data."""
+    start, end = '<script type="application/json" id="data">', "</script>"
+    before, _, rest = html.partition(start)
+    data, _, after = rest.partition(end)
+    changed = json.loads(data)
+    for i, example in enumerate(changed["examples"]):
+        example["document"] = CELLS[i % len(CELLS)]
+    return before + start + json.dumps(changed) + end + after
