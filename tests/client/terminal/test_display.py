@@ -33,7 +33,7 @@ def neuron_of(points, texts=("text",), threshold=0.5):
     labels = np.array([list(dict.fromkeys(raw)).index(label) for label in raw], np.int32)
     metrics = Metrics(n, len(set(labels)), None, None, None, None, None, None)
     examples = [example(i, texts[i % len(texts)]) for i in range(n)]
-    asker = SimpleNamespace(examples=lambda *neurons, index: examples)
+    asker = SimpleNamespace(examples=lambda *neurons, index, side: examples)
     return Neuron(NeuronId(1, 2), labels, tree, metrics, threshold, "matrix", PROVENANCE, Timing(0, 0, 1), asker)
 
 
