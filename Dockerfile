@@ -1,4 +1,5 @@
-# Polysem's server. The default is for a GPU box; `docker compose --profile cpu` builds the same on plain Ubuntu.
+# Polysem's server. The default is for a GPU box; `docker compose --profile cpu` builds the same on plain Ubuntu, and
+# `--profile cuml` with cuML and CuPy, which search the neighbours of large neurons (docs/cuml.md).
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 
 FROM ${BASE} AS build
@@ -10,7 +11,7 @@ RUN apt-get update \
 RUN python3 -m venv /opt/polysem
 WORKDIR /src
 COPY . .
-ARG EXTRAS=server,cuda
+ARG EXTRAS=server
 # Passed to pip: for a CPU build, where its torch comes from.
 ARG PIP_ARGS=
 # hadolint ignore=SC2086

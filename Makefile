@@ -101,18 +101,12 @@ bench: setup ## our kernels beside every rival that is installed, on this machin
 	$(BIN)/python tests/benchmarks/kernels.py $(ARGS)
 
 # On a machine with a GPU, where `make setup` has installed a CUDA build of torch.
-gpu: setup ## what needs a GPU: the tests marked so, then the benchmarks, kept in tests/benchmarks/results
-	$(BIN)/pytest -q -m gpu
-	mkdir -p tests/benchmarks/results
-	$(BIN)/python tests/benchmarks/whole_model.py | tee tests/benchmarks/results/whole-model-cuda.md
-	$(BIN)/python tests/benchmarks/precision.py --device cuda | tee tests/benchmarks/results/precision-cuda.md
-	$(BIN)/python tests/benchmarks/kernels.py --device cuda $(ARGS) | tee tests/benchmarks/results/kernels-cuda.md
+gpu: setup ## what needs a GPU, 5.5 minutes: the tests marked so, then benchmarks, kept in tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/on_gpu.py
 
-gpu-cuml: setup ## the same for large neurons with cuML and CuPy
+gpu-cuml: setup ## the same for large neurons with cuML and CuPy, 2.5 minutes
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[server,cuda,dev]'
-	$(BIN)/pytest -q -m gpu tests/kernels/large
-	mkdir -p tests/benchmarks/results
-	$(BIN)/python tests/benchmarks/large.py --device cuda $(ARGS) | tee tests/benchmarks/results/large-cuda.md
+	$(BIN)/python tests/benchmarks/on_gpu.py --cuml
 
 demo-model: setup ## train the embedded model anew (about three quarters of an hour on 2 cores)
 	$(BIN)/python -m polysem.server.demo.train --out server/demo/model

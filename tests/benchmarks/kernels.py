@@ -1,6 +1,7 @@
 """Our kernels against what one would write otherwise, and against what the machine could do at best.
 
     make bench            or    python tests/benchmarks/kernels.py [--device cuda] [--rounds 7] [--widths 100 256 1000]
+                                                                   [--rivals fastcluster …] [--budget SECONDS]
 
 Neurons a second for each stage and N (dataset examples a neuron), synthetic embeddings of D = 768 in float16 rows and
 float32 arithmetic. Everything is timed in one run, in turn; a ratio is taken within a round, and its median, least and
@@ -22,6 +23,7 @@ import importlib.util
 import multiprocessing
 import time
 
+import machine
 import numpy as np
 import torch
 
@@ -257,20 +259,21 @@ def seconds(device, run):
     return time.perf_counter() - begin
 
 
-def measure(device, width, rounds, target_s):
-    """Neurons a second (rounds,) by stage and contestant, "ours" among them."""
+def measure(device, width, rounds, target_s, asked):
+    """Neurons a second (rounds,) by stage and contestant: "ours", and of the rivals those asked for."""
     n_threads = torch.get_num_threads()
     n_neurons = max(n_threads * 2, (8 << 20) * n_threads // (4 * width**2))  # a batch, as the server makes them
     if device.type == "cuda":
         n_neurons = max(2048 * 100 // width, 64)
-    rivals = Rivals(min(n_neurons, 512), width)
+    beside = [name for stage in RIVALS.values() for name in stage if name in asked]
+    rivals = Rivals(min(n_neurons, 512), width) if beside else None
     runs = {}  # (stage, name) -> (run a number of times, neurons each time)
     for stage, run in ours(device, n_neurons, width).items():
         runs[stage, "ours"] = repeated(run), n_neurons
         for name in RIVALS.get(stage, ()):
-            if name not in NEEDS or importlib.util.find_spec(NEEDS[name]):
+            if name in asked and (name not in NEEDS or importlib.util.find_spec(NEEDS[name])):
                 runs[stage, name] = (lambda count, stage=stage, name=name: rivals(stage, name, count)), rivals.n_cores
-    if device.type == "cuda" and importlib.util.find_spec("cuml"):
+    if "cuML" in asked and device.type == "cuda" and importlib.util.find_spec("cuml"):
         runs["distances + hac + cut", "cuML"] = repeated(cuml_single(device, 32, width)), 32
     counts = {}
     for key, (run, _) in runs.items():
@@ -281,7 +284,8 @@ def measure(device, width, rounds, target_s):
         for key, (run, per_count) in runs.items():
             taken = seconds(device, lambda run=run, key=key: run(counts[key]))
             speed[key].append(counts[key] * per_count / taken)
-    rivals.close()
+    if rivals:
+        rivals.close()
     return {key: np.array(values) for key, values in speed.items()}
 
 
@@ -312,14 +316,20 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each contestant in each round")
     parser.add_argument("--widths", type=int, nargs="+", default=[100, 256, 1000])
+    names = list(dict.fromkeys([*(name for stage in RIVALS.values() for name in stage), "cuML"]))
+    parser.add_argument("--rivals", nargs="*", default=names, choices=names, metavar="NAME", help=f"of {names}")
+    parser.add_argument("--budget", type=float, help="seconds in which to begin measurements")
     arguments = parser.parse_args()
-    device = arguments.device
+    device, budget = arguments.device, machine.Budget(arguments.budget)
     copy_rate, product_rate = rates(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"{device}, {name}; torch {torch.__version__}; D = {D_MODEL}")
+    print(machine.heading(device))
+    print(f"D = {D_MODEL}")
     print(f"copy {copy_rate / 1e9:,.0f} GB/s (read and written), float32 product {product_rate / 1e9:,.0f} GFLOP/s")
     for width in arguments.widths:
-        show(width, measure(device, width, arguments.rounds, arguments.seconds), floors(width, copy_rate, product_rate))
+        if budget.covers(f"N = {width}"):
+            speed = measure(device, width, arguments.rounds, arguments.seconds, arguments.rivals)
+            show(width, speed, floors(width, copy_rate, product_rate))
+    budget.close()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The paper's run in one process: 10,000 contexts of 1,024 tokens through GPT2-small, selection, x̂, Table 1.
 
-    python tests/benchmarks/paper_scale.py --tokenizer FOLDER --corpus FILE.jsonl [--contexts 10000]
+    python tests/benchmarks/paper_scale.py [--tokenizer FOLDER] [--corpus FILE.jsonl] [--contexts 10000]
                                            [--device cuda] [--dtype bfloat16]
 
-GPT2Config() with seeded weights and the real tokenizer: true shapes and speeds, no meaning. The corpus's texts are
-strung together at random until each document fills a context. Table 1 is hac and scc of both embeddings, all 36,864
-neurons, through the server. Everything ran once before on a few contexts, so nothing is compiled in what is timed. The
-floor is the operations of both passes of the model (the scan and the collection) over the measured product rate.
+GPT2Config() with seeded weights and a real tokenizer, the demo's by default: true shapes and speeds, no meaning. The
+corpus's texts, by default those that the running Python carries, are strung together at random until each document
+fills a context. Table 1 is hac and scc of both embeddings, all 36,864 neurons, through the server. Everything ran once
+before on a few contexts, so nothing is compiled in what is timed. The floor is the operations of both passes of the
+model (the scan and the collection) over the measured product rate.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import machine
 import torch
 from gpt2_small import checkpoint, size_mb
 from rich.console import Console
@@ -25,16 +27,16 @@ from polysem.client.measuring import measurements, table1
 from polysem.client.measuring.measure import Measuring
 from polysem.proto.facts import Selection
 from polysem.server import local
-from polysem.server.corpus.documents import Corpus
+from polysem.server.corpus.documents import PYDOCS, Corpus
 from polysem.server.indexing import builder
-from polysem.server.model import gpt2
-from polysem.server.model.loading import load
+from polysem.server.model.loading import DEMO_FOLDER, load
+from polysem.server.model.model import DTYPES
 
 CHARACTERS = 7000  # of a document: more than 1,024 tokens of English
 
 
 def strung_together(source, out, n_documents):
-    texts = [json.loads(line)["text"] for line in source.open()]
+    texts = [document.text for document in Corpus(source).documents()]
     dice = random.Random(0)
     with out.open("w") as file:
         for i in range(n_documents):
@@ -79,8 +81,8 @@ def operations(info, n_contexts, n_tokens):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path, default=DEMO_FOLDER)
+    parser.add_argument("--corpus", default=PYDOCS)
     parser.add_argument("--contexts", type=int, default=10_000)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
@@ -101,11 +103,9 @@ def run(place, arguments):
             Measuring(client, best_cut=False).run(place / f"{name}.parquet")
             found = table1.tables(measurements.read(place / f"{name}.parquet"))
             taken["Table 1"] = time.perf_counter() - begin
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    rate, info = product_rate(device, gpt2.DTYPES[arguments.dtype]), index.info
-    print(
-        f"{where}; torch {torch.__version__}; {arguments.dtype}; {info.n_contexts:,} contexts, {info.n_tokens:,} tokens"
-    )
+    rate, info = product_rate(device, DTYPES[arguments.dtype]), index.info
+    print(machine.heading(device))
+    print(f"{arguments.dtype}; {info.n_contexts:,} contexts, {info.n_tokens:,} tokens")
     print(f"{info.n_examples:,} examples; {size_mb(place / 'all'):,.0f} MB on disk", end="; ")
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:,.0f} MB\n\n| stage | seconds |\n|---|---|")
     for stage, seconds in taken.items():
@@ -114,7 +114,11 @@ def run(place, arguments):
     floor = 2 * operations(loaded.info, info.n_contexts, info.n_tokens) / rate
     print(f"| all | {whole:.1f} |\n| all but tokenising | {whole - taken['tokenise']:.1f} |\n")
     print(f"Floor {floor:.1f} s: two passes of the model at {rate / 1e12:.2f} TFLOP/s.")
-    Console(width=120).print(found)
+    console = Console(width=120)
+    with console.capture() as shown:
+        console.print(found)
+    print(shown.get().replace(f"{place.resolve()}/", ""))
+    print("\nComplete.")
 
 
 if __name__ == "__main__":

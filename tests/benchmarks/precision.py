@@ -10,6 +10,7 @@ a GPU the kernels run in Triton's interpreter, which rounds as they do; the CPU'
 import argparse
 import os
 
+import machine
 import numpy as np
 import torch
 
@@ -83,6 +84,7 @@ def main():
         for c in batches
     ]
     n = np.concatenate([c.n_examples.numpy() for c in batches])
+    print(machine.heading(arguments.device))
     print(f"{len(n)} neurons of {n.min()} to {n.max()} examples")
     print("| precision | distance | height | ARI at 0.3, mean (least) | at 0.5 | at 0.7 |\n|---|---|---|---|---|---|")
     for name, run in contestants.items():
@@ -90,6 +92,7 @@ def main():
         ari = torch.cat([part[2] for part in found])
         shown = " | ".join(f"{ari[:, k].mean():.4f} ({ari[:, k].min():.3f})" for k in range(len(CUTS)))
         print(f"| {name} | {max(f[0] for f in found):.1e} | {max(f[1] for f in found):.1e} | {shown} |", flush=True)
+    print("\nComplete.")
 
 
 if __name__ == "__main__":

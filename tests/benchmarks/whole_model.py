@@ -1,6 +1,7 @@
 """All neurons of a GPT2-small through the kernels: seconds of each stage, and of all together as the engine runs them.
 
     python tests/benchmarks/whole_model.py [--device cuda] [--widths 100 256 1000] [--precision float32]
+                                           [--budget SECONDS]
 
 12 layers of 3,072 neurons, D = 768, N examples each, drawn from a table of made-up x̂ rows. First one stage after the
 other, then batch by batch as the server cuts them, on two streams where there is a GPU. The floor is that of
@@ -13,6 +14,7 @@ import time
 from collections import defaultdict, deque
 from contextlib import nullcontext
 
+import machine
 import torch
 
 import kernels as stages
@@ -107,17 +109,20 @@ def main():
     parser.add_argument("--widths", type=int, nargs="+", default=[100, 256, 1000])
     parser.add_argument("--layers", type=int, default=LAYERS, help="fewer, where all would take long")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--budget", type=float, help="seconds in which to begin measurements")
     arguments = parser.parse_args()
-    device, n_layers = arguments.device, arguments.layers
+    device, n_layers, budget = arguments.device, arguments.layers, machine.Budget(arguments.budget)
     copy_rate, product_rate = stages.rates(device)
     n_neurons = n_layers * NEURONS
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"{name}; torch {torch.__version__}; {n_neurons:,} neurons, D = {D_MODEL}, {arguments.precision}")
+    print(machine.heading(device))
+    print(f"{n_neurons:,} neurons, D = {D_MODEL}, {arguments.precision}")
     print(f"copy {copy_rate / 1e9:,.0f} GB/s (read and written), float32 product {product_rate / 1e9:,.0f} GFLOP/s\n")
     print("| N | distances | hac | scc | cut | metrics | together, hac | together, scc |")
     print("|---|---|---|---|---|---|---|---|")
     rows = table(device, 1 << (20 if device.type == "cuda" else 16))
     for width in arguments.widths:
+        if not budget.covers(f"N = {width}"):
+            continue
         floor = stages.floors(width, copy_rate, product_rate)
         staged(rows, width, 1, arguments.precision)  # compiled, memory at hand
         taken = staged(rows, width, n_layers, arguments.precision)
@@ -127,6 +132,7 @@ def main():
         columns = [shown[stage] for stage in ("distances", "hac", "scc", "cut", "metrics")]
         print(f"| {width} | {' | '.join(columns)} | {whole[0]:.3f} | {whole[1]:.3f} |", flush=True)
     print("\nSeconds, and in brackets times the stage's floor.")
+    budget.close()
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def test_the_dockerfile_passes_its_linter():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["polysem", "polysem-cpu"])
+@pytest.mark.parametrize("name", ["polysem", "polysem-cuml", "polysem-cpu"])
 def test_services_run_without_rights_that_they_do_not_need(name):
     service = compose()["services"][name]
     assert service["user"] == last("USER") == "10001:10001"
@@ -83,13 +83,25 @@ def test_services_run_without_rights_that_they_do_not_need(name):
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
-def test_only_the_default_service_wants_a_gpu():
+def test_without_a_profile_a_gpu_is_wanted_and_on_plain_ubuntu_none():
     services = compose()["services"]
-    (device,) = services["polysem"]["deploy"]["resources"]["reservations"]["devices"]
-    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
-    assert "profiles" not in services["polysem"]
+    for name, profiles in (("polysem", None), ("polysem-cuml", ["cuml"])):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+        assert services[name].get("profiles") == profiles
     assert services["polysem-cpu"]["profiles"] == ["cpu"]
     assert "deploy" not in services["polysem-cpu"]
+
+
+def test_only_the_variant_that_wants_cuml_carries_it():
+    extras = dict(rest.split("=", 1) for name, rest in dockerfile() if name == "ARG" and rest.startswith("EXTRAS="))
+    built = {}
+    for name, service in compose()["services"].items():
+        build = service["build"]
+        own = build.get("args", {}) if isinstance(build, dict) else {}
+        built[name] = own.get("EXTRAS", extras["EXTRAS"])
+    assert built == {"polysem": "server", "polysem-cuml": "server,cuda", "polysem-cpu": "server"}
+    assert len({service["image"] for service in compose()["services"].values()}) == 3
 
 
 def test_all_that_is_written_lies_in_volumes():

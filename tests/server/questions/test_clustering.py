@@ -1,7 +1,5 @@
 """Clustering work: large neurons take other ways to the same answer, and a device short of memory goes on in halves."""
 
-import weakref
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from polysem.proto.questions.clustering import LIBRARIES, METHODS, Clustering, E
 from polysem.proto.wire import columns
 from polysem.server.index.format import open_index
 from polysem.server.model.loading import load
-from polysem.server.questions import clustering, memory, resident
+from polysem.server.questions import clustering, resident
 from polysem.server.questions.clustering import ClusterWork
 
 EVERY = np.array([(layer, j) for layer in range(2) for j in range(0, 96, 3)], np.int32)
@@ -226,28 +224,6 @@ def test_other_errors_stay_what_they_are(work_of, monkeypatch, where):
         monkeypatch.setattr(clustering, "MAX_IN_MATRIX", 2)
     with pytest.raises(RuntimeError, match=r"^linkage is no tree$"):
         work_of().run(EVERY[:3])
-
-
-def test_what_a_call_without_memory_held_is_let_go(monkeypatch):
-    emptied = []
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
-
-    def fail():
-        held = torch.ones(1000)
-        alive.append(weakref.ref(held))
-        raise MemoryError
-
-    alive = []
-    try:
-        fail()
-    except MemoryError as error:
-        answer = memory.in_words(error)
-    assert str(answer) == (
-        "the device has not enough memory free for this request; ask for less at once, or free its memory"
-    )
-    assert alive[0]() is None
-    assert emptied == [True]
 
 
 def test_chunks_of_any_size_give_the_same_bytes(work_of, monkeypatch):
