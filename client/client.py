@@ -36,6 +36,7 @@ from polysem.proto.questions.clustering import (
     Algorithm,
     ClusterQuery,
     Embedding,
+    Frame,
     LayerNorm,
     Linkage,
     ThresholdSchedule,
@@ -111,6 +112,7 @@ class Client:
         linkage: Linkage = "average",
         embedding: Embedding = "neuron",
         layer_norm: LayerNorm = "folded",
+        frame: Frame = "raw",
         distance_threshold: float = 0.5,
         thresholds: Sequence[float] | ThresholdSchedule | None = None,
         until_stable: bool = False,
@@ -126,6 +128,9 @@ class Client:
         embedding           neuron: h ⊙ w (Foote 2024), of gated neurons h ⊙ (u·w_g + g·w_u) · pre_mlp: h · of gated
                             neurons also gate: h ⊙ w_g · up: h ⊙ w_u
         layer_norm          folded: h = x̂, w = γ⊙W · raw: h = γ⊙x̂+β, w = W
+        frame               raw: the embeddings as they are (the paper) · centred: without the layer's mean over the
+                            corpus · standardised: that, and x̂ divided by the layer's deviations · own: without the
+                            mean of the neuron's own examples
         distance_threshold  0..2: where the tree is cut
         thresholds          of scc's rounds, increasing, or the name of a schedule; None: linear, 0.02 to 1.0
         until_stable        of scc: repeat each round until nothing merges
@@ -143,6 +148,7 @@ class Client:
             linkage=linkage,
             embedding=embedding,
             layer_norm=layer_norm,
+            frame=frame,
             distance_threshold=distance_threshold,
             thresholds=thresholds,
             until_stable=until_stable,
@@ -159,7 +165,7 @@ class Client:
     ) -> EmbeddedNeurons:
         """The embeddings themselves: of each neuron an (n, d_model) float32 array, a row an example.
 
-        options  embedding and layer_norm, as in `cluster`
+        options  embedding, layer_norm and frame, as in `cluster`
         """
         return self._stream(embedding.call(neurons, index, side, **options))
 

@@ -36,7 +36,7 @@ from polysem.proto.jobs import (
     encode_spec,
 )
 from polysem.proto.neurons import NeuronLike, parse_neurons
-from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.questions.clustering import Algorithm, Embedding, Frame, LayerNorm, Linkage
 from polysem.v1 import job_service_pb2 as pb
 
 RECONNECT_S = 120.0  # that a watcher waits for a server to come back
@@ -48,13 +48,16 @@ def measure_spec(
     algorithms: Sequence[Algorithm],
     embeddings: Sequence[Embedding],
     layer_norms: Sequence[LayerNorm],
+    frames: Sequence[Frame],
     linkage: Linkage,
     distance_threshold: float,
     best_cut: bool,
     index: str | None,
 ) -> MeasureSpec:
-    if not (algorithms and embeddings and layer_norms):
-        raise InvalidArgument("nothing is to be measured: name an algorithm, an embedding and a LayerNorm mode")
+    if not (algorithms and embeddings and layer_norms and frames):
+        raise InvalidArgument(
+            "nothing is to be measured: name an algorithm, an embedding, a LayerNorm mode and a frame"
+        )
     return MeasureSpec(
         parse_neurons(*(neurons or ("*",))),
         index_name(index),
@@ -64,6 +67,7 @@ def measure_spec(
         linkage,
         distance_threshold,
         best_cut,
+        frames=tuple(frames),
     )
 
 
@@ -178,20 +182,23 @@ class Jobs:
         algorithms: Sequence[Algorithm] = ("hac", "scc"),
         embeddings: Sequence[Embedding] = ("neuron", "pre_mlp"),
         layer_norms: Sequence[LayerNorm] = ("folded",),
+        frames: Sequence[Frame] = ("raw",),
         linkage: Linkage = "average",
         distance_threshold: float = 0.5,
         best_cut: bool = True,
         index: str | None = None,
         request_id: str | None = None,
     ) -> Job:
-        """Measure the neurons (none named: all) by each algorithm on each embedding in each mode.
+        """Measure the neurons (none named: all) by each algorithm on each embedding in each mode and frame.
 
         best_cut    also look for the cut with the best silhouette
         request_id  of your own, the same when you ask again: then the first job is given back
 
         The result is the Parquet file of `polysem measure`.
         """
-        spec = measure_spec(neurons, algorithms, embeddings, layer_norms, linkage, distance_threshold, best_cut, index)
+        spec = measure_spec(
+            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index
+        )
         return self._create(spec, request_id)
 
     def index(
@@ -326,13 +333,16 @@ class AsyncJobs:
         algorithms: Sequence[Algorithm] = ("hac", "scc"),
         embeddings: Sequence[Embedding] = ("neuron", "pre_mlp"),
         layer_norms: Sequence[LayerNorm] = ("folded",),
+        frames: Sequence[Frame] = ("raw",),
         linkage: Linkage = "average",
         distance_threshold: float = 0.5,
         best_cut: bool = True,
         index: str | None = None,
         request_id: str | None = None,
     ) -> Job:
-        spec = measure_spec(neurons, algorithms, embeddings, layer_norms, linkage, distance_threshold, best_cut, index)
+        spec = measure_spec(
+            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index
+        )
         return await self._create(spec, request_id)
 
     async def index(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any, Literal, get_args
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,12 +17,14 @@ from polysem.proto.questions.clustering import (
     ALGORITHMS,
     DEFAULT_DISTANCE_THRESHOLD,
     EMBEDDINGS,
+    FRAMES,
     LAYER_NORMS,
     LINKAGES,
     Algorithm,
     Clustering,
     Embedding,
     EmbeddingChoice,
+    Frame,
     LayerNorm,
     Linkage,
     check_choice,
@@ -43,7 +46,7 @@ CHUNK_BYTES = 512 << 10  # of uploads and results
 
 @dataclass(frozen=True, slots=True)
 class MeasureSpec:
-    """Every neuron named by each algorithm on each embedding in each mode; index "": the server's default."""
+    """Every neuron named by each algorithm on each embedding in each mode and frame; index "": the server's default."""
 
     neurons: tuple[NeuronRange, ...] = (NeuronRange(),)
     index: str = ""
@@ -54,6 +57,7 @@ class MeasureSpec:
     distance_threshold: float = DEFAULT_DISTANCE_THRESHOLD
     best_cut: bool = True
     side: Side = "positive"
+    frames: tuple[Frame, ...] = ("raw",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +196,8 @@ def check_spec(spec: JobSpec) -> None:
         return
     for algorithm in spec.algorithms:
         check_clustering(Clustering(algorithm, spec.linkage, spec.distance_threshold))
-    for embedding in spec.embeddings:
-        for layer_norm in spec.layer_norms:
-            check_choice(EmbeddingChoice(embedding, layer_norm))
+    for embedding, layer_norm, frame in product(spec.embeddings, spec.layer_norms, spec.frames):
+        check_choice(EmbeddingChoice(embedding, layer_norm, frame))
 
 
 def _encode_measure(spec: MeasureSpec) -> pb.MeasureJob:
@@ -208,6 +211,7 @@ def _encode_measure(spec: MeasureSpec) -> pb.MeasureJob:
         distance_threshold=spec.distance_threshold,
         best_cut=spec.best_cut,
         side=encode_side(spec.side),
+        frames=[FRAMES[name] for name in spec.frames],
     )
 
 
@@ -230,6 +234,7 @@ def _decode_measure(message: pb.MeasureJob) -> MeasureSpec:
         ),
         best_cut=message.best_cut if message.HasField("best_cut") else default.best_cut,
         side=decode_side(message.side),
+        frames=names("frames", FRAMES, default.frames),
     )
 
 

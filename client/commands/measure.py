@@ -28,7 +28,7 @@ from polysem.client.measuring import measurements, ranking, table1
 from polysem.client.measuring.measure import Measuring, variants
 from polysem.client.questions.clustering import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.questions.clustering import Algorithm, Embedding, LayerNorm, Linkage
+from polysem.proto.questions.clustering import Algorithm, Embedding, Frame, LayerNorm, Linkage
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
@@ -78,6 +78,7 @@ def measure(
     linkage: Linkage,
     embeddings: Sequence[Embedding],
     layer_norms: Sequence[LayerNorm],
+    frames: Sequence[Frame],
     distance_threshold: float,
     best_cut: bool,
     server: str | None,
@@ -97,7 +98,7 @@ def measure(
     polysem table1 gpt2.parquet
     polysem rank gpt2.parquet --by n_clusters
     """
-    asked_for = variants(algorithms, embeddings, layer_norms, linkage)
+    asked_for = variants(algorithms, embeddings, layer_norms, linkage, frames)
     from polysem.client.terminal.progress import bars
 
     destination = destination_of(out, force)
@@ -173,6 +174,7 @@ def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
 @click.option("--algorithm", type=click.Choice(get_args(Algorithm)), help="Default: the file's first.")
 @click.option("--embedding", type=click.Choice(get_args(Embedding)), help="Default: the file's first.")
 @click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), help="Default: the file's first.")
+@click.option("--frame", type=click.Choice(get_args(Frame)), help="Default: the file's first.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a neuron instead of a table.")
 @asks_either
 def print_rank(
@@ -278,6 +280,7 @@ def _clustered(client: Client, row: dict[str, Any], index: str | None) -> Neuron
         linkage=row["linkage"] or "average",
         embedding=row["embedding"],
         layer_norm=row["layer_norm"],
+        frame=row["frame"],
         distance_threshold=row["distance_threshold"],
         index=index,
     )[0]

@@ -12,7 +12,15 @@ from polysem.client.calls import DEFAULT_TARGET
 from polysem.client.client import Client
 from polysem.proto.jobs import MeasureSpec
 from polysem.proto.neurons import parse_layers
-from polysem.proto.questions.clustering import Algorithm, Clustering, Embedding, EmbeddingChoice, LayerNorm, Linkage
+from polysem.proto.questions.clustering import (
+    Algorithm,
+    Clustering,
+    Embedding,
+    EmbeddingChoice,
+    Frame,
+    LayerNorm,
+    Linkage,
+)
 from polysem.proto.sides import SIDES
 from polysem.proto.work.publishing import Destination
 
@@ -124,6 +132,7 @@ _NEIGHBOURS = click.option(
     help="Cluster the graph of K nearest neighbours instead of all distances: scc, or single linkage.",
 )
 _ALGORITHM, _EMBEDDING, _LAYER_NORM = "Clustering algorithm.", "Embedding to cluster.", "Where LayerNorm's γ and β go."
+_FRAME = "Mean that is subtracted first: none, the layer's (and its deviations divided by), or the neuron's own."
 _REPEATABLE = "May be repeated."
 
 
@@ -143,6 +152,7 @@ def clusters_examples(command: Command) -> Command:
             LINKAGE,
             _one_of("--embedding", Embedding, EmbeddingChoice().embedding, _EMBEDDING),
             _one_of("--layer-norm", LayerNorm, EmbeddingChoice().layer_norm, _LAYER_NORM),
+            _one_of("--frame", Frame, EmbeddingChoice().frame, _FRAME),
             DISTANCE_THRESHOLD,
             _THRESHOLDS,
             _UNTIL_STABLE,
@@ -159,6 +169,7 @@ def measures(algorithms: Sequence[str]) -> Callable[[Command], Command]:
         LINKAGE,
         _several_of("--embedding", "embeddings", Embedding, default.embeddings, f"{_EMBEDDING} {_REPEATABLE}"),
         _several_of("--layer-norm", "layer_norms", LayerNorm, default.layer_norms, f"{_LAYER_NORM} {_REPEATABLE}"),
+        _several_of("--frame", "frames", Frame, default.frames, f"{_FRAME} {_REPEATABLE}"),
         DISTANCE_THRESHOLD,
         click.option(
             "--best-cut/--no-best-cut",

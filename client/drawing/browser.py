@@ -69,11 +69,12 @@ def note(neuron: "Neuron") -> str:
     """How the tree was made, in words."""
     p = neuron.provenance
     embedding = p.choice.words
+    frame = "" if p.choice.frame == "raw" else f", frame {p.choice.frame}"
     clustering = p.clustering
     side = ", negative side" * (p.side == "negative")
     if clustering is None:
-        return f"{embedding}, LayerNorm {p.choice.layer_norm}{side}"
-    return f"{clustering.words} · {embedding}, LayerNorm {p.choice.layer_norm} · index {p.index}{side}"
+        return f"{embedding}, LayerNorm {p.choice.layer_norm}{frame}{side}"
+    return f"{clustering.words} · {embedding}, LayerNorm {p.choice.layer_norm}{frame} · index {p.index}{side}"
 
 
 @cache

@@ -14,6 +14,7 @@ from polysem.proto.questions.clustering import (
     DEFAULT_DISTANCE_THRESHOLD,
     Algorithm,
     Embedding,
+    Frame,
     LayerNorm,
     Linkage,
     check_distance_threshold,
@@ -28,6 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "embedding": get_args(Embedding),
     "layer_norm": get_args(LayerNorm),
     "side": SIDES,
+    "frame": get_args(Frame),
 }
 
 
@@ -40,6 +42,7 @@ class View:
     embedding: Any = "neuron"
     layer_norm: Any = "folded"
     side: Any = "positive"
+    frame: Any = "raw"
     distance_threshold: float = DEFAULT_DISTANCE_THRESHOLD
     index: str | None = None
 

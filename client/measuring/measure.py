@@ -38,7 +38,7 @@ from polysem.proto.questions.clustering import (
     Clustering,
     ClusterQuery,
     Embedding,
-    EmbeddingChoice,
+    Frame,
     LayerNorm,
     Linkage,
     check_choice,
@@ -64,20 +64,23 @@ def variants(
     embeddings: Iterable[Embedding] = ("neuron", "pre_mlp"),
     layer_norms: Iterable[LayerNorm] = ("folded",),
     linkage: Linkage = "average",
+    frames: Iterable[Frame] = ("raw",),
 ) -> tuple[Variant, ...]:
-    """Each algorithm on each embedding in each mode, once.
+    """Each algorithm on each embedding in each mode and frame, once.
 
     Raises InvalidArgument for an unknown name.
     """
     found = dict.fromkeys(
-        Variant(algorithm, linkage if algorithm == "hac" else None, embedding, layer_norm)
-        for algorithm, embedding, layer_norm in product(algorithms, embeddings, layer_norms)
+        Variant(algorithm, linkage if algorithm == "hac" else None, embedding, layer_norm, frame)
+        for algorithm, embedding, layer_norm, frame in product(algorithms, embeddings, layer_norms, frames)
     )
     for variant in found:
         check_clustering(Clustering(variant.algorithm, linkage))
-        check_choice(EmbeddingChoice(variant.embedding, variant.layer_norm))
+        check_choice(variant.choice)
     if not found:
-        raise InvalidArgument("nothing is to be measured: name an algorithm, an embedding and a LayerNorm mode")
+        raise InvalidArgument(
+            "nothing is to be measured: name an algorithm, an embedding, a LayerNorm mode and a frame"
+        )
     return tuple(found)
 
 
@@ -246,8 +249,7 @@ class MeasureShard:
             self.threshold,
             silhouette_thresholds=tuple(self.grid),
         )
-        choice = EmbeddingChoice(variant.embedding, variant.layer_norm)
-        return ClusterQuery(tuple(neurons), self.index, choice, clustering)
+        return ClusterQuery(tuple(neurons), self.index, variant.choice, clustering)
 
 
 def _index(client: Clusterer, name: str) -> IndexInfo:

@@ -36,6 +36,7 @@ COLUMNS = {
     "linkage": Column("string", "of hac: average, complete or single"),
     "embedding": Column("string", "neuron or pre_mlp"),
     "layer_norm": Column("string", "folded or raw"),
+    "frame": Column("string", "raw, centred, standardised or own"),
     "distance_threshold": Column("double", "where the tree is cut"),
     "method": Column("string", "how the tree was made: matrix, linear or neighbours"),
     "n_examples": Column("int32", "dataset examples"),
@@ -62,6 +63,7 @@ COLUMNS = {
     "best_silhouette": Column("double", "the highest silhouette over cuts at best_cut_thresholds"),
     "best_threshold": Column("double", "the lowest of best_cut_thresholds with it"),
 }
+ADDED = {"frame": "raw"}  # columns that files of version 0.1.0 lack, and what is true of those
 NUMBERS = tuple(name for name, column in COLUMNS.items() if column.type != "string")
 
 
@@ -196,6 +198,7 @@ def read(path: Path) -> Measurements:
             raise
         why = (str(error).splitlines() or [""])[0]
         raise InvalidArgument(f"cannot read {str(path)!r} as a file of `polysem measure`: {why}") from error
+    table = _with_added(table)
     _check_columns(path, table.schema)
     if not table.num_rows:
         raise InvalidArgument(f"{str(path)!r} holds no neurons; measure some")
@@ -206,11 +209,22 @@ def _about(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     if KEY not in metadata:
         raise InvalidArgument(f"{str(path)!r} was not written by `polysem measure`: its metadata has no key 'polysem'")
     about: dict[str, Any] = json.loads(metadata[KEY])
+    about["variants"] = [{"frame": ADDED["frame"], **variant} for variant in about.get("variants", ())]
     if about.get("format") != FORMAT:
         raise InvalidArgument(
             f"{str(path)!r} has format {about.get('format')}, this version reads {FORMAT}; measure anew"
         )
     return about
+
+
+def _with_added(table: Any) -> Any:
+    """The table with the columns that its version did not write yet."""
+    import pyarrow
+
+    for name, field in _fields():
+        if name in ADDED and name not in table.schema.names:
+            table = table.append_column(field, pyarrow.array([ADDED[name]] * table.num_rows, field.type))
+    return table
 
 
 def _check_columns(path: Path, schema: Any) -> None:

@@ -27,7 +27,7 @@ def rank(
     """Rows sorted by one column; of equals in the model's order; those where it is undefined come last.
 
     least, most  bounds on columns, both included; what is undefined is within none
-    variant      algorithm, embedding, layer_norm; None: the file's first that fits the others
+    variant      algorithm, embedding, layer_norm, frame; None: the file's first that fits the others
 
     Raises InvalidArgument for an unknown column or a clustering that the file does not hold.
     """

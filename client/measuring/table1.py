@@ -18,7 +18,8 @@ from polysem.proto.arrays import Array
 
 PAPER = {"pre_mlp": (0.31, 0.63), "neuron": (0.21, 0.73)}  # Foote 2024, Table 1: medians of intra, inter on GPT2-small
 SUMMARISED = ("intra", "inter", "silhouette", "matched_intra", "matched_inter", "best_silhouette", "best_threshold")
-VARIANT = ("algorithm", "linkage", "embedding", "layer_norm")
+VARIANT = ("algorithm", "linkage", "embedding", "layer_norm", "frame")
+VariantNames = tuple[str, str, str, str, str]
 
 
 class Summary(NamedTuple):
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     linkage: str
     embedding: str
     layer_norm: str
+    frame: str
     n_neurons: int
     mean_clusters: float | None
     mean_matched_clusters: float | None
@@ -57,14 +59,15 @@ def rows(measured: Measurements, per_layer: bool = False) -> list[Row]:
     return [_row(columns, layer, variant) for layer in scopes for variant in _variants(measured)]
 
 
-def _variants(measured: Measurements) -> list[tuple[str, str, str, str]]:
-    """Embeddings of one algorithm and mode stand together, pre_mlp first."""
-    found = [(v["algorithm"], v["linkage"] or "", v["embedding"], v["layer_norm"]) for v in measured.about["variants"]]
-    order = {(v[0], v[1], v[3]): i for i, v in reversed(list(enumerate(found)))}
-    return sorted(found, key=lambda v: (order[v[0], v[1], v[3]], v[2] == "neuron"))
+def _variants(measured: Measurements) -> list[VariantNames]:
+    """Embeddings of one algorithm, mode and frame stand together, pre_mlp first."""
+    about = measured.about["variants"]
+    found = [(v["algorithm"], v["linkage"] or "", v["embedding"], v["layer_norm"], v["frame"]) for v in about]
+    order = {(*v[:2], *v[3:]): i for i, v in reversed(list(enumerate(found)))}
+    return sorted(found, key=lambda v: (order[*v[:2], *v[3:]], v[2] == "neuron"))
 
 
-def _row(columns: dict[str, Array], layer: int | None, variant: tuple[str, str, str, str]) -> Row:
+def _row(columns: dict[str, Array], layer: int | None, variant: VariantNames) -> Row:
     mine = columns["n_examples"] > 0
     for name, value in zip(VARIANT, variant, strict=True):
         mine = mine & (columns[name] == value)
@@ -162,7 +165,7 @@ def _table(title: str, *headings: str) -> Table:
 
 def _named(table: Table, found: Sequence[Row]) -> Iterator[tuple[Row, str]]:
     """Each row and its name; a line between algorithms and between layers."""
-    modes = len({row.layer_norm for row in found}) > 1
+    modes, frames = (len({getattr(row, name) for row in found}) > 1 for name in ("layer_norm", "frame"))
     last: Any = found[0][:3] if found else None
     for row in found:
         if row[:3] != last:
@@ -170,7 +173,7 @@ def _named(table: Table, found: Sequence[Row]) -> Iterator[tuple[Row, str]]:
             last = row[:3]
         layer = "" if row.layer is None else f"layer {row.layer}, "
         linkage = f" {row.linkage}" if row.linkage not in ("", "average") else ""
-        mode = f", {row.layer_norm}" if modes else ""
+        mode = (f", {row.layer_norm}" if modes else "") + (f", frame {row.frame}" if frames else "")
         yield row, f"{layer}{row.algorithm}{linkage}, {row.embedding}{mode}"
 
 

@@ -13,6 +13,8 @@ from polysem.proto.questions.clustering import (
     Algorithm,
     ClusterBatch,
     Embedding,
+    EmbeddingChoice,
+    Frame,
     LayerNorm,
     Linkage,
 )
@@ -27,6 +29,11 @@ class Variant(NamedTuple):
     linkage: Linkage | None
     embedding: Embedding
     layer_norm: LayerNorm
+    frame: Frame = "raw"
+
+    @property
+    def choice(self) -> EmbeddingChoice:
+        return EmbeddingChoice(self.embedding, self.layer_norm, self.frame)
 
     def __str__(self) -> str:
         return ", ".join(part for part in self if part)

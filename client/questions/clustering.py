@@ -250,6 +250,7 @@ class Neuron:
                 linkage=clustering.linkage,
                 embedding=embedding,
                 layer_norm=choice.layer_norm,
+                frame=choice.frame,
                 distance_threshold=self.distance_threshold,
                 thresholds=clustering.thresholds if clustering.algorithm == "scc" else None,
                 until_stable=clustering.until_stable,
@@ -258,7 +259,7 @@ class Neuron:
                 side=self.side,
             )
         (embedded,) = asker.embed(
-            self.id, embedding=embedding, layer_norm=choice.layer_norm, index=index, side=self.side
+            self.id, embedding=embedding, layer_norm=choice.layer_norm, frame=choice.frame, index=index, side=self.side
         )
         return other, embedded.embeddings
 

@@ -17,6 +17,7 @@ from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import (
     Embedding,
     EmbeddingChoice,
+    Frame,
     LayerNorm,
 )
 from polysem.proto.questions.embedding import EmbeddingBatch, EmbedQuery, encode_embed_query
@@ -62,6 +63,7 @@ class EmbeddingOptions(TypedDict, total=False):
 
     embedding: Embedding
     layer_norm: LayerNorm
+    frame: Frame
 
 
 def call(

@@ -21,6 +21,7 @@ Algorithm = Literal["hac", "scc", "components"]
 Linkage = Literal["average", "complete", "single"]
 Embedding = Literal["neuron", "pre_mlp", "gate", "up"]
 LayerNorm = Literal["folded", "raw"]
+Frame = Literal["raw", "centred", "standardised", "own"]
 ThresholdSchedule = Literal["linear", "geometric"]
 Method = Literal["matrix", "linear", "neighbours", "neighbour_tree"]
 Library = Literal["polysem", "cuml", "scikit-learn", "torch"]
@@ -35,10 +36,14 @@ LIBRARIES: tuple[Library, ...] = get_args(Library)
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingChoice:
-    """Which embedding of x̂ to compute; gate and up are of gated neurons."""
+    """Which embedding of x̂ to compute; gate and up are of gated neurons.
+
+    frame  what is subtracted, and what divides it, before cosines (docs/glossary.md)
+    """
 
     embedding: Embedding = "neuron"
     layer_norm: LayerNorm = "folded"
+    frame: Frame = "raw"
 
     @property
     def words(self) -> str:
@@ -162,9 +167,10 @@ def library_of(number: int) -> Library | None:
 
 
 def check_choice(choice: EmbeddingChoice) -> None:
-    """Raise InvalidArgument for an unknown embedding or LayerNorm mode."""
+    """Raise InvalidArgument for an unknown embedding, LayerNorm mode or frame."""
     check_one_of(choice.embedding, get_args(Embedding), "embedding")
     check_one_of(choice.layer_norm, get_args(LayerNorm), "layer_norm")
+    check_one_of(choice.frame, get_args(Frame), "frame")
 
 
 def check_clustering(clustering: Clustering) -> None:
@@ -245,6 +251,12 @@ EMBEDDINGS: dict[str, Any] = {
     "up": pb.EMBEDDING_UP,
 }
 LAYER_NORMS: dict[str, Any] = {"folded": pb.LAYER_NORM_FOLDED, "raw": pb.LAYER_NORM_RAW}
+FRAMES: dict[str, Any] = {
+    "raw": pb.FRAME_RAW,
+    "centred": pb.FRAME_CENTRED,
+    "standardised": pb.FRAME_STANDARDISED,
+    "own": pb.FRAME_OWN,
+}
 _SCHEDULES: dict[str, Any] = {
     "linear": pb.THRESHOLD_SCHEDULE_LINEAR,
     "geometric": pb.THRESHOLD_SCHEDULE_GEOMETRIC,
@@ -303,11 +315,16 @@ def decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
 
 
 def encode_choice(choice: EmbeddingChoice) -> dict[str, Any]:
-    return {"embedding": EMBEDDINGS[choice.embedding], "layer_norm": LAYER_NORMS[choice.layer_norm]}
+    return {
+        "embedding": EMBEDDINGS[choice.embedding],
+        "layer_norm": LAYER_NORMS[choice.layer_norm],
+        "frame": FRAMES[choice.frame],
+    }
 
 
 def decode_choice(message: Any) -> EmbeddingChoice:
     return EmbeddingChoice(
         name_of(message.embedding, EMBEDDINGS, "embedding"),
         name_of(message.layer_norm, LAYER_NORMS, "layer_norm"),
+        name_of(message.frame, FRAMES, "frame"),
     )

@@ -9,7 +9,7 @@ from polysem.proto.work import shards
 from polysem.server.corpus.documents import PYDOCS, Corpus
 from polysem.server.index.format import FORMAT, file_sha256
 from polysem.server.indexing import builder
-from polysem.server.indexing.builder import Progress, Recipe
+from polysem.server.indexing.builder import LAYOUT, Progress, Recipe
 from polysem.server.model.loading import DEMO_FOLDER, DEMO_MODEL, load
 from polysem.server.paths import cache_folder
 
@@ -26,6 +26,7 @@ def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int =
         python=platform.python_version(),
         weights=weights,
         n_documents=n_documents,
+        layout=LAYOUT,
     )
     folder = cache_folder() / f"demo-{key[:8]}"
     if not folder.is_dir():

@@ -6,6 +6,7 @@ contexts/       token ids, windows, document names (server/index/contexts.py)
 statistics/     of each neuron's key activations: maximum, mean, share_positive (J,) and histogram (J, 64)
 layer_00/ …     xhat (P, D) float16: x̂ of each key token, stored once however many neurons share it
                 scales (P,) float32 that its rows are to be multiplied by, where no norm bounds them
+                mean, deviation (D,) float32: of x̂ over all tokens but BOS (version 0.1.0 kept none)
                 row_contexts, row_positions (P,): where that token stands
                 offsets (N + 1,): neuron j's examples are offsets[j] … offsets[j + 1]
                 rows (E,): each example's row of xhat; activations (E,) float32
@@ -60,6 +61,13 @@ class Layer(NamedTuple):
     scales: Array | None = None
 
 
+class Moments(NamedTuple):
+    """Of x̂ over all tokens of the corpus but BOS: mean and standard deviation (D,) float32."""
+
+    mean: Array
+    deviation: Array
+
+
 class Statistics(NamedTuple):
     """Every neuron's key activations over all contexts: maximum, mean, share_positive (L, N) float32 and histogram
     (L, N, 64) int32; 0 of layers that the index does not hold. maximum is the strongest: of the negative side the
@@ -110,6 +118,16 @@ class Index:
             names = [name for name in Layer._fields if name != "scales" or (folder / "scales.npy").exists()]
             self._layers[layer] = Layer(**{name: arrays.load(folder / f"{name}.npy") for name in names})
         return self._layers[layer]
+
+    @property
+    def has_moments(self) -> bool:
+        """Whether `moments` can be asked: indexes of version 0.1.0 hold none."""
+        return any(name.endswith("/deviation.npy") for name in self.manifest["files"])
+
+    def moments(self, layer: int) -> Moments:
+        """Mean and deviation of the layer's x̂, mapped."""
+        folder = self._arrays / layer_folder(layer)
+        return Moments(*(arrays.load(folder / f"{name}.npy") for name in Moments._fields))
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -35,13 +35,14 @@ from polysem.server.index.format import (
     TOKENS_AFTER,
     TOKENS_BEFORE,
     Index,
+    Moments,
     layer_folder,
     open_index,
     side_folder,
     write_manifest,
 )
 from polysem.server.indexing import choose, scan
-from polysem.server.indexing.scan import Collected, ReadOptions
+from polysem.server.indexing.scan import Collected, ReadOptions, Totals
 from polysem.server.indexing.selection import Candidates
 from polysem.server.indexing.stages import CollectStage, ScanStage
 from polysem.server.indexing.tokenise import Tokenising
@@ -50,7 +51,8 @@ from polysem.server.model.model import ModelDescription
 
 MAX_EXAMPLES = 100_000
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # what keeps the device busy, and no more
-LAYOUT = 3  # of what is in shards: an unfinished build makes those of another layout again
+LAYOUT = 4  # of what is in shards: an unfinished build makes those of another layout again
+MOMENT_BITS = 14  # of a deviation: far finer than stored x̂, far coarser than what batches and shards change in a sum
 FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
 
 # progress(stage, units done since the last call, units in all or None where unknown)
@@ -336,6 +338,7 @@ class _Build:
         stage = ScanStage(self._reading, rule, self._given, shards.SHARD_CONTEXTS)
         paths = [shard.path for shard in self._finish("scan", contexts_, self._context_range, contexts_.load, stage)]
         sums = self._sums = choose.sums(paths)
+        self._moments = _moments(choose.totals(paths))
         maximum = sums.maximum if self._given is None else self._given
         chosen = choose.choose(paths, maximum, n_runs, rule, self._given, lambda n: self._progress("choose", n, n_runs))
         return chosen, sums.maximum
@@ -442,6 +445,8 @@ class _Build:
         every_scale = np.concatenate(scales)
         if (every_scale != 1).any():
             arrays.save(folder / "scales.npy", every_scale)
+        for name, of_layers in self._moments._asdict().items():
+            arrays.save(folder / f"{name}.npy", of_layers[self._reading.runs[run][1]])
         arrays.save(folder / "row_contexts.npy", chosen.row_contexts)
         arrays.save(folder / "row_positions.npy", chosen.row_positions)
         arrays.save(folder / "offsets.npy", chosen.offsets)
@@ -449,6 +454,15 @@ class _Build:
         arrays.save(folder / "activations.npy", activations)
         arrays.save(folder / "around.npy", around)
         return histogram
+
+
+def _moments(totals: Totals) -> Moments:
+    """(L, D) each."""
+    n = max(int(totals.n_tokens), 1)
+    mean = totals.total / n
+    deviation = np.sqrt(np.maximum(totals.squares / n - mean**2, 0))
+    step = 2.0 ** (np.frexp(deviation)[1] - MOMENT_BITS)
+    return Moments(*((np.round(values / step) * step).astype(np.float32) for values in (mean, deviation)))
 
 
 def _write_whole(path: Path, text: str) -> None:

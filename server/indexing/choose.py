@@ -8,7 +8,7 @@ from polysem.proto.arrays import Array
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.server.indexing import selection
-from polysem.server.indexing.scan import Scan, Sums, added
+from polysem.server.indexing.scan import Scan, Sums, Totals, added, added_totals
 from polysem.server.indexing.selection import Candidates
 
 JOINED_AT_ONCE = 16  # parts, one of them what is left of those before
@@ -17,7 +17,7 @@ RUNS_AT_ONCE = 4  # some are read while another is joined, on all cores
 
 def flattened(part: Scan, n_runs: int) -> dict[str, Array]:
     """The arrays of a scan shard: each run can be read without the others."""
-    arrays: dict[str, Array] = part.sums._asdict()
+    arrays: dict[str, Array] = part.sums._asdict() | {f"xhat_{name}": x for name, x in part.totals._asdict().items()}
     for run, some in enumerate(selection.split(part.candidates, n_runs)):
         arrays |= {f"{name}_{run}": array for name, array in some._asdict().items()}
     return arrays
@@ -26,6 +26,12 @@ def flattened(part: Scan, n_runs: int) -> dict[str, Array]:
 def sums(paths: Iterable[Path]) -> Sums:
     """Of all shards."""
     return added(Sums(**shards.read(path, Sums._fields)) for path in paths)
+
+
+def totals(paths: Iterable[Path]) -> Totals:
+    """Of x̂ over all shards."""
+    names = [f"xhat_{name}" for name in Totals._fields]
+    return added_totals(Totals(*shards.read(path, names).values()) for path in paths)
 
 
 def choose(

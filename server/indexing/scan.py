@@ -73,11 +73,26 @@ def added(parts: Iterable[Sums]) -> Sums:
     return whole
 
 
+class Totals(NamedTuple):
+    """Of x̂ over tokens, BOS left out: their number (), sums and sums of squares (L, D) float64."""
+
+    n_tokens: Array
+    total: Array
+    squares: Array
+
+
+def added_totals(parts: Iterable[Totals]) -> Totals:
+    """Those of all parts, added in their order."""
+    n_tokens, total, squares = zip(*parts, strict=True)
+    return Totals(np.sum(n_tokens), np.sum(total, axis=0), np.sum(squares, axis=0))
+
+
 class Scan(NamedTuple):
     """Of J neurons over a shard."""
 
     candidates: Candidates
     sums: Sums
+    totals: Totals
 
 
 def batches(loaded: LoadedContexts, batch_tokens: int) -> Iterator[Batch]:
@@ -103,6 +118,7 @@ class KeyActivations(NamedTuple):
     strength: Array
     where: Array
     prefixes: Array
+    totals: Totals
 
 
 def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, advance: Advance) -> KeyActivations:
@@ -115,13 +131,23 @@ def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, 
     strength = torch.empty(shape, device=device)
     where = torch.empty(shape, dtype=torch.int32, device=device)
     prefixes = np.zeros((len(loaded), int(loaded.lengths.max())), np.uint64)
+    total, squares = torch.zeros((2, info.n_layers, info.d_model), dtype=torch.float64, device=device)
     for batch in batches(loaded, reading.batch_tokens):
         rows = torch.from_numpy(batch.numbers - loaded.first).to(device)
+        texts = _texts(batch, reading.n_skipped).to(device)
 
         def visit(
-            layer: int, _residual: Tensor, activations: Tensor, batch: Batch = batch, rows: Tensor = rows
+            layer: int,
+            residual: Tensor,
+            activations: Tensor,
+            batch: Batch = batch,
+            rows: Tensor = rows,
+            texts: Tensor = texts,
         ) -> None:
             if layer in place:
+                xhat = model.normalise(layer, residual[texts.to(residual.device)])
+                total[layer] += xhat.sum(0, dtype=torch.float64).to(device)
+                squares[layer] += xhat.square().sum(0, dtype=torch.float64).to(device)
                 columns = slice(place[layer] * n, (place[layer] + 1) * n)
                 found = _key_tokens(activations, batch, reading)
                 for side, (highest, at) in enumerate(zip(*found, strict=True)):
@@ -130,7 +156,15 @@ def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, 
         model.read(batch.tokens, visit, reading.layers[-1])
         prefixes[batch.numbers - loaded.first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())
         advance(int(batch.lengths.sum()))
-    return KeyActivations(loaded.first, _fetched(strength.flatten(1)), _fetched(where.flatten(1)), prefixes)
+    n_tokens = np.array(np.maximum(loaded.lengths - reading.n_skipped, 0).sum())
+    totals = Totals(n_tokens, _fetched(total), _fetched(squares))
+    return KeyActivations(loaded.first, _fetched(strength.flatten(1)), _fetched(where.flatten(1)), prefixes, totals)
+
+
+def _texts(batch: Batch, n_skipped: int) -> Tensor:
+    """(b, T) bool: tokens of texts that could be key tokens, neither BOS nor padding."""
+    place = torch.arange(batch.tokens.shape[1])
+    return (place >= n_skipped) & (place < torch.from_numpy(batch.lengths)[:, None])
 
 
 def _fetched(tensor: Tensor) -> Array:
@@ -150,10 +184,10 @@ def reduced(
 
     Raises FailedPrecondition where an activation is not finite.
     """
-    first, strength, where, prefixes = found
+    first, strength, where, prefixes, totals = found
     _check_finite(strength, first, info.n_neurons_per_layer, reading)
     sums = Sums(strength.max(axis=0), strength.sum(axis=0, dtype=np.float64), (strength > 0).sum(axis=0))
-    return Scan(candidates(strength, where, prefixes, first, rule, given), sums)
+    return Scan(candidates(strength, where, prefixes, first, rule, given), sums, totals)
 
 
 def _key_tokens(activations: Tensor, batch: Batch, reading: ReadOptions) -> tuple[Tensor, Tensor]:

@@ -124,4 +124,4 @@ def joined(parts: Sequence[Scan], rule: Selection, given: Array | None) -> Scan:
     if len(parts) == 1:
         return parts[0]
     candidates = selection.join([part.candidates for part in parts], rule, given)
-    return Scan(candidates, scan.added(part.sums for part in parts))
+    return Scan(candidates, scan.added(part.sums for part in parts), scan.added_totals(part.totals for part in parts))

@@ -162,7 +162,7 @@ class JobRunner:
         return Measuring(
             client,
             [str(neurons) for neurons in spec.neurons],
-            variants(spec.algorithms, spec.embeddings, spec.layer_norms, spec.linkage),
+            variants(spec.algorithms, spec.embeddings, spec.layer_norms, spec.linkage, spec.frames),
             distance_threshold=spec.distance_threshold,
             best_cut=spec.best_cut,
             index=spec.index or None,

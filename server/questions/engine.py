@@ -17,6 +17,7 @@ from polysem.proto.sides import Side
 from polysem.proto.wire.columns import AnyBatch
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
+from polysem.server.questions import frames
 
 MAX_NEURONS_PER_REQUEST = 1 << 20
 
@@ -95,7 +96,8 @@ class Engine:
     def provenance(
         self, index: Index, choice: EmbeddingChoice = EmbeddingChoice(), clustering: Clustering | None = None
     ) -> Provenance:
-        """What an answer about the index depends on."""
+        """What an answer about the index depends on. Raises FailedPrecondition for a frame that the index lacks."""
+        frames.check_frame(index, choice)
         info = index.info
         return Provenance(
             info.name, index.sha256, info.model_id, info.model_sha256, self._version, choice, clustering, index.side

@@ -268,6 +268,11 @@ def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
         )
     if not ids:
         raise InvalidArgument("the text has no tokens: give one with letters", "text")
+    of_examples = (engine.model.info.gated and query.choice.embedding == "neuron") or not engine.model.bounded
+    if query.choice.frame != "raw" and of_examples:
+        raise InvalidArgument(
+            f"frame is {query.choice.frame!r}; by these embeddings a text is explained in frame raw only", "frame"
+        )
     work = work_of(engine, index, query.choice, query.clustering)
     provenance = engine.provenance(index, query.choice, query.clustering)
     return ExplainPlan(work, neurons, pieces, query, provenance)

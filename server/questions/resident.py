@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from polysem.kernels.gates import gated_factors
+from polysem.kernels.significance import centring_offsets
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.index.format import Index
 from polysem.server.model.model import EmbeddingWeights, Model
+from polysem.server.questions import frames
 
 CPU_BATCH_BYTES = 8 << 20  # a thread; a batch twice or five times as large was slower, out of cache
 GPU_BATCH_BYTES = 4 << 30
@@ -88,14 +90,23 @@ def _device_batch(
     used = slots < n[:, None]  # (B, N)
     examples = np.where(used, stored.offsets[neurons][:, None] + slots, 0)
     example_rows = np.where(used, stored.rows[examples], 0) if len(stored.rows) else np.zeros(used.shape)
-    how = model.embedding_weights(layer, torch.from_numpy(neurons.astype(np.int64)), choice)
+    how = frames.weights(model, index, layer, torch.from_numpy(neurons.astype(np.int64)), choice)
     n_examples = torch.from_numpy(n.astype(np.int32)).to(model.device)
     rows, scales = resident(model.device).rows(index, layer)
-    places_of_rows = torch.from_numpy(example_rows.astype(np.int64)).to(model.device)
+    at = torch.from_numpy(example_rows.astype(np.int64)).to(model.device)
     factors = None
     if how.up is not None and how.biases is not None:
-        factors = gated_factors(rows, places_of_rows, how.weights, how.up, how.biases, n_examples, scales)
-    return DeviceBatch(places, n_examples, used, rows, places_of_rows, scales, how, factors)
+        factors = gated_factors(rows, at, how.weights, how.up, how.biases, n_examples, scales)
+    if choice.frame != "raw" and (how.up is not None or scales is not None):  # no weights and offsets say it
+        x = rows[at].float() if scales is None else rows[at].float() * scales[at][..., None]
+        e = embedded(frames.layer_frame(model, index, layer, choice, x), how, factors).where(
+            torch.from_numpy(used).to(model.device)[..., None], 0.0
+        )
+        rows, at = e.flatten(0, 1), torch.arange(used.size, device=model.device).view(used.shape)
+        how, scales, factors = EmbeddingWeights(torch.ones_like(how.weights)), None, None
+    if choice.frame == "own":
+        how = how._replace(offsets=centring_offsets(rows, at, how.weights, n_examples, how.offsets))
+    return DeviceBatch(places, n_examples, used, rows, at, scales, how, factors)
 
 
 def embedded(x: Tensor, how: EmbeddingWeights, factors: Tensor | None) -> Tensor:

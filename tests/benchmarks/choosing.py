@@ -22,7 +22,7 @@ import numpy as np
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.server.indexing import choose, selection
-from polysem.server.indexing.scan import Scan, Sums
+from polysem.server.indexing.scan import Scan, Sums, Totals
 from polysem.server.indexing.selection import Candidates
 
 RULE = Selection("top")
@@ -58,8 +58,9 @@ def write(folder, how):
             dice.random(J * c, np.float32),
         ]
         sums = Sums(columns[-1].reshape(J, c).max(1), np.ones(J), np.ones(J, np.int64))
+        totals = Totals(np.array(1), *np.zeros((2, how.layers, 768)))
         found = Candidates(np.arange(J + 1, dtype=np.int64) * c, *columns)
-        shards.write(folder / f"{n:03d}.npz", choose.flattened(Scan(found, sums), how.layers))
+        shards.write(folder / f"{n:03d}.npz", choose.flattened(Scan(found, sums, totals), how.layers))
 
 
 def compare(folder, how):

@@ -24,7 +24,9 @@ class Truth:
         named = [(document["id"], document["text"]) for document in documents]
         self.contexts = plain_rules.contexts(named, CONTEXT_LENGTH, "first", bos=True)
         read = [self.read(context.ids) for context in self.contexts]
-        self.activations = [[seen[layer][1] for seen in read] for layer in range(N_LAYERS)]
+        self.xhat, self.activations = (
+            [[seen[layer][part] for seen in read] for layer in range(N_LAYERS)] for part in (0, 1)
+        )
 
     def read(self, ids: list[int]) -> list[tuple[Any, Any]]:
         """(x̂ (T, D), activations (T, N)) of each layer."""

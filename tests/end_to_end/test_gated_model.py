@@ -170,3 +170,32 @@ def test_commands_take_a_side(client, monkeypatch, tmp_path):
     assert "negative side" in (tmp_path / "r.html").read_text()
     run("figure", NEURON, "--side", "negative", "--out", tmp_path / "f.svg")
     assert "negative side" in (tmp_path / "f.svg").read_text()
+
+
+@pytest.mark.parametrize("embedding", ["neuron", "gate", "up", "pre_mlp"])
+def test_frames_of_gated_neurons(client, folders, embedding):
+    """own is raw minus its mean; centred and standardised change x̂, while gate and up values stay what they are."""
+    from polysem.server.index.format import open_index
+
+    raw, own, centred, standardised = (
+        client.embed(NEURON, embedding=embedding, frame=frame)[0].embeddings.astype(float)
+        for frame in ("raw", "own", "centred", "standardised")
+    )
+    np.testing.assert_allclose(own, raw - raw.mean(0), atol=1e-5 * abs(raw).max())
+    index = open_index(folders["all"])
+    stored = index.layer(1)
+    x = stored.xhat[stored.rows[stored.offsets[7] : stored.offsets[8]]].astype(float)
+    mean, deviation = (values.astype(float) for values in index.moments(1))
+    assert abs(x).min() > 0
+    np.testing.assert_allclose(centred, raw / x * (x - mean), atol=2e-3 * abs(raw).max())
+    np.testing.assert_allclose(standardised, raw / x * (x - mean) / deviation, atol=5e-3 * abs(standardised).max())
+    neuron = client.cluster(NEURON, embedding=embedding, frame="own")[0]
+    unit = own / np.linalg.norm(own, axis=1, keepdims=True)
+    pairs = np.triu_indices(len(own), 1)
+    assert neuron.metrics.mean_distance == pytest.approx((1 - unit @ unit.T)[pairs].mean(), abs=1e-4)
+
+
+def test_a_text_is_explained_by_gated_neurons_in_frame_raw_only(client):
+    with pytest.raises(InvalidArgument, match="frame is 'own'; by these embeddings a text is explained in frame raw"):
+        client.explain("a text", NEURON, frame="own")[0]
+    assert client.explain("a text", NEURON, frame="own", embedding="pre_mlp")[0]

@@ -85,7 +85,7 @@ class DeleteCorpusResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class MeasureJob(_message.Message):
-    __slots__ = ("index", "neurons", "algorithms", "embeddings", "layer_norms", "linkage", "distance_threshold", "best_cut", "side")
+    __slots__ = ("index", "neurons", "algorithms", "embeddings", "layer_norms", "linkage", "distance_threshold", "best_cut", "side", "frames")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     ALGORITHMS_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,7 @@ class MeasureJob(_message.Message):
     DISTANCE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     BEST_CUT_FIELD_NUMBER: _ClassVar[int]
     SIDE_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[_neuron_service_pb2.NeuronRange]
     algorithms: _containers.RepeatedScalarFieldContainer[_neuron_service_pb2.Algorithm]
@@ -104,7 +105,8 @@ class MeasureJob(_message.Message):
     distance_threshold: float
     best_cut: bool
     side: _neuron_service_pb2.Side
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[_neuron_service_pb2.NeuronRange, _Mapping]]] = ..., algorithms: _Optional[_Iterable[_Union[_neuron_service_pb2.Algorithm, str]]] = ..., embeddings: _Optional[_Iterable[_Union[_neuron_service_pb2.Embedding, str]]] = ..., layer_norms: _Optional[_Iterable[_Union[_neuron_service_pb2.LayerNorm, str]]] = ..., linkage: _Optional[_Union[_neuron_service_pb2.Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., best_cut: bool = ..., side: _Optional[_Union[_neuron_service_pb2.Side, str]] = ...) -> None: ...
+    frames: _containers.RepeatedScalarFieldContainer[_neuron_service_pb2.Frame]
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[_neuron_service_pb2.NeuronRange, _Mapping]]] = ..., algorithms: _Optional[_Iterable[_Union[_neuron_service_pb2.Algorithm, str]]] = ..., embeddings: _Optional[_Iterable[_Union[_neuron_service_pb2.Embedding, str]]] = ..., layer_norms: _Optional[_Iterable[_Union[_neuron_service_pb2.LayerNorm, str]]] = ..., linkage: _Optional[_Union[_neuron_service_pb2.Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., best_cut: bool = ..., side: _Optional[_Union[_neuron_service_pb2.Side, str]] = ..., frames: _Optional[_Iterable[_Union[_neuron_service_pb2.Frame, str]]] = ...) -> None: ...
 
 class IndexJob(_message.Message):
     __slots__ = ("name", "corpus", "selection", "context_length", "windows", "bos", "max_documents", "text_field", "skip_bad_documents", "sides", "layers", "skip_positions")

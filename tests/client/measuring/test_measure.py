@@ -77,7 +77,9 @@ def test_there_is_a_row_a_neuron_and_clustering_in_order(measured):
     assert len(measured) == 192 * 12
     first = measured.rows(np.arange(13))
     assert [(r["layer"], r["neuron"]) for r in first] == [(0, 0)] * 12 + [(0, 1)]
-    assert [tuple(r[k] for k in ("algorithm", "linkage", "embedding", "layer_norm")) for r in first[:12]] == list(EVERY)
+    assert [
+        tuple(r[k] for k in ("algorithm", "linkage", "embedding", "layer_norm", "frame")) for r in first[:12]
+    ] == list(EVERY)
 
 
 @pytest.mark.parametrize("variant", EVERY, ids=str)
@@ -88,7 +90,7 @@ def test_the_numbers_are_those_of_the_definitions(measured, polysem_client, vari
     embeddings = list(polysem_client.embed("*", **choice))
     others = list(polysem_client.cluster("*", algorithm=variant.algorithm, distance_threshold=0.4,
                                          embedding="neuron", layer_norm=variant.layer_norm))  # fmt: skip
-    for row, tree, (_, e), other in list(zip(rows, trees, embeddings, others, strict=True))[::6]:
+    for row, tree, (_, e, *_), other in list(zip(rows, trees, embeddings, others, strict=True))[::6]:
         n = len(e)
         assert (row["layer"], row["neuron"], row["n_examples"]) == (*tree.id, n)
         if n < 3:

@@ -17,7 +17,7 @@ from polysem.proto.neurons import NeuronRange
 from polysem.proto.work import shards
 from polysem.server.corpus import documents
 from polysem.server.corpus.documents import Corpus
-from polysem.server.index.format import Layer, open_index, verify
+from polysem.server.index.format import Layer, Moments, open_index, verify
 from polysem.server.indexing import builder
 from polysem.server.indexing.builder import Recipe
 from polysem.server.model.loading import load
@@ -262,7 +262,8 @@ def test_statistics_describe_the_maxima_of_all_contexts(index_folder):
     positive = statistics["maximum"] > 0
     assert (statistics["histogram"][positive, -1] >= 1).all()  # the maximum's own context
     assert (statistics["mean"] <= statistics["maximum"]).all()
-    assert set(Layer._fields) - {"scales"} == {path.stem for path in (index_folder / "layer_00").glob("*.npy")}
+    stored = {path.stem for path in (index_folder / "layer_00").glob("*.npy")}
+    assert {*Layer._fields, *Moments._fields} - {"scales"} == stored
 
 
 def test_what_a_build_killed_while_it_cleaned_up_left_is_removed(loaded, corpus_file, tmp_path, monkeypatch):

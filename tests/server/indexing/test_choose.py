@@ -9,7 +9,7 @@ from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.server.indexing import choose, selection
-from polysem.server.indexing.scan import Scan, Sums
+from polysem.server.indexing.scan import Scan, Sums, Totals
 
 N_LAYERS, N_NEURONS = 3, 4
 
@@ -22,7 +22,8 @@ def scans(maxima, size, rule, known=None):
         found = selection.candidates(
             some, np.zeros(some.shape, np.int32), prefixes[first : first + size], first, rule, known
         )
-        yield Scan(found, Sums(some.max(0), some.sum(0, dtype=np.float64), (some > 0).sum(0)))
+        sums = Sums(some.max(0), some.sum(0, dtype=np.float64), (some > 0).sum(0))
+        yield Scan(found, sums, Totals(np.array(len(some)), *np.full((2, N_LAYERS, 5), float(some.sum()))))
 
 
 def written(folder, parts):
@@ -49,6 +50,8 @@ def test_layer_by_layer_is_all_at_once(tmp_path, seed, n_contexts, size, rule, i
     paths = written(tmp_path, list(scans(maxima, size, rule, known)))
     sums = choose.sums(paths)
     assert all((mine == wanted).all() for mine, wanted in zip(sums, whole.sums, strict=True))
+    totals = choose.totals(paths)
+    assert all((mine == wanted).all() for mine, wanted in zip(totals, whole.totals, strict=True))
     maximum = sums.maximum if known is None else known
     told = []
     chosen = choose.choose(paths, maximum, N_LAYERS, rule, known, told.append)
@@ -60,7 +63,7 @@ def test_layer_by_layer_is_all_at_once(tmp_path, seed, n_contexts, size, rule, i
 
 def test_what_is_split_chains_to_the_same():
     maxima = np.random.default_rng(0).random((50, N_LAYERS * N_NEURONS), np.float32)
-    ((all_, _),) = scans(maxima, 50, Selection("top", max_examples=3))
+    ((all_, *_),) = scans(maxima, 50, Selection("top", max_examples=3))
     parts = selection.split(all_, N_LAYERS)
     assert [len(part.offsets) for part in parts] == [N_NEURONS + 1] * N_LAYERS
     assert all(part.offsets[0] == 0 for part in parts)
