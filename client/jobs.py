@@ -37,6 +37,7 @@ from polysem.proto.jobs import (
 )
 from polysem.proto.neurons import NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import Algorithm, Embedding, Frame, LayerNorm, Linkage
+from polysem.proto.sides import Side
 from polysem.v1 import job_service_pb2 as pb
 
 RECONNECT_S = 120.0  # that a watcher waits for a server to come back
@@ -53,6 +54,7 @@ def measure_spec(
     distance_threshold: float,
     best_cut: bool,
     index: str | None,
+    side: Side,
 ) -> MeasureSpec:
     if not (algorithms and embeddings and layer_norms and frames):
         raise InvalidArgument(
@@ -67,6 +69,7 @@ def measure_spec(
         linkage,
         distance_threshold,
         best_cut,
+        side,
         frames=tuple(frames),
     )
 
@@ -187,17 +190,19 @@ class Jobs:
         distance_threshold: float = 0.5,
         best_cut: bool = True,
         index: str | None = None,
+        side: Side = "positive",
         request_id: str | None = None,
     ) -> Job:
         """Measure the neurons (none named: all) by each algorithm on each embedding in each mode and frame.
 
         best_cut    also look for the cut with the best silhouette
+        side        of the activations
         request_id  of your own, the same when you ask again: then the first job is given back
 
         The result is the Parquet file of `polysem measure`.
         """
         spec = measure_spec(
-            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index
+            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index, side
         )
         return self._create(spec, request_id)
 
@@ -338,10 +343,11 @@ class AsyncJobs:
         distance_threshold: float = 0.5,
         best_cut: bool = True,
         index: str | None = None,
+        side: Side = "positive",
         request_id: str | None = None,
     ) -> Job:
         spec = measure_spec(
-            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index
+            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index, side
         )
         return await self._create(spec, request_id)
 

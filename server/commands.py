@@ -61,6 +61,7 @@ UNITS = {
 @click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of stopping at it.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
+@click.option("--split-layers", metavar="cuda:0,cuda:1", help="Spread the model's layers over these devices.")
 @click.option("--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), default="float32", show_default=True)
 @click.option(
     "--batch-tokens",
@@ -78,6 +79,7 @@ def index(
     skip_bad_documents: bool,
     max_documents: int | None,
     device: str,
+    split_layers: str | None,
     dtype: str,
     batch_tokens: int | None,
     max_activations: Path | None,
@@ -113,7 +115,7 @@ def index(
         if not destination.made:
             with (
                 bars(UNITS) as shown,
-                _reads(executor, source, model, device, dtype, ray, shown.note) as (reader, where),
+                _reads(executor, source, model, device, split_layers, dtype, ray, shown.note) as (reader, where),
             ):
                 builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, maxima, where)
         info = open_index(destination.local).info
@@ -137,6 +139,7 @@ def _reads(
     corpus: "Corpus",
     model: str,
     device: str,
+    split_layers: str | None,
     dtype: str,
     ray: dict[str, Any],
     note: Callable[[str], None],
@@ -144,9 +147,12 @@ def _reads(
     """What reads the corpus: the model here, or as workers have it, and their executor."""
     if executor == "local":
         from polysem.server.model.loading import load
+        from polysem.server.settings import devices_of
 
-        yield load(model, device, dtype), None
+        yield load(model, device, dtype, devices_of(split_layers)), None
         return
+    if split_layers:
+        raise click.UsageError("--split-layers is for one machine; leave it out with --executor ray")
     from polysem.server.ray_cluster import sessions
     from polysem.server.ray_cluster.pool import RayOptions
 
@@ -201,6 +207,7 @@ def _verify(folder: Path) -> None:
 @click.option("--metrics-host", help="Address of the metrics; default 127.0.0.1.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Of what goes to stderr; default text.")
 @click.option("--device", help="cpu, cuda, cuda:N, or auto (default).")
+@click.option("--split-layers", metavar="cuda:0,cuda:1", help="Spread the model's layers over these devices.")
 @click.option(
     "--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), help="Of the model's arithmetic; default float32."
 )

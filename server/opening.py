@@ -22,7 +22,7 @@ from polysem.server.questions.clustering import MAX_IN_MATRIX
 from polysem.server.questions.engine import Engine
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.metrics import Metrics
-from polysem.server.settings import Settings
+from polysem.server.settings import Settings, devices_of
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,19 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     names = [index.info.name for index in indexes]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InvalidArgument(f"two indexes are called {repeated!r}: requests name them by their folder's name")
-    model = load(settings.model or indexes[0].info.model_id, settings.device, settings.dtype)
+    model = load(
+        settings.model or indexes[0].info.model_id, settings.device, settings.dtype, devices_of(settings.split_layers)
+    )
     engine = Engine(model, indexes, version("polysem"), neighbour_library(settings, model.device, indexes))
-    warm_up(model.device, max(2, *(min(int(index.n_examples.max()), MAX_IN_MATRIX) for index in indexes)))
+    warm_up(model.device, max(2, min(_most_examples(indexes), MAX_IN_MATRIX)))
     warm_up_large(model.device, engine.neighbour_library)
     selection.warm_up()  # an index job would keep callers waiting else
     return engine
+
+
+def _most_examples(indexes: Sequence[Index]) -> int:
+    """Of any neuron, on any side."""
+    return max(int(index.of(side).n_examples.max(initial=0)) for index in indexes for side in index.info.sides)
 
 
 def neighbour_library(settings: Settings, device: torch.device, indexes: Sequence[Index]) -> Library:
@@ -57,7 +64,7 @@ def neighbour_library(settings: Settings, device: torch.device, indexes: Sequenc
     """
     name = settings.neighbour_library
     if name == "auto":
-        large = any(index.n_examples.max() > MAX_IN_MATRIX for index in indexes)
+        large = _most_examples(indexes) > MAX_IN_MATRIX
         found = libraries.default_library(device) if large else "torch"
         try:
             libraries.load(found)

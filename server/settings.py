@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     metrics_host: str = Field(default="127.0.0.1", description="address of the metrics")
     log_format: Literal["text", "json"] = Field(default="text", description="of what goes to stderr")
     device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto")
+    split_layers: str | None = Field(
+        default=None, description="devices over which the model's layers are spread, such as cuda:0,cuda:1"
+    )
     dtype: Literal["float32", "tf32", "bfloat16"] = Field(default="float32", description="of the model's arithmetic")
     neighbour_library: Literal["auto", "cuml", "scikit-learn", "torch"] = Field(
         default="auto",
@@ -120,3 +123,8 @@ def _with_file(path: Path | None) -> type[Settings]:
             return (init_settings, env_settings, *file)
 
     return WithFile
+
+
+def devices_of(split_layers: str | None) -> list[str]:
+    """The devices that `--split-layers` names; none where it is not given."""
+    return [name.strip() for name in (split_layers or "").split(",") if name.strip()]

@@ -14,6 +14,7 @@ from polysem.client.commands.options import (
     FORCE,
     INDEX,
     NEURONS_HELP,
+    SIDE,
     asks_server,
     connect,
     measures,
@@ -58,6 +59,7 @@ def submit() -> None:
 @click.argument("neurons", nargs=-1)
 @measures(MeasureSpec().algorithms)
 @INDEX
+@SIDE
 @REQUEST_ID
 @asks_server
 def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, **options: Any) -> None:

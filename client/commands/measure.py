@@ -15,6 +15,7 @@ from polysem.client.commands.options import (
     BULK,
     FORCE,
     NEURONS_HELP,
+    SIDE,
     connect,
     connects,
     destination_of,
@@ -29,6 +30,7 @@ from polysem.client.measuring.measure import Measuring, variants
 from polysem.client.questions.clustering import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.questions.clustering import Algorithm, Embedding, Frame, LayerNorm, Linkage
+from polysem.proto.sides import Side
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
 
@@ -68,6 +70,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 @click.option("--out", required=True, help="The Parquet file, or its URL, s3://bucket/name; a row a clustering.")
 @FORCE
 @measures(get_args(Algorithm))
+@SIDE
 @executes
 @asks_either
 def measure(
@@ -81,6 +84,7 @@ def measure(
     frames: Sequence[Frame],
     distance_threshold: float,
     best_cut: bool,
+    side: Side,
     server: str | None,
     index: str | None,
     executor: str,
@@ -115,6 +119,7 @@ def measure(
                     distance_threshold=distance_threshold,
                     best_cut=best_cut,
                     index=name,
+                    side=side,
                 )
                 measuring.run(destination.local, partial(_advance, shown, measuring.n_trees), force, where)
         n_trees = len(measurements.read(destination.local))
@@ -240,7 +245,8 @@ def _print_rare(
         return
     with asked(server, index) as (client, name):
         _check_index(client, measured, name)
-        neurons = [_clustered(client, row, name) for row in rows]
+        side: Side = measured.about.get("side", "positive")  # files of version 0.1.0 do not say
+        neurons = [_clustered(client, row, name, side) for row in rows]
         if as_json:
             for row, neuron in zip(rows, neurons, strict=True):
                 texts = [[neuron.examples[i].text for i in cluster.members.tolist()] for cluster in neuron.clusters[1:]]
@@ -272,7 +278,7 @@ def _check_index(client: Client, measured: measurements.Measurements, name: str 
         )
 
 
-def _clustered(client: Client, row: dict[str, Any], index: str | None) -> Neuron:
+def _clustered(client: Client, row: dict[str, Any], index: str | None, side: Side) -> Neuron:
     """The neuron, clustered as the row says."""
     return client.cluster(
         (row["layer"], row["neuron"]),
@@ -283,6 +289,7 @@ def _clustered(client: Client, row: dict[str, Any], index: str | None) -> Neuron
         frame=row["frame"],
         distance_threshold=row["distance_threshold"],
         index=index,
+        side=side,
     )[0]
 
 

@@ -231,7 +231,7 @@ class _Pages:
         view = View.of(request.query_params)
         index = self._index(view)
         for _ in range(TRIES):
-            id_ = NeuronId(random.randrange(index.n_layers), random.randrange(index.n_neurons_per_layer))
+            id_ = NeuronId(random.choice(index.held_layers), random.randrange(index.n_neurons_per_layer))
             if len(self._client.examples(id_, **view.asked_of())):
                 break
         return RedirectResponse(f"/neuron/{id_}{view.query()}", 303)

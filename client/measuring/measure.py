@@ -28,6 +28,7 @@ from polysem.client.measuring.trees import (
     own_columns,
 )
 from polysem.proto.arrays import Array
+from polysem.proto.checks import check_one_of
 from polysem.proto.clusterer import Clusterer
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownIndex, UnknownNeuron
 from polysem.proto.facts import IndexInfo
@@ -45,6 +46,7 @@ from polysem.proto.questions.clustering import (
     check_clustering,
     check_distance_threshold,
 )
+from polysem.proto.sides import SIDES, Side
 from polysem.proto.wire import columns
 from polysem.proto.work import shards
 from polysem.proto.work.shards import Executor, Ledger, LocalExecutor, Shard
@@ -93,11 +95,13 @@ class Measuring:
     distance_threshold  0..2: where each tree is cut
     best_cut            also cut at all of BEST_CUT_THRESHOLDS, for the best silhouette
     index               of the server; None: its default
+    side                of the activations
 
     n_trees  trees that the server will make
     about    what the numbers depend on, for the file's metadata
 
-    Raises InvalidArgument, UnknownIndex, UnknownNeuron, and what `Client.info` raises.
+    Raises InvalidArgument, UnknownIndex, UnknownNeuron, FailedPrecondition where the index does not hold a layer, and
+    what `Client.info` raises.
     """
 
     def __init__(
@@ -109,8 +113,11 @@ class Measuring:
         distance_threshold: float = 0.5,
         best_cut: bool = True,
         index: str | None = None,
+        side: Side = "positive",
     ) -> None:
         check_distance_threshold(distance_threshold)
+        check_one_of(side, SIDES, "side")
+        self._side: Side = side
         self._client = client
         self._variants = variants
         self._threshold = distance_threshold
@@ -125,6 +132,7 @@ class Measuring:
             "software_version": about.version,
             "device": about.device,
             "index": asdict(self._index),
+            "side": side,
             "neurons": [str(r) for r in ranges],
             "variants": [variant._asdict() for variant in variants],
             "distance_threshold": distance_threshold,
@@ -190,7 +198,13 @@ class Measuring:
             ],
             lambda shard: self._neurons[shard.first : shard.last],
             MeasureShard(
-                self._variants, self._threshold, self._grid, self._index.name, self._index.sha256, self._version
+                self._variants,
+                self._threshold,
+                self._grid,
+                self._index.name,
+                self._index.sha256,
+                self._version,
+                self._side,
             ),
             progress,
             lambda shard: (shard.last - shard.first) * len(self._variants),
@@ -210,6 +224,7 @@ class MeasureShard:
     index: str
     index_sha256: str
     software_version: str
+    side: Side = "positive"
 
     def __call__(self, client: Clusterer, neurons: Array, advance: Progress) -> Callable[[], Rows]:
         """Ask for the trees of the neurons (B, 2); what is returned measures them."""
@@ -249,7 +264,7 @@ class MeasureShard:
             self.threshold,
             silhouette_thresholds=tuple(self.grid),
         )
-        return ClusterQuery(tuple(neurons), self.index, variant.choice, clustering)
+        return ClusterQuery(tuple(neurons), self.index, variant.choice, clustering, self.side)
 
 
 def _index(client: Clusterer, name: str) -> IndexInfo:
@@ -264,7 +279,7 @@ def _neurons(ranges: Iterable[NeuronRange], index: IndexInfo) -> Array:
     named = np.zeros((index.n_layers, index.n_neurons_per_layer), bool)
     for r in ranges:
         if r.layer is None:
-            named[:] = True
+            named[list(index.held_layers)] = True
         elif r.layer >= index.n_layers or (r.last or 0) >= index.n_neurons_per_layer:
             raise UnknownNeuron(
                 f"there is no neuron {r.layer}.{r.last or 0}; index {index.name!r} has layers 0 to "
@@ -272,6 +287,10 @@ def _neurons(ranges: Iterable[NeuronRange], index: IndexInfo) -> Array:
             )
         else:
             named[r.layer, r.first : None if r.last is None else r.last + 1] = True
+    if absent := set(np.flatnonzero(named.any(axis=1)).tolist()) - set(index.held_layers):
+        raise FailedPrecondition(
+            f"layer {min(absent)} is not in the index {index.name!r}; measure layers that it holds"
+        )
     return np.argwhere(named)
 
 

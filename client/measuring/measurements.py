@@ -34,7 +34,7 @@ COLUMNS = {
     "neuron": Column("int32", "its number in the layer, from 0"),
     "algorithm": Column("string", "hac, scc or components"),
     "linkage": Column("string", "of hac: average, complete or single"),
-    "embedding": Column("string", "neuron or pre_mlp"),
+    "embedding": Column("string", "neuron or pre_mlp; of gated neurons also gate or up"),
     "layer_norm": Column("string", "folded or raw"),
     "frame": Column("string", "raw, centred, standardised or own"),
     "distance_threshold": Column("double", "where the tree is cut"),

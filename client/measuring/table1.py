@@ -107,9 +107,12 @@ def tables(measured: Measurements, per_layer: bool = False) -> RenderableType:
     """The table at the cut, and the fair comparison."""
     index, threshold = measured.about["index"], measured.about["distance_threshold"]
     is_gpt2 = index["model_id"] in ("gpt2", "openai-community/gpt2")
+    side = ", negative side" * (measured.about.get("side") == "negative")
     found = rows(measured, per_layer)
     parts: list[RenderableType] = [
-        Text(f"{index['model_id']} on {index['corpus_id']}, index {index['name']}; cut at distance {threshold:g}"),
+        Text(
+            f"{index['model_id']} on {index['corpus_id']}, index {index['name']}{side}; cut at distance {threshold:g}"
+        ),
         Text(),
         _at_the_cut(found, is_gpt2),
         Text(

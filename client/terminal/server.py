@@ -20,6 +20,14 @@ def _own(limits: Limits) -> str:
     return f"; your key: {', '.join(own)}" if own else ""
 
 
+def _kept(index: IndexInfo) -> str:
+    """What of the model an index holds, where it is not the positive side of all layers."""
+    found = ["both sides"] if "negative" in index.sides else []
+    found += [f"layers {', '.join(map(str, index.layers))}"] if index.layers else []
+    found += [f"without the first {index.skip_positions} tokens"] if index.skip_positions else []
+    return "".join(f", {words}" for words in found)
+
+
 def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) -> RenderableType:
     """What a server is and has."""
     model = about.model
@@ -28,7 +36,8 @@ def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) ->
         ("server", f"{target}, Polysem {about.version}"),
         (
             "model",
-            f"{model.id} ({model.n_layers} layers of {model.n_neurons_per_layer:,} neurons, "
+            f"{model.id} ({model.family}, {model.n_layers} layers of {model.n_neurons_per_layer:,} "
+            f"{'gated ' * model.gated}neurons, "
             f"weights {model.sha256[:12]}…)",
         ),
         ("device", f"{about.device}, {about.dtype}"),
@@ -51,7 +60,7 @@ def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) ->
             Text(index.corpus_id),
             f"{index.n_contexts:,}",
             f"{index.n_tokens:,}",
-            f"{rule.rule} {rule.max_examples}{least}",
+            f"{rule.rule} {rule.max_examples}{least}{_kept(index)}",
             f"{index.n_examples:,}",
             f"{index.n_neurons_with_examples:,}",
         )

@@ -166,6 +166,7 @@ class JobRunner:
             distance_threshold=spec.distance_threshold,
             best_cut=spec.best_cut,
             index=spec.index or None,
+            side=spec.side,
         )
 
     # ---- The thread

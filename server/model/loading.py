@@ -2,12 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, UnknownModel
 from polysem.server.model import checkpoint
@@ -22,11 +24,13 @@ DEMO_FOLDER = Path(__file__).parent.parent / "demo" / "model"
 log = logging.getLogger(__name__)
 
 
-def load(name: str, device: str = "auto", dtype: str = "float32") -> Model:
+def load(name: str, device: str = "auto", dtype: str = "float32", split: Sequence[str] = ()) -> Model:
     """Return the model of that name, resident on `device`.
 
     name    "demo", a folder, or a hub name; safetensors only, no remote code
     device  cpu, cuda, cuda:1 …, or auto: cuda where there is one
+    split   devices over which the model's layers are spread in order, equally many on each; none: all on `device`. What
+            comes of them is gathered on the first
     dtype   of the forward pass: float32; bfloat16; or tf32, where a GPU rounds the operands of float32 products
 
     Weights go to the device in that dtype, a tensor at a time: beside the model, memory holds a few of them.
@@ -35,7 +39,7 @@ def load(name: str, device: str = "auto", dtype: str = "float32") -> Model:
     weights or tokenizer are not what that family reads, or where it does not fit; InvalidArgument for a device or dtype
     that this machine does not have.
     """
-    place = _checked_device(device, dtype)
+    places = [_checked_device(one, dtype) for one in split or (device,)]
     source = _source(name)
     find = _finder(name, source)
     path = find("config.json")
@@ -55,10 +59,11 @@ def load(name: str, device: str = "auto", dtype: str = "float32") -> Model:
     causal = _empty(name, config)
     weights = checkpoint.matched(name, causal, stored)
     tokenizer = _tokenizer(name, source, family.sizes(config).n_tokens)
-    _check_room(name, weights, place, dtype)
-    transformer = _filled(name, type(causal.base_model), config, weights, place, DTYPES[dtype])
+    where = device_map(causal.base_model, family.sizes(config).n_layers, places)
+    _check_room(name, weights, where, dtype)
+    transformer = _filled(name, type(causal.base_model), config, weights, where, DTYPES[dtype])
     id_ = name if name == DEMO_MODEL else source
-    return Model(id_, family, transformer, tokenizer, place, dtype, checkpoint.sha256(weights, _own_dtype(config)))
+    return Model(id_, family, transformer, tokenizer, places[0], dtype, checkpoint.sha256(weights, _own_dtype(config)))
 
 
 def _checked_device(device: str, dtype: str) -> torch.device:
@@ -150,22 +155,64 @@ def _tokenizer(name: str, source: str, n_rows: int) -> Tokenizer:
         return Tokenizer(AutoTokenizer.from_pretrained(source, trust_remote_code=False), n_rows)
 
 
-def _check_room(name: str, weights: Mapping[str, StoredTensor], place: torch.device, dtype: str) -> None:
+def device_map(model: nn.Module, n_layers: int, places: Sequence[torch.device]) -> dict[str, torch.device]:
+    """The device of each part of a model: its layers in runs of equal length, what is before them on the first.
+
+    Keys are names of modules and parameters, "" of the whole; every parameter is below one of them.
+    """
+    if len(places) == 1:
+        return {"": places[0]}
+    found: dict[str, torch.device] = {}
+    is_after = False
+
+    def visit(prefix: str, part: nn.Module) -> None:
+        nonlocal is_after
+        if isinstance(part, nn.ModuleList) and len(part) == n_layers:
+            is_after = True
+            found.update({f"{prefix}.{i}": places[i * len(places) // n_layers] for i in range(n_layers)})
+        elif any(isinstance(child, nn.ModuleList) and len(child) == n_layers for child in part.modules()):
+            found.update(dict.fromkeys(_joined(prefix, part._parameters), places[0]))
+            for name, child in part.named_children():
+                visit(f"{prefix}.{name}".lstrip("."), child)
+        else:
+            found[prefix] = places[-1] if is_after else places[0]
+
+    visit("", model)
+    return found
+
+
+def _joined(prefix: str, names: Iterable[str]) -> list[str]:
+    return [f"{prefix}.{name}".lstrip(".") for name in names]
+
+
+def _check_room(name: str, weights: Mapping[str, StoredTensor], where: Mapping[str, torch.device], dtype: str) -> None:
     size = DTYPES[dtype].itemsize
-    needed = sum(tensor.n_bytes // tensor.dtype.itemsize * size for tensor in weights.values())
-    free = free_bytes(place)
-    if free is not None and needed > free:
-        raise FailedPrecondition(
-            f"{name!r} takes {needed / 1e9:,.1f} GB in {dtype}, and {device_name(place)} has {free / 1e9:,.1f} GB "
-            "free; choose a device with more memory" + (", or --dtype bfloat16" if size == 4 else "")
-        )
+    needed: Counter[torch.device] = Counter()
+    for key, tensor in weights.items():
+        part = max((part for part in where if f"{key}.".startswith(f"{part}." if part else "")), key=len)
+        needed[where[part]] += tensor.n_bytes // tensor.dtype.itemsize * size
+    for place, n_bytes in needed.items():
+        free = free_bytes(place)
+        if free is not None and n_bytes > free:
+            part = "" if len(needed) == 1 else f" on {place}"
+            raise FailedPrecondition(
+                f"{name!r} takes {n_bytes / 1e9:,.1f} GB in {dtype}{part}, and {device_name(place)} has "
+                f"{free / 1e9:,.1f} GB free; choose a device with more memory, or several with --split-layers"
+                + (", or --dtype bfloat16" if size == 4 else "")
+            )
 
 
 def _filled(
-    name: str, kind: Any, config: Any, weights: Mapping[str, StoredTensor], place: torch.device, dtype: torch.dtype
+    name: str,
+    kind: Any,
+    config: Any,
+    weights: Mapping[str, StoredTensor],
+    where: Mapping[str, torch.device],
+    dtype: torch.dtype,
 ) -> Any:
     """The model of transformers, its weights read from their files one by one."""
-    on_device = {} if place.type == "cpu" else {"device_map": {"": place}}
+    alone = where.get("")
+    on_device = {} if alone is not None and alone.type == "cpu" else {"device_map": dict(where)}
     with _in_words(f"cannot load the weights of {name!r}"):
         return kind.from_pretrained(None, config=config, state_dict=dict(weights), dtype=dtype, **on_device)
 

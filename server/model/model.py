@@ -99,7 +99,7 @@ class Model(ModelDescription):
             gated=family.gated,
         )
         super().__init__(info, tokenizer, dtype, device)
-        self._transformer = transformer.to(device).eval().requires_grad_(False)
+        self._transformer = transformer.eval().requires_grad_(False)
         _fuse_gelu(self._transformer)
         self.bounded = family.bounded
         self.mlps = family.mlps(self._transformer)

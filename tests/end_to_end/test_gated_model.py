@@ -12,6 +12,8 @@ from click.testing import CliRunner
 import polysem.server
 from polysem.client import Client
 from polysem.client.commands import cli
+from polysem.client.measuring import measurements, table1
+from polysem.client.measuring.measure import Measuring, variants
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownNeuron
 from polysem.proto.facts import Selection
 from polysem.server.corpus.documents import Corpus
@@ -199,3 +201,21 @@ def test_a_text_is_explained_by_gated_neurons_in_frame_raw_only(client):
     with pytest.raises(InvalidArgument, match="frame is 'own'; by these embeddings a text is explained in frame raw"):
         client.explain("a text", NEURON, frame="own")[0]
     assert client.explain("a text", NEURON, frame="own", embedding="pre_mlp")[0]
+
+
+def test_a_measurement_is_of_a_side_and_of_the_layers_that_are_there(client, tmp_path):
+    every = variants(("hac",), ("neuron", "pre_mlp", "gate", "up"), ("folded",), linkage="average")
+    Measuring(client, ("1.*",), every, best_cut=False, side="negative").run(tmp_path / "negative.parquet")
+    measured = measurements.read(tmp_path / "negative.parquet")
+    assert measured.about["side"] == "negative"
+    listed = {row.id.neuron: row.n_clusters for row in client.neurons("1.*", side="negative", embedding="gate")}
+    of_gate = measured.column("embedding") == "gate"
+    numbers, found = (measured.column(name)[of_gate].tolist() for name in ("neuron", "n_clusters"))
+    assert dict(zip(numbers, found, strict=True)) == listed
+    rows = table1.rows(measured)
+    assert [row.embedding for row in rows] == ["pre_mlp", "gate", "up", "neuron"]
+    assert all(row.numbers["matched_intra"].median is not None for row in rows)
+    Measuring(client, ("*",), every[:1], best_cut=False, index="some").run(tmp_path / "some.parquet")
+    assert set(measurements.read(tmp_path / "some.parquet").column("layer").tolist()) == {1}
+    with pytest.raises(FailedPrecondition, match="layer 0 is not in the index 'some'"):
+        Measuring(client, ("0.*",), every[:1], index="some")
