@@ -14,7 +14,7 @@ from polysem.client import tables
 from polysem.client.tables import Columns, Table
 from polysem.proto.checks import check_one_of
 from polysem.proto.errors import Cancelled, FailedPrecondition, PolysemError
-from polysem.proto.facts import Answer
+from polysem.proto.facts import Answer, Provenance
 
 if TYPE_CHECKING:
     import pandas
@@ -54,6 +54,12 @@ class Stream(Sequence[Item]):
     def complete(self) -> bool:
         """Whether all has been read."""
         return self._complete
+
+    @property
+    def provenance(self) -> Provenance | None:
+        """Everything that the answer depends on: index, model, embedding, side; None of an answer without items."""
+        self._has(0)
+        return self._read[0].provenance if self._read else None
 
     def __iter__(self) -> Iterator[Item]:
         i, n = 0, 0

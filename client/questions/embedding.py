@@ -30,7 +30,6 @@ class Embeddings(NamedTuple):
 
     id: NeuronId
     embeddings: FloatArray
-    side: Side = "positive"
 
 
 def embeddings_of(answer: Answer) -> list[Embeddings]:
@@ -38,7 +37,7 @@ def embeddings_of(answer: Answer) -> list[Embeddings]:
     batch: EmbeddingBatch = answer.batch
     offsets = columns.offsets(batch)["example"]
     return [
-        Embeddings(neuron_id(neuron), batch.embeddings[offsets[i] : offsets[i + 1]], answer.provenance.side)
+        Embeddings(neuron_id(neuron), batch.embeddings[offsets[i] : offsets[i + 1]])
         for i, neuron in enumerate(batch.neurons)
     ]
 

@@ -50,7 +50,6 @@ class ExplainedToken(NamedTuple):
     position: int
     text: str
     firings: tuple[Firing, ...]
-    side: Side = "positive"
     part_of: tuple[int, int] = (0, 0)
 
 
@@ -83,7 +82,6 @@ def explained_of(answer: Answer) -> list[ExplainedToken]:
             position,
             batch.tokens[i],
             tuple(firings[offsets[i] : offsets[i + 1]]),
-            answer.provenance.side,
             parts[i],
         )
         for i, position in enumerate(batch.positions.tolist())

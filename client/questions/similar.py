@@ -35,14 +35,13 @@ class SimilarCluster(NamedTuple):
     central: int
     size: int
     similarity: float
-    side: Side = "positive"
 
 
 def similar_of(answer: Answer) -> list[SimilarCluster]:
     """The clusters found, those of each cluster asked for together."""
     batch: SimilarBatch = answer.batch
     return [
-        SimilarCluster(to, neuron_id(neuron), label, central, size, similarity, answer.provenance.side)
+        SimilarCluster(to, neuron_id(neuron), label, central, size, similarity)
         for to, neuron, label, central, size, similarity in zip(
             np.repeat(batch.labels, batch.n_similar).tolist(),
             batch.similar_neurons,

@@ -73,7 +73,9 @@ def test_every_answer_is_of_the_side_asked_for(client, side):
     assert statistics.n_examples == len(examples)
     listed = {row.id: row for row in client.neurons("1.*", side=side)}[neuron.id]
     assert (listed.n_clusters, listed.side) == (neuron.metrics.n_clusters, side)
-    assert {found.side for found in client.similar(NEURON, 0, side=side, limit=5)} == {side}
+    assert client.similar(NEURON, 0, side=side, limit=5).provenance.side == side
+    assert client.embed(NEURON, side=side).provenance.side == side
+    assert client.explain("a window", NEURON, side=side).provenance.side == side
     (importance,) = client.importance(NEURON, examples=[0], tokens_before=2, side=side)
     assert (importance.side, importance.activation) == (side, pytest.approx(examples[0].activation, rel=1e-3))
     assert importance.importances[-1] != 0
