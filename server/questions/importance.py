@@ -27,7 +27,7 @@ from polysem.proto.wire.columns import Axis, columnar
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
 from polysem.server.questions.engine import MAX_NEURONS_PER_REQUEST, Engine, Plan
-from polysem.server.questions.examples import ExampleWork
+from polysem.server.questions.examples import items_of
 
 FORWARD_TOKENS = {"cpu": 256, "cuda": 4096}  # that a part reads after what all its readings begin with
 
@@ -188,7 +188,7 @@ def plan(engine: Engine, query: ImportanceQuery) -> Plan:
     """Also raises FailedPrecondition where the model has no token to mask with. `whole` ends it."""
     index = engine.index(query.index, query.side)
     work = ImportanceWork(engine.model, index, query.tokens_before, _mask_token(engine.model, query.mask_token))
-    examples = ExampleWork(engine.model, index, False).items(engine.neurons(index, query.neurons), query.examples)
+    examples = items_of(index, engine.neurons(index, query.neurons), query.examples)
     return Plan(work, work.items(examples, MAX_NEURONS_PER_REQUEST), engine.provenance(index))
 
 
