@@ -119,6 +119,8 @@ class Client:
         neighbours: int | None = None,
         index: str | None = None,
         side: Side = "positive",
+        n_null: int | None = None,
+        seed: int = 0,
     ) -> Clusters:
         """Feature clusters of the neurons, streamed in the order asked; a neuron named twice comes once.
 
@@ -138,12 +140,18 @@ class Client:
                             approximation; None: exactly, but scc above 20,000 examples on the graph of 25
         index               a name from `indexes()`; None: the server's default
         side                of the activations: positive, or negative where the index has both; so in every question
+        n_null              0..1999: compare each neuron with so many rotations of its examples, which have no clusters
+                            (`Neuron.significance`, `significant_clusters`, `significant_cut`); None: 99 where one
+                            neuron is named, else none, at no cost
+        seed                of those rotations
         """
         call = clustering.call(
             neurons,
             index,
             self._asker,
             side,
+            n_null,
+            seed,
             algorithm=algorithm,
             linkage=linkage,
             embedding=embedding,

@@ -4,12 +4,13 @@ Each merge's node knows its central example and its mean pairwise distance, so c
 follow from the tree alone.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from polysem.proto.arrays import DoubleArray, IntArray
+from polysem.proto.arrays import Array, DoubleArray, IntArray
 
 
 class Tree(NamedTuple):
@@ -56,8 +57,12 @@ def _top_of_each(tree: Tree, n: int, distance_threshold: float) -> IntArray:
 
 def labels(tree: Tree, n: int, distance_threshold: float) -> IntArray:
     """(n,) int32 cluster of each example, numbered by first appearance: merges with height <= threshold."""
-    tops = _top_of_each(tree, n, distance_threshold)
-    _, first, inverse = np.unique(tops, return_index=True, return_inverse=True)
+    return _numbered(_top_of_each(tree, n, distance_threshold))
+
+
+def _numbered(groups: Array) -> IntArray:
+    """(n,) int32: groups by their numbers, renumbered by first appearance."""
+    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int32)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[inverse]
@@ -66,6 +71,39 @@ def labels(tree: Tree, n: int, distance_threshold: float) -> IntArray:
 def top_nodes(tree: Tree, n: int, distance_threshold: float) -> list[int]:
     """The node of each cluster, in the order of the labels."""
     return list(dict.fromkeys(_top_of_each(tree, n, distance_threshold).tolist()))
+
+
+LEAST_IN_CLUSTER = 3  # examples of what counts as a significant cluster
+
+
+def significant_labels(tree: Tree, n: int, significant: IntArray) -> IntArray:
+    """(n,) int32: groups that the significant merges (M,) tell apart, from the root down; by first appearance."""
+    top = np.arange(n + len(tree.merges))  # the group that each node belongs to, by its topmost node
+    for i in range(len(tree.merges) - 1, -1, -1):
+        if top[n + i] != n + i or not significant[i]:
+            top[tree.merges[i]] = top[n + i]
+    return _numbered(top[:n])
+
+
+def suggested_cut(tree: Tree, n: int, groups: IntArray) -> float | None:
+    """The cut that agrees best with the groups (n,), by adjusted Rand index; of equals the highest. None for n < 2.
+
+    It lies half-way between two merges, or at the root's height.
+    """
+    if n < 2:
+        return None
+    heights = [0.0, *np.unique(tree.heights).tolist()]
+    cuts: list[float] = [(low + high) / 2 for low, high in itertools.pairwise(heights)] + heights[-1:]
+    return max(cuts, key=lambda cut: (_adjusted_rand(labels(tree, n, cut), groups), cut))
+
+
+def _adjusted_rand(a: IntArray, b: IntArray) -> float:
+    table = np.zeros((int(a.max()) + 1, int(b.max()) + 1))
+    np.add.at(table, (a, b), 1)
+    together, in_a, in_b = ((x * (x - 1) / 2).sum() for x in (table, table.sum(1), table.sum(0)))
+    expected = in_a * in_b / (len(a) * (len(a) - 1) / 2)
+    most = (in_a + in_b) / 2
+    return float((together - expected) / (most - expected)) if most > expected else 1.0
 
 
 def intra_and_inter(tree: Tree, n: int, tops: Sequence[int]) -> tuple[float | None, float | None]:

@@ -110,11 +110,23 @@ def gathered_rotation_test(
     rotations.check_nulls(0, n_null, seed)
     if centre:
         offsets = centring_offsets(rows, example_rows, weights, n_examples, offsets)
-    distances = gathered_cosine_distances(rows, example_rows, weights, n_examples, offsets)
-    trees = agglomerative.linkage(distances, n_examples, method)
-    best = best_silhouettes(distances, trees, n_examples)
+    best = statistics_of(rows, example_rows, weights, n_examples, offsets, method=method)
     gram = products.gathered_products(rows, example_rows, weights, n_examples, offsets)
     return compared(best, null_silhouettes(gram, n_examples, 0, n_null, seed, method))
+
+
+def statistics_of(
+    rows: Tensor,
+    example_rows: Tensor,
+    weights: Tensor,
+    n_examples: Tensor,
+    offsets: Tensor | None = None,
+    *,
+    method: Linkage = "average",
+) -> Tensor:
+    """The test's statistic of the embeddings as they are: `best_silhouettes` of their cosine trees, (B,) float64."""
+    distances = gathered_cosine_distances(rows, example_rows, weights, n_examples, offsets)
+    return best_silhouettes(distances, agglomerative.linkage(distances, n_examples, method), n_examples)
 
 
 def centring_offsets(

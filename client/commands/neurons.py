@@ -28,6 +28,12 @@ from polysem.proto.sides import Side
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
 @clusters_examples
+@click.option(
+    "--n-null",
+    type=click.IntRange(0, 1999),
+    help="Compare each neuron with so many rotations of its examples.  [default: 99 of one neuron, none of several]",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the rotations.")
 @INDEX
 @SIDE
 @BULK
@@ -182,6 +188,20 @@ def _metric_end(text: str) -> tuple[str, float]:
         raise click.BadParameter(f"{text!r} is no METRIC=NUMBER such as n_examples=25") from None
 
 
+def _tests_json(neuron: Neuron) -> dict[str, Any]:
+    """The rotation test, where it was asked for."""
+    found, tests = neuron.significance, neuron.merge_tests
+    if found is None or tests is None:
+        return {}
+    return {
+        "significance": {name: None if value != value else value for name, value in found._asdict().items()},
+        "excess_silhouette": found.excess,
+        "significant_clusters": neuron.significant_clusters,
+        "significant_cut": neuron.significant_cut,
+        "significant_merges": np.flatnonzero(tests[:, 1]).tolist(),
+    }
+
+
 def neuron_json(neuron: Neuron) -> dict[str, Any]:
     """A neuron as `polysem cluster --json` prints it; undefined metrics are null."""
     return {
@@ -189,6 +209,7 @@ def neuron_json(neuron: Neuron) -> dict[str, Any]:
         "method": neuron.method,
         "library": neuron.library,
         **asdict(neuron.metrics),
+        **_tests_json(neuron),
         "clusters": [
             {"label": c.label, "size": c.size, "central": c.central, "members": c.members.tolist()}
             for c in neuron.clusters

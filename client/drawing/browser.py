@@ -43,7 +43,23 @@ def data(neuron: "Neuron", examples: "Sequence[Example] | None") -> dict[str, An
         "max_distance": m.max_distance,
         "silhouette": m.silhouette,
         "note": note(neuron),
+        "tested": _tested(neuron),
         "examples": None if examples is None else [example_data(example) for example in examples],
+    }
+
+
+def _tested(neuron: "Neuron") -> dict[str, Any] | None:
+    """The rotation test: its numbers, the significant merges, and the cut they suggest; None where not tested."""
+    found, tests = neuron.significance, neuron.merge_tests
+    if found is None or tests is None:
+        return None
+    return {
+        "p_value": found.p_value,
+        "best_silhouette": found.best_silhouette,
+        "null_mean": found.null_mean,
+        "merges": (tests[:, 1] > 0).nonzero()[0].tolist(),
+        "n_clusters": neuron.significant_clusters,
+        "cut": neuron.significant_cut,
     }
 
 

@@ -220,7 +220,10 @@
     const handle = svgElement("g", { class: "ps-handle", tabindex: 0, role: "slider", "aria-orientation": "horizontal",
       "aria-label": "cut at cosine distance", "aria-valuemin": 0, "aria-valuemax": Number(most.toFixed(3)) },
     reach, line, grip);
-    svg.append(above, ...below, ...strips, numbers, handle);
+    const significant = svgElement("g", { class: "ps-significant" }, ...(data.tested ? data.tested.merges : []).map((i) =>
+      svgElement("circle", { cx: at(data.n + i), cy: y[data.n + i], r: 4, fill: "currentColor" },
+        svgElement("title", {}, "significant: its two sides are more than one cloud"))));
+    svg.append(above, ...below, ...strips, significant, numbers, handle);
 
     // Keys as on any slider; the line lies mirrored (0 on the right), so left and up mean higher.
     const steps = { ArrowLeft: 0.01, ArrowUp: 0.01, ArrowRight: -0.01, ArrowDown: -0.01, PageUp: 0.1, PageDown: -0.1 };
@@ -419,10 +422,18 @@
     const label = element("label", { class: "ps-cut" }, "cut at ", number);
     const reset = element("button", { type: "button", class: "ps-small", onclick: () => go(data.distance_threshold) },
       `back to ${data.distance_threshold}`);
-    host.replaceChildren(element("div", { class: "ps" }, title || "", summary, facts,
+    const tested = data.tested;
+    const suggested = tested && tested.n_clusters > 1 ? element("button", { type: "button", class: "ps-small ps-suggested",
+      onclick: () => go(tested.cut) }, `${tested.n_clusters} significant clusters`) : null;
+    const chance = tested ? element("p", { class: "ps-meta ps-tested", title: "Rotation test: a small p says that the " +
+      "examples are not one Gaussian cloud. The neuron's mean is subtracted first (frame own)." },
+    `${tested.p_value <= 0.05 ? "not one Gaussian cloud" : "no better than one Gaussian cloud"} (p ` +
+      `${Number(tested.p_value.toPrecision(2))}, frame own): best silhouette ${shown(tested.best_silhouette)}, by chance ` +
+      `${shown(tested.null_mean)}` + (tested.merges.length ? " · ● significant merges" : "")) : "";
+    host.replaceChildren(element("div", { class: "ps" }, title || "", summary, facts, chance,
       data.note ? element("p", { class: "ps-meta" }, data.note) : "",
       element("div", { class: "ps-body" },
-        element("div", { class: "ps-side" }, element("p", { class: "ps-control" }, label, " ", reset), drawing.svg,
+        element("div", { class: "ps-side" }, element("p", { class: "ps-control" }, label, " ", reset, " ", suggested || ""), drawing.svg,
           element("p", { class: "ps-meta ps-hint" }, "drag the dashed line, click in the tree, or use the arrow keys on it"),
           data.examples ? element("p", { class: "ps-meta" }, "in the texts: red is activation, as a share of the text's " +
             "strongest; the key token is underlined") : ""),

@@ -1,7 +1,7 @@
 """Neurons with their feature clusters: `Client.cluster`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Unpack, overload
 
@@ -11,6 +11,7 @@ from polysem.client import cutting, tables
 from polysem.client.calls import Call
 from polysem.client.questions.embedding import EmbeddingOptions, Embeddings
 from polysem.client.questions.examples import Example
+from polysem.client.questions.significance import Significance, tests_of
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
 from polysem.client.views import or_nones
@@ -106,6 +107,9 @@ class Neuron:
     method    how the tree was made: "matrix" from all pairwise distances; "linear" the same tree without a matrix (many
               examples); approximations from each example's nearest neighbours are "neighbours" (scc) and
               "neighbour_tree" (single linkage)
+    significance  the rotation test of the neuron; None where it was not asked for, or has fewer than 3 examples
+    merge_tests  (n − 1, 2) float64: of each merge the p-value of its examples, NaN where they were not tested, and 1
+              where it is significant at its level (Kimes et al. 2017); None where not asked for
     library   what searched those neighbours: "cuml", "scikit-learn" or "torch"; "polysem" where none were searched;
               None where the server is older and does not say
     """
@@ -122,6 +126,8 @@ class Neuron:
         timing: Timing,
         asker: Asker | None,
         library: Library | None = None,
+        significance: Significance | None = None,
+        merge_tests: DoubleArray | None = None,
     ) -> None:
         self.id = id_
         self.labels = labels
@@ -129,10 +135,31 @@ class Neuron:
         self.distance_threshold = distance_threshold
         self.method = method
         self.library = library
+        self.significance = significance
+        self.merge_tests = merge_tests
         self.provenance = provenance
         self.timing = timing
         self._tree = tree
         self._asker = asker
+
+    @cached_property
+    def significant_labels(self) -> IntArray | None:
+        """(n,) groups that the significant merges tell apart, by first appearance; None where not tested."""
+        if self.merge_tests is None:
+            return None
+        return cutting.significant_labels(self._tree, len(self.labels), self.merge_tests[:, 1].astype(np.int32))
+
+    @cached_property
+    def significant_clusters(self) -> int | None:
+        """How many of those groups have 3 examples or more; 1 where nothing is significant; None where not tested."""
+        groups = self.significant_labels
+        return None if groups is None else int((np.bincount(groups) >= cutting.LEAST_IN_CLUSTER).sum())
+
+    @cached_property
+    def significant_cut(self) -> float | None:
+        """The distance whose cut agrees best with the significant groups; None where not tested."""
+        groups = self.significant_labels
+        return None if groups is None else cutting.suggested_cut(self._tree, len(self.labels), groups)
 
     @property
     def side(self) -> Side:
@@ -197,6 +224,8 @@ class Neuron:
             self.timing,
             self._asker,
             self.library,
+            self.significance,
+            self.merge_tests,
         )
 
     @cached_property
@@ -325,6 +354,7 @@ class _Neurons(Sequence[Neuron]):
             self._answer.timing,
             self._asker,
             library_of(int(batch.libraries[i])),
+            *tests_of(batch, i, merge),
         )
 
     @cached_property
@@ -383,6 +413,9 @@ class ClusteringOptions(EmbeddingOptions, total=False):
     neighbours: int | None
 
 
+N_NULL = 99  # of a question about one neuron
+
+
 def read_options(**options: Unpack[ClusteringOptions]) -> tuple[EmbeddingChoice, Clustering]:
     """The options as a query holds them. Raises TypeError for an unknown name; values are checked with the query."""
     given: dict[str, Any] = {**options}
@@ -410,10 +443,15 @@ def call(
     index: str | None,
     asker: Asker | None,
     side: Side = "positive",
+    n_null: int | None = None,
+    seed: int = 0,
     **options: Unpack[ClusteringOptions],
 ) -> Call[Clusters]:
-    """asker: whom the neurons ask for more; None: they cannot."""
+    """asker: whom the neurons ask for more; None: they cannot. n_null None: N_NULL of one neuron, none of more."""
     choice, clustering = read_options(**options)
+    if n_null is None:
+        n_null = N_NULL if n_named(neurons) == 1 else 0
+    clustering = replace(clustering, n_null=n_null, seed=seed)
     query = ClusterQuery(parse_neurons(*neurons), checks.index_name(index), choice, clustering, side)
     return cluster_call(query, asker, n_named(neurons))
 

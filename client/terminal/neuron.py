@@ -49,6 +49,19 @@ def _header(neuron: Neuron) -> Text:
     return split.append(
         f"\nmean distance {written(m.intra)} within clusters, {written(m.inter)} between; "
         f"silhouette {written(m.silhouette)}"
+    ).append(_significance(neuron))
+
+
+def _significance(neuron: Neuron) -> str:
+    """Whether it is more than chance, in words; nothing where not tested."""
+    found = neuron.significance
+    if found is None:
+        return ""
+    what = "not one Gaussian cloud" if found.p_value <= 0.05 else "no better than one Gaussian cloud"
+    cut = f", as at a cut of {neuron.significant_cut:.2f}" if (neuron.significant_clusters or 0) > 1 else ""
+    return (
+        f"\n{what} (p {found.p_value:.3g}, frame own): best silhouette {found.best_silhouette:.2f}, by chance "
+        f"{found.null_mean:.2f}; {counted(neuron.significant_clusters or 0, 'significant cluster')}{cut}"
     )
 
 

@@ -30,6 +30,7 @@ MAX_DISTANCE = 2.0
 MAX_THRESHOLDS = 1024
 MAX_SILHOUETTE_THRESHOLDS = 64
 MAX_NEIGHBOURS = 1024
+MAX_NULLS = 1999
 METHODS: tuple[Method, ...] = get_args(Method)
 LIBRARIES: tuple[Library, ...] = get_args(Library)
 
@@ -60,6 +61,8 @@ class Clustering:
     silhouette_thresholds  further cuts of which only the silhouette is wanted
     neighbours             of scc and single linkage: cluster the graph of so many nearest neighbours; None: exactly,
                            but scc above 20,000 examples on the graph of 25
+    n_null                 rotations of each neuron's examples that its best silhouette is compared with; 0: no test
+    seed                   of those rotations
     """
 
     algorithm: Algorithm = "hac"
@@ -69,6 +72,8 @@ class Clustering:
     until_stable: bool = False
     silhouette_thresholds: tuple[float, ...] = ()
     neighbours: int | None = None
+    n_null: int = 0
+    seed: int = 0
 
     @property
     def words(self) -> str:
@@ -116,8 +121,8 @@ def _n_merges(batch: "ClusterBatch") -> IntArray:
     pb.ClusterNeuronsResponse,
     "neuron",
     Axis("example", ["labels"], "n_examples"),
-    Axis("merge", ["merges", "heights", "node_centrals", "node_mean_distances"], _n_merges),
-    later=["libraries"],
+    Axis("merge", ["merges", "heights", "node_centrals", "node_mean_distances", "merge_tests"], _n_merges),
+    later=["libraries", "significance", "merge_tests"],
 )
 @dataclass(frozen=True, eq=False)
 class ClusterBatch:
@@ -135,6 +140,9 @@ class ClusterBatch:
     methods              (B,) int32: how the tree was made, a place in METHODS plus 1
     silhouettes          (B, C) float64: of the cuts at the C silhouette_thresholds asked for
     libraries            (B,) int32: what searched nearest neighbours, a place in LIBRARIES plus 1; 0: an older server
+    significance         (B, 4) float64, (B, 0) where none was asked for: best silhouette, mean and deviation of those
+                         of rotations, p-value
+    merge_tests          (M, 2) float64, likewise: each merge's p-value, NaN if not tested, and 1 where significant
     """
 
     neurons: IntArray
@@ -154,6 +162,8 @@ class ClusterBatch:
     methods: IntArray
     silhouettes: DoubleArray
     libraries: IntArray
+    significance: DoubleArray
+    merge_tests: DoubleArray
 
 
 def library_number(library: Library | None) -> Any:
@@ -187,6 +197,10 @@ def check_clustering(clustering: Clustering) -> None:
         raise InvalidArgument(
             f"silhouette_thresholds has {n} values; give at most {MAX_SILHOUETTE_THRESHOLDS}", "silhouette_thresholds"
         )
+    if not 0 <= clustering.n_null <= MAX_NULLS:
+        raise InvalidArgument(f"n_null is {clustering.n_null}; give 0 to {MAX_NULLS}", "n_null")
+    if not 0 <= clustering.seed < 1 << 63:
+        raise InvalidArgument(f"seed is {clustering.seed}; give 0 to 2^63 - 1", "seed")
     for value in clustering.silhouette_thresholds:
         _in_range(value, "silhouette_thresholds")
     _check_neighbours(clustering)
@@ -271,6 +285,8 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
         index=query.index,
         neurons=encode_ranges(query.neurons),
         silhouette_thresholds=query.clustering.silhouette_thresholds,
+        n_null=query.clustering.n_null,
+        seed=query.clustering.seed,
         side=encode_side(query.side),
         **encode_clustering(query.choice, query.clustering),
     )
@@ -279,7 +295,12 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
 def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
     """The query, checked; an algorithm's parameters that it does not use are set to their defaults."""
     choice, clustering = decode_clustering(request)
-    clustering = replace(clustering, silhouette_thresholds=tuple(request.silhouette_thresholds))
+    clustering = replace(
+        clustering,
+        silhouette_thresholds=tuple(request.silhouette_thresholds),
+        n_null=request.n_null,
+        seed=request.seed if request.n_null else 0,
+    )
     check_clustering(clustering)
     return ClusterQuery(decode_ranges(request.neurons), request.index, choice, clustering, decode_side(request.side))
 

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.kernels import agglomerative, distances, metrics, scc, tree
+from polysem.kernels import agglomerative, distances, metrics, scc, splits, tree
 from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
 from polysem.kernels.large import libraries, neighbour_tree, neighbours
 from polysem.kernels.large import trees as large_trees
@@ -47,13 +47,14 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
-from polysem.server.model.model import Model
+from polysem.server.model.model import EmbeddingWeights, Model
 from polysem.server.questions import memory, resident
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.resident import DeviceBatch
 
 MAX_IN_MATRIX = 4096
 MAX_IN_LINEAR_MEMORY = 20_000
+MAX_TESTED = 1000  # examples of a neuron that is compared with rotations
 COST_OF_ONE = {"cpu": 1e8, "cuda": 3e9}  # some 5 ms: what one tree costs that is made by itself, besides
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class Clustered(NamedTuple):
     labels: Tensor
     metrics: TreeMetrics
     silhouettes: Tensor  # (B, C) of the further cuts
+    significance: Tensor | None = None  # (B, 4), and of merges (B, N - 1, 2); None: not asked for
+    merge_tests: Tensor | None = None
 
 
 class MadeTree(NamedTuple):
@@ -90,7 +93,8 @@ class ClusterWork:
         """n_examples² · d_model, and a constant where each tree is made by itself, so that batches stay short."""
         n = self.index.n_examples[items[:, 0], items[:, 1]].astype(np.float64)
         by_itself = 0.0 if self.clustering.neighbours is None else COST_OF_ONE[self.model.device.type]
-        return (n**2 + 1) * self.model.info.d_model + by_itself
+        rotating = self.clustering.n_null * 3.5 * np.where(n <= MAX_TESTED, n, 0) ** 3
+        return (n**2 + 1) * self.model.info.d_model + by_itself + rotating
 
     def takes(self, n_examples: Array) -> Array:
         """(B,) bool: whether neurons of so many examples are not too large for what was asked."""
@@ -115,7 +119,8 @@ class ClusterWork:
     def run(self, items: IntArray) -> ClusterBatch:
         """Raises FailedPrecondition for a neuron that is too large for what was asked, or for the device."""
         n_examples = self.index.n_examples[items[:, 0], items[:, 1]]
-        out = empty_cluster_batch(items, n_examples, len(self.clustering.silhouette_thresholds))
+        n_cuts, n_null = len(self.clustering.silhouette_thresholds), self.clustering.n_null
+        out = empty_cluster_batch(items, n_examples, n_cuts, n_null)
         offsets = columns.offsets(out)
         small = np.flatnonzero(n_examples <= MAX_IN_MATRIX)
         for batch, clustered in self._in_lanes(
@@ -173,7 +178,23 @@ class ClusterWork:
             metrics.cluster_metrics(d, tree.cut(trees, n, t), n).silhouette
             for t in self.clustering.silhouette_thresholds
         ]
-        return Clustered(trees, labels, metrics.tree_metrics(d, trees, labels, n), _side_by_side(at, n))
+        made = Clustered(trees, labels, metrics.tree_metrics(d, trees, labels, n), _side_by_side(at, n))
+        return made if self.clustering.n_null == 0 else self._tested(batch, made)
+
+    def _tested(self, batch: DeviceBatch, made: Clustered) -> Clustered:
+        """With the rotation test of each neuron and of its merges, in frame `own`, as it is calibrated."""
+        rows, at, how = batch.rows, batch.example_rows, batch.how
+        if how.up is not None or batch.scales is not None:  # no weights and offsets say it
+            x = rows[at].float() if batch.scales is None else rows[at].float() * batch.scales[at][..., None]
+            rows = resident.embedded(x, how, batch.factors).flatten(0, 1)
+            at = torch.arange(at.numel(), device=at.device).view(at.shape)
+            how = EmbeddingWeights(torch.ones_like(how.weights))
+        n = batch.n_examples.where(batch.n_examples <= MAX_TESTED, 0)
+        trees = made.trees.where((n > 0)[:, None, None], torch.nan)
+        n_null, seed = self.clustering.n_null, self.clustering.seed
+        found = splits.significant_merges(rows, at, how.weights, n, trees, how.offsets, n_null=n_null, seed=seed)
+        tests = torch.stack([found.p_value, found.significant.double()], dim=2)
+        return made._replace(significance=torch.stack(list(found.root), dim=1), merge_tests=tests)
 
     def _trees(self, d: Tensor, n: Tensor) -> Tensor:
         """(B, N - 1, 4) float64."""
@@ -271,7 +292,10 @@ def _read(
     with lane:
         clusters, nodes = clustered.metrics
         measured = TreeMetrics(ClusterMetrics(*map(Tensor.cpu, clusters)), NodeMetrics(*map(Tensor.cpu, nodes)))
-        return batch, Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured, clustered.silhouettes.cpu())
+        read = Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured, clustered.silhouettes.cpu())
+        if clustered.significance is not None and clustered.merge_tests is not None:
+            read = read._replace(significance=clustered.significance.cpu(), merge_tests=clustered.merge_tests.cpu())
+        return batch, read
 
 
 def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBatch, clustered: Clustered) -> None:
@@ -288,6 +312,9 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBa
     out.node_centrals[to_merge] = nodes.central.numpy()[merges]
     out.node_mean_distances[to_merge] = nodes.mean_distance.numpy()[merges]
     out.silhouettes[places] = clustered.silhouettes.numpy()
+    if clustered.significance is not None and clustered.merge_tests is not None:
+        out.significance[places] = clustered.significance.numpy()
+        out.merge_tests[to_merge] = clustered.merge_tests.numpy()[merges]
     for name in ("n_clusters", *_METRICS):
         getattr(out, name)[places] = getattr(clusters, name).numpy()
 
@@ -295,7 +322,7 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBa
 _METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
 
 
-def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int) -> ClusterBatch:
+def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int, n_null: int = 0) -> ClusterBatch:
     b, e, m = len(neurons), int(n_examples.sum()), int(np.maximum(n_examples - 1, 0).sum())
     return ClusterBatch(
         neurons=neurons,
@@ -310,6 +337,8 @@ def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int) ->
         methods=np.full(b, METHODS.index("matrix") + 1, np.int32),
         silhouettes=np.empty((b, n_cuts)),
         libraries=np.full(b, LIBRARIES.index("polysem") + 1, np.int32),
+        significance=np.full((b, 4 if n_null else 0), np.nan),
+        merge_tests=np.tile([[np.nan, 0.0]], (m, 1)) if n_null else np.empty((m, 0)),
     )
 
 

@@ -9,6 +9,9 @@ Gaussian      of many shapes: n from 30 to 300, flat and steep spectra, near and
 exponential   independent entries, Exp(1) times the square root of a spectrum: 1/k, 1/k² or flat
 multivariate t, 5 degrees of freedom: a Gaussian row divided by one chi
 
+With --merges: how often the significant merges tell more groups (of 3 examples or more) apart than the 1 to 3 clusters
+planted, and exactly as many.
+
 With clusters: 2, 3 and 6 centres drawn from a normal distribution, and rows around them of the spread named.
 """
 
@@ -19,7 +22,11 @@ import time
 import numpy as np
 import torch
 
-from polysem.kernels.significance import rotation_test
+from polysem.client.cutting import LEAST_IN_CLUSTER, Tree, significant_labels
+from polysem.kernels import agglomerative
+from polysem.kernels.distances import gathered_cosine_distances
+from polysem.kernels.significance import centring_offsets, rotation_test
+from polysem.kernels.splits import significant_merges
 
 LEVEL = 0.05
 D_MODEL = 200
@@ -88,6 +95,32 @@ def wilson(share, n, z=1.96):
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
 
 
+def merges(options):
+    print("| planted | more found | as many found |")
+    print("|---|---|---|")
+    for k in (1, 2, 3):
+        found = []
+        for first in range(0, options.sets, 50):
+            n_sets = min(50, options.sets - first)
+            x, counts = draw(planted(k, 0.7), n_sets, [options.seed, k, first], options.n_examples)
+            found += significant_groups(x, counts, options.n_null, options.seed)
+        print(f"| {k} | {np.mean(np.array(found) > k):.3f} | {np.mean(np.array(found) == k):.3f} |", flush=True)
+
+
+def significant_groups(x, counts, n_null, seed):
+    """How many groups of 3 examples or more each set's tree in frame own falls into."""
+    B, N, D = x.shape
+    arguments = x.view(B * N, D), torch.arange(B * N).view(B, N), torch.ones(B, D), counts
+    offsets = centring_offsets(*arguments)
+    trees = agglomerative.linkage(gathered_cosine_distances(*arguments, offsets), counts)
+    tests = significant_merges(*arguments, trees, offsets, n_null=n_null, seed=seed)
+    found = []
+    for tree, significant in zip(trees.numpy(), tests.significant.int().numpy(), strict=True):
+        merges = Tree(tree[:, :2].astype(np.int32), tree[:, 2], tree[:, 3], tree[:, 3])
+        found.append(int((np.bincount(significant_labels(merges, N, significant)) >= LEAST_IN_CLUSTER).sum()))
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=400)
@@ -95,7 +128,11 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n-examples", type=int, default=80)
     parser.add_argument("--frame", nargs="+", choices=("own", "raw"), default=["own"])
+    parser.add_argument("--merges", action="store_true")
     options = parser.parse_args()
+    if options.merges:
+        merges(options)
+        return
     print(f"| {options.sets} sets, {options.n_null} nulls | frame | p <= .05 | 95 % | excess silhouette | s |")
     print("|---|---|---|---|---|---|")
     for name, (make, varied) in SETS.items():

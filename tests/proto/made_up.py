@@ -105,6 +105,8 @@ def make_cluster_batch(n_examples, seed=0):
         methods=whole(b),
         silhouettes=rng.random((b, 3)),
         libraries=whole(b),
+        significance=rng.random((b, 4)),
+        merge_tests=rng.random((m, 2)),
     )
 
 

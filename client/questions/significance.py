@@ -1,0 +1,40 @@
+"""Whether a neuron's clustering is more than chance: the rotation test, as a neuron says it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from polysem.proto.arrays import DoubleArray
+from polysem.proto.questions.clustering import ClusterBatch
+
+
+class Significance(NamedTuple):
+    """Of one neuron, by the rotation test: is its best clustering better than that of data without clusters?
+
+    A small p says that its examples are not one Gaussian cloud; how far apart its clusters are says `excess`. Tested
+    are embeddings in frame own, so best_silhouette is of their tree, which is not the tree shown in another frame.
+
+    best_silhouette     -1..1: over all cuts
+    null_mean, null_sd  of the best silhouettes of rotations of the examples; null_sd NaN with one rotation
+    p_value             (1 + rotations that are as good) / (1 + rotations)
+    """
+
+    best_silhouette: float
+    null_mean: float
+    null_sd: float
+    p_value: float
+
+    @property
+    def excess(self) -> float:
+        """By how much the neuron's best silhouette exceeds what rotations have on average."""
+        return self.best_silhouette - self.null_mean
+
+
+def tests_of(batch: ClusterBatch, i: int, merges: slice) -> tuple[Significance | None, DoubleArray | None]:
+    """The test of the batch's neuron i, and of its merges; None where there is none.
+
+    That is from an older server, where none was asked for, and for too few or too many examples.
+    """
+    if batch.significance.ndim < 2 or not batch.significance.shape[1] or np.isnan(batch.significance[i, 0]):
+        return None, None
+    return Significance(*batch.significance[i].tolist()), batch.merge_tests[merges]

@@ -1,0 +1,186 @@
+"""Which merges of a tree are significant: the rotation test from the root down.
+
+significant_merges  Kimes, Liu, Hayes and Marron 2017, "Statistical significance for hierarchical clustering": the node
+                    of all examples is tested at `level`; where that rejects, its two children are, each at its share
+                    of the level, and so on. Made of the kernels of the rotation test: CPU and CUDA
+
+A node is tested by `significance`'s rotation test of its examples, their own mean subtracted: are they more than one
+Gaussian cloud? So the p-values depend on which examples a node holds, not on the frame in which the tree was made.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polysem.kernels import significance
+from polysem.kernels.definitions import Linkage
+from polysem.kernels.products import gathered_products
+from polysem.kernels.significance import TIE, RotationTest
+from polysem.kernels.tree import check_trees, tree_arguments
+
+LEVEL = 0.05
+N_NULL = 99
+MOST_NULLS = 1999
+LEAST_EXAMPLES = 3  # of a node that can be tested
+PADDED = 1.2  # nodes are tested together that are at most so many times as large as the smallest
+ROOM = 4096 * 100 * 100  # entries of Gram matrices at a time
+
+
+class MergeTests(NamedTuple):
+    """root: of each neuron's root, (B,) each. The others are one entry a row of the linkage, (B, max(N-1, 0))."""
+
+    root: RotationTest  # n_null rotations
+    p_value: Tensor  # float64; NaN where a node was not tested: too small, or its parent is not significant
+    significant: Tensor  # bool: the node is more than one cloud, so its two children are told apart
+
+
+def level_of(n_in_node: int, n: int, level: float = LEVEL) -> float:
+    """The level at which a node of n_in_node of the neuron's n examples is tested (Kimes et al. 2017, section 3)."""
+    return level * (n_in_node - 1) / (n - 1)
+
+
+def nulls_for(level: float, n_null: int = N_NULL) -> int:
+    """Rotations with which a p-value can reach the level: at least n_null."""
+    return max(n_null, math.ceil(1 / level - 1e-9) - 1)
+
+
+def significant_merges(
+    rows: Tensor,
+    example_rows: Tensor,
+    weights: Tensor,
+    n_examples: Tensor,
+    linkage: Tensor,
+    offsets: Tensor | None = None,
+    *,
+    n_null: int = N_NULL,
+    seed: int = 0,
+    level: float = LEVEL,
+    method: Linkage = "average",
+) -> MergeTests:
+    """Test each neuron's merges from the root down.
+
+    rows … n_examples, offsets  those of `distances.gathered_cosine_distances`
+    linkage  (B, max(N-1, 0), 4) float64: the neurons' trees, however they were made
+    n_null   rotations of the root; smaller nodes get as many as their level needs, at most MOST_NULLS, and are not
+             significant where that is too few
+    seed     0..2⁶³ - 1: of the rotations
+    level    of the root, 0 to 1; a node of m of n examples has level · (m - 1) / (n - 1)
+    method   the linkage of the trees inside the test
+
+    A neuron gives the same bytes in any batch. Raises what `rotation_test` raises, ValueError for a level outside 0..1
+    and for what is no tree. Cost: n_null rotations of the root; if it is significant, 99 of each child and so on, and
+    up to MOST_NULLS where few of those are as good as the node itself.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; expected more than 0 and less than 1")
+    trees, counts, _ = tree_arguments(linkage.cpu(), n_examples.cpu())
+    check_trees(trees, counts)
+    root = significance.gathered_rotation_test(
+        rows, example_rows, weights, n_examples, offsets, n_null, seed, method=method
+    )
+    p_value = np.full(trees.shape[:2], np.nan)
+    significant = np.zeros(trees.shape[:2], bool)
+    nodes: list[_Node] = []
+    for b, p in enumerate(root.p_value.tolist()):
+        if counts[b] >= LEAST_EXAMPLES:
+            p_value[b, counts[b] - 2], significant[b, counts[b] - 2] = p, p <= level
+            nodes += _children(trees, counts, b, int(counts[b]) - 2) if p <= level else []
+    tester = _Tester(rows, example_rows, weights, offsets, seed, method)
+    while nodes:
+        found: list[_Node] = []
+        for together in _batches(nodes):
+            levels = [level_of(len(node.members), int(counts[node.neuron]), level) for node in together]
+            for node, of_level, p in zip(together, levels, tester.p_values(together, levels), strict=True):
+                p_value[node.neuron, node.row], significant[node.neuron, node.row] = p, p <= of_level
+                found += _children(trees, counts, node.neuron, node.row) if p <= of_level else []
+        nodes = found
+    device = rows.device
+    return MergeTests(root, torch.from_numpy(p_value).to(device), torch.from_numpy(significant).to(device))
+
+
+class _Node(NamedTuple):
+    neuron: int
+    row: int
+    members: NDArray[np.int64]
+
+
+def members_of(tree: NDArray[np.float64], n: int, node: int) -> NDArray[np.int64]:
+    """The examples under a node, ascending."""
+    waiting, found = [node], []
+    while waiting:
+        at = waiting.pop()
+        if at < n:
+            found.append(at)
+        else:
+            waiting += [int(child) for child in tree[at - n, :2]]
+    return np.sort(np.array(found, np.int64))
+
+
+def _children(trees: NDArray[np.float64], counts: NDArray[np.int64], b: int, row: int) -> list[_Node]:
+    """The children of a row that are large enough to be tested."""
+    n = int(counts[b])
+    nodes = [int(child) for child in trees[b, row, :2] if child >= n]
+    made = [_Node(b, node - n, members_of(trees[b], n, node)) for node in nodes]
+    return [node for node in made if len(node.members) >= LEAST_EXAMPLES]
+
+
+def _batches(nodes: Sequence[_Node]) -> Iterator[list[_Node]]:
+    """Nodes of about one size together."""
+    batch: list[_Node] = []
+    for node in sorted(nodes, key=lambda node: len(node.members)):
+        size = len(node.members)
+        if batch and (size > PADDED * len(batch[0].members) or (len(batch) + 1) * size**2 > ROOM):
+            yield batch
+            batch = []
+        batch.append(node)
+    if batch:
+        yield batch
+
+
+class _Tester:
+    def __init__(
+        self, rows: Tensor, example_rows: Tensor, weights: Tensor, offsets: Tensor | None, seed: int, method: Linkage
+    ) -> None:
+        self._rows, self._used, self._weights, self._offsets = rows, example_rows, weights, offsets
+        self._seed, self._method = seed, method
+
+    def p_values(self, nodes: Sequence[_Node], levels: Sequence[float]) -> list[float]:
+        """Of each node: 99 rotations first, then twice as many again while its level can be reached."""
+        counts = torch.tensor([len(node.members) for node in nodes], device=self._rows.device)
+        gram, best = self._prepared(nodes, counts)
+        needed = np.array([min(nulls_for(level), MOST_NULLS) for level in levels])
+        may_reach = np.array([1 / (1 + n) for n in needed]) <= np.array(levels) * (1 + 1e-9)
+        n_done = np.zeros(len(nodes), int)
+        n_as_good = np.zeros(len(nodes), int)
+        left = np.arange(len(nodes))
+        first, last = 0, N_NULL
+        while len(left):
+            at = torch.from_numpy(left).to(gram.device)
+            nulls = significance.null_silhouettes(gram[at], counts[at], first, last, self._seed, self._method)
+            as_good = (nulls >= best[at, None] - TIE).cpu().numpy()
+            wanted = np.minimum(needed[left], last) - first
+            n_as_good[left] += (as_good & (np.arange(last - first) < wanted[:, None])).sum(1)
+            n_done[left] += wanted
+            can = (1 + n_as_good[left]) / (1 + needed[left]) <= np.array(levels)[left] * (1 + 1e-9)
+            left = left[can & may_reach[left] & (n_done[left] < needed[left])]
+            first, last = last, min(2 * last + 1, MOST_NULLS)
+        p_values: list[float] = ((1 + n_as_good) / (1 + n_done)).tolist()
+        return p_values
+
+    def _prepared(self, nodes: Sequence[_Node], counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Gram matrices and best silhouettes of the nodes' examples, their own mean subtracted."""
+        width = max(len(node.members) for node in nodes)
+        neurons = torch.tensor([node.neuron for node in nodes], device=self._rows.device)
+        members = np.stack([np.pad(node.members, (0, width - len(node.members))) for node in nodes])
+        used = self._used[neurons].long().gather(1, torch.from_numpy(members).to(self._rows.device))
+        weights = self._weights[neurons]
+        offsets = None if self._offsets is None else self._offsets[neurons]
+        rows = self._rows
+        offsets = significance.centring_offsets(rows, used, weights, counts, offsets)
+        best = significance.statistics_of(rows, used, weights, counts, offsets, method=self._method)
+        return gathered_products(rows, used, weights, counts, offsets), best
