@@ -21,6 +21,12 @@ def test_the_pages_table_is_the_calculators():
     assert printed() in (ROOT / "docs" / "beyond-one-machine.md").read_text()
 
 
+def test_the_pages_table_of_a_gated_model_is_the_calculators():
+    shape = "--shape", "32", "4096", "14336", "2048", "--gated", "--both-sides"
+    found = printed(*shape, "--documents", "2e5", "--tokens", "1e8", "--gpus", "1", "2", "8")
+    assert found in (ROOT / "docs" / "beyond-one-machine.md").read_text()
+
+
 def test_the_formulas_give_the_run_that_was_measured():
     whole_contexts = "--documents", "0", "--tokens", "10.23e6"  # 10,000 of 1,023 beside BOS
     found = printed("--shape", "12", "768", "3072", "1024", "--gpus", "1", *whole_contexts)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import ClassVar, NamedTuple
 
 from polysem.proto.work.shards import contexts_a_shard
-from polysem.server.indexing.choose import LAYERS_AT_ONCE
+from polysem.server.indexing.choose import RUNS_AT_ONCE
 
 SHAPES = {"GPT2-small": (12, 768, 3072, 1024), "7 billion": (32, 4096, 16384, 2048)}
 
@@ -76,18 +76,22 @@ class Plan(NamedTuple):
 
 def plan(shape, n_gpus, how):
     L, D, N, T = shape
-    J, k = L * N, how.max_examples
+    R = (2 if how.both_sides else 1) * L  # runs: layers of a side
+    J, k = R * N, how.max_examples
     contexts = how.tokens / (T - 1) + how.documents / 2  # the last window of a document is half full
     shard_contexts = how.shard_contexts or contexts_a_shard(math.ceil(contexts))
     shards = math.ceil(contexts / shard_contexts)
-    operations = 2 * L * (4 * D * D + 2 * D * N) + 2 * L * D * how.tokens / contexts  # of a token in one pass
+    operations = (
+        2 * L * (4 * D * D + (3 if how.gated else 2) * D * N) + 2 * L * D * how.tokens / contexts
+    )  # of a token in one pass
     forward_s = operations * how.tokens / (Measured.products * Measured.share_of_products)
     cells_s = contexts * J * (Measured.scan_s_a_cell + Measured.collect_s_a_cell)
     examples = J * k
     left = k * (1 + math.log(contexts / k))  # a neuron's candidates once all is joined, at most
     per_neuron = {rule: candidates(rule, shard_contexts) for rule in CANDIDATES}
     scan_bytes = {rule: J * (20 * c + 28) for rule, c in per_neuron.items()}
-    rows_bytes = examples * (2 * D + 62)  # x̂ and the activations around, of all shards together
+    around_bytes = 124 if how.gated else 62  # 31 activations
+    rows_bytes = examples * (2 * D + around_bytes)  # x̂ and the activations around, of all shards together
     count_bytes = 2 if shard_contexts < 1 << 16 else 4
     collected = 64 * count_bytes * J * shards + rows_bytes  # the histograms of each shard
     kept = {rule: shards * b + collected for rule, b in scan_bytes.items()}
@@ -105,13 +109,13 @@ def plan(shape, n_gpus, how):
         receive_s={rule: b / how.network for rule, b in kept.items()},
         record_s=2 * shards * Measured.s_a_record,
         read_s={
-            rule: read_s(shards * b, min(L, LAYERS_AT_ONCE), how) + read_s(collected, min(L, how.cores), how)
+            rule: read_s(shards * b, min(R, RUNS_AT_ONCE), how) + read_s(collected, min(R, how.cores), how)
             for rule, b in scan_bytes.items()
         },
         join_s={rule: n * Measured.join_s_a_candidate[rule] / how.cores for rule, n in joined.items()},
-        join_bytes={rule: 3 * (15 * b + 20 * J * left) * min(L, LAYERS_AT_ONCE) / L for rule, b in scan_bytes.items()},
+        join_bytes={rule: 3 * (15 * b + 20 * J * left) * min(R, RUNS_AT_ONCE) / R for rule, b in scan_bytes.items()},
         kept_bytes=kept,
-        index_bytes=examples * (2 * D + 78) + 2 * how.tokens + 16 * (contexts + how.documents) + 280 * J,
+        index_bytes=examples * (2 * D + around_bytes + 16) + 2 * how.tokens + 16 * (contexts + how.documents) + 280 * J,
     )
 
 
@@ -175,6 +179,8 @@ def main():
     parser.add_argument("--tokens", type=float, default=9e9)
     parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--shape", type=int, nargs=4, metavar=("L", "D", "N", "T"), help="instead of both")
+    parser.add_argument("--gated", action="store_true", help="three matrices in the MLP instead of two")
+    parser.add_argument("--both-sides", action="store_true")
     parser.add_argument("--price", type=float, default=3.0, help="of a GPU and its 16 cores for an hour")
     parser.add_argument("--network", type=float, default=1.25e9, help="bytes a second into the driver and to its disk")
     parser.add_argument("--disk", type=float, default=5e9, help="bytes a second out of the driver's disk")

@@ -129,3 +129,33 @@ def test_embeddings_and_trees_are_those_of_plain_arithmetic(built):
             heights = cluster.work.run(cluster.items).heights
             if len(want) > 1:
                 assert_allclose(heights, linkage(pdist(got.astype(float), "cosine"), "average")[:, 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["olmo2", "olmo3"])
+def test_rows_that_no_norm_bounds_keep_values_of_a_million(family, tmp_path):
+    """Their MLP reads the residual stream itself; float16 ends at 65,504."""
+    folder = tiny_families.write(tmp_path / "model", TINY[family], scale=3e6)
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    model = load(str(folder), "cpu")
+    index = build(model, Corpus(str(corpus)), tmp_path / "index", Recipe(Selection("first", FRACTION, 100), bos=True))
+    shown: list[torch.Tensor] = []
+    engine, choice, ranges = Engine(model, [index], "test"), EmbeddingChoice("pre_mlp", "raw"), (NeuronRange(0, 3, 3),)
+    embed = embedding.plan(engine, EmbedQuery(ranges, "", choice, "negative"))
+    got = embed.work.run(embed.items).embeddings
+    stored = index.of("negative").layer(0)
+    rows = stored.rows[stored.offsets[3] : stored.offsets[4]]
+    for e, context, position in zip(got, stored.row_contexts[rows], stored.row_positions[rows], strict=True):
+        model.read(
+            torch.from_numpy(index.contexts.tokens(int(context)))[None], lambda _l, x, _a: shown.append(x.clone())
+        )
+        want = shown[-2][0, position].numpy()  # of layer 0, of two
+        assert np.abs(want).max() > 1e6
+        assert_allclose(e, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
+    neuron = EmbeddingChoice("neuron", "raw")
+    cluster = clustering.plan(engine, ClusterQuery(ranges, "", neuron, side="negative"))
+    assert np.isfinite(cluster.work.run(cluster.items).heights).all()
+    embed = embedding.plan(engine, EmbedQuery(ranges, "", neuron, "negative"))
+    e = embed.work.run(embed.items).embeddings
+    assert np.isfinite(e).all()
+    assert np.abs(e).max() > 1e6
