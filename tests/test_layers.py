@@ -24,7 +24,7 @@ client/questions     client client/drawing proto proto/questions proto/wire
 client/drawing       client client/questions proto proto/questions
 client/terminal      client client/drawing client/measuring client/questions proto
 client/explorer      client client/drawing client/questions proto proto/questions
-client/measuring     proto proto/questions proto/wire proto/work
+client/measuring     client proto proto/questions proto/wire proto/work
 client/commands      client client/drawing client/explorer client/measuring client/questions client/terminal proto
                      proto/questions proto/work
 server/settings      proto

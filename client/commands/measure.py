@@ -70,6 +70,15 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 @click.option("--out", required=True, help="The Parquet file, or its URL, s3://bucket/name; a row a clustering.")
 @FORCE
 @measures(get_args(Algorithm))
+@click.option(
+    "--null",
+    "n_null",
+    type=click.IntRange(0, 1999),
+    default=0,
+    show_default=True,
+    help="Rotations to compare each neuron with, in rows of hac: is its clustering more than chance? 99 is usual.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the rotations.")
 @SIDE
 @executes
 @asks_either
@@ -84,6 +93,8 @@ def measure(
     frames: Sequence[Frame],
     distance_threshold: float,
     best_cut: bool,
+    n_null: int,
+    seed: int,
     side: Side,
     server: str | None,
     index: str | None,
@@ -98,6 +109,7 @@ def measure(
     polysem measure --out demo.parquet                      the demo's index, in this process
     polysem measure --index gpt2-texts --out gpt2.parquet   your own
     polysem measure --server gpu-box:50051 --out gpt2.parquet
+    polysem measure --null 99 --algorithm hac --out demo.parquet   what of it is more than chance
     polysem measure --index gpt2-texts --executor ray --out gpt2.parquet
     polysem table1 gpt2.parquet
     polysem rank gpt2.parquet --by n_clusters
@@ -120,6 +132,8 @@ def measure(
                     best_cut=best_cut,
                     index=name,
                     side=side,
+                    n_null=n_null,
+                    seed=seed,
                 )
                 measuring.run(destination.local, partial(_advance, shown, measuring.n_trees), force, where)
         n_trees = len(measurements.read(destination.local))
@@ -216,7 +230,7 @@ def print_rank(
         return
     from polysem.client import terminal
 
-    shown = dict.fromkeys((by, *ranking.SHOWN))
+    shown = dict.fromkeys((by, *ranking.shown(measured)))
     terminal.console().print(ranking.table(rows, tuple(shown)))
 
 

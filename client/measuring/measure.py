@@ -19,6 +19,7 @@ import numpy as np
 
 from polysem.client.measuring import measurements
 from polysem.client.measuring.measurements import COLUMNS, Rows
+from polysem.client.measuring.significance import significance_columns
 from polysem.client.measuring.trees import (
     Trees,
     Variant,
@@ -96,6 +97,7 @@ class Measuring:
     best_cut            also cut at all of BEST_CUT_THRESHOLDS, for the best silhouette
     index               of the server; None: its default
     side                of the activations
+    n_null, seed        rotations that each neuron is compared with, in rows of hac; 0: none
 
     n_trees  trees that the server will make
     about    what the numbers depend on, for the file's metadata
@@ -114,9 +116,13 @@ class Measuring:
         best_cut: bool = True,
         index: str | None = None,
         side: Side = "positive",
+        n_null: int = 0,
+        seed: int = 0,
     ) -> None:
         check_distance_threshold(distance_threshold)
         check_one_of(side, SIDES, "side")
+        check_clustering(Clustering(n_null=n_null, seed=seed))
+        self._n_null, self._seed = n_null, seed
         self._side: Side = side
         self._client = client
         self._variants = variants
@@ -139,6 +145,8 @@ class Measuring:
             "best_cut_thresholds": list(self._grid),
             "columns": {name: column.meaning for name, column in COLUMNS.items()},
         }
+        if n_null:
+            self.about |= {"n_null": n_null, "seed": seed}
 
     @property
     def n_neurons(self) -> int:
@@ -205,6 +213,8 @@ class Measuring:
                 self._index.sha256,
                 self._version,
                 self._side,
+                self._n_null,
+                self._seed,
             ),
             progress,
             lambda shard: (shard.last - shard.first) * len(self._variants),
@@ -225,6 +235,8 @@ class MeasureShard:
     index_sha256: str
     software_version: str
     side: Side = "positive"
+    n_null: int = 0
+    seed: int = 0
 
     def __call__(self, client: Clusterer, neurons: Array, advance: Progress) -> Callable[[], Rows]:
         """Ask for the trees of the neurons (B, 2); what is returned measures them."""
@@ -240,7 +252,7 @@ class MeasureShard:
         trees = {variant: Trees(answer, self.threshold) for variant, answer in zip(self.variants, answers, strict=True)}
         parts = [
             own_columns(variant, tree) | agreement_columns(variant, trees) | matched_columns(variant, trees)
-            | best_cut_columns(self.grid, tree.batch.silhouettes)
+            | best_cut_columns(self.grid, tree.batch.silhouettes) | significance_columns(tree.batch)
             for variant, tree in trees.items()
         ]  # fmt: skip
         return {name: np.stack([part[name] for part in parts], axis=1).reshape(-1) for name in COLUMNS}
@@ -263,6 +275,8 @@ class MeasureShard:
             variant.linkage or "average",
             self.threshold,
             silhouette_thresholds=tuple(self.grid),
+            n_null=self.n_null if variant.algorithm == "hac" else 0,
+            seed=self.seed,
         )
         return ClusterQuery(tuple(neurons), self.index, variant.choice, clustering, self.side)
 

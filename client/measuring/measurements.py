@@ -62,8 +62,19 @@ COLUMNS = {
     "matched_inter": Column("double", "inter at matched_n_clusters"),
     "best_silhouette": Column("double", "the highest silhouette over cuts at best_cut_thresholds"),
     "best_threshold": Column("double", "the lowest of best_cut_thresholds with it"),
+    "own_silhouette": Column(
+        "double",
+        "best silhouette over all cuts of the tree in frame own, the one tested; null without --null, as all below",
+    ),
+    "null_silhouette": Column("double", "mean best silhouette of rotations of the examples: what chance gives"),
+    "null_deviation": Column("double", "standard deviation of those"),
+    "excess_silhouette": Column("double", "own_silhouette - null_silhouette"),
+    "p_value": Column("double", "share of rotations as good, the neuron among them; small: not one Gaussian cloud"),
+    "significant_clusters": Column("int32", "groups of 3 examples or more that significant merges tell apart"),
 }
-ADDED = {"frame": "raw"}  # columns that files of version 0.1.0 lack, and what is true of those
+SIGNIFICANCE = tuple(COLUMNS)[-6:]
+# Columns that files of version 0.1.0 lack, and what is true of those.
+ADDED: dict[str, Any] = {"frame": "raw"} | dict.fromkeys(SIGNIFICANCE)
 NUMBERS = tuple(name for name, column in COLUMNS.items() if column.type != "string")
 
 

@@ -7,12 +7,19 @@ import numpy as np
 from rich.table import Table
 
 from polysem.client.measuring.measurements import COLUMNS, NUMBERS, UNDEFINED, Measurements
+from polysem.client.measuring.significance import q_values
 from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
 SHOWN = ("n_examples", "n_clusters", "intra", "inter", "silhouette", "largest_share", "mean_distance")
+SHOWN_OF_SIGNIFICANCE = ("significant_clusters", "excess_silhouette", "p_value", "q_value")
 SHOWN_OF_RARE = ("n_examples", "n_clusters", "largest_share", "second_share", "largest_height", "root_height")
+
+
+def shown(measured: Measurements) -> tuple[str, ...]:
+    """The columns to show: what is more than chance first, where that was measured."""
+    return (*SHOWN_OF_SIGNIFICANCE, *SHOWN) if measured.about.get("n_null") else SHOWN
 
 
 def rank(
@@ -27,6 +34,8 @@ def rank(
     """Rows sorted by one column; of equals in the model's order; those where it is undefined come last.
 
     least, most  bounds on columns, both included; what is undefined is within none
+    The rows have q_value beside p_value (Benjamini and Hochberg, over all neurons of the clustering).
+
     variant      algorithm, embedding, layer_norm, frame; None: the file's first that fits the others
 
     Raises InvalidArgument for an unknown column or a clustering that the file does not hold.
@@ -38,7 +47,20 @@ def rank(
     for bounds, within in ((least, np.greater_equal), (most, np.less_equal)):
         for name, bound in (bounds or {}).items():
             places = places[within(_numbers(measured, name)[places], bound)]
-    return measured.rows(places[_order(_numbers(measured, by)[places], ascending)])
+    q = _q_values(measured, variant)
+    chosen = places[_order(_numbers(measured, by)[places], ascending)]
+    return [
+        row | {"q_value": None if np.isnan(q[place]) else float(q[place])}
+        for row, place in zip(measured.rows(chosen), chosen, strict=True)
+    ]
+
+
+def _q_values(measured: Measurements, variant: dict[str, str | None]) -> Array:
+    """(rows,) of each p-value over all neurons of the clustering, before any bounds."""
+    places = _of_variant(measured, variant)
+    found = np.full(len(measured), np.nan)
+    found[places] = q_values(_numbers(measured, "p_value")[places])
+    return found
 
 
 def rare(measured: Measurements, **variant: str | None) -> list[dict[str, Any]]:

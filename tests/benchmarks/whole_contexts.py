@@ -32,7 +32,8 @@ def main() -> None:
             took, baseline = middle - start, time.perf_counter() - middle
             ratios.append(baseline / took)
             contexts = len({one.context for one in together})
-            print(f"{len(together):,} examples of {contexts:,} contexts: {took:.2f} s; a neuron at a time {baseline:.2f} s")
+            what = f"{len(together):,} examples of {contexts:,} contexts"
+            print(f"{what}: {took:.2f} s; a neuron at a time {baseline:.2f} s")
             for one, other in zip(together, alone, strict=True):
                 assert one.tokens == other.tokens
                 np.testing.assert_allclose(one.activations, other.activations, atol=1e-4)

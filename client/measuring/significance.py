@@ -1,0 +1,48 @@
+"""Columns that say what of a clustering is more than chance, where a measurement was asked for rotations."""
+
+import numpy as np
+
+from polysem.client import cutting
+from polysem.client.measuring.measurements import UNDEFINED
+from polysem.proto.arrays import Array, DoubleArray
+from polysem.proto.questions.clustering import ClusterBatch
+from polysem.proto.wire import columns
+
+
+def significance_columns(batch: ClusterBatch) -> dict[str, Array]:
+    """Of B neurons, (B,) each; undefined where the batch holds no tests."""
+    B = len(batch.n_examples)
+    tested = batch.significance.ndim == 2 and batch.significance.shape[1] > 0
+    best, mean, sd, p = batch.significance.T if tested else np.full((4, B), np.nan)
+    clusters = np.full(B, UNDEFINED)
+    ends = columns.offsets(batch)["merge"]
+    for b in np.flatnonzero(~np.isnan(best)):
+        mine = slice(ends[b], ends[b + 1])
+        tree = cutting.Tree(
+            batch.merges[mine], batch.heights[mine], batch.node_centrals[mine], batch.node_mean_distances[mine]
+        )
+        significant = batch.merge_tests[mine, 1].astype(np.int32)
+        groups = cutting.significant_labels(tree, int(batch.n_examples[b]), significant)
+        clusters[b] = (np.bincount(groups) >= cutting.LEAST_IN_CLUSTER).sum()
+    return {
+        "own_silhouette": best,
+        "null_silhouette": mean,
+        "null_deviation": sd,
+        "excess_silhouette": best - mean,
+        "p_value": p,
+        "significant_clusters": clusters,
+    }
+
+
+def q_values(p: DoubleArray) -> DoubleArray:
+    """Benjamini and Hochberg's (1995) q of each p (n,): the share of false ones among all with a p as small.
+
+    NaN where p is. Valid as long as tests do not depend on each other negatively; rotations shared by neurons with the
+    same number of examples are positive dependence at most.
+    """
+    q = np.full(len(p), np.nan)
+    order = np.flatnonzero(~np.isnan(p))
+    order = order[np.argsort(-p[order], kind="stable")]  # from the largest down
+    ranks = np.arange(len(order), 0, -1)
+    q[order] = np.minimum.accumulate(np.minimum(p[order] * len(order) / ranks, 1.0)) if len(order) else []
+    return q
