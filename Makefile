@@ -110,6 +110,7 @@ soak: setup ## load and abuse in full, each figure beside its target (three quar
 	$(BIN)/python tests/load/crowd.py
 	$(BIN)/python tests/load/overload.py
 	$(BIN)/python tests/load/hostile.py
+	$(BIN)/python tests/load/floods.py
 	$(BIN)/python tests/load/replicas.py
 	$(BIN)/python tests/load/kill.py
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from polysem.server.paths import cache_folder, state_folder
 from polysem.server.questions.engine import Engine
 from polysem.server.serving import address
 from polysem.server.serving.books import Books
+from polysem.server.serving.door import Door
 from polysem.server.serving.interceptor import Interceptor
 from polysem.server.serving.keys import Keys
 from polysem.server.serving.metrics import Metrics, Port
@@ -37,6 +38,8 @@ from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 SERVICE = pb.DESCRIPTOR.services_by_name["NeuronService"].full_name
 JOB_SERVICE = job_pb.DESCRIPTOR.services_by_name["JobService"].full_name
 MAX_PENDING = 10_000
+MAX_STREAMS = 256  # of one connection; gRPC's clients keep further calls back
+MAX_CONNECTIONS = 4096
 OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -45,23 +48,27 @@ OPTIONS = (
     ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING),
     ("grpc.so_reuseport", 0),  # a second server at the same port is told so
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),  # clients ping every 60 s
+    ("grpc.keepalive_time_ms", 60_000),  # a caller whose machine is gone is let go
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),  # as many as these
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    ("grpc.max_connection_idle_ms", 3_600_000),
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
 )
 
 
-class LateServices(grpc.GenericRpcHandler):
-    """Services that join a gRPC server after it has started; the generated `add_…_to_server` take it for a server."""
+class LateService:
+    """A service whose methods are known to gRPC before it is there itself: `servicer`, from when it is set.
+
+    gRPC takes up calls one after another, but those of each method that it knows apart from the others'.
+    """
 
     def __init__(self) -> None:
-        self._handlers: dict[str, Any] = {}
+        self.servicer: Any = None
 
-    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
-        pass  # the generated code then gives the same handlers by name
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        self._handlers |= {f"/{service}/{method}": handler for method, handler in handlers.items()}
-
-    def service(self, details: grpc.HandlerCallDetails) -> Any:
-        return self._handlers.get(details.method)
+    def __getattr__(self, method: str) -> Callable[[Any, Any], Any]:
+        return lambda request, context: getattr(self.servicer, method)(request, context)
 
 
 @contextlib.asynccontextmanager
@@ -78,10 +85,11 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
     keys = Keys(state, books) if address.wants_keys(settings) else None
     metrics = Metrics()
     metrics.gauge("unwritten_seconds", "Since when entries of a kind cannot be written", "what", books.unwritten_s)
-    interceptor = Interceptor(metrics, keys)
+    interceptor = Interceptor(metrics, Door(settings.max_requests_in_flight, metrics), keys)
     server = grpc.aio.server(interceptors=(interceptor,), options=OPTIONS)
-    services = LateServices()
-    server.add_generic_rpc_handlers((services,))
+    neurons, jobs_ = LateService(), LateService()
+    pb_grpc.add_NeuronServiceServicer_to_server(neurons, server)  # type: ignore[no-untyped-call]
+    job_pb_grpc.add_JobServiceServicer_to_server(jobs_, server)  # type: ignore[no-untyped-call]
     servicer = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (SERVICE, JOB_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
@@ -95,13 +103,13 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
             leaving.callback(Port(metrics, settings.metrics_host, settings.metrics_port).close)
         engine = await _loaded(load)
         batcher = open_batcher(settings, engine, metrics)
-        pb_grpc.add_NeuronServiceServicer_to_server(NeuronService(engine, batcher, version("polysem")), services)  # type: ignore[no-untyped-call]
+        neurons.servicer = NeuronService(engine, batcher, version("polysem"))
         metrics.gauge("device_memory_bytes", "Of the GPU's memory", "kind", lambda: device_memory(engine.model.device))
         batcher.start()
         leaving.push_async_callback(batcher.close)
         interceptor.redaction = Redaction(_folders(settings, state, engine))
         jobs = open_jobs(settings, state, engine, batcher, keys, interceptor.redaction)
-        job_pb_grpc.add_JobServiceServicer_to_server(JobService(jobs), services)  # type: ignore[no-untyped-call]
+        jobs_.servicer = JobService(jobs)
         if isinstance(jobs, Jobs):
             leaving.callback(jobs.close)
             metrics.gauge("state_disk_bytes", "Of the state folder's disk", "kind", jobs.store.room.bytes)

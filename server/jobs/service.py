@@ -16,12 +16,13 @@ from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo, decode_spec, encode_corp
 from polysem.server.jobs.runner import JobRunner
 from polysem.server.jobs.store import JobStore, StoreLimits
 from polysem.server.jobs.uploads import Corpora
+from polysem.server.jobs.watching import Watches
 from polysem.server.questions.engine import Engine
 from polysem.server.ray_cluster.pool import RayOptions
 from polysem.server.serving import callers
 from polysem.server.serving.batcher import Batcher
-from polysem.server.serving.interceptor import Context
 from polysem.server.serving.keys import Keys
+from polysem.server.serving.malformed import Context
 from polysem.server.serving.shortage import Redaction, is_full, shortage
 from polysem.server.settings import Settings
 from polysem.v1 import job_service_pb2 as pb
@@ -29,7 +30,7 @@ from polysem.v1 import job_service_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.1  # how often a watcher is sent a change, at most
+CANCEL_LOOK_S = 0.025
 CANCEL_S = 2.0  # that a running job is given to end before its caller is answered
 
 
@@ -55,8 +56,15 @@ class Jobs:
         self.store = JobStore(folder, limits)
         self.corpora = Corpora(self.store, [Path(os.path.expanduser(path)) for path in settings.corpora])
         self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys, _ray(settings), redaction)
+        self.watches = Watches(self._version, lambda id_: encode_job(self.runner.seen(self.store.get(id_))))
         self.draining = False
         self.runner.start()
+
+    def _version(self) -> object:
+        """Another whenever something of a job has changed. Raises Unavailable while the server drains."""
+        if self.draining:
+            raise Unavailable("the server is stopping; its jobs go on when it starts again: watch again then")
+        return self.store.changes, self.runner.progress
 
     async def drain(self) -> None:
         """Let watchers go and stop the job at work, which goes on when a server starts here again."""
@@ -160,7 +168,7 @@ class JobService(pb_grpc.JobServiceServicer):
         jobs.runner.cancel(job.id)
         until = time.monotonic() + CANCEL_S
         while not job.finished and time.monotonic() < until:
-            await asyncio.sleep(LOOK_S / 4)
+            await asyncio.sleep(CANCEL_LOOK_S)
             job = jobs.store.get(job.id)
         return pb.CancelJobResponse(job=encode_job(jobs.runner.seen(job)))
 
@@ -168,27 +176,13 @@ class JobService(pb_grpc.JobServiceServicer):
         await asyncio.to_thread(self._jobs.delete, request.id, _key())
         return pb.DeleteJobResponse()
 
-    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[pb.WatchJobResponse]:
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[bytes]:
         jobs, heartbeat_s = self._jobs, request.heartbeat_s or 10.0
         if not 0.1 <= heartbeat_s <= 60:
             raise InvalidArgument(f"heartbeat_s is {heartbeat_s:g}; give 0.1 to 60", "heartbeat_s")
-        latest, sent, looked = None, 0.0, None
-        while True:
-            if jobs.draining:
-                raise Unavailable("the server is stopping; its jobs go on when it starts again: watch again then")
-            now = (jobs.store.changes, jobs.runner.progress)
-            if now != looked:
-                looked = now
-                message = self._now(request.id)
-                if message != latest:
-                    latest, sent = message, time.monotonic()
-                    yield pb.WatchJobResponse(job=message)
-                    if message.HasField("finished_at"):
-                        return
-            elif latest is not None and time.monotonic() - sent >= heartbeat_s:
-                sent = time.monotonic()
-                yield pb.WatchJobResponse(job=latest, heartbeat=True)
-            await asyncio.sleep(LOOK_S)
+        jobs.store.get(request.id, _key())
+        async for message in jobs.watches.messages(request.id, heartbeat_s):
+            yield message
 
     async def ReadJobResult(
         self, request: pb.ReadJobResultRequest, context: Context

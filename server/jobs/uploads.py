@@ -10,15 +10,21 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from polysem.proto.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Overloaded
+from polysem.proto.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    PolysemError,
+)
 from polysem.proto.jobs import CorpusInfo, check_corpus_name
 from polysem.server.corpus.child import CorpusElsewhere
 from polysem.server.corpus.documents import PYDOCS
 from polysem.server.jobs.store import MAX_UPLOADS, JobStore
 from polysem.server.serving.shortage import shortage
 
-MAX_UPLOADS_AT_ONCE = 8
-SILENCE_S = 60.0  # an upload that sends nothing for so long is dropped
+STALL_BYTES, STALL_S = 64 << 10, 60.0  # an upload that brings less than this in so long is ended
 UNFINISHED = ".upload-"  # no name begins with a dot
 
 
@@ -29,7 +35,7 @@ class Corpora:
         self._store = store
         self._folder = store.folder / "corpora"
         self._allowed = _by_name(allowed)
-        self._under_way: dict[str, int] = {}  # bytes promised, by name
+        self._under_way: dict[str, int] = {}  # bytes that have come, by name
         for path in self._folder.iterdir():
             if store.corpus(path.name) is None:
                 path.unlink()
@@ -77,9 +83,11 @@ class Corpora:
             raise FailedPrecondition(
                 f"another corpus {name!r} is here already; take another name, or remove it with `polysem corpus delete`"
             )
+        if name in self._under_way:
+            raise FailedPrecondition(f"another upload of {name!r} is under way; wait for it, or take another name")
         self._check_room(name, n_bytes)
         partial = self._folder / f"{UNFINISHED}{uuid.uuid4().hex}"
-        self._under_way[name] = n_bytes
+        self._under_way[name] = 0
         try:
             await self._write(partial, name, n_bytes, sha256, chunks)
             return await asyncio.to_thread(self._keep, partial, name, n_bytes, sha256)
@@ -88,23 +96,20 @@ class Corpora:
             partial.unlink(missing_ok=True)
 
     def _check_room(self, name: str, n_bytes: int) -> None:
+        """Raise Overloaded where so many bytes more have no room, InvalidArgument where they never would."""
         quota = self._store.limits.upload_bytes
         if n_bytes > quota:
             raise InvalidArgument(
                 f"the corpus {name!r} has {n_bytes:,} bytes; this server keeps at most {quota:,} of all uploads",
                 "bytes",
             )
-        if name in self._under_way:
-            raise FailedPrecondition(f"another upload of {name!r} is under way; wait for it, or take another name")
-        if len(self._under_way) >= MAX_UPLOADS_AT_ONCE:
-            raise Overloaded(f"{MAX_UPLOADS_AT_ONCE} uploads are under way; try again in a while", 10.0)
         self._store.room.check(n_bytes)
         kept = self._store.corpora()
         taken = sum(corpus.bytes for corpus in kept) + sum(self._under_way.values())
         if taken + n_bytes > quota or len(kept) >= MAX_UPLOADS:
             raise Overloaded(
-                f"the {len(kept)} corpora kept here take {taken:,} bytes of {quota:,}, so {name!r} with {n_bytes:,} "
-                "has no room; remove one with `polysem corpus delete`",
+                f"the {len(kept)} corpora kept here take {taken:,} bytes of {quota:,}, so {n_bytes:,} bytes more of "
+                f"{name!r} have no room; remove one with `polysem corpus delete`",
                 60.0,
             )
 
@@ -112,17 +117,20 @@ class Corpora:
         digest, n = hashlib.sha256(), 0
         try:
             with path.open("xb") as file:
-                while (chunk := await _next(chunks, name)) is not None:
+                async for chunk in _steadily(chunks, name):
                     n += len(chunk)
                     if n > n_bytes:
                         raise InvalidArgument(
                             f"{name!r} goes on after the {n_bytes:,} bytes that were announced", "bytes"
                         )
                     digest.update(chunk)
-                    self._store.room.check(len(chunk))
+                    self._check_room(name, len(chunk))
+                    self._under_way[name] = n
                     await asyncio.to_thread(file.write, chunk)
                 file.flush()
                 await asyncio.to_thread(os.fsync, file.fileno())
+        except PolysemError:  # some are OSErrors, too
+            raise
         except OSError as error:
             raise (
                 shortage(error) or FailedPrecondition(f"the corpus {name!r} cannot be kept here: {error.strerror}")
@@ -177,8 +185,21 @@ def _by_name(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-async def _next(chunks: AsyncIterator[bytes], name: str) -> bytes | None:
-    try:
-        return await asyncio.wait_for(anext(chunks, None), SILENCE_S)
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"nothing more of {name!r} came for {SILENCE_S:g} s; send it again") from error
+async def _steadily(chunks: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:
+    """The chunks. Raises DeadlineExceeded where hardly anything comes any more."""
+    while True:
+        came = 0
+        until = asyncio.get_running_loop().time() + STALL_S
+        while came < STALL_BYTES:
+            try:
+                async with asyncio.timeout_at(until):
+                    chunk = await anext(chunks, None)
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    f"{came:,} bytes of {name!r} came in {STALL_S:g} s, and an upload must bring {STALL_BYTES:,}; "
+                    "send it again"
+                ) from error
+            if chunk is None:
+                return
+            came += len(chunk)
+            yield chunk

@@ -92,6 +92,11 @@ class AuditFile(logging.Handler):
                 path.unlink(missing_ok=True)
 
 
+def address_of(peer: str) -> str:
+    """The machine at the other end of a connection, which gRPC writes as ipv4:ADDRESS:PORT, ipv6:[ADDRESS]:PORT."""
+    return peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+
+
 class Refusals:
     """Counts callers who were refused for want of a key, by address. Lives in one event loop."""
 
@@ -104,7 +109,7 @@ class Refusals:
         if not self._counts:
             self._begun = datetime.now(UTC).isoformat(timespec="seconds")
             asyncio.get_running_loop().call_later(COUNTED_S, self.write)
-        address = peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
+        address = address_of(peer)
         known = address in self._counts or len(self._counts) < MAX_ADDRESSES
         self._counts[address if known else "others"] += 1
 

@@ -1,20 +1,20 @@
 """What happens around every call: is the server ready, who asks, how it ended; exceptions become statuses here."""
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from polysem.proto.errors import (
+    DeadlineExceeded,
     Internal,
     InvalidArgument,
     Overloaded,
@@ -26,17 +26,18 @@ from polysem.proto.errors import (
 )
 from polysem.proto.wire import status
 from polysem.server.serving import callers
-from polysem.server.serving.audit import Refusals, audit
+from polysem.server.serving.audit import Refusals, address_of, audit
 from polysem.server.serving.callers import CLASS_METADATA, Caller
+from polysem.server.serving.door import PING, Door, Place, kind_of
 from polysem.server.serving.keys import Keys
+from polysem.server.serving.malformed import Context, forgiving, only
 from polysem.server.serving.metrics import Metrics
 from polysem.server.serving.shortage import Redaction, shortage
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 HEALTH = "/grpc.health.v1.Health/"
 WARMING_UP = "the server is warming up: it loads the model and compiles its kernels; try again in a few seconds"
 WARM_UP_RETRY_S = 2.0
+STALL_S = 60.0  # that a caller may leave an answer unread
 ATTEMPTS = "grpc-previous-rpc-attempts"  # gRPC's own: how often the client has tried before
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Call:
     peer: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     caller: Caller = callers.ANYONE
+    place: Place | None = None
     n_neurons: int = 0
     cost: float = 0.0
     started_ns: int = field(default_factory=time.monotonic_ns)
@@ -70,74 +72,105 @@ class Interceptor(grpc.aio.ServerInterceptor):
     redaction: of the server's paths, which no caller is to read
     """
 
-    def __init__(self, metrics: Metrics, keys: Keys | None = None) -> None:
+    def __init__(self, metrics: Metrics, door: Door, keys: Keys | None = None) -> None:
         self.ready = False
         self.redaction = Redaction(())
         self.refusals = Refusals()
-        self._metrics, self._keys = metrics, keys
+        self._metrics, self._door, self._keys = metrics, door, keys
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         method = details.method
         if method.startswith(HEALTH):
-            return _health(await continuation(details))
+            return self._health(method, await continuation(details))
         if not self.ready:
-            return grpc.stream_unary_rpc_method_handler(self._answering_once(method, _refuse_while_warming_up))
+            return grpc.stream_stream_rpc_method_handler(self._answering(method, _refuse_while_warming_up))
         handler = await continuation(details)
         if handler is None:
             return None
-        handler = _forgiving(handler)
-        if handler.response_streaming:
-            return handler._replace(stream_stream=self._answering_often(method, handler.stream_stream))
-        return handler._replace(stream_unary=self._answering_once(method, handler.stream_unary))
+        handler = forgiving(handler)
+        return handler._replace(stream_stream=self._answering(method, handler.stream_stream))
 
-    def _answering_once(self, method: str, handle: Callable[[Any, Context], Awaitable[Any]]) -> Any:
-        async def guarded(request: Any, context: Context) -> Any:
+    def _answering(self, method: str, handle: Callable[[Any, Context], AsyncGenerator[Any, None]]) -> Any:
+        """Also of one answer: written like several, it is known when nobody reads it."""
+
+        async def guarded(requests: Any, context: Context) -> None:
             call = Call(method, context.peer())
-            try:
-                self._enter(call, context)
-                answer = await handle(request, context)
-                await _tell_attempts(context)
-            except BaseException as error:
-                await self._failed(call, context, error)
-            else:
-                self._ended(call, "OK")
-                return answer
-
-        return guarded
-
-    def _answering_often(self, method: str, handle: Callable[[Any, Context], AsyncIterator[Any]]) -> Any:
-        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            call = Call(method, context.peer())
-            first = True
-            try:
-                self._enter(call, context)
-                async for message in handle(request, context):
+            async with self._inside(call, context), contextlib.aclosing(handle(requests, context)) as answers:
+                first = True
+                async for message in answers:
                     if first:
                         await _tell_attempts(context)
                         first = False
                     self._check(call)
-                    yield message
+                    await _write(call, context, message)
+
+        return guarded
+
+    def _health(self, method: str, handler: Any) -> Any:
+        """Health's handler, for which no key is needed. Its calls are neither counted nor logged."""
+        if handler is None:
+            return None
+        kind = kind_of(method)
+
+        async def handle(requests: AsyncIterator[Any], context: Context) -> None:
+            peer = context.peer()
+            place = None
+            try:
+                place = await self._door.enter(peer, kind)
+                request = await only(requests)
+                if handler.response_streaming:  # Watch writes its answers itself, and lasts
+                    place.begun()
+                    await handler.unary_stream(request, context)
+                else:
+                    await context.write(await handler.unary_unary(request, context))
+            except InvalidArgument as error:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
+            except Overloaded as error:
+                await self._door.hold_back(peer)
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
+            except NotImplementedError:  # List, which grpcio's asynchronous servicer has only by name
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask with Check or Watch")
+            finally:
+                if place is not None:
+                    place.left()
+
+        return forgiving(handler)._replace(stream_stream=handle)
+
+    # ---- Who asks
+
+    @contextlib.asynccontextmanager
+    async def _inside(self, call: Call, context: Context) -> AsyncIterator[None]:
+        """The call once it has come in, until it has ended, however it does."""
+        current.set(call)
+        try:
+            try:
+                await self._enter(call, context)
+                yield
             except BaseException as error:
                 await self._failed(call, context, error)
             else:
                 self._ended(call, "OK")
+        finally:
+            if call.place is not None:
+                call.place.left()
 
-        return guarded
-
-    # ---- Who asks
-
-    def _enter(self, call: Call, context: Context) -> None:
-        """Find out who asks; raises Unauthenticated."""
-        current.set(call)
+    async def _enter(self, call: Call, context: Context) -> None:
+        """Find out who asks, and wait at the door. Raises Unauthenticated, Overloaded."""
         metadata = {str(name): value for name, value in context.invocation_metadata() or ()}
-        if self._keys is None:
-            caller = Caller(share=context.peer())
-        else:
-            caller = self._keys.caller(_token(metadata.get("authorization")))
+        try:
+            if self._keys is None:
+                caller = Caller(share=call.peer)
+            else:
+                caller = self._keys.caller(_token(metadata.get("authorization")))
+        except Unauthenticated:
+            call.caller = Caller(share=address_of(call.peer))
+            call.place = await self._door.enter(call.caller.share, PING)
+            raise
         call.caller = caller.asking_for(str(metadata.get(CLASS_METADATA, "")))
         callers.current.set(call.caller)
+        call.place = await self._door.enter(caller.share, kind_of(call.method), caller.max_in_flight)
 
     def _check(self, call: Call) -> None:
         """Raises Unauthenticated where the key has been revoked meanwhile."""
@@ -158,6 +191,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         error = self._translated(call, error)
         sent = rpc_status.to_status(status.to_status(error, call.id))
         self._ended(call, sent.code.name)
+        if isinstance(error, Overloaded | Unauthenticated):
+            await self._door.hold_back(call.caller.share)
         try:
             await context.abort(sent.code, sent.details, (*sent.trailing_metadata, *_pushback(error)))
         except grpc.aio.InternalError:  # the caller has left in this very moment
@@ -196,83 +231,23 @@ class Interceptor(grpc.aio.ServerInterceptor):
         audit.info("call", extra={"fields": record})
 
 
-# ---- Requests that are no message, or none at all: gRPC would answer UNKNOWN to the first and nothing to the other
+async def _write(call: Call, context: Context, message: Any) -> None:
+    """Send an answer. Raises DeadlineExceeded where the caller does not read on."""
+    try:
+        async with asyncio.timeout(STALL_S):
+            await context.write(message)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"nothing of this answer was read for {STALL_S:g} s, so its place was given up; ask again, and read on"
+        ) from None
+    finally:
+        if call.place is not None:
+            call.place.begun()
 
 
-@dataclass(frozen=True)
-class _Malformed:
-    problem: str
-
-
-def _forgiving(handler: Any) -> Any:
-    """The same handler taking a stream of requests, which raises InvalidArgument where one is malformed or missing."""
-
-    def decode(data: bytes) -> Any:
-        try:
-            return handler.request_deserializer(data)
-        except DecodeError as error:
-            return _Malformed(f"the request's {len(data)} bytes are not the message that this call takes ({error})")
-
-    async def once(requests: AsyncIterator[Any], context: Context) -> Any:
-        return await handler.unary_unary(await _only(requests), context)
-
-    async def often(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        async for message in handler.unary_stream(await _only(requests), context):
-            yield message
-
-    async def streamed_once(requests: AsyncIterator[Any], context: Context) -> Any:
-        return await handler.stream_unary(_well_formed(requests), context)
-
-    async def streamed_often(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-        async for message in handler.stream_stream(_well_formed(requests), context):
-            yield message
-
-    streamed = handler.request_streaming
-    if handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(
-            streamed_often if streamed else often, decode, handler.response_serializer
-        )
-    return grpc.stream_unary_rpc_method_handler(
-        streamed_once if streamed else once, decode, handler.response_serializer
-    )
-
-
-async def _well_formed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        if isinstance(request, _Malformed):
-            raise InvalidArgument(request.problem)
-        yield request
-
-
-async def _only(requests: AsyncIterator[Any]) -> Any:
-    """The first request, which must be there."""
-    async for request in _well_formed(requests):
-        return request
-    raise InvalidArgument("the call ended without a request; send one message, which may be empty")
-
-
-def _health(handler: Any) -> Any:
-    """Health's handler, with the same forgiveness. Its calls are neither counted nor logged."""
-    if handler is None:
-        return None
-
-    async def handle(requests: AsyncIterator[Any], context: Context) -> Any:
-        try:
-            # Watch writes its answers itself, so that it too is awaited.
-            answer: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
-            return await answer(await _only(requests), context)
-        except InvalidArgument as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
-        except NotImplementedError:  # List, which grpcio's asynchronous servicer has only by name
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask with Check or Watch")
-
-    forgiving = _forgiving(handler)
-    kind = "stream_stream" if handler.response_streaming else "stream_unary"
-    return forgiving._replace(**{kind: handle})
-
-
-async def _refuse_while_warming_up(request: Any, context: Context) -> Any:
+async def _refuse_while_warming_up(requests: Any, context: Context) -> AsyncGenerator[Any, None]:
     raise WarmingUp(WARMING_UP)
+    yield
 
 
 def _token(authorization: str | bytes | None) -> str:
@@ -302,5 +277,5 @@ async def _tell_attempts(context: Context) -> None:
     """Tell a client that had to try more than once which attempt it was; its gRPC hides that from it."""
     for name, value in context.invocation_metadata() or ():
         if name == ATTEMPTS:
-            with suppress(ValueError):
+            with contextlib.suppress(ValueError):
                 await context.send_initial_metadata((("polysem-attempts", str(int(value) + 1)),))

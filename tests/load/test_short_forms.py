@@ -20,6 +20,7 @@ import pytest
             ["--seconds", "2", "--calls", "600"],
             ["afterwards: answered", "MiB; failed: {}", "the server lives"],
         ),
+        ("floods.py", ["--seconds", "1", "--only", "calls", "--only", "watches"], ["0 failed", "the server lives"]),
     ],
 )
 def test_every_call_is_answered_or_refused_in_order(script, options, words, index_folder):

@@ -222,7 +222,9 @@ def test_what_has_no_room_is_refused_with_a_time_to_come_back(index_folder, tmp_
         (tmp_path / name).write_text("x" * n)
     with polysem.server.local(index_folder, device="cpu", state=tmp_path / "state") as client:
         client.jobs.upload(tmp_path / "a.txt")
-        with pytest.raises(Overloaded, match=r"take 60 bytes of 100, so 'b\.txt' with 60 has no room") as raised:
+        with pytest.raises(
+            Overloaded, match=r"take 60 bytes of 100, so 60 bytes more of 'b\.txt' have no room"
+        ) as raised:
             client.jobs.upload(tmp_path / "b.txt")
         assert raised.value.retry_after_s == 60
         with pytest.raises(InvalidArgument, match="keeps at most 100 of all uploads"):

@@ -1,0 +1,242 @@
+"""The door: how many calls of one key, or without keys of one connection, are looked at together.
+
+The event loop is shared by all callers, so fairness begins before a request is even read. Calls of a share beyond what
+it may have at work wait in a line of their own, where they take nobody's time; another share's calls pass by. What may
+last (streams, watches, uploads) counts until it ends. Refusals are spaced out, so that a caller who comes back at once
+is answered no faster.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from polysem.proto.errors import Overloaded
+from polysem.server.serving.metrics import Metrics
+
+LEAST_IN_HAND = 8
+SPACING = 12  # rounds of the event loop between two calls out of lines, while it takes up new ones: five rounds each
+REFUSAL_EVERY_S = 0.01  # of one share
+MAX_HELD_S = 30.0  # of a refusal that is held back
+MAX_HELD = 2048  # refusals held back together
+RETRY_AFTER_S = 2.0
+
+
+class Kind(NamedTuple):
+    """Calls that are counted together.
+
+    at_once  of one share, up to their first answer; further ones wait
+    in_hand  of one share, up to their end
+    waits    whether those beyond `in_hand` wait, or are refused
+    total    of all shares, up to their end; 0: no bound but those of each share
+    """
+
+    name: str
+    at_once: int
+    in_hand: int
+    waits: bool = True
+    total: int = 0
+
+
+PING = Kind("pings", 8, 8)
+WORK = Kind("requests", 32, 64)
+JOB = Kind("calls about jobs", 4, 4)
+RESULT = Kind("results being read", 4, 8, total=256)
+UPLOAD = Kind("uploads", 2, 2, waits=False, total=16)
+WATCH = Kind("watches", 4, 64, waits=False, total=1024)
+HEALTH = Kind("watches of health", 8, 16, waits=False, total=2048)
+
+_JOBS, _NEURONS, _HEALTH = "/polysem.v1.JobService/", "/polysem.v1.NeuronService/", "/grpc.health.v1.Health/"
+_OF_METHOD = {
+    f"{_NEURONS}GetServerInfo": PING,
+    f"{_NEURONS}ListIndexes": PING,
+    f"{_JOBS}UploadCorpus": UPLOAD,
+    f"{_JOBS}WatchJob": WATCH,
+    f"{_JOBS}ReadJobResult": RESULT,
+    f"{_HEALTH}Check": PING,
+    f"{_HEALTH}Watch": HEALTH,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": WATCH,
+}
+
+
+def kind_of(method: str) -> Kind:
+    """What calls of a method count as."""
+    return _OF_METHOD.get(method) or (JOB if method.startswith(_JOBS) else WORK)
+
+
+class _Lane:
+    """One share's calls of one kind. beginning: before their first answer; in_hand: all; line: those that wait."""
+
+    def __init__(self, kind: Kind, in_hand: int) -> None:
+        self.kind, self.most = kind, in_hand
+        self.beginning = self.in_hand = 0
+        self.line: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def has_room(self) -> bool:
+        return self.beginning < self.kind.at_once and self.in_hand < self.most
+
+    @property
+    def empty(self) -> bool:
+        return not (self.in_hand or self.line)
+
+    def take(self) -> None:
+        self.beginning += 1
+        self.in_hand += 1
+
+    def let_in(self) -> None:
+        """Give a place to who is first in line."""
+        turn = self.line.popleft()
+        self.take()
+        turn.set_result(None)
+
+
+class Place:
+    """A call that has come in."""
+
+    def __init__(self, door: "Door", share: str, lane: _Lane) -> None:
+        self._door, self._share, self._lane = door, share, lane
+        self._beginning = True
+
+    def begun(self) -> None:
+        """Its first answer is on its way."""
+        if self._beginning:
+            self._beginning = False
+            self._door.begun(self._lane)
+
+    def left(self) -> None:
+        """It has ended; once."""
+        self._door.leave(self._share, self._lane, self._beginning)
+
+
+class Door:
+    """Lives in one event loop.
+
+    max_requests  the server's bound on requests: so many calls of a share may stand in its line, and a sixteenth of it
+                  may be in hand
+    """
+
+    def __init__(self, max_requests: int, metrics: Metrics | None = None) -> None:
+        self._max_in_line = max_requests
+        self._in_hand = max(max_requests // 16, LEAST_IN_HAND)
+        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._lined: deque[_Lane] = deque()  # those with a line, whose turn is next first
+        self._moving = False
+        self._totals: Counter[str] = Counter()
+        self._next_refusal_s: dict[str, float] = {}
+        self._held = 0
+        self.metrics = metrics or Metrics()
+        self.metrics.gauge("calls_in_hand", "Calls that have come in, by what they count as", "kind", self._counts)
+        self.metrics.gauge("calls_in_line", "Calls that wait at the door", "kind", self._waiting)
+
+    async def enter(self, share: str, kind: Kind, max_in_flight: int | None = None) -> Place:
+        """The call's place, once there is one. Raises Overloaded. max_in_flight: the key's own cap, if it has one."""
+        most = max(self._in_hand, max_in_flight or 0) if kind is WORK else kind.in_hand
+        lane = self._lanes.setdefault((share, kind.name), _Lane(kind, most))
+        lane.most = most
+        try:
+            if not kind.waits and lane.in_hand + len(lane.line) >= most:
+                raise self._refusal(f"{most} {kind.name} are open already, as many as one key or connection may have")
+            if lane.line or not lane.has_room:
+                await self._wait(lane)
+            else:
+                lane.take()
+        except BaseException:
+            self._forget(share, lane)
+            raise
+        self._totals[kind.name] += 1
+        place = Place(self, share, lane)
+        if kind.total and self._totals[kind.name] > kind.total:
+            place.left()
+            raise self._refusal(f"{kind.total} {kind.name} are open already, as many as this server takes")
+        return place
+
+    async def _wait(self, lane: _Lane) -> None:
+        if len(lane.line) >= self._max_in_line:
+            raise self._refusal(
+                f"{len(lane.line)} {lane.kind.name} wait already, as many as one key or connection may have"
+            )
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not lane.line:
+            self._lined.append(lane)
+        lane.line.append(turn)
+        self._move()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                lane.line.remove(turn)
+            else:  # its turn came in this very moment
+                lane.beginning -= 1
+                lane.in_hand -= 1
+                self._move()
+            raise
+
+    def begun(self, lane: _Lane) -> None:
+        lane.beginning -= 1
+        self._move()
+
+    def leave(self, share: str, lane: _Lane, beginning: bool) -> None:
+        lane.beginning -= beginning
+        lane.in_hand -= 1
+        self._totals[lane.kind.name] -= 1
+        self._move()
+        self._forget(share, lane)
+
+    def _forget(self, share: str, lane: _Lane) -> None:
+        """Let go of a lane that nobody is in."""
+        if lane.empty:
+            self._lanes.pop((share, lane.kind.name), None)
+
+    # ---- Lines move one call at a time, by turns
+
+    def _move(self) -> None:
+        """Let the next one in after a while, if there is one."""
+        if not self._moving and any(lane.line and lane.has_room for lane in self._lined):
+            self._moving = True
+            self._count_down(SPACING)
+
+    def _count_down(self, n: int) -> None:
+        if n:
+            asyncio.get_running_loop().call_soon(self._count_down, n - 1)
+            return
+        self._moving = False
+        for _ in range(len(self._lined)):
+            lane = self._lined.popleft()
+            if lane.line:
+                self._lined.append(lane)
+                if lane.has_room:
+                    lane.let_in()
+                    break
+        self._move()
+
+    def _refusal(self, message: str) -> Overloaded:
+        self.metrics.refusals.labels("door").inc()
+        return Overloaded(f"{message}; end some, or try again in {RETRY_AFTER_S:g} s", RETRY_AFTER_S)
+
+    async def hold_back(self, share: str) -> None:
+        """Wait before a refusal is sent, so that one share is refused at most every REFUSAL_EVERY_S."""
+        now = time.monotonic()
+        due = max(now, self._next_refusal_s.get(share, 0.0))
+        if due - now > MAX_HELD_S or self._held >= MAX_HELD:
+            return
+        if len(self._next_refusal_s) > MAX_HELD:
+            self._next_refusal_s = {share: s for share, s in self._next_refusal_s.items() if s > now}
+        self._next_refusal_s[share] = due + REFUSAL_EVERY_S
+        self._held += 1
+        try:
+            await asyncio.sleep(due - now)
+        finally:
+            self._held -= 1
+
+    # ---- Read by the metrics' thread
+
+    def _counts(self) -> Mapping[str, float]:
+        return dict(self._totals)
+
+    def _waiting(self) -> Mapping[str, float]:
+        waiting: dict[str, float] = {}
+        for (_, name), lane in list(self._lanes.items()):
+            waiting[name] = waiting.get(name, 0) + len(lane.line)
+        return waiting
