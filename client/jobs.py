@@ -82,12 +82,12 @@ def create_request(spec: JobSpec, request_id: str | None) -> pb.CreateJobRequest
 class Upload:
     """A corpus file made ready to be sent: checked, unpacked where it is .gz, measured and hashed."""
 
-    def __init__(self, path: Path, name: str | None) -> None:
+    def __init__(self, path: Path, name: str | None, shared: bool = False) -> None:
         if path.is_dir():
             raise InvalidArgument(f"{str(path)!r} is a folder; upload one .jsonl, .jsonl.gz or .txt file")
         if not path.is_file():
             raise NotFound(f"there is no corpus {str(path)!r}")
-        self._path = path
+        self._path, self._shared = path, shared
         self.name = name or path.name.removesuffix(".gz")
         jobs.check_corpus_name(self.name)
         digest, self.bytes = hashlib.sha256(), 0
@@ -98,7 +98,8 @@ class Upload:
 
     def requests(self, sent: Callable[[int], object]) -> Iterator[pb.UploadCorpusRequest]:
         """The messages; `sent` is told of the bytes of each."""
-        yield pb.UploadCorpusRequest(header=pb.CorpusHeader(name=self.name, bytes=self.bytes, sha256=self.sha256))
+        header = pb.CorpusHeader(name=self.name, bytes=self.bytes, sha256=self.sha256, shared=self._shared)
+        yield pb.UploadCorpusRequest(header=header)
         for chunk in self._chunks():
             yield pb.UploadCorpusRequest(chunk=chunk)
             sent(len(chunk))
@@ -221,6 +222,7 @@ class Jobs:
         sides: Literal["positive", "both"] | None = None,
         layers: Sequence[int] = (),
         skip_positions: int = 0,
+        shared: bool = False,
         request_id: str | None = None,
     ) -> Job:
         """Make an index of a corpus that the server has (see `corpora`), with the server's model.
@@ -230,11 +232,12 @@ class Jobs:
         layers          to keep; none: all of the model's
         skip_positions  tokens at each window's start, after BOS, that are never key tokens
 
-        Once the job is done, every request may say `index=name`. Its result is the index's manifest.
+        Once the job is done, requests of your key may say `index=name`; shared: those of every key. Its result is the
+        index's manifest.
         """
         spec = IndexSpec(
             name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
-            skip_bad_documents, sides or "", tuple(layers), skip_positions,
+            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared,
         )  # fmt: skip
         return self._create(spec, request_id)
 
@@ -300,10 +303,18 @@ class Jobs:
         return Path(out)
 
     def upload(
-        self, path: str | Path, name: str | None = None, *, sent: Callable[[int], object] = lambda n_bytes: None
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        shared: bool = False,
+        sent: Callable[[int], object] = lambda n_bytes: None,
     ) -> CorpusInfo:
-        """Keep a corpus (.jsonl, .jsonl.gz or .txt) on the server under its file's name, for jobs to index."""
-        upload = Upload(Path(path), name)
+        """Keep a corpus (.jsonl, .jsonl.gz or .txt) on the server under its file's name, for jobs to index.
+
+        It is your key's alone; shared: jobs of every key may index it.
+        """
+        upload = Upload(Path(path), name, shared)
         return decode_corpus(self._call("UploadCorpus", upload.requests(sent)).corpus)
 
     def corpora(self) -> Sequence[CorpusInfo]:
@@ -366,11 +377,12 @@ class AsyncJobs:
         sides: Literal["positive", "both"] | None = None,
         layers: Sequence[int] = (),
         skip_positions: int = 0,
+        shared: bool = False,
         request_id: str | None = None,
     ) -> Job:
         spec = IndexSpec(
             name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
-            skip_bad_documents, sides or "", tuple(layers), skip_positions,
+            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared,
         )  # fmt: skip
         return await self._create(spec, request_id)
 
@@ -428,9 +440,14 @@ class AsyncJobs:
         return Path(out)
 
     async def upload(
-        self, path: str | Path, name: str | None = None, *, sent: Callable[[int], object] = lambda n_bytes: None
+        self,
+        path: str | Path,
+        name: str | None = None,
+        *,
+        shared: bool = False,
+        sent: Callable[[int], object] = lambda n_bytes: None,
     ) -> CorpusInfo:
-        upload = await asyncio.to_thread(Upload, Path(path), name)
+        upload = await asyncio.to_thread(Upload, Path(path), name, shared)
         return decode_corpus((await self._call("UploadCorpus", upload.requests(sent))).corpus)
 
     async def corpora(self) -> Sequence[CorpusInfo]:

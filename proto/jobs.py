@@ -65,6 +65,7 @@ class IndexSpec:
     """The index `name` of a corpus that the server lists. context_length 0: the model's own; max_documents 0: all.
 
     bos None, sides "", layers (): as suits the model (see `polysem index`).
+    shared: other keys may ask about it, too.
     """
 
     name: str
@@ -79,6 +80,7 @@ class IndexSpec:
     sides: Literal["positive", "both", ""] = ""
     layers: tuple[int, ...] = ()
     skip_positions: int = 0
+    shared: bool = False
 
 
 JobSpec = MeasureSpec | IndexSpec
@@ -93,6 +95,7 @@ class Job:
     error               one sentence, where it failed
     expires_at          when the result of a done job is removed
     result_sha256       in hexadecimal; of an index also the index's own
+    owner               id of the key that made it; empty where the server was open
     """
 
     id: str
@@ -109,6 +112,7 @@ class Job:
     error: str = ""
     result_bytes: int = 0
     result_sha256: str = ""
+    owner: str = ""
 
     @property
     def kind(self) -> Literal["measure", "index"]:
@@ -121,12 +125,18 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class CorpusInfo:
-    """A corpus that jobs can name. bytes, sha256 and expires_at are of uploads only."""
+    """A corpus that jobs can name. bytes, sha256 and expires_at are of uploads only.
+
+    owner   id of the key that sent it; empty of the server's own, and of what was sent to an open server
+    shared  other keys may use it, too
+    """
 
     name: str
     bytes: int = 0
     sha256: str = ""
     expires_at: datetime | None = None
+    owner: str = ""
+    shared: bool = False
 
 
 def check_name(name: str, what: str, field: str) -> None:
@@ -264,6 +274,7 @@ def _decode_index(message: pb.IndexJob) -> IndexSpec:
         sides=message.sides,  # type: ignore[arg-type]
         layers=tuple(message.layers),
         skip_positions=message.skip_positions,
+        shared=message.shared,
     )
 
 
@@ -291,6 +302,7 @@ def encode_job(job: Job) -> pb.Job:
         expires_at=_timestamp(job.expires_at),
         result_bytes=job.result_bytes,
         result_sha256=job.result_sha256,
+        owner=job.owner,
         **encode_spec(job.spec),
     )
 
@@ -315,17 +327,27 @@ def decode_job(message: pb.Job) -> Job:
         error=message.error,
         result_bytes=message.result_bytes,
         result_sha256=message.result_sha256,
+        owner=message.owner,
     )
 
 
 def encode_corpora(corpora: Iterable[CorpusInfo]) -> list[pb.Corpus]:
     return [
-        pb.Corpus(name=c.name, bytes=c.bytes, sha256=c.sha256, expires_at=_timestamp(c.expires_at)) for c in corpora
+        pb.Corpus(
+            name=c.name,
+            bytes=c.bytes,
+            sha256=c.sha256,
+            expires_at=_timestamp(c.expires_at),
+            owner=c.owner,
+            shared=c.shared,
+        )
+        for c in corpora
     ]
 
 
 def decode_corpus(message: pb.Corpus) -> CorpusInfo:
-    return CorpusInfo(message.name, message.bytes, message.sha256, _time(message, "expires_at"))
+    expires_at = _time(message, "expires_at")
+    return CorpusInfo(message.name, message.bytes, message.sha256, expires_at, message.owner, message.shared)
 
 
 def _timestamp(time: datetime | None) -> Timestamp | None:

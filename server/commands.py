@@ -231,6 +231,7 @@ def _verify(folder: Path) -> None:
 @click.option("--max-jobs", type=int, help="Unfinished jobs; further ones are refused; default 100.")
 @click.option("--max-result-bytes", type=int, help="Of all kept results, indexes too; default 50 GiB.")
 @click.option("--max-upload-bytes", type=int, help="Of all uploaded corpora together; default 10 GiB.")
+@click.option("--key-share", type=float, help="Of jobs, results and uploads that one key may have; default 0.5.")
 @click.option("--min-free-bytes", type=int, help="Of its disk, that jobs and uploads leave free; default 256 MiB.")
 @click.option("--result-days", type=float, help="How long results and uploads are kept; default 30.")
 @click.option(
@@ -340,6 +341,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     type=click.FloatRange(min=0, min_open=True),
     help="n_examples² · d_model served in a day (UTC): 100 examples of GPT2-small cost 7.7e6. Default: no quota.",
 )
+@click.option("--admin", is_flag=True, help="It may see and end the jobs, uploads and indexes of all keys.")
 @STATE
 @AS_JSON
 def create(
@@ -347,6 +349,7 @@ def create(
     class_: Any,
     max_in_flight: int | None,
     daily_quota: float | None,
+    admin: bool,
     state: Path | None,
     as_json: bool,
 ) -> None:
@@ -354,11 +357,13 @@ def create(
     from polysem.server.paths import state_folder
     from polysem.server.serving import keys as store
 
-    key, token = store.create(state_folder(state), owner, class_, max_in_flight, daily_quota)
+    key, token = store.create(state_folder(state), owner, class_, max_in_flight, daily_quota, admin)
     if as_json:
         click.echo(json.dumps(_key_json(key) | {"token": token}))
         return
-    click.echo(f"key {key.id} of {key.owner}, {key.class_}; its holder sets", err=True)
+    click.echo(
+        f"key {key.id} of {key.owner}, {key.class_}{', administrator' if admin else ''}; its holder sets", err=True
+    )
     click.echo(f"POLYSEM_TOKEN={token}")
 
 
@@ -380,11 +385,22 @@ def list_keys(state: Path | None, as_json: bool) -> None:
     from polysem.client import terminal
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("key", "owner", "class", "in flight", "quota a day", "created", "last used", "revoked"):
+    for heading in (
+        "key",
+        "owner",
+        "class",
+        "may see and end",
+        "in flight",
+        "quota a day",
+        "created",
+        "last used",
+        "revoked",
+    ):
         table.add_column(heading)
     for key in found:
         quota = "–" if key.daily_quota is None else f"{key.daily_quota:.3g}"
-        cells = (key.id, key.owner, key.class_, str(key.max_in_flight or "–"), quota)
+        whose = "all keys' jobs" if key.admin else "its own"
+        cells = (key.id, key.owner, key.class_, whose, str(key.max_in_flight or "–"), quota)
         table.add_row(*cells, key.created[:10], (key.last_used or "never")[:16], (key.revoked or "")[:16])
     terminal.console().print(table if found else "no keys yet: polysem keys create --owner NAME")
 

@@ -45,7 +45,7 @@ class LocalClient:
 
     def of(self, caller: Caller) -> "LocalClient":
         """Another one, for another caller."""
-        return LocalClient(self._engine, self._batcher, self._loop, caller)
+        return LocalClient(self._engine.seen_by(caller.scope), self._batcher, self._loop, caller)
 
     def info(self) -> ServerInfo:
         return server_info(self._engine, self._batcher, version("polysem"), self._caller)

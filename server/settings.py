@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     max_jobs: int = Field(default=100, ge=1, description="unfinished jobs; further ones are refused")
     max_result_bytes: int = Field(default=50 << 30, ge=1, description="of all kept results, indexes too")
     max_upload_bytes: int = Field(default=10 << 30, ge=0, description="of all uploaded corpora together")
+    key_share: float = Field(
+        default=0.5, gt=0, le=1, description="of max_jobs, max_result_bytes and max_upload_bytes that one key may have"
+    )
     min_free_bytes: int = Field(
         default=256 << 20, ge=0, description="of the state folder's disk, that jobs and uploads leave free"
     )

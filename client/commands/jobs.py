@@ -91,6 +91,7 @@ def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_jso
 @click.option("--max-documents", type=click.IntRange(min=1), help="Only the first so many with text in them.")
 @click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of failing.")
+@click.option("--shared", is_flag=True, help="Let other keys ask about the index, too.")
 @REQUEST_ID
 @asks_server
 def index(
@@ -109,7 +110,7 @@ def index(
 ) -> None:
     """Make the index NAME of a corpus with the server's model.
 
-    When the job is done, every request can say --index NAME. The result to fetch is the index's manifest.
+    When the job is done, requests of your key can say --index NAME. The result to fetch is the index's manifest.
     """
     rule = Selection(selection, min_activation_fraction, max_examples, seed)
     with connect(server, timeout_s) as client:
@@ -140,10 +141,12 @@ def list_jobs(server: str, timeout_s: float | None, as_json: bool, limit: int | 
     from polysem.client import terminal
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("id", "job", "state", "submitted (UTC)", "result until (UTC)"):
+    several = len({job.owner for job in found}) > 1
+    for heading in ("id", "job", "state", "submitted (UTC)", "result until (UTC)", *["key"] * several):
         table.add_column(heading)
     for job in found:
-        table.add_row(job.id, _what(job), _state(job), _when(job.created_at), _when(job.expires_at))
+        cells = (job.id, _what(job), _state(job), _when(job.created_at), _when(job.expires_at))
+        table.add_row(*cells, *[job.owner] * several)
     terminal.console().print(table)
 
 
@@ -230,14 +233,15 @@ def corpus() -> None:
 @corpus.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--name", help="On the server; default: the file's.")
+@click.option("--shared", is_flag=True, help="Let jobs of other keys index it, too.")
 @asks_server
-def upload(file: Path, name: str | None, server: str, timeout_s: float | None, as_json: bool) -> None:
+def upload(file: Path, name: str | None, shared: bool, server: str, timeout_s: float | None, as_json: bool) -> None:
     """Send FILE (.jsonl, .jsonl.gz or .txt) to the server, whole or not at all.
 
     Broken off it leaves nothing there. The same file again is found to be there already.
     """
     with connect(server, timeout_s) as client, _bar("upload", None) as progress:
-        kept = client.jobs.upload(file, name, sent=progress)
+        kept = client.jobs.upload(file, name, shared=shared, sent=progress)
     if as_json:
         print_json(asdict(kept) | {"expires_at": _iso(kept.expires_at)})
     else:
@@ -256,7 +260,8 @@ def list_corpora(server: str, timeout_s: float | None, as_json: bool) -> None:
             elif one.expires_at is None:
                 click.echo(f"{one.name}  (the server's)")
             else:
-                click.echo(f"{one.name}  {one.bytes:,} bytes, until {_when(one.expires_at)} UTC")
+                whose = ("shared, " if one.shared else "") + (f"of key {one.owner}, " if one.owner else "")
+                click.echo(f"{one.name}  {whose}{one.bytes:,} bytes, until {_when(one.expires_at)} UTC")
 
 
 @corpus.command("delete")

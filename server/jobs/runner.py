@@ -101,9 +101,9 @@ class JobRunner:
     def start(self) -> None:
         """Let requests name the indexes that jobs made, and go on with what was interrupted."""
         self._client = self._at_work = LocalClient(self._engine, self._batcher, asyncio.get_running_loop())
-        for folder in self._store.indexes():
+        for folder, owner, shared in self._store.indexes():
             try:
-                self._serve(folder)
+                self._serve(folder, owner, shared)
             except PolysemError as error:
                 log.warning("an index that a job made is not served: %s", error)
         self._thread.start()
@@ -133,15 +133,22 @@ class JobRunner:
 
     # ---- What can be run
 
-    def check(self, spec: JobSpec) -> JobSpec:
-        """The spec with defaults filled in. Raises what would make the job fail, as far as it is known beforehand."""
+    def check(self, spec: JobSpec, caller: Caller) -> tuple[JobSpec, str]:
+        """The spec with defaults filled in, and its corpus' reference.
+
+        Raises what would make the job fail, as far as it is known beforehand.
+        """
         if isinstance(spec, MeasureSpec):
-            self._measuring(spec, self._client)
-            return replace(spec, index=spec.index or self._engine.default_index)
+            self._measuring(spec, self._client.of(caller))
+            return replace(spec, index=spec.index or self._engine.default_index), ""
         _recipe(spec).check(self._engine.model)
         self._check_name(spec.name)
-        self._corpus(spec)
-        return spec
+        others = [owner for owner in self._engine.shared(spec.name) if owner != caller.key]
+        if spec.shared and others:
+            raise InvalidArgument(
+                f"the key {others[0]} shares an index {spec.name!r} already; take another name", "name"
+            )
+        return spec, self._corpora.reference(spec.corpus, caller)
 
     @property
     def batch_tokens(self) -> int:
@@ -150,13 +157,14 @@ class JobRunner:
 
     def _check_name(self, name: str) -> None:
         """Raise InvalidArgument where the operator's own index has it."""
-        index = self._engine.indexes.get(name)
-        if index is not None and not index.folder.is_relative_to(self._store.folder):
+        if self._engine.is_operators(name):
             raise InvalidArgument(f"the server has an index {name!r} already; take another name", "name")
 
-    def _corpus(self, spec: IndexSpec) -> Corpus:
+    def _corpus(self, task: Task, spec: IndexSpec) -> Corpus:
         most = spec.max_documents or None
-        return self._corpora.open(spec.corpus, spec.text_field, spec.skip_bad_documents, most, self._ray is not None)
+        return self._corpora.open(
+            task.corpus or spec.corpus, spec.text_field, spec.skip_bad_documents, most, self._ray is not None
+        )
 
     def _measuring(self, spec: MeasureSpec, client: Clusterer) -> Measuring:
         return Measuring(
@@ -189,9 +197,7 @@ class JobRunner:
         self._tidied = time.monotonic()
         for id_ in self._store.uncleared():
             folder = self._store.job_folder(id_)
-            for name, index in self._engine.indexes.items():
-                if index.folder.parent == folder:
-                    self._engine.remove(name)
+            self._engine.remove_from(folder)
             shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():
                 try:
@@ -262,7 +268,7 @@ class JobRunner:
     def _asked(self, task: Task, spec: MeasureSpec) -> Iterator[tuple[Clusterer, Executor | None]]:
         """Who is asked of the index, and where that goes on."""
         if self._ray is not None:
-            index = self._engine.indexes[spec.index]
+            index = self._engine.seen_by(self._caller(task).scope).index(spec.index)
             held = index_payload(index, self._engine.model)
             with ray_executor(held, self._ray, lambda status: self._go_on(task)) as executor:
                 yield RemoteClient(executor), executor
@@ -277,12 +283,12 @@ class JobRunner:
         out = folder / spec.name
         if not out.exists():
             report = partial(self._report, task)
-            with self._reads(task, self._corpus(spec)) as (model, executor):
+            with self._reads(task, self._corpus(task, spec)) as (model, executor):
                 builder.build(
-                    model, self._corpus(spec), out, _recipe(spec), report, task.batch_tokens, executor=executor
+                    model, self._corpus(task, spec), out, _recipe(spec), report, task.batch_tokens, executor=executor
                 )
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
-        self._serve(out)
+        self._serve(out, task.owner, spec.shared)
         return out / MANIFEST
 
     @contextmanager
@@ -294,10 +300,10 @@ class JobRunner:
         with building(self._engine.model, corpus, "auto", self._ray, lambda status: self._go_on(task)) as found:
             yield found
 
-    def _serve(self, folder: Path) -> None:
+    def _serve(self, folder: Path, owner: str, shared: bool) -> None:
         """Let requests name the index."""
         self._check_name(folder.name)
-        self._engine.add(open_index(folder))
+        self._engine.add(open_index(folder), owner, shared)
 
     def _caller(self, task: Task) -> Caller:
         """For whom the job works. Raises Unauthenticated where that key has been revoked."""
@@ -307,7 +313,7 @@ class JobRunner:
         """Raise Unauthenticated where the job's key has been revoked, Overloaded where results have no more room."""
         self._caller(task)
         self._store.room.check()
-        self._store.check_result_room(self._store.disk_bytes(task.id))
+        self._store.check_result_room(task.owner, self._store.disk_bytes(task.id))
         self._looked = time.monotonic()
 
     def _go_on(self, task: Task) -> None:

@@ -52,6 +52,7 @@ class Jobs:
             settings.max_upload_bytes,
             settings.result_days * 86_400,
             settings.min_free_bytes,
+            settings.key_share,
         )
         self.store = JobStore(folder, limits)
         self.corpora = Corpora(self.store, [Path(os.path.expanduser(path)) for path in settings.corpora])
@@ -71,15 +72,15 @@ class Jobs:
         self.draining = True
         await self.runner.stop()
 
-    def delete(self, id_: str, key: str) -> None:
+    def delete(self, id_: str, scope: str) -> None:
         """Forget a finished job and remove what it made; first of all its files, where there is no room to note it."""
         try:
-            self.store.delete(id_, key)
+            self.store.delete(id_, scope)
         except sqlite3.Error as error:
             if not is_full(error):
                 raise
             shutil.rmtree(self.store.job_folder(id_), ignore_errors=True)
-            self.store.delete(id_, key)
+            self.store.delete(id_, scope)
         self.runner.tidy()
 
     def close(self) -> None:
@@ -133,24 +134,28 @@ class JobService(pb_grpc.JobServiceServicer):
             if first is None or first.WhichOneof("part") != "header":
                 raise InvalidArgument("an upload begins with its header", "header")
             header = first.header
-            found = await self._jobs.corpora.receive(header.name, header.bytes, header.sha256, _chunks(requests))
+            found = await self._jobs.corpora.receive(
+                callers.current.get(), header.name, header.bytes, header.sha256, header.shared, _chunks(requests)
+            )
         except DecodeError as error:  # gRPC reads a stream's messages while they are asked for
             raise InvalidArgument(f"a message of the upload cannot be read: {error}") from error
         return pb.UploadCorpusResponse(corpus=_one(found))
 
     async def ListCorpora(self, request: pb.ListCorporaRequest, context: Context) -> pb.ListCorporaResponse:
-        return pb.ListCorporaResponse(corpora=encode_corpora(self._jobs.corpora.list()))
+        return pb.ListCorporaResponse(corpora=encode_corpora(self._jobs.corpora.list(callers.current.get())))
 
     async def DeleteCorpus(self, request: pb.DeleteCorpusRequest, context: Context) -> pb.DeleteCorpusResponse:
-        await asyncio.to_thread(self._jobs.corpora.delete, request.name)
+        await asyncio.to_thread(self._jobs.corpora.delete, request.name, callers.current.get())
         return pb.DeleteCorpusResponse()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
-        jobs, asked = self._jobs, decode_spec(request)
-        job = jobs.store.made(request.request_id, asked, _key())
+        jobs, asked, caller = self._jobs, decode_spec(request), callers.current.get()
+        job = jobs.store.made(request.request_id, asked, caller.key)
         if job is None:
-            spec, n_tokens = jobs.runner.check(asked), jobs.runner.batch_tokens
-            job = await asyncio.to_thread(jobs.store.create, asked, spec, request.request_id, n_tokens, _key())
+            spec, corpus = jobs.runner.check(asked, caller)
+            job = await asyncio.to_thread(
+                jobs.store.create, asked, spec, request.request_id, jobs.runner.batch_tokens, caller.key, corpus
+            )
             jobs.runner.wake()
         return pb.CreateJobResponse(job=encode_job(jobs.runner.seen(job)))
 
@@ -158,13 +163,14 @@ class JobService(pb_grpc.JobServiceServicer):
         return pb.GetJobResponse(job=self._now(request.id))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
-        jobs, token = self._jobs.store.page(request.page_size, request.page_token, _key())
+        page = self._jobs.store.page
+        jobs, token = await asyncio.to_thread(page, request.page_size, request.page_token, _scope())
         seen = [encode_job(self._jobs.runner.seen(job)) for job in jobs]
         return pb.ListJobsResponse(jobs=seen, next_page_token=token)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> pb.CancelJobResponse:
         jobs = self._jobs
-        job = await asyncio.to_thread(jobs.store.cancel, request.id, _key())
+        job = await asyncio.to_thread(jobs.store.cancel, request.id, _scope())
         jobs.runner.cancel(job.id)
         until = time.monotonic() + CANCEL_S
         while not job.finished and time.monotonic() < until:
@@ -173,21 +179,21 @@ class JobService(pb_grpc.JobServiceServicer):
         return pb.CancelJobResponse(job=encode_job(jobs.runner.seen(job)))
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> pb.DeleteJobResponse:
-        await asyncio.to_thread(self._jobs.delete, request.id, _key())
+        await asyncio.to_thread(self._jobs.delete, request.id, _scope())
         return pb.DeleteJobResponse()
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[bytes]:
         jobs, heartbeat_s = self._jobs, request.heartbeat_s or 10.0
         if not 0.1 <= heartbeat_s <= 60:
             raise InvalidArgument(f"heartbeat_s is {heartbeat_s:g}; give 0.1 to 60", "heartbeat_s")
-        jobs.store.get(request.id, _key())
+        jobs.store.get(request.id, _scope())
         async for message in jobs.watches.messages(request.id, heartbeat_s):
             yield message
 
     async def ReadJobResult(
         self, request: pb.ReadJobResultRequest, context: Context
     ) -> AsyncIterator[pb.ReadJobResultResponse]:
-        path = self._jobs.store.result(request.id, _key())
+        path = self._jobs.store.result(request.id, _scope())
         length = path.stat().st_size
         if request.offset > length:
             raise InvalidArgument(f"offset is {request.offset}, but the result has {length} bytes", "offset")
@@ -198,12 +204,12 @@ class JobService(pb_grpc.JobServiceServicer):
 
     def _now(self, id_: str) -> pb.Job:
         jobs = self._jobs
-        return encode_job(jobs.runner.seen(jobs.store.get(id_, _key())))
+        return encode_job(jobs.runner.seen(jobs.store.get(id_, _scope())))
 
 
-def _key() -> str:
-    """Of the caller; "" on an open server."""
-    return callers.current.get().key
+def _scope() -> str:
+    """Whose jobs the caller may see and end."""
+    return callers.current.get().scope
 
 
 def _one(corpus: CorpusInfo) -> pb.Corpus:

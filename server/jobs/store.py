@@ -1,7 +1,7 @@
 """What the server remembers of jobs and uploads: one SQLite file (WAL) in its state folder.
 
 state/jobs.sqlite     jobs and uploaded corpora
-state/corpora/NAME    uploads; `.upload-…` is one under way
+state/corpora/        uploads: KEY/NAME, NAME of no key's; `.upload-…` is one under way
 state/jobs/ID/        what a job made, finished shards of an unfinished one among it
 state/lock            held by the one server that works here
 state/spare           room set aside, so that a full disk can be cleared (room.py)
@@ -14,7 +14,8 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,67 +35,39 @@ from polysem.proto.jobs import (
 )
 from polysem.server.jobs.local_disk import check_local
 from polysem.server.jobs.room import Room
+from polysem.server.jobs.schema import prepare
+from polysem.server.jobs.tenants import in_turn, may_see, owner_and_name
 
-FORMAT = 2  # 1 had no owners
 MAX_UPLOADS = 1000
 MAX_REMEMBERED = 10_000  # jobs without a result; the oldest are forgotten beyond
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    request_id TEXT UNIQUE,  -- owner/what the caller named
-    asked BLOB NOT NULL,
-    spec BLOB NOT NULL,  -- with the server's defaults filled in
-    index_name TEXT,  -- of an index job
-    corpus TEXT,
-    batch_tokens INTEGER NOT NULL,  -- stored floats depend on it, so a job keeps its own
-    state TEXT NOT NULL,
-    cancel INTEGER NOT NULL DEFAULT 0,
-    cleared INTEGER NOT NULL DEFAULT 0,  -- its files are gone
-    forget INTEGER NOT NULL DEFAULT 0,  -- once they are
-    created REAL NOT NULL,
-    started REAL,
-    finished REAL,
-    expires REAL,
-    error TEXT NOT NULL DEFAULT '',
-    result TEXT NOT NULL DEFAULT '',  -- its path in the job's folder
-    result_bytes INTEGER NOT NULL DEFAULT 0,
-    result_sha256 TEXT NOT NULL DEFAULT '',
-    disk_bytes INTEGER NOT NULL DEFAULT 0,
-    owner TEXT NOT NULL DEFAULT ''  -- id of the key that made it; '': made while the server was open, so everybody's
-);
-CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
-CREATE UNIQUE INDEX IF NOT EXISTS index_names ON jobs (index_name) WHERE state IN ('queued', 'running', 'done');
-CREATE TABLE IF NOT EXISTS corpora (
-    name TEXT PRIMARY KEY, bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, expires REAL NOT NULL
-);
-"""
 
 
 class StoreLimits(NamedTuple):
     """n_jobs: unfinished ones. result_bytes and upload_bytes: all together. lifetime_s: of results and uploads.
-    free_bytes: of the disk, that jobs and uploads leave."""
+    free_bytes: of the disk, that jobs and uploads leave. key_share: of the first three, that one key may have."""
 
     n_jobs: int
     result_bytes: int
     upload_bytes: int
     lifetime_s: float
     free_bytes: int = 0
+    key_share: float = 1.0
 
 
 class Task(NamedTuple):
-    """A job to be run."""
+    """A job to be run. corpus: its `reference`."""
 
     id: str
     spec: JobSpec
     batch_tokens: int
     owner: str
+    corpus: str
 
 
 class JobStore:
     """Raises FailedPrecondition where the folder cannot be written, lies on a network, or is another server's.
 
-    `key` is the caller's, which sees its own jobs and those of no key; "", on an open server, sees all.
+    `scope` is a key, which sees its own jobs and those of no key; "", an administrator or an open server, sees all.
     """
 
     def __init__(self, folder: Path, limits: StoreLimits) -> None:
@@ -130,7 +103,10 @@ class JobStore:
                 "wal_autocheckpoint = 200",
             ):
                 self._db.execute(f"PRAGMA {pragma}")
-            self._create()
+            prepare(self._db, folder)
+        except FailedPrecondition:
+            self.close()
+            raise
         except sqlite3.Error as error:
             self.close()
             raise FailedPrecondition(
@@ -138,23 +114,6 @@ class JobStore:
                 "from a backup, or give another folder with --state"
             ) from error
         self.room.set_aside()
-
-    def _create(self) -> None:
-        found = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if found == FORMAT:
-            return
-        if found == 1:
-            self._db.executescript(
-                "BEGIN; ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
-                "UPDATE jobs SET request_id = '/' || request_id; COMMIT;"
-            )
-        elif found:
-            self.close()
-            raise FailedPrecondition(
-                f"the jobs in {str(self.folder)!r} have format {found}, this version reads {FORMAT}; "
-                "use the version that made them, or another --state"
-            )
-        self._db.executescript(SCHEMA + f"PRAGMA user_version = {FORMAT};")
 
     def close(self) -> None:
         self._db.close()
@@ -206,15 +165,17 @@ class JobStore:
             )
         return self.get(rows[0]["id"])
 
-    def create(self, asked: JobSpec, spec: JobSpec, request_id: str, batch_tokens: int, key: str = "") -> Job:
-        """Queue a job, or find the one that this request made before.
+    def create(
+        self, asked: JobSpec, spec: JobSpec, request_id: str, batch_tokens: int, key: str = "", corpus: str = ""
+    ) -> Job:
+        """Queue a job, or find the one that this request made before. corpus: its `reference`.
 
         Raises Overloaded where there is no room, InvalidArgument where the request id or the index's name is taken.
         """
         with self._change() as db:
             if (job := self.made(request_id, asked, key)) is not None:
                 return job
-            self._check_room(db)
+            self._check_room(db, key)
             id_ = secrets.token_hex(8)
             values = {
                 "id": id_,
@@ -222,7 +183,7 @@ class JobStore:
                 "asked": spec_bytes(asked),
                 "spec": spec_bytes(spec),
                 "index_name": spec.name if isinstance(spec, IndexSpec) else None,
-                "corpus": spec.corpus if isinstance(spec, IndexSpec) else None,
+                "corpus": corpus or None,
                 "batch_tokens": batch_tokens,
                 "state": "queued",
                 "created": time.time(),
@@ -239,35 +200,43 @@ class JobStore:
                 ) from error
             return self.get(id_)
 
-    def _check_room(self, db: sqlite3.Connection) -> None:
-        unfinished = db.execute("SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')").fetchone()[0]
-        if unfinished >= self.limits.n_jobs:
-            raise Overloaded(f"{unfinished} jobs are waiting already; try again in a minute, or cancel one", 60.0)
-        self.check_result_room()
+    def _check_room(self, db: sqlite3.Connection, key: str) -> None:
+        unfinished = Counter(
+            row["owner"] for row in db.execute("SELECT owner FROM jobs WHERE state IN ('queued', 'running')")
+        )
+        for n, most, whose in (
+            (unfinished[key], max(int(self.limits.n_jobs * self.limits.key_share), 1), " of your key"),
+            (unfinished.total(), self.limits.n_jobs, ""),
+        ):
+            if n >= most and (key or not whose):
+                raise Overloaded(f"{n} jobs{whose} are waiting already; try again in a minute, or cancel one", 60.0)
+        self.check_result_room(key)
         self.room.check()
 
-    def check_result_room(self, working_bytes: int = 0) -> None:
-        """Raise Overloaded where results, and what the job at work has written, leave no room for more."""
-        row = self._rows(
-            "SELECT coalesce(sum(disk_bytes), 0) AS n, min(expires) AS next FROM jobs WHERE state = 'done'"
-        )[0]
-        if row["n"] + working_bytes >= self.limits.result_bytes:
-            own = f", and what this one has written {working_bytes / 1e6:,.0f} MB" if working_bytes else ""
-            raise Overloaded(
-                f"the results of earlier jobs take {row['n'] / 1e6:,.0f} MB of {self.limits.result_bytes / 1e6:,.0f}"
-                f"{own}; delete one with `polysem jobs delete`, or wait until one expires",
-                _until(row["next"]),
-            )
+    def check_result_room(self, key: str = "", working_bytes: int = 0) -> None:
+        """Raise Overloaded where results, and what the key's job at work has written, leave no room for more."""
+        rows = self._rows("SELECT owner, disk_bytes, expires FROM jobs WHERE state = 'done'")
+        own = f", and what this one has written {working_bytes / 1e6:,.0f} MB" if working_bytes else ""
+        shares = (("your key's earlier", key, self.limits.key_share), ("earlier", None, 1.0))
+        for whose, owner, share in shares[not key :]:
+            kept = [row for row in rows if owner in (None, row["owner"])]
+            n, most = sum(row["disk_bytes"] for row in kept), self.limits.result_bytes * share
+            if n + working_bytes >= most:
+                raise Overloaded(
+                    f"the results of {whose} jobs take {n / 1e6:,.0f} MB of {most / 1e6:,.0f}{own}; "
+                    "delete one with `polysem jobs delete`, or wait until one expires",
+                    _until(min((row["expires"] for row in kept), default=None)),
+                )
 
-    def get(self, id_: str, key: str = "") -> Job:
+    def get(self, id_: str, scope: str = "") -> Job:
         """Raises NotFound, also for another key's."""
         rows = self._rows("SELECT * FROM jobs WHERE id = ? AND NOT forget", id_)
-        if not rows or not _may(rows[0], key):
-            yours = " of your key" if key else ""
+        if not rows or not may_see(rows[0]["owner"], False, scope):
+            yours = " of your key" if scope else ""
             raise NotFound(f"there is no job {id_!r}{yours}; `polysem jobs list` shows those there are")
-        return self._job(rows[0])
+        return self._job(rows[0], self._ahead(rows))
 
-    def page(self, size: int, token: str, key: str = "") -> tuple[list[Job], str]:
+    def page(self, size: int, token: str, scope: str = "") -> tuple[list[Job], str]:
         """Jobs, latest first, and the next page's token, "" on the last. Raises InvalidArgument for a bad token."""
         size = min(size or 100, MAX_JOBS_PER_PAGE)
         if token and not (token.isdecimal() and token.isascii() and len(token) < 19):
@@ -278,13 +247,27 @@ class JobStore:
         rows = self._rows(
             "SELECT * FROM jobs WHERE seq < ? AND NOT forget AND (? = '' OR owner IN (?, '')) "
             "ORDER BY seq DESC LIMIT ?",
-            before, key, key, size + 1,
+            before, scope, scope, size + 1,
         )  # fmt: skip
-        return [self._job(row) for row in rows[:size]], str(rows[size - 1]["seq"]) if len(rows) > size else ""
+        ahead = self._ahead(rows)
+        jobs = [self._job(row, ahead) for row in rows[:size]]
+        return jobs, str(rows[size - 1]["seq"]) if len(rows) > size else ""
 
-    def cancel(self, id_: str, key: str = "") -> Job:
+    def _ahead(self, rows: Sequence[sqlite3.Row]) -> Mapping[str, int]:
+        """How many jobs run before each queued one, by id; looked up only where there is one among the rows."""
+        if not any(row["state"] == "queued" for row in rows):
+            return {}
+        running = self._rows("SELECT 1 FROM jobs WHERE state = 'running'")
+        return {id_: i for i, id_ in enumerate(self._queue(), len(running))}
+
+    def _queue(self) -> list[str]:
+        queued = self._rows("SELECT id, owner FROM jobs WHERE state = 'queued' ORDER BY seq")
+        turns = {row["owner"]: row["began"] for row in self._rows("SELECT * FROM turns")}
+        return in_turn([(row["id"], row["owner"]) for row in queued], turns)
+
+    def cancel(self, id_: str, scope: str = "") -> Job:
         """A queued job is cancelled at once; a running one when its runner sees it. Raises NotFound."""
-        self.get(id_, key)
+        self.get(id_, scope)
         with self._change() as db:
             db.execute("UPDATE jobs SET cancel = 1 WHERE id = ?", [id_])
             db.execute(
@@ -293,20 +276,15 @@ class JobStore:
             )
             return self.get(id_)
 
-    def delete(self, id_: str, key: str = "") -> None:
+    def delete(self, id_: str, scope: str = "") -> None:
         """Forget a finished job. Raises NotFound, and FailedPrecondition where it has not finished."""
         with self._change() as db:
-            if not self.get(id_, key).finished:
+            if not self.get(id_, scope).finished:
                 raise FailedPrecondition(f"job {id_} has not finished; cancel it first")
             db.execute("UPDATE jobs SET state = 'expired' WHERE id = ? AND state = 'done'", [id_])
             db.execute("UPDATE jobs SET forget = 1, request_id = NULL WHERE id = ?", [id_])
 
-    def _job(self, row: sqlite3.Row) -> Job:
-        ahead = 0
-        if row["state"] == "queued":
-            ahead = self._rows(
-                "SELECT count(*) AS n FROM jobs WHERE seq < ? AND state IN ('queued', 'running')", row["seq"]
-            )[0]["n"]
+    def _job(self, row: sqlite3.Row, ahead: Mapping[str, int]) -> Job:
         return Job(
             id=row["id"],
             spec=spec_from_bytes(row["spec"]),
@@ -315,15 +293,16 @@ class JobStore:
             started_at=_datetime(row["started"]),
             finished_at=_datetime(row["finished"]),
             expires_at=_datetime(row["expires"]),
-            n_ahead=ahead,
+            n_ahead=ahead.get(row["id"], 0),
             error=row["error"],
             result_bytes=row["result_bytes"],
             result_sha256=row["result_sha256"],
+            owner=row["owner"],
         )
 
-    def result(self, id_: str, key: str = "") -> Path:
+    def result(self, id_: str, scope: str = "") -> Path:
         """The file of a finished job. Raises NotFound, and FailedPrecondition where it has no result (yet)."""
-        job = self.get(id_, key)
+        job = self.get(id_, scope)
         if job.state == "expired":
             raise NotFound(
                 f"the result of job {id_} was kept until {job.expires_at:%Y-%m-%d %H:%M} UTC; submit it again"
@@ -341,17 +320,19 @@ class JobStore:
     # ---- Jobs, as their runner sees them
 
     def next(self) -> Task | None:
-        """The job to be run now, which is from here on running: one that a stop interrupted, else the oldest queued."""
-        rows = self._rows("SELECT * FROM jobs WHERE state IN ('running', 'queued') ORDER BY state DESC, seq LIMIT 1")
-        if not rows:
-            return None
-        row = rows[0]
-        with self._change() as db:
-            db.execute(
-                "UPDATE jobs SET state = 'running', started = coalesce(started, ?) WHERE id = ? AND state = 'queued'",
-                [time.time(), row["id"]],
-            )
-        return Task(row["id"], spec_from_bytes(row["spec"]), row["batch_tokens"], row["owner"])
+        """The job to be run now, which is from here on running: one that a stop interrupted, else whose turn it is."""
+        with self._using:
+            ids = [row["id"] for row in self._rows("SELECT id FROM jobs WHERE state = 'running'")] or self._queue()
+            if not ids:
+                return None
+            row = self._rows("SELECT * FROM jobs WHERE id = ?", ids[0])[0]
+            if row["state"] == "queued":
+                now = time.time()
+                with self._change() as db:
+                    db.execute("UPDATE jobs SET state = 'running', started = ? WHERE id = ?", [now, row["id"]])
+                    db.execute("INSERT OR REPLACE INTO turns VALUES (?, ?)", [row["owner"], now])
+        spec = spec_from_bytes(row["spec"])
+        return Task(row["id"], spec, row["batch_tokens"], row["owner"], row["corpus"] or "")
 
     def is_cancelled(self, id_: str) -> bool:
         return bool(self._rows("SELECT cancel FROM jobs WHERE id = ?", id_)[0]["cancel"])
@@ -379,12 +360,19 @@ class JobStore:
             sets = ", ".join(f"{name} = ?" for name in values)
             db.execute(f"UPDATE jobs SET {sets} WHERE id = ?", [*values.values(), id_])
 
-    def indexes(self) -> list[Path]:
-        """Folders of the indexes that jobs have made."""
+    def indexes(self) -> list[tuple[Path, str, bool]]:
+        """Folders of the indexes that jobs have made, the keys that own them, and whether they are shared."""
         rows = self._rows(
-            "SELECT id, index_name FROM jobs WHERE state = 'done' AND index_name IS NOT NULL ORDER BY seq"
+            "SELECT id, index_name, owner, spec FROM jobs WHERE state = 'done' AND index_name IS NOT NULL ORDER BY seq"
         )
-        return [self.job_folder(row["id"]) / row["index_name"] for row in rows]
+        return [
+            (
+                self.job_folder(row["id"]) / row["index_name"],
+                row["owner"],
+                bool(getattr(spec_from_bytes(row["spec"]), "shared", False)),
+            )
+            for row in rows
+        ]
 
     def job_folder(self, id_: str) -> Path:
         """Where the job's files are. Ids come from here, never from a caller unseen: `get` first."""
@@ -421,32 +409,29 @@ class JobStore:
 
     def corpora(self) -> list[CorpusInfo]:
         """Uploads, by name."""
-        return [_corpus(row) for row in self._rows("SELECT * FROM corpora ORDER BY name")]
+        return sorted(map(_corpus, self._rows("SELECT * FROM corpora")), key=lambda corpus: (corpus.name, corpus.owner))
 
-    def corpus(self, name: str) -> CorpusInfo | None:
-        rows = self._rows("SELECT * FROM corpora WHERE name = ?", name)
-        return _corpus(rows[0]) if rows else None
-
-    def add_corpus(self, name: str, n_bytes: int, sha256: str) -> CorpusInfo:
-        expires = time.time() + self.limits.lifetime_s
+    def add_corpus(self, reference: str, n_bytes: int, sha256: str, shared: bool) -> CorpusInfo:
+        row = (reference, n_bytes, sha256, time.time() + self.limits.lifetime_s, shared)
         with self._change() as db:
-            db.execute("INSERT OR REPLACE INTO corpora VALUES (?, ?, ?, ?)", [name, n_bytes, sha256, expires])
-        return CorpusInfo(name, n_bytes, sha256, _datetime(expires))
+            db.execute("INSERT OR REPLACE INTO corpora VALUES (?, ?, ?, ?, ?)", row)
+        return _corpus(self._rows("SELECT * FROM corpora WHERE name = ?", reference)[0])
 
-    def check_corpus_unused(self, name: str) -> None:
+    def check_corpus_unused(self, reference: str) -> None:
         """Raise FailedPrecondition where an unfinished job needs it."""
-        rows = self._rows("SELECT id FROM jobs WHERE corpus = ? AND state IN ('queued', 'running')", name)
+        rows = self._rows("SELECT id FROM jobs WHERE corpus = ? AND state IN ('queued', 'running')", reference)
         if rows:
+            _, name = owner_and_name(reference)
             raise FailedPrecondition(
                 f"job {rows[0]['id']} needs the corpus {name!r}; cancel it first, or let it finish"
             )
 
-    def forget_corpus(self, name: str) -> None:
+    def forget_corpus(self, reference: str) -> None:
         with self._change() as db:
-            db.execute("DELETE FROM corpora WHERE name = ?", [name])
+            db.execute("DELETE FROM corpora WHERE name = ?", [reference])
 
     def corpora_out_of_time(self) -> Sequence[str]:
-        """Names of uploads to be removed; none that an unfinished job needs."""
+        """References of uploads to be removed; none that an unfinished job needs."""
         rows = self._rows(
             "SELECT name FROM corpora WHERE expires <= ? AND name NOT IN "
             "(SELECT corpus FROM jobs WHERE corpus IS NOT NULL AND state IN ('queued', 'running'))",
@@ -455,12 +440,9 @@ class JobStore:
         return [row["name"] for row in rows]
 
 
-def _may(job: sqlite3.Row, key: str) -> bool:
-    return not key or job["owner"] in (key, "")
-
-
 def _corpus(row: sqlite3.Row) -> CorpusInfo:
-    return CorpusInfo(row["name"], row["bytes"], row["sha256"], _datetime(row["expires"]))
+    owner, name = owner_and_name(row["name"])
+    return CorpusInfo(name, row["bytes"], row["sha256"], _datetime(row["expires"]), owner, bool(row["shared"]))
 
 
 def _datetime(seconds: float | None) -> Any:

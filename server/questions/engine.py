@@ -4,7 +4,10 @@ A `Work` says what to do with its items; works that compare equal may be joined 
 answer does not depend on the other items. One thread at a time may run work.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from polysem.kernels.large.libraries import Library
@@ -40,9 +43,19 @@ class Plan(NamedTuple):
     provenance: Provenance
 
 
+@dataclass(frozen=True)
+class Made:
+    """An index that a job made: whose it is (a key's id, or "": everybody's), and whether others may name it, too."""
+
+    index: Index
+    owner: str
+    shared: bool
+
+
 class Engine:
     """The resident model and the open indexes; the first index is the default.
 
+    indexes            by the names that requests give them
     neighbour_library  what searches nearest neighbours
 
     Raises ForeignIndex where an index was made with other weights.
@@ -54,19 +67,45 @@ class Engine:
         for index in indexes:
             index.check_model(model.info)
         self.model = model
-        self.indexes: Mapping[str, Index] = {index.info.name: index for index in indexes}
+        self._own = {index.info.name: index for index in indexes}
+        self._made: tuple[Made, ...] = ()  # replaced whole, for another thread may be reading it
+        self.indexes: Mapping[str, Index] = self._own
         self.default_index = indexes[0].info.name
         self.neighbour_library = neighbour_library
         self._version = version
 
-    def add(self, index: Index) -> None:
-        """Let requests name it, in the place of one that has its name. Raises ForeignIndex."""
+    def add(self, index: Index, owner: str = "", shared: bool = False) -> None:
+        """Let requests name what a job made, in the place of its owner's of that name. Raises ForeignIndex."""
         index.check_model(self.model.info)
-        self.indexes = {**self.indexes, index.info.name: index}  # anew, for another thread may be reading them
+        others = (made for made in self._made if (made.owner, made.index.info.name) != (owner, index.info.name))
+        self._made = (*others, Made(index, owner, shared))
+        self.indexes = self._seen_by("")
 
-    def remove(self, name: str) -> None:
-        """Requests under way keep it."""
-        self.indexes = {other: index for other, index in self.indexes.items() if other != name}
+    def remove_from(self, folder: Path) -> None:
+        """Forget the indexes in the folder; requests under way keep them."""
+        self._made = tuple(made for made in self._made if made.index.folder.parent != folder)
+        self.indexes = self._seen_by("")
+
+    def seen_by(self, scope: str) -> "Engine":
+        """The same with the indexes that this key may name: the server's, its own, and shared ones; "": with all."""
+        seen = copy.copy(self)
+        seen.indexes = self._seen_by(scope)
+        return seen
+
+    def is_operators(self, name: str) -> bool:
+        """Whether the index of that name is no job's."""
+        return name in self._own
+
+    def shared(self, name: str) -> Sequence[str]:
+        """The owners of the shared indexes of that name."""
+        return [made.owner for made in self._made if made.shared and made.index.info.name == name]
+
+    def _seen_by(self, scope: str) -> Mapping[str, Index]:
+        found = dict(self._own)
+        for made in sorted(self._made, key=lambda made: made.owner != scope):
+            if not scope or made.shared or made.owner in (scope, ""):
+                found.setdefault(made.index.info.name, made.index)
+        return found
 
     def index(self, name: str, side: Side = "positive") -> Index:
         """A side of the index of that name; none: the default. Raises UnknownIndex, and FailedPrecondition for a side

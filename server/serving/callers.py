@@ -26,13 +26,22 @@ class Account:
 
 @dataclass(frozen=True)
 class Caller:
-    """key: the id of its key, empty on an open server. share: callers of one share get one fair share together."""
+    """key: the id of its key, empty on an open server. share: callers of one share get one fair share together.
+
+    admin: may see and end what other keys have made
+    """
 
     key: str = ""
     share: str = ""
     class_: Class = "interactive"
     max_in_flight: int | None = None
     account: Account = field(default_factory=Account)
+    admin: bool = False
+
+    @property
+    def scope(self) -> str:
+        """The key whose jobs, uploads and indexes it may see and end; "": everybody's."""
+        return "" if self.admin else self.key
 
     def asking_for(self, class_: str | None) -> "Caller":
         """This caller with the class that a request's metadata names; a bulk key stays bulk."""

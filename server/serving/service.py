@@ -39,38 +39,43 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         self._engine, self._batcher, self._version = engine, batcher, version
         self._whole_indexes = WholeIndexes(batcher)
 
+    @property
+    def _seen(self) -> Engine:
+        """With the indexes that the caller may name."""
+        return self._engine.seen_by(callers.current.get().scope)
+
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         return encode_server_info(server_info(self._engine, self._batcher, self._version, callers.current.get()))
 
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context) -> pb.ListIndexesResponse:
-        return encode_indexes([index.info for index in self._engine.indexes.values()])
+        return encode_indexes([index.info for index in self._seen.indexes.values()])
 
     async def ClusterNeurons(
         self, request: pb.ClusterNeuronsRequest, context: Context
     ) -> AsyncIterator[pb.ClusterNeuronsResponse]:
-        async for message in self._answer(clustering.plan(self._engine, decode_cluster_query(request))):
+        async for message in self._answer(clustering.plan(self._seen, decode_cluster_query(request))):
             yield message
 
     async def EmbedNeurons(
         self, request: pb.EmbedNeuronsRequest, context: Context
     ) -> AsyncIterator[pb.EmbedNeuronsResponse]:
-        async for message in self._answer(embedding.plan(self._engine, decode_embed_query(request))):
+        async for message in self._answer(embedding.plan(self._seen, decode_embed_query(request))):
             yield message
 
     async def GetExamples(
         self, request: pb.GetExamplesRequest, context: Context
     ) -> AsyncIterator[pb.GetExamplesResponse]:
-        async for message in self._answer(examples.plan(self._engine, decode_example_query(request))):
+        async for message in self._answer(examples.plan(self._seen, decode_example_query(request))):
             yield message
 
     async def GetNeuronStatistics(
         self, request: pb.GetNeuronStatisticsRequest, context: Context
     ) -> AsyncIterator[pb.GetNeuronStatisticsResponse]:
-        async for message in self._answer(statistics.plan(self._engine, decode_statistics_query(request))):
+        async for message in self._answer(statistics.plan(self._seen, decode_statistics_query(request))):
             yield message
 
     async def ListNeurons(self, request: pb.ListNeuronsRequest, context: Context) -> pb.ListNeuronsResponse:
-        plan = listing.plan(self._engine, decode_list_query(request))
+        plan = listing.plan(self._seen, decode_list_query(request))
         found = await self._whole_indexes.get(plan.clustering)
         page = await asyncio.to_thread(plan.page, found.table)
         return encode_neuron_page(page, plan.provenance, Timing(0, found.compute_ns, len(found.table.neurons)))
@@ -78,7 +83,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     async def FindSimilarClusters(
         self, request: pb.FindSimilarClustersRequest, context: Context
     ) -> AsyncIterator[pb.FindSimilarClustersResponse]:
-        asked = similar.plan(self._engine, decode_similar_query(request))
+        asked = similar.plan(self._seen, decode_similar_query(request))
         found = await self._whole_indexes.get(asked.clustering)
         async for message in self._answer(asked.plan(found.clusters)):
             yield message
@@ -86,14 +91,14 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     async def MeasureImportance(
         self, request: pb.MeasureImportanceRequest, context: Context
     ) -> AsyncIterator[pb.MeasureImportanceResponse]:
-        plan = importance.plan(self._engine, decode_importance_query(request))
+        plan = importance.plan(self._seen, decode_importance_query(request))
         async for message in self._answer(plan, partial(importance.whole, items=plan.items)):
             yield message
 
     async def ExplainText(
         self, request: pb.ExplainTextRequest, context: Context
     ) -> AsyncIterator[pb.ExplainTextResponse]:
-        asked = await asyncio.to_thread(explain.plan, self._engine, decode_explain_query(request))
+        asked = await asyncio.to_thread(explain.plan, self._seen, decode_explain_query(request))
         async for message in self._answer(asked.plan(await self._labels(asked))):
             yield message
 

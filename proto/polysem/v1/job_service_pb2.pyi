@@ -37,14 +37,16 @@ class UploadCorpusRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[CorpusHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class CorpusHeader(_message.Message):
-    __slots__ = ("name", "bytes", "sha256")
+    __slots__ = ("name", "bytes", "sha256", "shared")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     name: str
     bytes: int
     sha256: str
-    def __init__(self, name: _Optional[str] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
+    shared: bool
+    def __init__(self, name: _Optional[str] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., shared: bool = ...) -> None: ...
 
 class UploadCorpusResponse(_message.Message):
     __slots__ = ("corpus",)
@@ -53,16 +55,20 @@ class UploadCorpusResponse(_message.Message):
     def __init__(self, corpus: _Optional[_Union[Corpus, _Mapping]] = ...) -> None: ...
 
 class Corpus(_message.Message):
-    __slots__ = ("name", "bytes", "sha256", "expires_at")
+    __slots__ = ("name", "bytes", "sha256", "expires_at", "owner", "shared")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     name: str
     bytes: int
     sha256: str
     expires_at: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    owner: str
+    shared: bool
+    def __init__(self, name: _Optional[str] = ..., bytes: _Optional[int] = ..., sha256: _Optional[str] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., owner: _Optional[str] = ..., shared: bool = ...) -> None: ...
 
 class ListCorporaRequest(_message.Message):
     __slots__ = ()
@@ -109,7 +115,7 @@ class MeasureJob(_message.Message):
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[_neuron_service_pb2.NeuronRange, _Mapping]]] = ..., algorithms: _Optional[_Iterable[_Union[_neuron_service_pb2.Algorithm, str]]] = ..., embeddings: _Optional[_Iterable[_Union[_neuron_service_pb2.Embedding, str]]] = ..., layer_norms: _Optional[_Iterable[_Union[_neuron_service_pb2.LayerNorm, str]]] = ..., linkage: _Optional[_Union[_neuron_service_pb2.Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., best_cut: bool = ..., side: _Optional[_Union[_neuron_service_pb2.Side, str]] = ..., frames: _Optional[_Iterable[_Union[_neuron_service_pb2.Frame, str]]] = ...) -> None: ...
 
 class IndexJob(_message.Message):
-    __slots__ = ("name", "corpus", "selection", "context_length", "windows", "bos", "max_documents", "text_field", "skip_bad_documents", "sides", "layers", "skip_positions")
+    __slots__ = ("name", "corpus", "selection", "context_length", "windows", "bos", "max_documents", "text_field", "skip_bad_documents", "sides", "layers", "skip_positions", "shared")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
@@ -122,6 +128,7 @@ class IndexJob(_message.Message):
     SIDES_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     SKIP_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     name: str
     corpus: str
     selection: _neuron_service_pb2.Selection
@@ -134,10 +141,11 @@ class IndexJob(_message.Message):
     sides: str
     layers: _containers.RepeatedScalarFieldContainer[int]
     skip_positions: int
-    def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., selection: _Optional[_Union[_neuron_service_pb2.Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., windows: _Optional[str] = ..., bos: bool = ..., max_documents: _Optional[int] = ..., text_field: _Optional[str] = ..., skip_bad_documents: bool = ..., sides: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ...) -> None: ...
+    shared: bool
+    def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., selection: _Optional[_Union[_neuron_service_pb2.Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., windows: _Optional[str] = ..., bos: bool = ..., max_documents: _Optional[int] = ..., text_field: _Optional[str] = ..., skip_bad_documents: bool = ..., sides: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., shared: bool = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "measure", "index", "state", "stage", "done", "total", "n_ahead", "error", "created_at", "started_at", "finished_at", "expires_at", "result_bytes", "result_sha256")
+    __slots__ = ("id", "measure", "index", "state", "stage", "done", "total", "n_ahead", "error", "created_at", "started_at", "finished_at", "expires_at", "result_bytes", "result_sha256", "owner")
     ID_FIELD_NUMBER: _ClassVar[int]
     MEASURE_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +161,7 @@ class Job(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _ClassVar[int]
     RESULT_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESULT_SHA256_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     id: str
     measure: MeasureJob
     index: IndexJob
@@ -168,7 +177,8 @@ class Job(_message.Message):
     expires_at: _timestamp_pb2.Timestamp
     result_bytes: int
     result_sha256: str
-    def __init__(self, id: _Optional[str] = ..., measure: _Optional[_Union[MeasureJob, _Mapping]] = ..., index: _Optional[_Union[IndexJob, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., n_ahead: _Optional[int] = ..., error: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., result_bytes: _Optional[int] = ..., result_sha256: _Optional[str] = ...) -> None: ...
+    owner: str
+    def __init__(self, id: _Optional[str] = ..., measure: _Optional[_Union[MeasureJob, _Mapping]] = ..., index: _Optional[_Union[IndexJob, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., n_ahead: _Optional[int] = ..., error: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., result_bytes: _Optional[int] = ..., result_sha256: _Optional[str] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class CreateJobRequest(_message.Message):
     __slots__ = ("request_id", "measure", "index")

@@ -97,7 +97,7 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListCorpora(self, request, context):
-        """The corpora that a job can name: the operator's and those uploaded.
+        """The corpora that a job can name: the operator's, those that the caller's key has uploaded, and shared ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

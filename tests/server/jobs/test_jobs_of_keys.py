@@ -87,14 +87,14 @@ def test_a_measure_job_is_charged_to_its_key_and_leaves_its_calls_free(lab, tmp_
 
 def test_an_index_job_is_charged_too(lab, tmp_path, corpus_file):
     with lab() as (ada, ben):
-        ben.jobs.upload(corpus_file, "corpus.jsonl")
+        ben.jobs.upload(corpus_file, "corpus.jsonl", shared=True)
         assert finished(ada, ada.jobs.index("adas", "corpus.jsonl", selection=RULE)).state == "done"
     assert cost_today(tmp_path, ada) > cost_today(tmp_path, ben) == 0
 
 
 def test_a_job_beyond_its_keys_quota_fails_in_words(lab, corpus_file):
     with lab(ada={"daily_quota": 1e5}) as (ada, ben):
-        ben.jobs.upload(corpus_file, "corpus.jsonl")
+        ben.jobs.upload(corpus_file, "corpus.jsonl", shared=True)
         for job in (ada.jobs.measure("*", best_cut=False), ada.jobs.index("adas", "corpus.jsonl", selection=RULE)):
             ended = finished(ada, job)
             assert ended.state == "failed"

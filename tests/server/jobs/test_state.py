@@ -32,13 +32,18 @@ def test_jobs_of_a_time_without_owners_are_everybodys(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / "jobs.sqlite") as db:
         db.executescript(
-            "ALTER TABLE jobs DROP COLUMN owner; UPDATE jobs SET request_id = 'mine'; PRAGMA user_version = 1"
+            "DROP INDEX names; CREATE UNIQUE INDEX index_names ON jobs (index_name);"
+            "ALTER TABLE jobs DROP COLUMN owner;"
+            "ALTER TABLE corpora DROP COLUMN shared; DROP TABLE turns;"
+            "INSERT INTO corpora VALUES ('old.txt', 7, 'ab', 9e9);"
+            "UPDATE jobs SET request_id = 'mine'; PRAGMA user_version = 1"
         )
     db.close()
     for _ in range(2):
         store = JobStore(tmp_path, LIMITS)
         assert store.get(job.id, "any key").id == job.id
         assert store.made("mine", MeasureSpec()).id == job.id
+        assert [(corpus.name, corpus.owner, corpus.shared) for corpus in store.corpora()] == [("old.txt", "", False)]
         store.close()
 
 
@@ -47,7 +52,7 @@ def test_jobs_of_another_format_are_left_alone(tmp_path):
     with sqlite3.connect(tmp_path / "jobs.sqlite") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(FailedPrecondition, match="have format 99, this version reads 2"):
+    with pytest.raises(FailedPrecondition, match="have format 99, this version reads 3"):
         JobStore(tmp_path, LIMITS)
 
 
