@@ -71,6 +71,8 @@ def load(path: Path) -> Array:
     try:
         with HEADERS:
             mapped: Array = np.load(path, mmap_mode="c", allow_pickle=False)
+        if not mapped.ndim:
+            raise ValueError("it holds one number, no array")
     except Exception as error:  # of a changed header NumPy raises whatever its parsers do
         raise DamagedIndex(
             f"the file {str(path)!r} is damaged ({error}); copy the index again, or index the corpus anew"

@@ -26,6 +26,14 @@ class Contexts:
         self._name_bytes = arrays.load(folder / "name_bytes.npy")
         self._name_offsets = arrays.load(folder / "name_offsets.npy")
         self.starts = arrays.load(folder / "starts.npy")  # (C,) first token's place in its document
+        self.arrays = {
+            "tokens": self._tokens,
+            "offsets": self._offsets,
+            "documents": self._documents,
+            "starts": self.starts,
+            "name_bytes": self._name_bytes,
+            "name_offsets": self._name_offsets,
+        }
         self.n_tokens = len(self._tokens)
         self.n_documents = len(self._name_offsets) - 1
 

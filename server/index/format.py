@@ -38,6 +38,7 @@ from polysem.proto.neurons import NeuronRange
 from polysem.proto.sides import Side
 from polysem.server.index import arrays
 from polysem.server.index.contexts import Contexts
+from polysem.server.index.soundness import CheckedRows, array_file, check
 
 FORMAT = 3
 READABLE = (2, 3)
@@ -85,6 +86,9 @@ class Index:
     sign  1 of the positive side, −1 of the negative: sign · activation says how strongly a neuron fires
     """
 
+    n_around = TOKENS_BEFORE + 1 + TOKENS_AFTER
+    n_bins = N_BINS
+
     def __init__(self, folder: Path, manifest: dict[str, Any], sha256: str, side: Side = "positive") -> None:
         self.folder = folder
         self.manifest = manifest
@@ -93,6 +97,7 @@ class Index:
         self.sign = SIGNS[side]
         self._arrays = side_folder(folder, side)
         self._layers: dict[int, Layer] = {}
+        self._checked: dict[int, CheckedRows] = {}
         self._sides: dict[Side, Index] = {side: self}  # of all sides that were asked for
 
     @cached_property
@@ -129,13 +134,23 @@ class Index:
         folder = self._arrays / layer_folder(layer)
         return Moments(*(arrays.load(folder / f"{name}.npy") for name in Moments._fields))
 
+    def check_rows(self, layer: int, rows: Array) -> None:
+        """Raise DamagedIndex where these rows of a layer's x̂ hold what is no number; each row is looked at once."""
+        if layer not in self._checked:
+            self._checked[layer] = CheckedRows(array_file(self, layer, "xhat"), self.layer(layer).xhat)
+        self._checked[layer].check(rows)
+
+    def stored_statistics(self, name: str) -> Array:
+        """An array of `statistics` as it is in its file: (J,) or (J, 64)."""
+        return arrays.load(self._arrays / "statistics" / f"{name}.npy")
+
     @cached_property
     def statistics(self) -> Statistics:
         return Statistics(*map(self._of_all_layers, Statistics._fields))
 
     def _of_all_layers(self, name: str) -> Array:
         """(L, N, …)"""
-        stored = arrays.load(self._arrays / "statistics" / f"{name}.npy")
+        stored = self.stored_statistics(name)
         n_layers, held = self.info.n_layers, self.info.held_layers
         stored = stored.reshape(len(held), self.info.n_neurons_per_layer, *stored.shape[1:])
         if len(held) == n_layers:
@@ -251,7 +266,9 @@ def layer_folder(layer: int) -> str:
 
 
 def open_index(folder: Path) -> Index:
-    """The index in `folder`, after a check of its manifest and of every file's size (not of its bytes: see `verify`).
+    """The index in `folder`, after a check of its manifest, of every file's size, and that its arrays fit together.
+
+    Whether the bytes are those that were written is for `verify` to say.
 
     Raises NotFound where there is none, DamagedIndex where it cannot be trusted.
     """
@@ -290,6 +307,7 @@ def open_index(folder: Path) -> Index:
     index = Index(folder, manifest, sha256)
     with _readable_manifest(folder):
         _ = index.info  # all that it says is there
+        check(index)
     return index
 
 

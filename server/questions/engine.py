@@ -19,6 +19,7 @@ from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
 from polysem.proto.sides import Side
 from polysem.proto.wire.columns import AnyBatch
 from polysem.server.index.format import Index
+from polysem.server.index.soundness import check_for_model
 from polysem.server.model.model import Model
 from polysem.server.questions import frames
 
@@ -65,7 +66,7 @@ class Engine:
         self, model: Model, indexes: Sequence[Index], version: str, neighbour_library: Library = "torch"
     ) -> None:
         for index in indexes:
-            index.check_model(model.info)
+            _check(index, model)
         self.model = model
         self._own = {index.info.name: index for index in indexes}
         self._made: tuple[Made, ...] = ()  # replaced whole, for another thread may be reading it
@@ -76,7 +77,7 @@ class Engine:
 
     def add(self, index: Index, owner: str = "", shared: bool = False) -> None:
         """Let requests name what a job made, in the place of its owner's of that name. Raises ForeignIndex."""
-        index.check_model(self.model.info)
+        _check(index, self.model)
         others = (made for made in self._made if (made.owner, made.index.info.name) != (owner, index.info.name))
         self._made = (*others, Made(index, owner, shared))
         self.indexes = self._seen_by("")
@@ -141,3 +142,9 @@ class Engine:
         return Provenance(
             info.name, index.sha256, info.model_id, info.model_sha256, self._version, choice, clustering, index.side
         )
+
+
+def _check(index: Index, model: Model) -> None:
+    """Raise ForeignIndex or DamagedIndex unless the index is of this model."""
+    index.check_model(model.info)
+    check_for_model(index, model.info, model.tokenizer.n_tokens)

@@ -11,6 +11,7 @@ from polysem.proto.errors import InvalidArgument
 from polysem.proto.questions.examples import ExampleBatch, ExampleQuery
 from polysem.proto.wire import columns
 from polysem.server.index.format import TOKENS_AFTER, TOKENS_BEFORE, Index
+from polysem.server.index.soundness import check_around
 from polysem.server.model.model import Model
 from polysem.server.questions import characters
 from polysem.server.questions.engine import Engine, Plan
@@ -65,12 +66,13 @@ class ExampleWork:
     def _find(self, layer: int, neuron: int, place: int) -> "_Example":
         stored = self.index.layer(layer)
         e = int(stored.offsets[neuron]) + place
-        row = stored.rows[e]
+        row, around = stored.rows[e], stored.around[e].astype(np.float32)
+        check_around(self.index, layer, e, around)
         return _Example(
             int(stored.row_contexts[row]),
             int(stored.row_positions[row]),
             float(stored.activations[e]),
-            stored.around[e].astype(np.float32),
+            around,
         )
 
     def _span(self, example: "_Example") -> tuple[int, int]:

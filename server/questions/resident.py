@@ -90,6 +90,7 @@ def _device_batch(
     used = slots < n[:, None]  # (B, N)
     examples = np.where(used, stored.offsets[neurons][:, None] + slots, 0)
     example_rows = np.where(used, stored.rows[examples], 0) if len(stored.rows) else np.zeros(used.shape)
+    index.check_rows(layer, example_rows[used].astype(np.int64))
     how = frames.weights(model, index, layer, torch.from_numpy(neurons.astype(np.int64)), choice)
     n_examples = torch.from_numpy(n.astype(np.int32)).to(model.device)
     rows, scales = resident(model.device).rows(index, layer)

@@ -141,6 +141,7 @@ class SimilarWork:
         rows = slice(self._first_row(layer), self._first_row(layer + 1))
         neurons, stored = self.clusters.neurons[rows, 1], index.layer(layer)
         examples = stored.rows[stored.offsets[neurons] + self.clusters.centrals[rows]].astype(np.int64)
+        index.check_rows(layer, examples)
         stored_rows, scales = resident(model.device).rows(index, layer)
         places = torch.from_numpy(examples).to(model.device)
         choice = EmbeddingChoice(self.similarity, self.clustering.choice.layer_norm)

@@ -93,9 +93,7 @@ def test_a_flipped_bit_anywhere_is_found(copy):
         for place in (0, len(data) // 2, len(data) - 1):
             data[place] ^= 1
             (copy / name).write_bytes(data)
-            with pytest.raises(
-                DamagedIndex, match=f"{name}.* (is damaged|does not have the bytes that the manifest says)"
-            ):
+            with pytest.raises(DamagedIndex, match=f"damaged: {name} |{name}' is damaged"):
                 indexes.verify(indexes.open_index(copy))
             data[place] ^= 1
             (copy / name).write_bytes(data)
@@ -124,13 +122,11 @@ def test_a_manifest_without_its_checksum_is_refused(copy, data):
         indexes.open_index(copy)
 
 
-def test_a_layer_that_is_no_array_is_told_when_it_is_used(copy):
+def test_a_layer_that_is_no_array_is_told(copy):
     path = copy / "layer_01" / "xhat.npy"
     path.write_bytes(bytes(path.stat().st_size))
-    index = indexes.open_index(copy)
-    assert len(index.layer(0).xhat)
     with pytest.raises(DamagedIndex, match=r"the file .*layer_01/xhat\.npy' is damaged"):
-        index.layer(1)
+        indexes.open_index(copy)
 
 
 @pytest.mark.parametrize("text", ["", "{", "not JSON", "[]", "12", "null", "{}", '"format"', "\0\0", "é"])
