@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from polysem.server.serving.door import Door
 from polysem.server.serving.interceptor import Interceptor
 from polysem.server.serving.keys import Keys
 from polysem.server.serving.metrics import Metrics, Port
+from polysem.server.serving.private import keep_private
 from polysem.server.serving.service import NeuronService
 from polysem.server.serving.shortage import Redaction
 from polysem.server.settings import Settings
@@ -56,6 +58,8 @@ OPTIONS = (
     ("grpc.max_connection_idle_ms", 3_600_000),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
 )
+
+log = logging.getLogger(__name__)
 
 
 class LateService:
@@ -110,6 +114,8 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
         interceptor.redaction = Redaction(_folders(settings, state, engine))
         jobs = open_jobs(settings, state, engine, batcher, keys, interceptor.redaction)
         jobs_.servicer = JobService(jobs)
+        for sentence in keep_private(state):
+            log.warning(sentence)
         if isinstance(jobs, Jobs):
             leaving.callback(jobs.close)
             metrics.gauge("state_disk_bytes", "Of the state folder's disk", "kind", jobs.store.room.bytes)

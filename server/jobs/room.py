@@ -49,8 +49,12 @@ class Room:
         """Make the spare file where it is missing and there is room beside the reserve."""
         if self._spare.exists() or self.free_bytes < SPARE_BYTES + self._reserve_bytes:
             return
-        with contextlib.suppress(OSError), self._spare.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, SPARE_BYTES)
+        with contextlib.suppress(OSError):
+            file = os.open(self._spare, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.posix_fallocate(file, 0, SPARE_BYTES)
+            finally:
+                os.close(file)
 
     def give_up(self) -> None:
         """Remove the spare file where the disk is full, so that what is about to be written has room."""

@@ -10,6 +10,7 @@ Every method is one transaction, on disk when it returns, and may be called from
 """
 
 import fcntl
+import os
 import secrets
 import sqlite3
 import threading
@@ -77,8 +78,9 @@ class JobStore:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             check_local(folder)
             for name in ("corpora", "jobs"):
-                (folder / name).mkdir(exist_ok=True)
-            self._held = (folder / "lock").open("wb")
+                (folder / name).mkdir(exist_ok=True, mode=0o700)
+            self._held = os.fdopen(os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "wb")
+            os.close(os.open(folder / "jobs.sqlite", os.O_RDWR | os.O_CREAT, 0o600))  # its WAL gets the same
         except OSError as error:
             raise FailedPrecondition(
                 f"the state folder {str(folder)!r} cannot be used ({error.strerror}); give another with --state"

@@ -21,6 +21,7 @@ import yaml
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = ROOT / "docker-compose.yml"
 LAB = ROOT / "docker-compose.lab.yml"
+PROXY = ROOT / "docker-compose.proxy.yml"
 SCHEMA = jsonschema.Draft7Validator(json.loads((Path(__file__).parent / "compose" / "compose-spec.json").read_text()))
 
 
@@ -55,7 +56,7 @@ def interpolated(value):
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
 
 
-@pytest.mark.parametrize("path", [COMPOSE, LAB], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [COMPOSE, LAB, PROXY], ids=lambda path: path.name)
 def test_the_compose_file_keeps_the_published_schema(path):
     SCHEMA.validate(compose(path))
 
@@ -127,9 +128,9 @@ def test_every_setting_in_the_files_is_one_of_the_server():
     of_commands = {"POLYSEM_CA", "POLYSEM_SERVER_NAME", "POLYSEM_CACHE_DIR"}
     known = {f"POLYSEM_{name.upper()}" for name in Settings.model_fields} | of_commands
     given = set(image_environment())
-    for file in (compose(), compose(LAB)):
-        for service in file["services"].values():
-            given |= set(service["environment"])
+    for file in (compose(), compose(LAB), compose(PROXY)):
+        for name, service in file["services"].items():
+            given |= set(service["environment"]) if name.startswith("polysem") else set()
     assert {name for name in given if name.startswith("POLYSEM_")} <= known
 
 
@@ -137,6 +138,16 @@ def test_opened_to_the_lab_it_is_not_insecure():
     service = compose(LAB)["services"]["polysem"]
     assert service["environment"]["POLYSEM_INSECURE"] == "false"
     assert service["ports"][0] == "50051:50051"
+
+
+def test_behind_the_proxy_keys_are_wanted_and_only_the_proxy_is_reached():
+    services = compose(PROXY)["services"]
+    assert services["polysem"]["environment"]["POLYSEM_REQUIRE_KEYS"] == "true"
+    assert all(port.startswith("127.0.0.1:") for port in services["polysem"]["ports"])
+    proxy = services["proxy"]
+    assert (proxy["read_only"], proxy["cap_drop"]) == (True, ["ALL"])
+    named = set(re.findall(r"POLYSEM_PROXY_\w+", (ROOT / "docker" / "haproxy.cfg").read_text()))
+    assert set(proxy["environment"]) == named
 
 
 RESTRICTED = """
