@@ -11,7 +11,7 @@ The same parameters everywhere say how neurons are clustered (questions.View), s
 import hashlib
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polysem.client import characters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
+from polysem.client.explorer.asking import Asking
 from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken
@@ -42,7 +43,8 @@ FOLDER = Path(__file__).parent
 N_SIMILAR = 20  # clusters, as on the paper's site
 N_STRONGEST = 5  # neurons at each token of one's own text
 TRIES = 20  # at a random neuron with examples
-HEALTH_TIMEOUT_S = 3.0
+HEALTH_TIMEOUT_S = 2.0
+STOP_S = 2  # that pages under way get when the explorer stops
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -63,6 +65,11 @@ STATUS = (
     (errors.Unauthenticated, 502),
     (errors.PermissionDenied, 502),
     (errors.Unsupported, 501),
+)
+TITLES = (
+    (errors.WarmingUp, "The server is warming up"),
+    (errors.Unavailable, "No server answers"),
+    (errors.DeadlineExceeded, "The server is at work"),
 )
 STATIC = {
     "neuron.js": browser.FOLDER / "neuron.js",
@@ -92,24 +99,24 @@ FILTERS = ("n_examples", "n_clusters", "largest_share", "second_share", "intra",
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
-def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK) -> Starlette:
-    """The application over a client, which stays the caller's to close.
+def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking | None = None) -> Starlette:
+    """The application over a client, which stays the caller's to close, as `asking` does.
 
     hosts  names under which browsers may address it: a page elsewhere that points its own name here is refused
     """
-    pages = _Pages(client)
-    asking = {
+    pages = _Pages(client, asking or Asking(client.serving))
+    questions = {
         "/": pages.home,
         "/go": pages.go,
         "/random": pages.random,
         "/text": pages.text,
         "/neuron/{neuron}": pages.neuron,
         "/api/neuron/{neuron}": pages.neuron_json,
-        "/api/neuron/{neuron}/example/{example:int}": pages.example_json,
-        "/api/neuron/{neuron}/importance/{example:int}": pages.importance_json,
-        "/api/neuron/{neuron}/similar/{cluster:int}": pages.similar_json,
+        "/api/neuron/{neuron}/example/{example}": pages.example_json,
+        "/api/neuron/{neuron}/importance/{example}": pages.importance_json,
+        "/api/neuron/{neuron}/similar/{cluster}": pages.similar_json,
     }
-    routes = [Route(address, pages.once_it_serves(answer)) for address, answer in asking.items()]
+    routes = [Route(address, pages.once_it_serves(answer)) for address, answer in questions.items()]
     routes += [Route("/api/serving", pages.serving_json), Route("/static/{name}", _static)]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Headers)]
     handlers: dict[Any, Any] = {
@@ -141,7 +148,7 @@ class _Headers:
         await self._app(scope, receive, with_headers)
 
 
-def _static(request: Request) -> Response:
+async def _static(request: Request) -> Response:
     path = STATIC.get(request.path_params["name"])
     if path is None:
         raise HTTPException(404)
@@ -160,22 +167,33 @@ def _static_address(name: str) -> str:
     return f"/static/{name}?v={_version(STATIC[name])}"
 
 
+def _number(request: Request, name: str) -> int:
+    """The number of an example or a cluster in an address, however long. Raises HTTPException (404) and NotFound."""
+    text = request.path_params[name]
+    if not (text.isascii() and text.isdecimal()):
+        raise HTTPException(404)
+    number = int(text.lstrip("0")[:11] or "0")
+    if number > MAX_INDEX:
+        raise errors.NotFound(f"neuron {request.path_params['neuron'][:40]} has no {name} {text[:40]}")
+    return number
+
+
 def _status(error: errors.PolysemError) -> int:
     return next((code for type_, code in STATUS if isinstance(error, type_)), 500)
 
 
 class _Pages:
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, asking: Asking) -> None:
+        self._client, self._asking = client, asking
         self._indexes: list[IndexInfo] = []
         self._serves = False  # as far as is known
         loader = jinja2.FileSystemLoader(FOLDER / "pages")
         self._templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
 
-    def once_it_serves(self, answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    def once_it_serves(self, answer: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         """The same, but told at once where the server warms up; the client would come back to it for a while."""
 
-        def answered(request: Request) -> Response:
+        def ask(request: Request) -> Response:
             if not self._serves and not self._client.serving(HEALTH_TIMEOUT_S):
                 raise errors.WarmingUp("the server is warming up, or stopping: it answers no questions yet")
             self._serves = True
@@ -185,14 +203,14 @@ class _Pages:
                 self._serves = False
                 raise
 
+        async def answered(request: Request) -> Response:
+            return await self._asking.answer(str(request.url), lambda: ask(request))
+
         return answered
 
-    def serving_json(self, request: Request) -> Response:
+    async def serving_json(self, request: Request) -> Response:
         """For the script of a page that waits for the server."""
-        try:
-            return JSONResponse({"serving": self._client.serving(HEALTH_TIMEOUT_S)})
-        except errors.PolysemError:
-            return JSONResponse({"serving": False})
+        return JSONResponse({"serving": await self._asking.serves()})
 
     def home(self, request: Request) -> Response:
         view, table = View.of(request.query_params), Table.of(request.query_params)
@@ -279,18 +297,17 @@ class _Pages:
     def example_json(self, request: Request) -> Response:
         """An example in its whole context."""
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
-        return JSONResponse(browser.example_data(self._example(id_, request.path_params["example"], view, whole=True)))
+        return JSONResponse(browser.example_data(self._example(id_, _number(request, "example"), view, whole=True)))
 
     def _example(self, id_: NeuronId, number: int, view: View, whole: bool) -> Example:
-        if number <= MAX_INDEX:
-            for example in self._client.examples(id_, examples=[number], whole_context=whole, **view.asked_of()):
-                return example
+        for example in self._client.examples(id_, examples=[number], whole_context=whole, **view.asked_of()):
+            return example
         raise errors.NotFound(f"neuron {id_} has no example {number}")
 
     def importance_json(self, request: Request) -> Response:
         """Of each token of an example, up to its key token: how much the activation needs it, 0..1."""
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
-        number = request.path_params["example"]
+        number = _number(request, "example")
         example = self._example(id_, number, view, whole=False)
         found = self._client.importance(id_, examples=[number], tokens_before=example.key, **view.asked_of())[0]
         return JSONResponse({"importances": [round(float(share), 3) for share in found.relative]})
@@ -298,7 +315,7 @@ class _Pages:
     def similar_json(self, request: Request) -> Response:
         """Clusters of other neurons like this one's, each with its central example."""
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
-        label = min(request.path_params["cluster"], MAX_INDEX)
+        label = _number(request, "cluster")
         everywhere = request.query_params.get("every_layer") == "1"
         found = self._client.similar(id_, label, every_layer=everywhere, limit=N_SIMILAR, **view.clustering())
         return JSONResponse(
@@ -346,11 +363,11 @@ class _Pages:
 
     async def failed(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.PolysemError)
-        warming = isinstance(error, errors.WarmingUp)
+        warming = isinstance(error, errors.WarmingUp | errors.DeadlineExceeded)
         if request.url.path.startswith("/api/"):
             return JSONResponse({"error": error.message, "warming_up": warming}, _status(error))
-        away = isinstance(error, errors.Unavailable)
-        title = "The server is warming up" if warming else "No server answers" if away else "That did not work"
+        away = isinstance(error, errors.Unavailable | errors.DeadlineExceeded)
+        title = next((title for type_, title in TITLES if isinstance(error, type_)), "That did not work")
         return self._page("error.html", View(), _status(error), title=title, message=error.message, away=away)
 
     async def missing(self, request: Request, error: Exception) -> Response:
@@ -379,8 +396,16 @@ def serve(client: Client, host: str, port: int, ready: Callable[[str], None]) ->
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family)
     loopback = host in ("127.0.0.1", "::1", "localhost")
-    app = make_app(client, LOOPBACK if loopback else ("*",))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off"))
+    asking = Asking(client.serving)
+    app = make_app(client, LOOPBACK if loopback else ("*",), asking)
+    config = uvicorn.Config(
+        app, log_level="warning", server_header=False, lifespan="off", timeout_graceful_shutdown=STOP_S
+    )
+    server = uvicorn.Server(config)
     shown = f"[{host}]" if ":" in host else host
     ready(f"http://{shown}:{listening.getsockname()[1]}/")
-    asyncio.run(server.serve([listening]))
+    try:
+        asyncio.run(server.serve([listening]))
+    finally:
+        asking.close()
+        client.close()  # ends what is with the server, and so the threads that wait for it

@@ -13,10 +13,12 @@ import numpy as np
 from polysem.proto.arrays import Array
 from polysem.proto.errors import DamagedIndex
 from polysem.proto.facts import ModelInfo
+from polysem.proto.neurons import MAX_INDEX
 
 if TYPE_CHECKING:
     from polysem.server.index.format import Index
 
+MAX_LAYERS = 1000
 BLOCK = 4096  # rows of x̂ that are checked together
 MOST = float(np.finfo(np.float32).max)
 EXPONENT = 0x7C00  # of float16: all ones say infinity, or no number
@@ -65,6 +67,7 @@ class _File:
 
 def check(index: "Index") -> None:
     """Raise DamagedIndex, which names the file, unless the arrays fit together and the manifest's counts."""
+    _check_sizes(index)
     _check_contexts(index)
     info = index.info
     n_examples = {}
@@ -82,6 +85,21 @@ def check(index: "Index") -> None:
             raise DamagedIndex(
                 f"the index {str(index.folder)!r} is damaged: its manifest says {name} {said}, its arrays have "
                 f"{found}; copy it again, or index the corpus anew"
+            )
+
+
+def _check_sizes(index: "Index") -> None:
+    """Before anything is counted by them."""
+    model, layers = index.manifest["model"], index.manifest.get("layers") or ()
+    for name, found, first, last in (
+        ("n_layers", model["n_layers"], 1, MAX_LAYERS),
+        ("n_neurons_per_layer", model["n_neurons_per_layer"], 1, MAX_INDEX),
+        *(("a layer", layer, 0, MAX_LAYERS) for layer in layers),
+    ):
+        if type(found) is not int or not first <= found <= last:
+            raise DamagedIndex(
+                f"the index {str(index.folder)!r} is damaged: its manifest says {name} {found!r}, which is no whole "
+                f"number from {first} to {last}; copy it again, or index the corpus anew"
             )
 
 

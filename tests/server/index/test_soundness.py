@@ -99,10 +99,13 @@ def test_a_tampered_array_is_refused_by_name(copy, small_model, name, change, pr
     [
         (lambda m: m["counts"].update(n_examples=1), "its manifest says n_examples 1, its arrays have"),
         (lambda m: m["counts"].update(n_contexts=10**6), "its manifest says n_contexts 1000000"),
-        (lambda m: m["model"].update(n_layers=10**9), r"layer_02/xhat\.npy' is damaged"),
+        (lambda m: m["model"].update(n_layers=10**9), "says n_layers 1000000000, which is no whole number"),
+        (lambda m: m["model"].update(n_layers=3), r"layer_02/xhat\.npy' is damaged"),
+        (lambda m: m["model"].update(n_neurons_per_layer=True), "says n_neurons_per_layer True, which is no whole"),
+        (lambda m: m.update(layers=[0, 10**9]), "says a layer 1000000000"),
         (lambda m: m["model"].update(n_layers=1), "the shape"),
         (lambda m: m["model"].update(n_neurons_per_layer=95), "the shape"),
-        (lambda m: m["model"].update(n_layers="2"), "the manifest of .* cannot be read"),
+        (lambda m: m["model"].update(n_layers="2"), "says n_layers '2', which is no whole number"),
         (lambda m: m.update(context_length=None), "the manifest of .* cannot be read"),
     ],
 )
