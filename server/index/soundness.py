@@ -170,7 +170,7 @@ def _check_layer(index: "Index", layer: int) -> int:
     if index.has_moments:
         for name, array in index.moments(layer)._asdict().items():
             file = _File(index.folder, f"{_prefix(index)}layer_{layer:02d}/{name}", array)
-            file.shape("float32 float64", stored.xhat.shape[1])
+            file.shape("float32", stored.xhat.shape[1])
             file.within(0 if name == "deviation" else -MOST, MOST)
     return n_examples
 
