@@ -158,7 +158,7 @@ def test_an_index_is_its_keys_alone_also_after_a_restart(lab, served, corpus_fil
             lambda: list(ben.explain("a text", "0.0", index="texts")),
             lambda: ben.jobs.measure("0.0", index="texts"),
         ):
-            with pytest.raises(UnknownIndex, match=r"there is no index 'texts' at this server; it has small\n"):
+            with pytest.raises(UnknownIndex, match="there is no index 'texts'"):
                 ask()
         assert finished(ada, ada.jobs.measure("0.0", index="texts", best_cut=False)).state == "done"
         other = ben.jobs.index("texts", "texts.jsonl", selection=RULE, max_documents=5)
