@@ -1,6 +1,6 @@
 """Write what TransformerLens sees in a checkpoint of any family: python see_family.py DIR OUT.npz
 
-Runs where transformer-lens 4 is installed; imports nothing of ours. Arrays of L layers and T tokens, TOKENS: h (L, T, D),
+Runs where transformer-lens 4 is installed; imports nothing of ours. Arrays of L layers and T tokens: h (L, T, D),
 what the MLP reads; pre (L, T, N), and of gated neurons up (L, T, N); post (L, T, N), the input of the last matrix.
 """
 
