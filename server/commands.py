@@ -57,7 +57,7 @@ UNITS = {
 @click.option("--context-length", type=int, help="Tokens that the model reads at once; default: all that it can.")
 @click.option("--windows", type=click.Choice(["first", "all"]), help="Of each document; paper: first.")
 @reads_corpus
-@click.option("--max-documents", type=click.IntRange(min=1), help="Read only the first so many with text in them.")
+@click.option("--max-documents", type=click.IntRange(min=1), help="At most the first so many with text in them.")
 @click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of stopping at it.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")

@@ -88,7 +88,7 @@ def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_jso
     "--windows", type=click.Choice(["first", "all"]), default="first", show_default=True, help="Of a document."
 )
 @reads_corpus
-@click.option("--max-documents", type=click.IntRange(min=1), help="Only the first so many with text in them.")
+@click.option("--max-documents", type=click.IntRange(min=1), help="At most the first so many with text in them.")
 @click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of failing.")
 @click.option("--shared", is_flag=True, help="Let other keys ask about the index, too.")

@@ -76,11 +76,11 @@ class DocumentStream:
 
 @dataclass
 class Corpus:
-    """The documents of `id`, in order; those without text are left out.
+    """The documents of `id`, in order; those without text, or with white space alone, are left out.
 
     text_field    of JSON lines
     skip_bad      leave out what cannot be read as text, and count it in `n_skipped`; else BadCorpus names the place
-    max_documents of those with text
+    max_documents at most so many of those with text
     path          where it lies, if `id` is only its name
     anchored      where it lies, if `id` is a path: see `anchor`
     """
@@ -110,14 +110,9 @@ class Corpus:
             raise InvalidArgument(f"max_documents is {self.max_documents}; give at least 1", "max_documents")
 
     def check_number(self, n: int) -> None:
-        """Raise BadCorpus where the n documents with text that it has are not enough."""
+        """Raise BadCorpus where there is none among the n documents with text that it has."""
         if n == 0:
             raise BadCorpus(f"the corpus {self.id!r} has no document with text in it")
-        if self.max_documents is not None and n < self.max_documents:
-            raise BadCorpus(
-                f"the corpus {self.id!r} has {n:,} documents with text, and {self.max_documents:,} are asked for; "
-                "ask for at most so many, or leave out --max-documents"
-            )
 
     def ranges(self) -> Iterator[Range] | None:
         """Consecutive ranges of about RANGE_BYTES (of a row group or a file, where that is more), found as they are
@@ -195,7 +190,7 @@ class Corpus:
 
     def with_text(self, range_: Range) -> Iterator[Document]:
         """Those of a range, as they are read; raises BadCorpus where one is bad and may not be skipped."""
-        return (document for document in self._read(range_) if document.text)
+        return (document for document in self._read(range_) if document.text and not document.text.isspace())
 
     def _read(self, range_: Range) -> Iterator[Document]:
         kind, place = self._place()
@@ -270,14 +265,18 @@ class Corpus:
 
     def _document(self, record: Mapping[str, Any], number: str) -> Document:
         text = record.get(self.text_field)
-        if isinstance(text, bytes):  # a column of Parquet that does not say that it is text
-            text = _decoded(text)
+        if isinstance(text, bytes):  # of Parquet
+            text = _decoded(text, self.text_field)
         if not isinstance(text, str):
-            known = ", ".join(repr(key) for key, value in record.items() if isinstance(value, str)) or "none"
+            known = ", ".join(repr(key) for key, value in record.items() if isinstance(value, str | bytes)) or "none"
             raise ValueError(f"has no text in its field {self.text_field!r}; fields with text: {known}")
         if len(text) > MAX_DOCUMENT_BYTES:
             raise ValueError(f"is larger than {MAX_DOCUMENT_BYTES >> 20} MiB, which is no document")
         id_ = record.get("id")
+        if isinstance(id_, bytes):
+            id_ = _decoded(id_, "id")
+        if isinstance(id_, tables.Unreadable):
+            raise ValueError(f"has an id of type {id_.type} that cannot be read")
         name = (number if id_ is None else str(id_))[:MAX_NAME_CHARACTERS]
         try:
             (name + text).encode()
@@ -319,11 +318,11 @@ def _lines(path: Path, range_: Range) -> Iterator[tuple[int, bytes]]:
             yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
-def _decoded(text: bytes) -> str:
+def _decoded(text: bytes, field: str) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 (byte {error.start})") from error
+        raise ValueError(f"is not UTF-8 in its field {field!r} (byte {error.start})") from error
 
 
 def _open(path: Path) -> IO[bytes]:

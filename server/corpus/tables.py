@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from polysem.proto.errors import BadCorpus
 from polysem.server.corpus import ranges
@@ -161,7 +161,9 @@ def saved_ranges(id_: str, folder: Path, n_bytes: int) -> Iterator[Range]:
 def saved_rows(id_: str, folder: Path, range_: Range) -> Iterator[Mapping[str, Any]]:
     table = saved(id_, folder)
     with _translated(id_):
-        yield from table.select(range(range_.begin, min(range_.end, len(table))))
+        rows = table.select(range(range_.begin, min(range_.end, len(table)))).with_format("arrow")
+        for batch in rows.iter(_ROWS):
+            yield from _records(batch)
 
 
 def parquet_ranges(place: Path | str, text_field: str, n_bytes: int) -> Iterator[Range]:
@@ -176,7 +178,51 @@ def parquet_rows(place: Path | str, text_field: str, range_: Range) -> Iterator[
     with _parquet(place, text_field) as (file, columns):
         groups = list(range(range_.begin, min(range_.end, file.num_row_groups)))
         for batch in file.iter_batches(_ROWS, groups, columns=columns):
-            yield from batch.to_pylist()
+            yield from _records(batch)
+
+
+def _records(rows: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of an Arrow batch or table, whatever is in them.
+
+    Texts come as their bytes, since they may be no UTF-8; what Python cannot hold comes as Arrow prints it.
+    """
+    columns = [_values(column) for column in rows.columns]
+    names = rows.schema.names
+    for values in zip(*columns, strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+        column = column.cast(pyarrow.large_binary())
+    try:
+        return cast("list[Any]", column.to_pylist())
+    except (OverflowError, ValueError):
+        return [_value(one) for one in column]
+
+
+def _value(one: Any) -> Any:
+    """A scalar of Arrow's; in its own words where Python has no such value."""
+    import pyarrow
+
+    try:
+        return one.as_py()
+    except (OverflowError, ValueError):
+        try:
+            text = str(one.cast(pyarrow.string()).as_py())
+            return text.removeprefix("<value out of range: ").removesuffix(">")  # the number that is stored
+        except (OverflowError, ValueError, pyarrow.ArrowException):
+            return Unreadable(str(one.type))
+
+
+class Unreadable(NamedTuple):
+    """A value that neither Python holds nor Arrow prints. type: Arrow's name of it."""
+
+    type: str
 
 
 @contextmanager

@@ -164,6 +164,10 @@ def build(
             at_once = batch_tokens or BATCH_TOKENS[model.device.type]
             where = executor or LocalExecutor(model)
             _Build(model, corpus, recipe, work, progress, at_once, given, where).run(out)
+    except BadCorpus:
+        if not any(work.glob("tokenise-*")) and not (work / "corpus.json").exists():
+            shutil.rmtree(work)  # nothing is kept that could be gone on with
+        raise
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FailedPrecondition(

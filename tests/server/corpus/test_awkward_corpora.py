@@ -75,7 +75,10 @@ def test_empty_lines_are_no_documents_but_are_counted(written):
     assert read(written("a.jsonl", b"\n \n\t\n" + jsonl({"text": "a"}) + b"\n\n")) == [("4", "a")]
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=1, max_size=10))
+SOME_TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(lambda text: not text.isspace())
+
+
+@given(st.lists(SOME_TEXT, min_size=1, max_size=10))
 def test_any_text_comes_back_from_json(tmp_path_factory, texts):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     for ascii_ in (True, False):
@@ -161,8 +164,7 @@ def test_max_documents_does_not_count_what_is_left_out(written):
     path = written("a.jsonl", data)
     assert [text for _, text in read(path, skip_bad=True, max_documents=2)] == ["a", "b"]
     assert len(read(path, skip_bad=True, max_documents=3)) == 3
-    with pytest.raises(BadCorpus, match="has 3 documents with text, and 9 are asked for; ask for at most so many"):
-        read(path, skip_bad=True, max_documents=9)
+    assert len(read(path, skip_bad=True, max_documents=9)) == 3  # a bound, no more
 
 
 def test_what_comes_after_the_last_document_wanted_is_not_looked_at(written):

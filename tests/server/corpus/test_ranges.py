@@ -292,7 +292,7 @@ def test_files_that_a_card_names_elsewhere_count_for_the_fingerprint(tmp_path):
 def test_bytes_of_a_column_are_text_where_they_can_be(tmp_path):
     table = pyarrow.table({"text": pyarrow.array(["é".encode(), b"\xff", b"c"], pyarrow.binary())})
     parquet.write_table(table, tmp_path / "c.parquet")
-    with pytest.raises(BadCorpus, match=r"row 2 of .* is not UTF-8 \(byte 0\)"):
+    with pytest.raises(BadCorpus, match=r"row 2 of .* is not UTF-8 in its field 'text' \(byte 0\)"):
         list(Corpus(str(tmp_path / "c.parquet")).documents())
     assert as_a_whole(Corpus(str(tmp_path / "c.parquet"), skip_bad=True)) == ([("1", "é"), ("3", "c")], 1, "")
 
