@@ -17,6 +17,7 @@ from polysem.server.demo import indexes as demo_indexes
 from polysem.server.index.format import Index, open_index
 from polysem.server.indexing import selection
 from polysem.server.indexing.builder import Progress
+from polysem.server.model.devices import resolve_device
 from polysem.server.model.loading import load
 from polysem.server.questions.clustering import MAX_IN_MATRIX
 from polysem.server.questions.engine import Engine
@@ -34,8 +35,9 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     """The engine, warmed up: every kernel is compiled, and what searches neighbours is imported.
 
     Without indexes in the settings: the demo's, built if missing. Raises InvalidArgument where two indexes have one
-    name, and what `open_index`, `models.load`, `Engine` and `neighbour_library` raise.
+    name, and what `open_index`, `models.load`, `Engine` and `named_library` raise.
     """
+    library = named_library(settings, resolve_device(settings.device))  # before minutes go into the demo's index
     folders = [Path(os.path.expanduser(folder)) for folder in settings.index] or [demo_indexes.ensure(progress)]
     indexes = [open_index(folder) for folder in folders]
     names = [index.info.name for index in indexes]
@@ -44,7 +46,7 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     model = load(
         settings.model or indexes[0].info.model_id, settings.device, settings.dtype, devices_of(settings.split_layers)
     )
-    engine = Engine(model, indexes, version("polysem"), neighbour_library(settings, model.device, indexes))
+    engine = Engine(model, indexes, version("polysem"), library or automatic_library(model.device, indexes))
     warm_up(model.device, max(2, min(_most_examples(indexes), MAX_IN_MATRIX)))
     warm_up_large(model.device, engine.neighbour_library)
     selection.warm_up()  # an index job would keep callers waiting else
@@ -56,29 +58,35 @@ def _most_examples(indexes: Sequence[Index]) -> int:
     return max(int(index.of(side).n_examples.max(initial=0)) for index in indexes for side in index.info.sides)
 
 
-def neighbour_library(settings: Settings, device: torch.device, indexes: Sequence[Index]) -> Library:
-    """What searches nearest neighbours here, imported. Cost: for cuML 10 to 22 s and 1.1 GB of memory.
+def named_library(settings: Settings, device: torch.device) -> Library | None:
+    """What searches nearest neighbours by the settings, imported; None where they leave it open.
 
-    So cuML is taken where an index has large neurons, or where the settings name it. Raises InvalidArgument for a
-    library that does not run on the device, FailedPrecondition where the one that was named cannot be imported.
+    Raises InvalidArgument for one that does not run on the device, FailedPrecondition where it cannot be imported.
     """
-    name = settings.neighbour_library
-    if name == "auto":
-        large = _most_examples(indexes) > MAX_IN_MATRIX
-        found = libraries.default_library(device) if large else "torch"
-        try:
-            libraries.load(found)
-        except Exception as error:  # of a driver that does not fit, for one
-            log.warning("%s cannot be imported, so torch searches nearest neighbours: %s", found, error)
-            return "torch"
-        return found
+    if settings.neighbour_library == "auto":
+        return None
     try:
-        library = libraries.checked_library(name, device)
+        library = libraries.checked_library(settings.neighbour_library, device)
         libraries.load(library)
     except ValueError as error:
         raise InvalidArgument(f"setting neighbour_library: {error}", "neighbour_library") from error
     except Exception as error:
         raise FailedPrecondition(f"setting neighbour_library: {error}") from error
+    return library
+
+
+def automatic_library(device: torch.device, indexes: Sequence[Index]) -> Library:
+    """The default for the device, imported, where an index has large neurons; torch elsewhere and where it fails.
+
+    Cost: for cuML 10 to 22 s and 1.1 GB of memory.
+    """
+    large = _most_examples(indexes) > MAX_IN_MATRIX
+    library = libraries.default_library(device) if large else "torch"
+    try:
+        libraries.load(library)
+    except Exception as error:  # of a driver that does not fit, for one
+        log.warning("%s cannot be imported, so torch searches nearest neighbours: %s", library, error)
+        return "torch"
     return library
 
 

@@ -18,8 +18,12 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CUML = ("cupy", "cupyx", "cupyx.scipy", "cupyx.scipy.sparse", "cuml", "cuml.neighbors", "cuml.cluster")
 
 
-def index_of(*n_examples):
-    return SimpleNamespace(n_examples=np.array([n_examples]))
+def index_of(*n_examples, gate=()):
+    """An index of neurons with so many examples, on two sides if `gate` names some."""
+    sides = {"up": np.array([n_examples])} | ({"gate": np.array([gate])} if gate else {})
+    return SimpleNamespace(
+        info=SimpleNamespace(sides=tuple(sides)), of=lambda side: SimpleNamespace(n_examples=sides[side])
+    )
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def cuml(monkeypatch):
 
 
 def chosen(device, *indexes, **flags):
-    return opening.neighbour_library(settings.read(**flags), device, indexes)
+    return opening.named_library(settings.read(**flags), device) or opening.automatic_library(device, indexes)
 
 
 def test_without_large_neurons_nothing_is_imported(monkeypatch):
@@ -43,6 +47,7 @@ def test_without_large_neurons_nothing_is_imported(monkeypatch):
 
 def test_large_neurons_on_a_gpu_are_cumls_where_it_is_installed(cuml, monkeypatch):
     assert chosen(GPU, index_of(3, 4096), index_of(4097)) == "cuml"
+    assert chosen(GPU, index_of(3, 4096, gate=(9, 4097))) == "cuml"
     monkeypatch.delitem(sys.modules, "cuml")
     assert chosen(GPU, index_of(4097)) == "torch"
 
@@ -76,6 +81,12 @@ def test_one_that_does_not_run_there_is_told():
     ) as raised:
         chosen(CPU, index_of(7), neighbour_library="cuml")
     assert raised.value.field == "neighbour_library"
+
+
+def test_a_wrong_one_is_told_before_an_index_is_built(monkeypatch):
+    monkeypatch.setattr(opening.demo_indexes, "ensure", pytest.fail)
+    with pytest.raises(InvalidArgument, match="cuml does not run on cpu"):
+        opening.open_engine(settings.read(device="cpu", neighbour_library="cuml"))
 
 
 def test_one_that_there_is_not_is_told():

@@ -1,5 +1,6 @@
 import sys
-from types import ModuleType
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -302,3 +303,13 @@ class TestDefaultLibrary:
         with pytest.raises(ModuleNotFoundError, match=r"cupyx.scipy.sparse is not installed, which cuml needs"):
             libraries.load("cuml")
         assert isinstance(sys.modules["cuml"], ModuleType)
+
+
+@pytest.mark.parametrize(("device", "want"), [("cuda:1", ["cuda:1", "empty", "theirs"]), ("cpu", ["theirs"])])
+def test_torchs_cache_is_emptied_on_the_device_before_another_library_takes_memory(monkeypatch, device, want):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: seen.append(str(device)) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append("empty"))
+    with libraries.handed_over(SimpleNamespace(device=torch.device(device))):
+        seen.append("theirs")
+    assert seen == want
