@@ -13,7 +13,7 @@ NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs other-clients breaking baseline soak ray lens smollm2 cuml-signatures wheel bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures wheel bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -113,6 +113,15 @@ soak: setup ## load and abuse in full, each figure beside its target (three quar
 	$(BIN)/python tests/load/floods.py
 	$(BIN)/python tests/load/replicas.py
 	$(BIN)/python tests/load/kill.py
+
+# The tool lives in an environment of its own.
+.venv-mutants/.installed: Makefile
+	test -x .venv-mutants/bin/python || $(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/pip install --quiet $(PIP_ARGS) 'cosmic-ray>=8.7,<9'
+	touch $@
+
+mutants: setup .venv-mutants/.installed ## do the tests notice small changes? hours; ARGS='kernels/tree.py' or --report
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 bench: setup ## our kernels beside every rival that is installed, on this machine
 	$(BIN)/python tests/benchmarks/kernels.py $(ARGS)

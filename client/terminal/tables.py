@@ -43,6 +43,7 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     table = right_aligned("neuron", *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values(), "")
     for neuron in neurons:
         table.add_row(str(neuron.id), *(metric_text(neuron, name) for name in names), "*" if neuron.rare else "")
+    _keep_whole(table, neurons)
     if not len(neurons):
         n = neurons.n_matching
         return Text(f"only {counted(n, 'neuron')} match" if n else "no neuron matches")
@@ -61,7 +62,13 @@ def statistics_table(found: Iterable[Statistics]) -> Table:
     table = right_aligned("neuron", *_ACTIVATION_COLUMNS.values(), "examples", "from", "to", "threshold")
     for one in found:
         table.add_row(str(one.id), *(metric_text(one, name) for name in (*_ACTIVATION_COLUMNS, *names)))
+    _keep_whole(table, found)
     return table
+
+
+def _keep_whole(table: Table, found: Iterable[ListedNeuron | Statistics]) -> None:
+    """Ids stay whole in a narrow terminal; other columns are cut."""
+    table.columns[0].min_width = max((len(str(one.id)) for one in found), default=1)
 
 
 class StatisticsPanel:

@@ -2,6 +2,9 @@
 
 import asyncio
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -209,3 +212,16 @@ def test_the_asynchronous_client_says_the_same(polysem_client):
     found = asyncio.run(asked())
     assert list(found) == list(polysem_client.neurons(sort_by="-inter", limit=9))
     assert found.n_matching == 2 * N
+
+
+@pytest.mark.parametrize("columns", ["80", "60"])
+def test_ids_are_whole_in_a_narrow_terminal(polysem_client, columns):
+    ran = subprocess.run(
+        [sys.executable, "-m", "polysem", "neurons", "1.90-95", "--server", polysem_client.target],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": columns},
+        check=True,
+    )
+    shown = {line.split()[0] for line in ran.stdout.splitlines() if line.strip()}
+    assert {f"1.{i}" for i in range(90, 96)} <= shown

@@ -16,6 +16,14 @@ TREE = torch.tensor([[[3.0, 4.0, 0.1, 2], [1.0, 2.0, 0.2, 2], [0.0, 5.0, 0.5, 3]
 
 
 @BOTH
+def test_a_threshold_may_be_a_tensor_of_no_dimension(function):
+    n = torch.tensor([5], dtype=torch.int32)
+    for dtype in (torch.float64, torch.float32, torch.float16):
+        got = function(TREE, n, torch.tensor(0.3, dtype=dtype))
+        assert got.tolist() == function(TREE, n, 0.3).tolist() == [[0, 1, 1, 2, 2]]
+
+
+@BOTH
 @pytest.mark.parametrize(
     ("threshold", "labels"),
     [

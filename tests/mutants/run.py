@@ -57,7 +57,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "proto/wire/status.py": ("tests/proto",),
     "proto/wire/tensors.py": ("tests/proto",),
     "server/indexing/selection.py": ("tests/server/indexing/test_selection.py",),
-    "server/jobs/store.py": ("tests/server/jobs/test_store.py",),
+    "server/jobs/store.py": ("tests/server/jobs",),
     "server/serving/batcher.py": ("tests/server/serving/test_batcher.py",),
 }
 # Of cosmic-ray's operators: one change a place where several would be noticed alike.

@@ -11,6 +11,7 @@ import torch
 from polysem.proto.errors import FailedPrecondition, Overloaded
 from polysem.proto.questions.embedding import EmbeddingBatch
 from polysem.server.serving.batcher import MAX_UNREAD, Batcher
+from polysem.server.serving.callers import Caller
 
 
 @dataclass(frozen=True)
@@ -355,3 +356,38 @@ def test_closing_while_requests_wait_does_not_hang():
         return work.runs
 
     assert asyncio.run(main()) == [list(range(10))]
+
+
+# ---- Bulk batches and the queue's metrics
+
+
+@pytest.mark.parametrize(("rate", "limit"), [(None, 640 / 8), (1e9, 640), (1e-9, 640 / 64), (5_000.0, 100.0)])
+def test_a_bulk_batch_costs_what_takes_its_time_within_bounds(rate, limit):
+    batcher = Batcher(640, 100, bulk_batch_ms=20.0)
+    if rate is not None:
+        batcher._bulk_rates[DoublingWork] = rate
+    assert batcher._bulk_limit(DoublingWork()) == pytest.approx(limit)
+
+
+def test_the_queues_metrics_are_those_of_their_class():
+    gate = threading.Semaphore(0)
+
+    async def scenario(batcher):
+        work = DoublingWork(gate=gate)
+        bulk = Caller("b", "b", "bulk")
+        asked = [asyncio.create_task(all_of(batcher, work, items(*range(3), cost=10)))]
+        asked.append(asyncio.create_task(_all_of_caller(batcher, work, items(*range(40), cost=10), bulk)))
+        await settle()
+        found = {name: getattr(batcher, f"_{read}")() for name, read in (("n", "count"), ("cost", "queued_cost"))}
+        for _ in range(100):
+            gate.release()
+        await asyncio.gather(*asked)
+        return found
+
+    found = run(scenario)
+    assert found["n"] == {"interactive": 1, "bulk": 1}
+    assert found["cost"]["bulk"] > found["cost"]["interactive"] > 0
+
+
+async def _all_of_caller(batcher, work, asked, caller):
+    return [answer async for answer in batcher.stream(work, asked, caller)]
