@@ -1,4 +1,4 @@
-# Polysem's server. The default is for a GPU box; `docker compose --profile cpu` builds the same on plain Ubuntu, and
+# Polysem's server. The default is for a GPU box; `docker compose --profile cpu` builds it on Debian from a lock, and
 # `--profile cuml` with cuML and CuPy, which search the neighbours of large neurons (docs/cuml.md).
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 
@@ -12,10 +12,17 @@ RUN python3 -m venv /opt/polysem
 WORKDIR /src
 COPY . .
 ARG EXTRAS=server
+# What is installed, with hashes (docker/requirements-cpu.txt); none: what pip finds.
+ARG LOCK=
 # Passed to pip: for a CPU build, where its torch comes from.
 ARG PIP_ARGS=
 # hadolint ignore=SC2086
-RUN /opt/polysem/bin/pip install --no-cache-dir ${PIP_ARGS} ".[${EXTRAS}]"
+RUN if [ -n "${LOCK}" ]; then \
+        /opt/polysem/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --requirement "${LOCK}" \
+        && /opt/polysem/bin/pip install --no-cache-dir --no-index --no-deps --no-build-isolation .; \
+    else \
+        /opt/polysem/bin/pip install --no-cache-dir ${PIP_ARGS} ".[${EXTRAS}]"; \
+    fi
 
 FROM ${BASE}
 # Triton compiles its launchers with the C compiler and Python's headers, when the server warms up.

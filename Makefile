@@ -8,12 +8,13 @@ INSTALLED := $(VENV)/.installed
 STUBS := .venv-stubs
 LENS := .venv-lens
 SMOLLM2 := .venv-smollm2
+LOCKED := .venv-lock
 CUML := build/cuml
 NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures wheel bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures wheel lock sbom audit image bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -104,6 +105,30 @@ wheel: setup ## build the wheel and check what is in it, and what it is without 
 	rm -rf dist build/lib build/bdist.*
 	$(BIN)/pip wheel --quiet --no-deps $(PIP_ARGS) --wheel-dir dist .
 	$(BIN)/python tests/packaging/check_wheel.py dist/polysem-*.whl
+	$(MAKE) sbom
+
+# What the CPU image installs, and what is known of it. An environment of its own.
+$(LOCKED)/.installed: Makefile
+	test -x $(LOCKED)/bin/python || $(PYTHON) -m venv $(LOCKED)
+	$(LOCKED)/bin/pip install --quiet $(PIP_ARGS) 'pip-tools>=7' 'cyclonedx-bom>=7' 'pip-audit>=2.7'
+	touch $@
+
+lock: $(LOCKED)/.installed ## renew what the CPU image installs, with hashes (Python 3.11; pip must find a CPU build of torch)
+	$(LOCKED)/bin/python -c 'import sys; assert sys.version_info[:2] == (3, 11), "Debian 12 has Python 3.11"'
+	$(LOCKED)/bin/pip-compile --quiet --extra server --all-build-deps --allow-unsafe --generate-hashes --strip-extras \
+	  --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+	  --output-file docker/requirements-cpu.txt pyproject.toml
+
+sbom: $(LOCKED)/.installed ## write dist/polysem.cdx.json, a CycloneDX list of all that the CPU image installs
+	mkdir -p dist
+	$(LOCKED)/bin/python -W ignore -m cyclonedx_py requirements docker/requirements-cpu.txt --pyproject pyproject.toml \
+	  --output-reproducible --output-format JSON --output-file dist/polysem.cdx.json
+
+audit: $(LOCKED)/.installed ## known vulnerabilities of what the CPU image installs, where the index answers that
+	$(LOCKED)/bin/pip-audit --requirement docker/requirements-cpu.txt --disable-pip --require-hashes
+
+image: setup ## build the CPU image with buildah and use it as the docs have it (root on Debian; ten minutes)
+	docker/try_image.sh
 
 soak: setup ## load and abuse in full, each figure beside its target (three quarters of an hour)
 	$(BIN)/python tests/benchmarks/serving.py
@@ -142,4 +167,4 @@ picture: setup ## draw the pictures of README and docs (the explorer's with Debi
 	$(BIN)/python docs/make_pictures.py
 
 clean: ## remove what can be made again
-	rm -rf $(VENV) $(STUBS) $(LENS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(STUBS) $(LENS) $(LOCKED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

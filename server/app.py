@@ -24,6 +24,7 @@ from polysem.server.paths import cache_folder, state_folder
 from polysem.server.questions.engine import Engine
 from polysem.server.serving import address
 from polysem.server.serving.books import Books
+from polysem.server.serving.certificate import end_seconds
 from polysem.server.serving.door import Door
 from polysem.server.serving.interceptor import Interceptor
 from polysem.server.serving.keys import Keys
@@ -88,6 +89,8 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
     books = books or Books()
     keys = Keys(state, books) if address.wants_keys(settings) else None
     metrics = Metrics()
+    if (cert := settings.tls_cert) is not None:
+        metrics.gauge("certificate_end_seconds", "When the certificate ends", "file", lambda: end_seconds(cert))
     metrics.gauge("unwritten_seconds", "Since when entries of a kind cannot be written", "what", books.unwritten_s)
     interceptor = Interceptor(metrics, Door(settings.max_requests_in_flight, metrics), keys)
     server = grpc.aio.server(interceptors=(interceptor,), options=OPTIONS)
