@@ -291,7 +291,9 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
             say(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
         target = address.target(settings, port)
         say(f"listening on {target}; Ctrl-C stops")
-        say(f"try:  polysem cluster 1.0 --server {target}{' --tls' if settings.tls_cert else ''}")
+        layers = engine.index("").info.held_layers
+        layer = 1 if 1 in layers else layers[0]
+        say(f"try:  polysem cluster {layer}.0 --server {target}{' --tls' if settings.tls_cert else ''}")
 
     try:
         address.check(settings)
