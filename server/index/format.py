@@ -273,6 +273,8 @@ def open_index(folder: Path) -> Index:
     Raises NotFound where there is none, DamagedIndex where it cannot be trusted.
     """
     path = folder / MANIFEST
+    if folder.is_file():
+        raise NotFound(f"{str(folder)!r} is a file, and an index is a folder that `polysem index --out FOLDER` makes")
     if not folder.is_dir():
         raise NotFound(f"there is no index {str(folder)!r}; make one with `polysem index --out {folder}`")
     try:

@@ -225,6 +225,12 @@ class Batcher:
         taken = account.spent() + queued
         if taken + cost > account.daily_quota:
             self.metrics.refusals.labels("quota").inc()
+            if cost > account.daily_quota:
+                raise QuotaExceeded(
+                    f"your key may use cost {account.daily_quota:.3g} a day, and this request needs {cost:.3g}, which "
+                    "never fits: ask for less at once",
+                    seconds_to_midnight(),
+                )
             raise QuotaExceeded(
                 f"your key may use cost {account.daily_quota:.3g} a day, {taken:.3g} is taken, and this request "
                 f"needs {cost:.3g}; ask for less, or come back after midnight UTC",

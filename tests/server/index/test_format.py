@@ -161,7 +161,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 
 def test_what_is_not_an_index_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotFound, match="there is no index"):
+    with pytest.raises(NotFound, match="is a file, and an index is a folder"):
         indexes.open_index(tmp_path / "file")
     with pytest.raises(NotFound, match=r"is not an index: it has no readable manifest\.json \(No such file"):
         indexes.open_index(tmp_path)

@@ -242,6 +242,8 @@ def test_a_quota_counts_what_was_served_and_what_was_asked_for():
         with pytest.raises(QuotaExceeded, match=r"cost 100 a day, 60 is taken, and this request needs 41") as raised:
             await ask(batcher, work, items(1, 41), caller)
         assert 0 < raised.value.retry_after_s <= 24 * 3600
+        with pytest.raises(QuotaExceeded, match=r"cost 100 a day, and this request needs 101, which never fits"):
+            await ask(batcher, work, items(1, 101), caller)
         await ask(batcher, work, items(1, 40), caller)
         await ask(batcher, work, items(2, 1000), key("ben"))
         return samples(batcher, "polysem_cost_total")
