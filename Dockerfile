@@ -31,7 +31,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev python3 python3-dev \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin polysem \
-    && install --directory --owner polysem --group polysem /models /indexes /corpora /cache /state
+    && install --directory --owner polysem --group polysem /models /indexes /corpora /cache /state \
+    && chmod 700 /state
 COPY --from=build /opt/polysem /opt/polysem
 # All that is written goes to these folders and /tmp; the rest may be read-only.
 ENV PATH=/opt/polysem/bin:$PATH \

@@ -31,10 +31,26 @@ if ! "${buildah[@]}" inspect --type image "$base" > /dev/null 2>&1; then
   rm -rf "$work/base"
 fi
 
+# What pip is told here (a certificate, where wheels lie) it is told in the build, too; nothing of it stays in the image.
+pip=("${PIP:-.venv/bin/pip}" config get)
+told=()
+rm -rf "$work/pip" && mkdir -p "$work/pip"
+echo "[global]" > "$work/pip/pip.conf"
+cert=${PIP_CERT:-$("${pip[@]}" global.cert 2> /dev/null || true)}
+if [ -n "$cert" ]; then
+  cp "$cert" "$work/pip/cert.pem"
+  echo "cert = /etc/pip/cert.pem" >> "$work/pip/pip.conf"
+fi
+if links=$("${pip[@]}" global.find-links 2> /dev/null) && [ -d "$links" ]; then
+  echo "find-links = $links" >> "$work/pip/pip.conf"
+  told+=(--volume "$links:$links:ro")
+fi
+told+=(--volume "$work/pip:/etc/pip:ro" --volume "$work/pip/pip.conf:/etc/pip.conf:ro")
+
 step "the image"
 # shellcheck disable=SC2086
 "${buildah[@]}" build --isolation chroot --format docker --layers=false --pull-never \
-  --build-arg BASE="$base" --build-arg LOCK="${LOCK-docker/requirements-cpu.txt}" --build-arg PIP_ARGS="${PIP_ARGS:-}" ${BUILDAH_ARGS:-} \
+  --build-arg BASE="$base" --build-arg LOCK="${LOCK-docker/requirements-cpu.txt}" --build-arg PIP_ARGS="${PIP_ARGS:-}" "${told[@]}" ${BUILDAH_ARGS:-} \
   --tag "$image" . > "$work/build.log" 2>&1 || { tail -30 "$work/build.log"; exit 1; }
 "${buildah[@]}" inspect --type image --format '{{.Docker.Config.Healthcheck.Test}} {{.Docker.Config.User}}' "$image" |
   grep -F '[CMD polysem health] 10001:10001'
