@@ -201,7 +201,7 @@ def test_an_upload_that_drips_is_ended_and_leaves_nothing(lab, monkeypatch, tmp_
 
 def test_what_uploads_promise_keeps_no_room_from_others(lab, tmp_path):
     (tmp_path / "bens.txt").write_text("a text\n" * 100)
-    with lab(max_upload_bytes=2 * 10**9) as (ada, ben):
+    with lab(max_upload_bytes=4 * 10**9) as (ada, ben):
         dripping = [
             ada.jobs.UploadCorpus.future(drips(name=f"{i}.txt"), metadata=ada.metadata) for i in range(UPLOAD.in_hand)
         ]
