@@ -100,7 +100,7 @@ class Stream(Sequence[Item]):
         return self
 
     def columns(self, per: str | None = None) -> Columns:
-        """Columns by name: arrays (NaN where undefined), and lists of texts.
+        """Columns by name: arrays (NaN where undefined), and lists of texts. The last is the side of the activations.
 
         per  what a row is, where there is a choice: of `cluster` "neuron" (with its metrics) or "example" (with its
              label), of `examples` "example" or "token"; None: the first of these
@@ -108,7 +108,9 @@ class Stream(Sequence[Item]):
         kind = next(iter(self._tables)) if per is None else per
         check_one_of(kind, tuple(self._tables), "per")
         self._has(-1)
-        return self._tables[kind]([answer.batch for answer in self._read])
+        columns = self._tables[kind]([answer.batch for answer in self._read])
+        n_rows = len(next(iter(columns.values())))
+        return columns | {"side": [self._read[0].provenance.side] * n_rows if self._read else []}
 
     def to_pandas(self, per: str | None = None) -> "pandas.DataFrame":
         """`columns` as a pandas DataFrame; needs pandas."""

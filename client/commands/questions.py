@@ -73,7 +73,7 @@ def similar(
         )
         if as_json:
             for one in found:
-                print_json(one._asdict() | {"neuron": str(one.neuron)})
+                print_json(one._asdict() | {"neuron": str(one.neuron), "side": options["side"]})
             return
         from polysem.client import terminal
 
@@ -132,7 +132,7 @@ def importance(
         found = client.importance(
             *neurons, examples=chosen, tokens_before=tokens_before, mask_token=mask_token, index=index, side=side
         )
-        texts = client.examples(*neurons, examples=chosen, index=index)
+        texts = client.examples(*neurons, examples=chosen, index=index, side=side)
         if as_json:
             for one, example in zip(found, texts, strict=True):
                 print_json(importance_json(one, example))
@@ -210,7 +210,9 @@ def explain(
             for token, part in zip(found, found.parts, strict=True):
                 firings = [firing._asdict() | {"neuron": str(firing.neuron)} for firing in token.firings]
                 fields = token._asdict() | {"character": part.text, "part": part.fraction, "firings": firings}
-                print_json({name: value for name, value in fields.items() if name != "part_of"})
+                print_json(
+                    {name: value for name, value in fields.items() if name != "part_of"} | {"side": options["side"]}
+                )
             return
         from polysem.client import terminal
 

@@ -344,8 +344,12 @@ class _Build:
         sums = self._sums = choose.sums(paths)
         self._moments = _moments(choose.totals(paths))
         maximum = sums.maximum if self._given is None else self._given
-        chosen = choose.choose(paths, maximum, n_runs, rule, self._given, lambda n: self._progress("choose", n, n_runs))
+        advance = self._of_layers("choose")
+        chosen = choose.choose(paths, maximum, n_runs, len(self._reading.sides), rule, self._given, advance)
         return chosen, sums.maximum
+
+    def _of_layers(self, stage: str) -> Callable[[int], None]:
+        return lambda n: self._progress(stage, n, len(self._reading.layers))
 
     def _collect(self, contexts_: Contexts, candidates: Candidates, maximum: Array) -> None:
         """Shard files with what the chosen examples need."""
@@ -406,11 +410,9 @@ class _Build:
             strengths = candidates.activations[begin : begin + len(self._chosen[run].rows)]
             return self._write_run(side_folder(folder, side) / layer_folder(layer), run, SIGNS[side] * strengths)
 
-        histograms = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for histogram in pool.map(write, range(len(runs))):
-                histograms.append(histogram)
-                self._progress("write", 1, len(runs))
+            n_sides, advance = len(self._reading.sides), self._of_layers("write")
+            histograms = choose.layer_by_layer(pool, write, len(runs), n_sides, advance)
         counts = {"n_documents": contexts_.n_documents, "n_contexts": len(contexts_), "n_tokens": contexts_.n_tokens}
         for side, mine in zip(
             self._reading.sides, np.split(np.arange(len(runs) * n), len(self._reading.sides)), strict=True

@@ -1,8 +1,11 @@
 """From scan shards to the examples that are chosen: run by run, so that memory does not hold them all at once."""
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
 
 from polysem.proto.arrays import Array
 from polysem.proto.facts import Selection
@@ -10,6 +13,8 @@ from polysem.proto.work import shards
 from polysem.server.indexing import selection
 from polysem.server.indexing.scan import Scan, Sums, Totals, added, added_totals
 from polysem.server.indexing.selection import Candidates
+
+Done = TypeVar("Done")
 
 JOINED_AT_ONCE = 16  # parts, one of them what is left of those before
 RUNS_AT_ONCE = 4  # some are read while another is joined, on all cores
@@ -38,6 +43,7 @@ def choose(
     paths: Sequence[Path],
     maximum: Array,
     n_runs: int,
+    n_sides: int,
     rule: Selection,
     given: Array | None,
     advance: Callable[[int], None],
@@ -45,9 +51,10 @@ def choose(
     """The chosen examples of all neurons; raises FailedPrecondition where a shard is damaged.
 
     paths    of scan shards
+    n_sides  the runs are the layers of one side, then those of the next
     maximum  (J,) float32: what the rule takes for each neuron's maximum
     given    the same where it was known to the scan, else None
-    advance  told of runs, and of none at the beginning
+    advance  told of layers, all their sides done, and of none at the beginning
 
     Memory: the candidates of 15 shards and what is left of all before, of RUNS_AT_ONCE layers; and the chosen.
     """
@@ -64,9 +71,17 @@ def choose(
         return selection.select(selection.join(parts, rule, known), maximum[mine], rule)
 
     advance(0)
-    chosen = []
     with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
-        for of_one in pool.map(of_run, range(n_runs)):
-            chosen.append(of_one)
-            advance(1)
-    return selection.chained(chosen)
+        return selection.chained(layer_by_layer(pool, of_run, n_runs, n_sides, advance))
+
+
+def layer_by_layer(
+    pool: Executor, of_run: Callable[[int], Done], n_runs: int, n_sides: int, advance: Callable[[int], None]
+) -> list[Done]:
+    """What of_run gives for runs 0..n_runs − 1, made one layer after the other; advance is told of each whole layer."""
+    order = np.arange(n_runs).reshape(n_sides, -1).T.ravel().tolist()
+    made = {}
+    for run, done in zip(order, pool.map(of_run, order), strict=True):
+        made[run] = done
+        advance(int(len(made) % n_sides == 0))
+    return [made[run] for run in range(n_runs)]

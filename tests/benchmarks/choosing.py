@@ -116,7 +116,7 @@ def all_at_once(paths, n_layers):
 
 def by_layer(paths, n_layers):
     maximum = choose.sums(paths).maximum
-    return choose.choose(paths, maximum, n_layers, RULE, None, lambda n: None)
+    return choose.choose(paths, maximum, n_layers, 1, RULE, None, lambda n: None)
 
 
 WAYS = {"all at once": all_at_once, "layer by layer": by_layer}

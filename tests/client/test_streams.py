@@ -14,7 +14,7 @@ from polysem.client.questions.clustering import METRICS
 from polysem.client.streams import Stream
 from polysem.proto.errors import Cancelled, FailedPrecondition, Unavailable, UnknownNeuron
 
-COLUMNS = ["layer", "neuron", *METRICS, "method"]
+COLUMNS = ["layer", "neuron", *METRICS, "method", "side"]
 
 # ---- When something is asked
 
@@ -180,7 +180,8 @@ def test_columns_have_a_row_an_example(client):
     answer = client.cluster("1.2-4", "0.0")
     columns = answer.columns("example")
     want = [(*neuron.id, i, label) for neuron in answer for i, label in enumerate(neuron.labels.tolist())]
-    assert list(columns) == ["layer", "neuron", "example", "label"]
+    assert list(columns) == ["layer", "neuron", "example", "label", "side"]
+    assert set(columns.pop("side")) == {"positive"}
     assert list(zip(*(column.tolist() for column in columns.values()), strict=True)) == want
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
+import torch
 from click.testing import CliRunner
 
 import polysem.server
@@ -14,6 +16,8 @@ from polysem.client import Client
 from polysem.client.commands import cli
 from polysem.client.measuring import measurements, table1
 from polysem.client.measuring.measure import Measuring, variants
+from polysem.kernels.significance import rotation_test
+from polysem.kernels.splits import significant_merges
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownNeuron
 from polysem.proto.facts import Selection
 from polysem.server.corpus.documents import Corpus
@@ -79,6 +83,56 @@ def test_every_answer_is_of_the_side_asked_for(client, side):
     (importance,) = client.importance(NEURON, examples=[0], tokens_before=2, side=side)
     assert (importance.side, importance.activation) == (side, pytest.approx(examples[0].activation, rel=1e-3))
     assert importance.importances[-1] != 0
+
+
+TABLES = {
+    "cluster": lambda client, side: client.cluster(NEURON, side=side),
+    "examples": lambda client, side: client.examples(NEURON, side=side),
+    "embed": lambda client, side: client.embed(NEURON, side=side),
+    "statistics": lambda client, side: client.statistics(NEURON, side=side),
+    "neurons": lambda client, side: client.neurons(limit=3, side=side),
+    "similar": lambda client, side: client.similar(NEURON, 0, limit=3, side=side),
+    "importance": lambda client, side: client.importance(NEURON, examples=[0], tokens_before=2, side=side),
+    "explain": lambda client, side: client.explain("a window", NEURON, side=side),
+}
+
+
+@pytest.mark.parametrize("question", TABLES)
+@pytest.mark.parametrize("side", ["positive", "negative"])
+def test_every_table_says_of_which_side_it_is(client, question, side):
+    answer = TABLES[question](client, side)
+    for per in answer._tables:
+        assert answer.to_pandas(per)["side"].unique().tolist() == [side]
+        assert set(answer.to_polars(per)["side"]) == set(answer.to_arrow(per)["side"].to_pylist()) == {side}
+
+
+def test_tables_of_both_sides_can_be_put_together(client):
+    both = pandas.concat(client.cluster("1.*", side=side).to_pandas() for side in ("positive", "negative"))
+    assert not both.duplicated(["layer", "neuron", "side"]).any()
+    assert both.duplicated(["layer", "neuron"]).any()
+
+
+@pytest.mark.parametrize("embedding", ["neuron", "gate", "up", "pre_mlp"])
+@pytest.mark.parametrize(("frame", "side"), [("raw", "positive"), ("raw", "negative"), ("standardised", "negative")])
+def test_the_rotation_test_is_of_the_gated_embeddings(client, embedding, frame, side):
+    how = {"embedding": embedding, "frame": frame, "side": side}
+    neuron = client.cluster(NEURON, n_null=49, seed=3, **how)[0]
+    e = torch.from_numpy(np.array(client.embed(NEURON, **how)[0].embeddings))
+    n = torch.tensor([len(e)])
+    want = rotation_test(e[None], n, 49, 3)
+    assert neuron.significance == pytest.approx([values.item() for values in want], abs=1e-4)
+    merges = significant_merges(
+        e,
+        torch.arange(len(e))[None],
+        torch.ones(1, e.shape[1]),
+        n,
+        torch.from_numpy(neuron.linkage)[None],
+        n_null=49,
+        seed=3,
+    )
+    np.testing.assert_array_equal(neuron.merge_tests[:, 1], merges.significant[0].double())
+    # of a node of 4 examples many rotations have silhouette 1, as it has itself: rounding breaks these ties
+    np.testing.assert_allclose(neuron.merge_tests[:, 0], merges.p_value[0], atol=0.1)
 
 
 def test_both_sides_have_examples_of_their_own(client):
@@ -168,6 +222,13 @@ def test_commands_take_a_side(client, monkeypatch, tmp_path):
     assert example["side"] == "negative"
     assert example["activation"] < 0
     assert json.loads(run("cluster", NEURON, "--side", "negative", "--json"))["provenance"]["side"] == "negative"
+    of_example = ["importance", NEURON, "--example", "1", "--tokens-before", "2", "--side", "negative"]
+    importance = json.loads(run(*of_example, "--json"))
+    want = client.examples(NEURON, examples=[1], side="negative")[0]
+    assert (importance["side"], importance["key_token"]) == ("negative", want.key_part.text)
+    for question in (["similar", NEURON, "--cluster", "0"], ["explain", "a window", NEURON]):
+        rows = [json.loads(row) for row in run(*question, "--side", "negative", "--json").splitlines()]
+        assert {row["side"] for row in rows} == {"negative"}
     assert json.loads(run("statistics", NEURON, "--json"))["minimum_activation"] < 0
     assert "below 0 in" in " ".join(run("statistics", NEURON, "--side", "negative").split())
     run("report", NEURON, "--side", "negative", "--out", tmp_path / "r.html")

@@ -1,5 +1,7 @@
 """Choosing from shards, a layer at a time: what choosing from all of them at once gives."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +13,7 @@ from polysem.proto.work import shards
 from polysem.server.indexing import choose, selection
 from polysem.server.indexing.scan import Scan, Sums, Totals
 
-N_LAYERS, N_NEURONS = 3, 4
+N_RUNS, N_NEURONS = 4, 3
 
 
 def scans(maxima, size, rule, known=None):
@@ -23,13 +25,13 @@ def scans(maxima, size, rule, known=None):
             some, np.zeros(some.shape, np.int32), prefixes[first : first + size], first, rule, known
         )
         sums = Sums(some.max(0), some.sum(0, dtype=np.float64), (some > 0).sum(0))
-        yield Scan(found, sums, Totals(np.array(len(some)), *np.full((2, N_LAYERS, 5), float(some.sum()))))
+        yield Scan(found, sums, Totals(np.array(len(some)), *np.full((2, N_RUNS, 5), float(some.sum()))))
 
 
 def written(folder, parts):
     paths = [folder / f"{i}.npz" for i in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
-        shards.write(path, choose.flattened(part, N_LAYERS))
+        shards.write(path, choose.flattened(part, N_RUNS))
     return paths
 
 
@@ -41,11 +43,12 @@ def written(folder, parts):
         [Selection("first", 0.5, 5), Selection("top", max_examples=5), Selection("quantile", max_examples=13)]
     ),
     is_given=st.booleans(),
+    n_sides=st.sampled_from([1, 2, 4]),
 )
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_layer_by_layer_is_all_at_once(tmp_path, seed, n_contexts, size, rule, is_given):
-    maxima = np.random.default_rng(seed).integers(-2, 9, (n_contexts, N_LAYERS * N_NEURONS)).astype(np.float32)
-    known = np.full(N_LAYERS * N_NEURONS, 7, np.float32) if is_given else None
+def test_layer_by_layer_is_all_at_once(tmp_path, seed, n_contexts, size, rule, is_given, n_sides):
+    maxima = np.random.default_rng(seed).integers(-2, 9, (n_contexts, N_RUNS * N_NEURONS)).astype(np.float32)
+    known = np.full(N_RUNS * N_NEURONS, 7, np.float32) if is_given else None
     (whole,) = scans(maxima, n_contexts, rule, known)
     paths = written(tmp_path, list(scans(maxima, size, rule, known)))
     sums = choose.sums(paths)
@@ -54,28 +57,36 @@ def test_layer_by_layer_is_all_at_once(tmp_path, seed, n_contexts, size, rule, i
     assert all((mine == wanted).all() for mine, wanted in zip(totals, whole.totals, strict=True))
     maximum = sums.maximum if known is None else known
     told = []
-    chosen = choose.choose(paths, maximum, N_LAYERS, rule, known, told.append)
-    assert told == [0, *[1] * N_LAYERS]
+    chosen = choose.choose(paths, maximum, N_RUNS, n_sides, rule, known, told.append)
+    assert sum(told) == N_RUNS // n_sides
     for mine, wanted in zip(chosen, selection.select(whole.candidates, maximum, rule), strict=True):
         assert mine.dtype == wanted.dtype
         np.testing.assert_array_equal(mine, wanted)
 
 
+def test_a_layer_is_counted_once_all_its_sides_are_done():
+    told = []
+    with ThreadPoolExecutor(1) as pool:
+        made = choose.layer_by_layer(pool, str, 6, 2, told.append)
+    assert made == list("012345")  # runs 0 to 2 are one side, 3 to 5 the other
+    assert told == [0, 1, 0, 1, 0, 1]
+
+
 def test_what_is_split_chains_to_the_same():
-    maxima = np.random.default_rng(0).random((50, N_LAYERS * N_NEURONS), np.float32)
+    maxima = np.random.default_rng(0).random((50, N_RUNS * N_NEURONS), np.float32)
     ((all_, *_),) = scans(maxima, 50, Selection("top", max_examples=3))
-    parts = selection.split(all_, N_LAYERS)
-    assert [len(part.offsets) for part in parts] == [N_NEURONS + 1] * N_LAYERS
+    parts = selection.split(all_, N_RUNS)
+    assert [len(part.offsets) for part in parts] == [N_NEURONS + 1] * N_RUNS
     assert all(part.offsets[0] == 0 for part in parts)
     for mine, wanted in zip(selection.chained(parts), all_, strict=True):
         np.testing.assert_array_equal(mine, wanted)
 
 
 def test_a_damaged_shard_is_told(tmp_path):
-    maxima = np.random.default_rng(0).random((50, N_LAYERS * N_NEURONS), np.float32)
+    maxima = np.random.default_rng(0).random((50, N_RUNS * N_NEURONS), np.float32)
     rule = Selection("top", max_examples=3)
     paths = written(tmp_path, list(scans(maxima, 10, rule)))
     maximum = choose.sums(paths).maximum
     paths[3].write_bytes(paths[3].read_bytes()[:-40])
     with pytest.raises(FailedPrecondition, match=r"3\.npz' is damaged"):
-        choose.choose(paths, maximum, N_LAYERS, rule, None, lambda n: None)
+        choose.choose(paths, maximum, N_RUNS, 1, rule, None, lambda n: None)

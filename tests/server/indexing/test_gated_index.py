@@ -1,6 +1,7 @@
 """A whole index of each family: examples, activations and embeddings are what plain hooks in float64 say."""
 
 import json
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,13 +32,14 @@ EDGE = 1e-4  # of the maximum: float32 may put an activation on either side of a
 
 
 class Built(NamedTuple):
-    """seen: of each context, of each layer."""
+    """seen: of each context, of each layer. counted: units of each stage, as the build told."""
 
     tiny: Tiny
     engine: Engine
     index: Index
     seen: list[list[Seen]]
     modules: torch.nn.Module
+    counted: Counter[str]
 
     def strengths(self, side: str, layer: int) -> np.ndarray:
         """(C, T, N) float64, −inf in padding and at BOS."""
@@ -59,14 +61,22 @@ def built(request, tmp_path_factory) -> Built:
     corpus = folder / "corpus.jsonl"
     corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     model = load(str(model_folder), "cpu")
-    index = build(model, Corpus(str(corpus)), folder / "index", Recipe(Selection("first", FRACTION, 100), bos=True))
+    counted = Counter[str]()
+    recipe = Recipe(Selection("first", FRACTION, 100), bos=True)
+    index = build(
+        model, Corpus(str(corpus)), folder / "index", recipe, lambda stage, n, total: counted.update({stage: n})
+    )
     theirs = AutoModel.from_pretrained(model_folder, dtype=torch.float64).eval()
     seen = [hooked(theirs, tiny, torch.from_numpy(index.contexts.tokens(c))[None]) for c in range(len(TEXTS))]
-    return Built(tiny, Engine(model, [index], "test"), index, seen, theirs)
+    return Built(tiny, Engine(model, [index], "test"), index, seen, theirs, counted)
 
 
 def test_gated_neurons_have_both_sides(built):
     assert built.index.info.sides == (("positive", "negative") if built.tiny.gated else ("positive",))
+
+
+def test_progress_counts_a_layer_once_whatever_its_sides(built):
+    assert (built.counted["choose"], built.counted["write"]) == (2, 2)
 
 
 def test_the_examples_are_those_that_the_rule_chooses(built):
