@@ -174,8 +174,9 @@ def null_silhouettes(
 def compared(best: Tensor, nulls: Tensor) -> RotationTest:
     """The test's result from best silhouettes (B,) and those of the nulls (B, n_null)."""
     n_null = nulls.shape[1]
-    mean = _sum(nulls) / n_null
-    sd = (_sum((nulls - mean[:, None]) ** 2) / (n_null - 1)).sqrt() if n_null > 1 else torch.full_like(mean, torch.nan)
+    mean = exact_sum(nulls) / n_null
+    squares = exact_sum((nulls - mean[:, None]) ** 2)
+    sd = (squares / (n_null - 1)).sqrt() if n_null > 1 else torch.full_like(mean, torch.nan)
     p = (1.0 + (nulls >= best[:, None] - TIE).sum(1).double()) / (1.0 + n_null)
     nothing = best.isnan()
     return RotationTest(best, *(values.masked_fill(nothing, torch.nan) for values in (mean, sd, p)))
@@ -189,7 +190,8 @@ def _best(of_cuts: Tensor, n_examples: Tensor) -> Tensor:
     return best.where(best > -torch.inf, 0.0).where(enough, torch.nan)
 
 
-def _sum(values: Tensor) -> Tensor:
+def exact_sum(values: Tensor) -> Tensor:
+    """The sum over dimension 1 of values below 2²² in size, NaN as 0, to multiples of UNIT: in any order alike."""
     return (values.nan_to_num() / UNIT).round().long().sum(1).double() * UNIT
 
 

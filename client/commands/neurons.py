@@ -209,6 +209,7 @@ def neuron_json(neuron: Neuron) -> dict[str, Any]:
         "method": neuron.method,
         "library": neuron.library,
         **asdict(neuron.metrics),
+        "baselines": neuron.baselines._asdict(),
         **_tests_json(neuron),
         "clusters": [
             {"label": c.label, "size": c.size, "central": c.central, "members": c.members.tolist()}

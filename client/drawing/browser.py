@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from polysem.client import characters
 from polysem.client.drawing import dendrogram
 from polysem.client.drawing.colours import PALETTE
-from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
+from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_MINORITY, LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
 if TYPE_CHECKING:
     from polysem.client.questions.clustering import Neuron
@@ -38,7 +38,12 @@ def data(neuron: "Neuron", examples: "Sequence[Example] | None") -> dict[str, An
         "mean_distances": tree.mean_distances.tolist(),
         "leaves": dendrogram.layout(neuron).leaves.tolist() if len(neuron.labels) else [],
         "palette": PALETTE,
-        "rare": {"least_examples": LEAST_EXAMPLES_OF_RARE, "common_share": LEAST_SHARE_OF_COMMON},
+        "rare": {
+            "least_examples": LEAST_EXAMPLES_OF_RARE,
+            "common_share": LEAST_SHARE_OF_COMMON,
+            "least_minority": LEAST_EXAMPLES_OF_MINORITY,
+        },
+        "baselines": neuron.baselines._asdict(),
         "mean_distance": m.mean_distance,
         "max_distance": m.max_distance,
         "silhouette": m.silhouette,

@@ -80,8 +80,9 @@
       rare: false,
     }));
     clusters.sort((a, b) => b.size - a.size || a.label - b.label);
-    const { least_examples, common_share } = data.rare; // of a neuron with a common and a rare behaviour
-    const rare = clusters.length > 1 && data.n >= least_examples && clusters[0].size >= common_share * data.n;
+    const { least_examples, common_share, least_minority } = data.rare; // of a neuron with a common and a rare behaviour
+    const rare = clusters.length > 1 && data.n >= least_examples && clusters[0].size >= common_share * data.n &&
+      data.n - clusters[0].size >= least_minority && !(data.tested && data.tested.n_clusters < 2);
     if (rare) for (const cluster of clusters.slice(1)) cluster.rare = true;
     const colours = new Map(); // by drawing order, so that neighbours differ
     for (const example of data.leaves) {
@@ -92,6 +93,19 @@
       silhouette: threshold === data.distance_threshold ? data.silhouette : null,
       largestShare: clusters.length ? clusters[0].size / data.n : null,
     };
+  }
+
+  // What the clusters are to be compared with; what is known of the server's own cut only is – at others.
+  function baselines(data, threshold, found) {
+    const here = threshold === data.distance_threshold ? data.baselines : {};
+    const percent = (share) => (share === null || share === undefined ? "–" : `${Math.round(100 * share)} %`);
+    const singletons = found.clusters.filter((cluster) => cluster.size === 1).length;
+    const chance = data.baselines.null_n_clusters === null ? "" : `by chance: ${here.null_n_clusters === undefined ? "–" :
+      here.null_n_clusters.toFixed(1)} clusters, intra ${shown(here.null_intra)}, inter ${shown(here.null_inter)}, ` +
+      `silhouette ${shown(here.null_silhouette)} · `;
+    return `${chance}agreement with the key token ${shown(here.token_agreement)} (AMI) · singletons ` +
+      `${percent(found.clusters.length ? singletons / found.clusters.length : null)} of clusters, of one key token ` +
+      `${percent(here.single_token_share)} of the others`;
   }
 
   // ---- Elements
@@ -312,7 +326,7 @@
       return rows.get(place);
     };
     const summary = element("p", { class: "ps-summary" });
-    const facts = element("p", { class: "ps-facts" });
+    const facts = element("p", { class: "ps-facts" }), compared = element("p", { class: "ps-meta ps-baselines" });
     const cards = element("div", { class: "ps-cards" });
     const number = element("input", { type: "number", min: 0, max: 2, step: "any", class: "ps-number",
       onchange: () => { if (number.checkValidity() && number.value) go(Number(number.value)); else number.reportValidity(); } });
@@ -386,6 +400,7 @@
         `${shown(found.silhouette)} · largest cluster ${found.largestShare === null ? "–" :
           Math.round(100 * found.largestShare) + " %"} · mean distance ${shown(data.mean_distance)} · ` +
         `largest distance ${shown(data.max_distance)}`;
+      compared.textContent = baselines(data, threshold, found);
       const before = drawnCards;
       drawnCards = new Map();
       const made = found.clusters.slice(0, nCards).map((cluster) => { // a cluster that stays keeps its card
@@ -430,7 +445,7 @@
     `${tested.p_value <= 0.05 ? "not one Gaussian cloud" : "no better than one Gaussian cloud"} (p ` +
       `${Number(tested.p_value.toPrecision(2))}, frame own): best silhouette ${shown(tested.best_silhouette)}, by chance ` +
       `${shown(tested.null_mean)}` + (tested.merges.length ? " · ● significant merges" : "")) : "";
-    host.replaceChildren(element("div", { class: "ps" }, title || "", summary, facts, chance,
+    host.replaceChildren(element("div", { class: "ps" }, title || "", summary, facts, compared, chance,
       data.note ? element("p", { class: "ps-meta" }, data.note) : "",
       element("div", { class: "ps-body" },
         element("div", { class: "ps-side" }, element("p", { class: "ps-control" }, label, " ", reset, " ", suggested || ""), drawing.svg,

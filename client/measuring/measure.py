@@ -19,7 +19,7 @@ import numpy as np
 
 from polysem.client.measuring import measurements
 from polysem.client.measuring.measurements import COLUMNS, Rows
-from polysem.client.measuring.significance import significance_columns
+from polysem.client.measuring.significance import compared_columns, significance_columns
 from polysem.client.measuring.trees import (
     Trees,
     Variant,
@@ -253,6 +253,7 @@ class MeasureShard:
         parts = [
             own_columns(variant, tree) | agreement_columns(variant, trees) | matched_columns(variant, trees)
             | best_cut_columns(self.grid, tree.batch.silhouettes) | significance_columns(tree.batch)
+            | compared_columns(tree.batch)
             for variant, tree in trees.items()
         ]  # fmt: skip
         return {name: np.stack([part[name] for part in parts], axis=1).reshape(-1) for name in COLUMNS}

@@ -64,17 +64,28 @@ COLUMNS = {
     "best_threshold": Column("double", "the lowest of best_cut_thresholds with it"),
     "own_silhouette": Column(
         "double",
-        "best silhouette over all cuts of the tree in frame own, the one tested; null without --null, as all below",
+        "best silhouette over all cuts of the tree in frame own, the one tested; null without --null, as all down to "
+        "null_cut_silhouette",
     ),
     "null_silhouette": Column("double", "mean best silhouette of rotations of the examples: what chance gives"),
     "null_deviation": Column("double", "standard deviation of those"),
     "excess_silhouette": Column("double", "own_silhouette - null_silhouette"),
     "p_value": Column("double", "share of rotations as good, the neuron among them; small: not one Gaussian cloud"),
     "significant_clusters": Column("int32", "groups of 3 examples or more that significant merges tell apart"),
+    "null_n_clusters": Column("double", "mean n_clusters of 20 rotations (or as many as --null) at the same cut"),
+    "null_intra": Column("double", "their mean intra"),
+    "null_inter": Column("double", "their mean inter"),
+    "null_cut_silhouette": Column("double", "their mean silhouette at the same cut"),
+    "token_agreement": Column(
+        "double", "adjusted mutual information of clusters and key tokens: 1 if clusters are the tokens, 0 by chance"
+    ),
+    "single_token_share": Column("double", "of the clusters of two examples or more, those of one key token"),
+    "singleton_share": Column("double", "of the clusters, those of one example"),
 }
-SIGNIFICANCE = tuple(COLUMNS)[-6:]
+SIGNIFICANCE = tuple(COLUMNS)[tuple(COLUMNS).index("own_silhouette") : tuple(COLUMNS).index("token_agreement")]
+BASELINES = ("token_agreement", "single_token_share", "singleton_share")
 # Columns that files of version 0.1.0 lack, and what is true of those.
-ADDED: dict[str, Any] = {"frame": "raw"} | dict.fromkeys(SIGNIFICANCE)
+ADDED: dict[str, Any] = {"frame": "raw"} | dict.fromkeys((*SIGNIFICANCE, *BASELINES))
 NUMBERS = tuple(name for name, column in COLUMNS.items() if column.type != "string")
 
 

@@ -10,7 +10,7 @@ from polysem.client.measuring.measurements import COLUMNS, NUMBERS, UNDEFINED, M
 from polysem.client.measuring.significance import q_values
 from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
+from polysem.proto.questions.listing import is_rare
 
 SHOWN = ("n_examples", "n_clusters", "intra", "inter", "silhouette", "largest_share", "mean_distance")
 SHOWN_OF_SIGNIFICANCE = ("significant_clusters", "excess_silhouette", "p_value", "q_value")
@@ -66,12 +66,13 @@ def _q_values(measured: Measurements, variant: dict[str, str | None]) -> Array:
 def rare(measured: Measurements, **variant: str | None) -> list[dict[str, Any]]:
     """Rows of neurons with one common behaviour and a rare one, the clearest first (the paper's Figure 3).
 
-    Of at least 20 examples, at least 90 % but not all lie in one cluster; the clearer the split, the higher the tree's
-    last merge stands above the one that completes the common cluster.
+    Of at least 20 examples, at least 90 % lie in one cluster and at least 3 do not; where significance was measured,
+    two significant clusters or more. The clearer the split, the higher the tree's last merge stands above the one that
+    completes the common cluster.
     """
     places = _of_variant(measured, variant)
-    share, n = (_numbers(measured, name)[places] for name in ("largest_share", "n_examples"))
-    places = places[(share >= LEAST_SHARE_OF_COMMON) & (share < 1) & (n >= LEAST_EXAMPLES_OF_RARE)]
+    names = ("n_examples", "largest_share", "significant_clusters")
+    places = places[is_rare(*(_numbers(measured, name)[places] for name in names))]
     gap = _numbers(measured, "root_height")[places] - _numbers(measured, "largest_height")[places]
     return measured.rows(places[_order(gap, ascending=False)])
 

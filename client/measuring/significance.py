@@ -3,6 +3,7 @@
 import numpy as np
 
 from polysem.client import cutting
+from polysem.client.baselines import baseline_columns
 from polysem.client.measuring.measurements import UNDEFINED
 from polysem.proto.arrays import Array, DoubleArray
 from polysem.proto.questions.clustering import ClusterBatch
@@ -32,6 +33,12 @@ def significance_columns(batch: ClusterBatch) -> dict[str, Array]:
         "p_value": p,
         "significant_clusters": clusters,
     }
+
+
+def compared_columns(batch: ClusterBatch) -> dict[str, Array]:
+    """Of B neurons, (B,) each: key tokens, singletons, and what rotations have at the same cut."""
+    found = baseline_columns(batch)
+    return {"null_cut_silhouette": found.pop("null_silhouette"), **found}
 
 
 def q_values(p: DoubleArray) -> DoubleArray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Unpack, o
 import numpy as np
 
 from polysem.client import cutting, tables
+from polysem.client.baselines import Baselines, baseline_columns, baselines_of, key_tokens_of, nulls_of
 from polysem.client.calls import Call
 from polysem.client.questions.embedding import EmbeddingOptions, Embeddings
 from polysem.client.questions.examples import Example
@@ -110,6 +111,7 @@ class Neuron:
     significance  the rotation test of the neuron; None where it was not asked for, or has fewer than 3 examples
     merge_tests  (n − 1, 2) float64: of each merge the p-value of its examples, NaN where they were not tested, and 1
               where it is significant at its level (Kimes et al. 2017); None where not asked for
+    key_tokens  (n,) int32: the model's id of each example's key token; None from an older server
     library   what searched those neighbours: "cuml", "scikit-learn" or "torch"; "polysem" where none were searched;
               None where the server is older and does not say
     """
@@ -128,6 +130,8 @@ class Neuron:
         library: Library | None = None,
         significance: Significance | None = None,
         merge_tests: DoubleArray | None = None,
+        key_tokens: IntArray | None = None,
+        null_metrics: DoubleArray | None = None,
     ) -> None:
         self.id = id_
         self.labels = labels
@@ -137,10 +141,17 @@ class Neuron:
         self.library = library
         self.significance = significance
         self.merge_tests = merge_tests
+        self.key_tokens = key_tokens
+        self._null_metrics = null_metrics
         self.provenance = provenance
         self.timing = timing
         self._tree = tree
         self._asker = asker
+
+    @cached_property
+    def baselines(self) -> Baselines:
+        """What the clusters are to be compared with: key tokens, singletons, and chance at the same cut."""
+        return baselines_of(self.labels, self.key_tokens, self._null_metrics)
 
     @cached_property
     def significant_labels(self) -> IntArray | None:
@@ -196,7 +207,7 @@ class Neuron:
     def cut(self, distance_threshold: float) -> "Neuron":
         """The same neuron cut at another distance (0..2), without asking the server.
 
-        Everything but the silhouette is as the server would give it.
+        Everything is as the server would give it, but the silhouette and what rotations have there, which are None.
         """
         check_distance_threshold(distance_threshold)
         n = len(self.labels)
@@ -226,6 +237,7 @@ class Neuron:
             self.library,
             self.significance,
             self.merge_tests,
+            self.key_tokens,
         )
 
     @cached_property
@@ -355,6 +367,8 @@ class _Neurons(Sequence[Neuron]):
             self._asker,
             library_of(int(batch.libraries[i])),
             *tests_of(batch, i, merge),
+            key_tokens=None if (tokens := key_tokens_of(batch)) is None else tokens[example],
+            null_metrics=nulls_of(batch, i),
         )
 
     @cached_property
@@ -373,9 +387,12 @@ class _Neurons(Sequence[Neuron]):
 
 def _by_neuron(batches: Sequence[ClusterBatch]) -> Columns:
     methods = tables.joined([batch.methods for batch in batches])
+    found = [baseline_columns(batch) for batch in batches]
+    baselines = {name: tables.joined([of[name] for of in found]) for name in Baselines._fields}
     return (
         tables.neurons([batch.neurons for batch in batches])
         | tables.columns_of(batches, {name: np.int32 if name[:2] == "n_" else np.float64 for name in METRICS})
+        | baselines
         | {"method": [METHODS[method - 1] for method in methods.tolist()]}
     )
 

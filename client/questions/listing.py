@@ -33,7 +33,7 @@ class ListedNeuron:
     second_share        0..1: examples in the second largest cluster
     maximum_activation  and mean_activation: of its key activations over all contexts
     share_positive      0..1: contexts in which it is positive
-    rare                a common and a rare behaviour: of 20 or more examples at least 0.9 but not all in one cluster
+    rare                a common and a rare behaviour: of 20 or more examples at least 0.9 in one cluster, 3 or more not
     """
 
     id: NeuronId

@@ -49,7 +49,30 @@ def _header(neuron: Neuron) -> Text:
     return split.append(
         f"\nmean distance {written(m.intra)} within clusters, {written(m.inter)} between; "
         f"silhouette {written(m.silhouette)}"
-    ).append(_significance(neuron))
+    ).append(_by_chance(neuron) + _of_tokens(neuron) + _significance(neuron))
+
+
+def _by_chance(neuron: Neuron) -> str:
+    """What rotations have at the cut; nothing where not asked for."""
+    b = neuron.baselines
+    if b.null_n_clusters is None:
+        return ""
+    return (
+        f"\nby chance {written(b.null_intra)} within clusters, {written(b.null_inter)} between; silhouette "
+        f"{written(b.null_silhouette)}; {b.null_n_clusters:.1f} clusters"
+    )
+
+
+def _of_tokens(neuron: Neuron) -> str:
+    """Whether the clusters are more than key tokens; nothing from an older server."""
+    b = neuron.baselines
+    if neuron.key_tokens is None:
+        return ""
+    singletons, of_one = (written(share, "{:.0%}") for share in (b.singleton_share, b.single_token_share))
+    return (
+        f"\n{written(b.token_agreement)} agreement with the key token (AMI); {singletons} of clusters are singletons, "
+        f"{of_one} of the others one key token"
+    )
 
 
 def _significance(neuron: Neuron) -> str:

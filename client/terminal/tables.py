@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from polysem.client.baselines import Baselines
 from polysem.client.questions.clustering import Metrics, Neuron
 from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.statistics import Statistics
@@ -29,11 +30,15 @@ _ACTIVATION_COLUMNS = {
 }
 
 
+_BASELINES = {"token_agreement": "token AMI", "single_token_share": "one token", "singleton_share": "singletons"}
+
+
 def metrics_table(neurons: Iterable[Neuron]) -> Table:
     """A row a neuron, in the order given; – where a metric is undefined."""
-    table = right_aligned("neuron", *_COLUMNS.values())
+    table = right_aligned("neuron", *_COLUMNS.values(), *_BASELINES.values())
     for neuron in neurons:
-        table.add_row(str(neuron.id), *(metric_text(neuron.metrics, name) for name in _COLUMNS))
+        numbers = [metric_text(neuron.metrics, name) for name in _COLUMNS]
+        table.add_row(str(neuron.id), *numbers, *(metric_text(neuron.baselines, name) for name in _BASELINES))
     return table
 
 
@@ -50,7 +55,7 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     last = skipped + len(neurons)
     note = Text(f"{skipped + 1:,} to {last:,} of {neurons.n_matching:,} that match", "dim")
     if any(neuron.rare for neuron in neurons):
-        note.append("; * a common and a rare behaviour: at least 90% of 20 or more examples in one cluster")
+        note.append("; * a common and a rare behaviour: 20 examples or more, at least 90% in one cluster and 3 not")
     if any(neuron.n_clusters is None for neuron in neurons):
         note.append("; – as clusters: too many examples for this linkage, ask for scc or for single linkage")
     return Group(table, Text(), note)
@@ -129,7 +134,7 @@ def right_aligned(*headings: str) -> Table:
     return table
 
 
-def metric_text(metrics: Metrics | ListedNeuron | Statistics, name: str) -> str:
+def metric_text(metrics: Metrics | Baselines | ListedNeuron | Statistics, name: str) -> str:
     value = getattr(metrics, name)
     if isinstance(value, int):
         return str(value)

@@ -120,9 +120,9 @@ def _n_merges(batch: "ClusterBatch") -> IntArray:
 @columnar(
     pb.ClusterNeuronsResponse,
     "neuron",
-    Axis("example", ["labels"], "n_examples"),
+    Axis("example", ["labels", "key_tokens"], "n_examples"),
     Axis("merge", ["merges", "heights", "node_centrals", "node_mean_distances", "merge_tests"], _n_merges),
-    later=["libraries", "significance", "merge_tests"],
+    later=["libraries", "significance", "merge_tests", "key_tokens", "null_metrics"],
 )
 @dataclass(frozen=True, eq=False)
 class ClusterBatch:
@@ -143,6 +143,8 @@ class ClusterBatch:
     significance         (B, 4) float64, (B, 0) where none was asked for: best silhouette, mean and deviation of those
                          of rotations, p-value
     merge_tests          (M, 2) float64, likewise: each merge's p-value, NaN if not tested, and 1 where significant
+    key_tokens           (E,) int32: id of each example's key token; empty from an older server
+    null_metrics         (B, 4) float64, likewise as significance: n_clusters, intra, inter and silhouette of rotations
     """
 
     neurons: IntArray
@@ -164,6 +166,8 @@ class ClusterBatch:
     libraries: IntArray
     significance: DoubleArray
     merge_tests: DoubleArray
+    key_tokens: IntArray
+    null_metrics: DoubleArray
 
 
 def library_number(library: Library | None) -> Any:

@@ -46,6 +46,7 @@ MAX_METRIC_RANGES = 64
 NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
 LEAST_EXAMPLES_OF_RARE = 20  # of a neuron with a common and a rare behaviour
 LEAST_SHARE_OF_COMMON = 0.9  # the paper's Figure 3: about 50 to 1
+LEAST_EXAMPLES_OF_MINORITY = 3  # outside the common cluster: fewer are outliers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class NeuronTable:
     neurons                        (B, 2) int32
     n_examples, n_clusters         (B,) int32
     max_distance … share_positive  (B,) float64, NaN where undefined; second_share: of the second largest cluster
-    rare                           (B,) int32: 1 where of 20 or more examples at least 0.9, not all, are in one cluster
+    rare                           (B,) int32: as `is_rare` says, of neurons that are not tested
 
     A neuron with examples but no clusters is too large for the linkage asked for, and was left out.
     """
@@ -116,6 +117,25 @@ class NeuronPage:
     table: NeuronTable
     n_matching: int
     next_page_token: str
+
+
+def is_rare(
+    n_examples: npt.NDArray[Any], largest_share: DoubleArray, significant_clusters: npt.NDArray[Any] | None = None
+) -> npt.NDArray[np.bool_]:
+    """Whether neurons have a common and a rare behaviour, (B,).
+
+    Of 20 examples or more at least 0.9 lie in one cluster and at least 3 do not; where it is known which merges are
+    significant (0 or more significant_clusters; below 0 and NaN: not known), they tell at least two clusters apart.
+    """
+    minority = np.rint(n_examples * (1 - largest_share))
+    rare: npt.NDArray[np.bool_] = (
+        (n_examples >= LEAST_EXAMPLES_OF_RARE)
+        & (largest_share >= LEAST_SHARE_OF_COMMON)
+        & (minority >= LEAST_EXAMPLES_OF_MINORITY)
+    )
+    if significant_clusters is not None:
+        rare &= ~((significant_clusters >= 0) & (significant_clusters < 2))
+    return rare
 
 
 def check_list(query: ListQuery) -> None:

@@ -104,7 +104,11 @@ class Joiner(Generic[Batch]):
         layout = LAYOUTS[self._type]
         sent = [name for name in layout.axes if name not in layout.later or any(p.HasField(name) for p in pieces)]
         found = {name: _join(name, name in layout.texts, pieces) for name in sent}
-        missing = {name: np.zeros(len(found[layout.column]), np.int32) for name in layout.axes.keys() - found.keys()}
+        n = len(found[layout.column])
+        missing = {
+            name: np.zeros(n if layout.axes[name] == layout.item else 0, np.int32)
+            for name in layout.axes.keys() - found.keys()
+        }
         return self._type(**found, **missing)
 
 

@@ -46,7 +46,7 @@ class Layout(NamedTuple):
     axes     the axis of each column
     counts   of each other axis: rows of each item of a batch
     texts    the columns that are lists of str; all others are arrays
-    later    columns (items,) int32 that servers of earlier versions do not send: 0 then
+    later    columns that servers of earlier versions do not send: int32 then, 0 along the items and empty on other axes
     """
 
     message: type[Any] | None

@@ -50,6 +50,11 @@ class Contexts:
         """(T,) int64 token ids, BOS included."""
         return self._tokens[self._offsets[context] : self._offsets[context + 1]].astype(np.int64)
 
+    def tokens_at(self, contexts: Array, positions: Array) -> Array:
+        """(…,) int32 the token id at each position of each context."""
+        found: Array = self._tokens[np.asarray(self._offsets)[contexts] + positions].astype(np.int32)
+        return found
+
     def load(self, first: int, last: int) -> "LoadedContexts":
         """Contexts first..last − 1, read into memory."""
         offsets = np.array(self._offsets[first : last + 1])

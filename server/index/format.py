@@ -134,6 +134,12 @@ class Index:
         folder = self._arrays / layer_folder(layer)
         return Moments(*(arrays.load(folder / f"{name}.npy") for name in Moments._fields))
 
+    def key_tokens(self, layer: int, rows: Array) -> IntArray:
+        """(…,) int32 the id of the key token of each row of the layer's x̂."""
+        stored = self.layer(layer)
+        contexts, positions = (np.asarray(of)[rows] for of in (stored.row_contexts, stored.row_positions))
+        return self.contexts.tokens_at(contexts, positions)
+
     def check_rows(self, layer: int, rows: Array) -> None:
         """Raise DamagedIndex where these rows of a layer's x̂ hold what is no number; each row is looked at once."""
         if layer not in self._checked:

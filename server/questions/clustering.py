@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.kernels import agglomerative, distances, metrics, scc, splits, tree
+from polysem.kernels import agglomerative, distances, metrics, products, scc, splits, tree
 from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
 from polysem.kernels.large import libraries, neighbour_tree, neighbours
 from polysem.kernels.large import trees as large_trees
@@ -48,7 +48,7 @@ from polysem.proto.questions.clustering import (
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import EmbeddingWeights, Model
-from polysem.server.questions import memory, resident
+from polysem.server.questions import memory, nulls, resident
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.resident import DeviceBatch
 
@@ -69,6 +69,7 @@ class Clustered(NamedTuple):
     silhouettes: Tensor  # (B, C) of the further cuts
     significance: Tensor | None = None  # (B, 4), and of merges (B, N - 1, 2); None: not asked for
     merge_tests: Tensor | None = None
+    null_metrics: Tensor | None = None  # (B, 4)
 
 
 class MadeTree(NamedTuple):
@@ -93,7 +94,8 @@ class ClusterWork:
         """n_examples² · d_model, and a constant where each tree is made by itself, so that batches stay short."""
         n = self.index.n_examples[items[:, 0], items[:, 1]].astype(np.float64)
         by_itself = 0.0 if self.clustering.neighbours is None else COST_OF_ONE[self.model.device.type]
-        rotating = self.clustering.n_null * 3.5 * np.where(n <= MAX_TESTED, n, 0) ** 3
+        n_null = self.clustering.n_null
+        rotating = (n_null + min(n_null, nulls.N_MEANS)) * 3.5 * np.where(n <= MAX_TESTED, n, 0) ** 3
         return (n**2 + 1) * self.model.info.d_model + by_itself + rotating
 
     def takes(self, n_examples: Array) -> Array:
@@ -122,6 +124,7 @@ class ClusterWork:
         n_cuts, n_null = len(self.clustering.silhouette_thresholds), self.clustering.n_null
         out = empty_cluster_batch(items, n_examples, n_cuts, n_null)
         offsets = columns.offsets(out)
+        self._put_key_tokens(out, offsets["example"])
         small = np.flatnonzero(n_examples <= MAX_IN_MATRIX)
         for batch, clustered in self._in_lanes(
             resident.device_batches(self.model, self.index, items[small], self.choice)
@@ -136,6 +139,18 @@ class ClusterWork:
             _put(out, offsets, *_read(batch._replace(places=np.array([place])), clustered, nullcontext()))
             _say(out, np.array([place]), made.method, made.library)
         return out
+
+    def _put_key_tokens(self, out: ClusterBatch, ends: columns.Offsets) -> None:
+        """The key token of each example, layer by layer."""
+        for layer in np.unique(out.neurons[:, 0]).tolist():
+            stored = self.index.layer(layer)
+            mine = np.flatnonzero(out.neurons[:, 0] == layer)
+            counts = out.n_examples[mine].astype(np.int64)
+            within = np.arange(counts.sum()) - np.repeat(columns.from_counts(counts)[:-1], counts)
+            stored_at = np.repeat(stored.offsets[out.neurons[mine, 1]], counts) + within
+            rows = np.asarray(stored.rows)[stored_at]
+            self.index.check_rows(layer, rows.astype(np.int64))
+            out.key_tokens[np.repeat(ends[mine], counts) + within] = self.index.key_tokens(layer, rows)
 
     def _in_lanes(self, batches: Iterator[DeviceBatch]) -> Iterator[tuple[DeviceBatch, Clustered]]:
         """Begin a batch before the one before it is read."""
@@ -194,7 +209,15 @@ class ClusterWork:
         n_null, seed = self.clustering.n_null, self.clustering.seed
         found = splits.significant_merges(rows, at, how.weights, n, trees, how.offsets, n_null=n_null, seed=seed)
         tests = torch.stack([found.p_value, found.significant.double()], dim=2)
-        return made._replace(significance=torch.stack(list(found.root), dim=1), merge_tests=tests)
+        means = None
+        if self.clustering.neighbours is None:
+            gram = products.gathered_products(rows, at, how.weights, n, how.offsets)
+            means = nulls.null_metrics(gram, n, self._labels, n_null, seed)
+        return made._replace(significance=torch.stack(list(found.root), dim=1), merge_tests=tests, null_metrics=means)
+
+    def _labels(self, d: Tensor, n: Tensor) -> Tensor:
+        """(B, N) the clusters at the cut."""
+        return tree.cut(self._trees(d, n), n, self.clustering.distance_threshold)
 
     def _trees(self, d: Tensor, n: Tensor) -> Tensor:
         """(B, N - 1, 4) float64."""
@@ -294,7 +317,12 @@ def _read(
         measured = TreeMetrics(ClusterMetrics(*map(Tensor.cpu, clusters)), NodeMetrics(*map(Tensor.cpu, nodes)))
         read = Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured, clustered.silhouettes.cpu())
         if clustered.significance is not None and clustered.merge_tests is not None:
-            read = read._replace(significance=clustered.significance.cpu(), merge_tests=clustered.merge_tests.cpu())
+            means = clustered.null_metrics
+            read = read._replace(
+                significance=clustered.significance.cpu(),
+                merge_tests=clustered.merge_tests.cpu(),
+                null_metrics=None if means is None else means.cpu(),
+            )
         return batch, read
 
 
@@ -315,6 +343,8 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBa
     if clustered.significance is not None and clustered.merge_tests is not None:
         out.significance[places] = clustered.significance.numpy()
         out.merge_tests[to_merge] = clustered.merge_tests.numpy()[merges]
+    if clustered.null_metrics is not None:
+        out.null_metrics[places] = clustered.null_metrics.numpy()
     for name in ("n_clusters", *_METRICS):
         getattr(out, name)[places] = getattr(clusters, name).numpy()
 
@@ -339,6 +369,8 @@ def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int, n_
         libraries=np.full(b, LIBRARIES.index("polysem") + 1, np.int32),
         significance=np.full((b, 4 if n_null else 0), np.nan),
         merge_tests=np.tile([[np.nan, 0.0]], (m, 1)) if n_null else np.empty((m, 0)),
+        key_tokens=np.empty(e, np.int32),
+        null_metrics=np.full((b, 4 if n_null else 0), np.nan),
     )
 
 

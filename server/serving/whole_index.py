@@ -14,7 +14,7 @@ import numpy as np
 
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.questions.clustering import ClusterBatch
-from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON, NeuronTable
+from polysem.proto.questions.listing import NeuronTable, is_rare
 from polysem.server.index.format import Index
 from polysem.server.questions.clustering import ClusterWork, empty_cluster_batch
 from polysem.server.questions.clusters_of_trees import Clusters, clusters_of, joined
@@ -104,8 +104,6 @@ def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], cluste
     neurons, statistics = index.every_neuron, index.statistics
     at = neurons[:, 0], neurons[:, 1]
     m["n_examples"] = index.n_examples[at].astype(np.int32)
-    enough, share = m["n_examples"] >= LEAST_EXAMPLES_OF_RARE, m["largest_share"]
-    rare = enough & (share >= LEAST_SHARE_OF_COMMON) & (share < 1)
     return NeuronTable(
         neurons=neurons,
         **m,
@@ -113,7 +111,7 @@ def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], cluste
         maximum_activation=statistics.maximum[at].astype(np.float64),
         mean_activation=statistics.mean[at].astype(np.float64),
         share_positive=statistics.share_positive[at].astype(np.float64),
-        rare=rare.astype(np.int32),
+        rare=is_rare(m["n_examples"], m["largest_share"]).astype(np.int32),
     )
 
 

@@ -108,7 +108,8 @@ def tree(n: int, rng: np.random.Generator) -> dict[str, Any]:
         "mean_distances": known.mean_distances.tolist(),
         "leaves": arrange(z, np.arange(n, dtype=np.int32), -1.0).leaves.tolist(),
         "palette": PALETTE,
-        "rare": {"least_examples": 20, "common_share": 0.9},
+        "rare": {"least_examples": 20, "common_share": 0.9, "least_minority": 3},
+        "baselines": {"null_n_clusters": None},
         "examples": [
             {"document": f"d{i}", "position": 20, "activation": 1.0, "key": 20, "activations": rng.random(31).tolist(),
              "tokens": [*tokens[:20], f" key{i}", *tokens[21:]]}

@@ -29,7 +29,7 @@ def want_of(client, *neurons, **how):
             **{name: getattr(m, name) for name in NEURON_METRICS[:8]},
             "second_share": sizes[1] / m.n_examples if len(sizes) > 1 else None,
             **{name: getattr(activity, name) for name in NEURON_METRICS[9:]},
-            "rare": m.n_examples >= 20 and 0.9 * m.n_examples <= sizes[0] < m.n_examples,
+            "rare": m.n_examples >= 20 and 0.9 * m.n_examples <= sizes[0] <= m.n_examples - 3,
         }
     return rows
 

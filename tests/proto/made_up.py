@@ -107,6 +107,8 @@ def make_cluster_batch(n_examples, seed=0):
         libraries=whole(b),
         significance=rng.random((b, 4)),
         merge_tests=rng.random((m, 2)),
+        key_tokens=whole(e),
+        null_metrics=rng.random((b, 4)),
     )
 
 

@@ -532,7 +532,7 @@ class Timing(_message.Message):
     def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class ClusterNeuronsResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods", "silhouettes", "libraries", "significance", "merge_tests")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods", "silhouettes", "libraries", "significance", "merge_tests", "key_tokens", "null_metrics")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -555,6 +555,8 @@ class ClusterNeuronsResponse(_message.Message):
     LIBRARIES_FIELD_NUMBER: _ClassVar[int]
     SIGNIFICANCE_FIELD_NUMBER: _ClassVar[int]
     MERGE_TESTS_FIELD_NUMBER: _ClassVar[int]
+    KEY_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NULL_METRICS_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -577,7 +579,9 @@ class ClusterNeuronsResponse(_message.Message):
     libraries: _tensor_pb2.Tensor
     significance: _tensor_pb2.Tensor
     merge_tests: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., libraries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., significance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merge_tests: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    key_tokens: _tensor_pb2.Tensor
+    null_metrics: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., libraries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., significance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merge_tests: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., key_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_metrics: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class EmbedNeuronsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "embeddings")

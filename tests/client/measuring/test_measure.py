@@ -29,6 +29,7 @@ from polysem.proto.errors import (
     UnknownNeuron,
 )
 from polysem.proto.neurons import NeuronRange
+from polysem.proto.questions import listing
 from polysem.proto.questions.clustering import Clustering, ClusterQuery
 
 EVERY = variants(("hac", "scc", "components"), ("neuron", "pre_mlp"), ("folded", "raw"))
@@ -334,7 +335,8 @@ def test_rare_behaviours_are_small_clusters_beside_a_large_one(measured):
     rows = ranking.rare(measured, embedding="pre_mlp", layer_norm="raw")
     gaps = [row["root_height"] - row["largest_height"] for row in rows]
     assert gaps == sorted(gaps, reverse=True)
-    assert all(0.9 <= row["largest_share"] < 1 and row["n_examples"] >= 20 for row in rows)
+    assert all(row["largest_share"] >= 0.9 and row["n_examples"] >= 20 for row in rows)
+    assert all(round(row["n_examples"] * (1 - row["largest_share"])) >= 3 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +384,7 @@ def test_measuring_in_this_process_gives_the_server_s_numbers(polysem_client, in
 
 
 def test_rare_shows_the_rare_texts(polysem_client, file, monkeypatch):
-    monkeypatch.setattr(ranking, "LEAST_SHARE_OF_COMMON", 0.5)
+    monkeypatch.setattr(listing, "LEAST_SHARE_OF_COMMON", 0.5)
     done = run("rank", file, "--rare", "--server", polysem_client.target, "--json", "--top", 2)
     rows = [json.loads(line) for line in done.output.splitlines()]
     assert rows

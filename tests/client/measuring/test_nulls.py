@@ -9,7 +9,7 @@ from scipy.stats import false_discovery_control
 
 from polysem.client.commands.cli import cli
 from polysem.client.measuring import measurements, ranking
-from polysem.client.measuring.measurements import SIGNIFICANCE
+from polysem.client.measuring.measurements import BASELINES, SIGNIFICANCE
 from polysem.client.measuring.significance import q_values
 
 
@@ -45,8 +45,10 @@ def test_rows_of_hac_have_the_test_of_the_neurons_own_answer(file, polysem_clien
         neuron = polysem_client.cluster((row["layer"], row["neuron"]), embedding=row["embedding"], n_null=19, seed=2)[0]
         found = neuron.significance
         values = found.best_silhouette, found.null_mean, found.null_sd, found.excess, found.p_value
-        assert tuple(row[name] for name in SIGNIFICANCE[:-1]) == values
-        assert row["significant_clusters"] == neuron.significant_clusters
+        assert tuple(row[name] for name in SIGNIFICANCE) == (
+            *values, neuron.significant_clusters, *neuron.baselines[3:]
+        )  # fmt: skip
+        assert tuple(row[name] for name in BASELINES) == neuron.baselines[:3]
         seen += 1
     assert seen > 10
 
