@@ -26,6 +26,8 @@ def test_it_is_whole_by_itself(page, watched, written, server):
 def test_its_tree_is_cut_anew_with_the_keyboard(page, written, server):
     neuron = max(server.cluster("0.*"), key=lambda n: n.metrics.n_examples)
     page.goto(written(str(neuron.id)).as_uri())
+    compared = page.locator(".ps-baselines")
+    assert f"agreement with the key token {neuron.baselines.token_agreement:.2f} (AMI)" in compared.text_content()
     slider = page.get_by_role("slider")
     slider.focus()
     for _ in range(3):
@@ -38,6 +40,9 @@ def test_its_tree_is_cut_anew_with_the_keyboard(page, written, server):
         .startswith(f"{wanted.n_examples} examples in {wanted.n_clusters} clusters at cosine distance 0.2")
     )
     assert f"intra {wanted.intra:.2f} · inter {wanted.inter:.2f}" in page.locator(".ps-facts").text_content()
+    singletons = round(100 * neuron.cut(0.2).baselines.singleton_share)
+    assert f"singletons {singletons} % of clusters" in compared.text_content()
+    assert "agreement with the key token – (AMI)" in compared.text_content()
 
 
 def test_it_fits_a_phone(page, written):
