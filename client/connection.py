@@ -72,6 +72,8 @@ def _address(target: str) -> tuple[str, list[tuple[str, Any]]]:
     options.append(("grpc.max_send_message_length", MAX_MESSAGE_BYTES))  # told at once, instead of sent and refused
     if addresses.has_no_proxy(target):
         options.append(("grpc.enable_http_proxy", 0))
+    if target.startswith("unix:"):
+        options.append(("grpc.default_authority", "localhost"))  # a path is no name that a certificate could have
     several = addresses.are_several(target)
     if several and not target.startswith(addresses.OF_GRPC):
         names = target.split(",")

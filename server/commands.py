@@ -254,8 +254,8 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     from polysem.server.questions import resident
 
     settings = reading.read(config, index=list(index) or None, corpora=list(corpora) or None, **flags)
-    from polysem.server import paths
-    from polysem.server.serving import address, logs
+    from polysem.server import paths, tour
+    from polysem.server.serving import address, hint, logs
     from polysem.server.serving.books import Books
 
     paths.open_many_files()
@@ -289,11 +289,11 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
         for one in engine.indexes.values():
             rows = resident.resident(engine.model.device).keep(one)
             say(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
-        target = address.target(settings, port)
-        say(f"listening on {target}; Ctrl-C stops")
+        say(f"listening on {address.target(settings, port)}; Ctrl-C stops")
         layers = engine.index("").info.held_layers
         layer = 1 if 1 in layers else layers[0]
-        say(f"try:  polysem cluster {layer}.0 --server {target}{' --tls' if settings.tls_cert else ''}")
+        for line in hint.lines(settings, port, f"{layer}.0", tour.command()):
+            say(line)
 
     try:
         address.check(settings)

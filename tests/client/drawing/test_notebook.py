@@ -1,5 +1,6 @@
-"""The example notebook runs; progress of long calls."""
+"""The example notebook and the README's cells run; progress of long calls."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -25,6 +26,32 @@ def test_the_example_notebook_runs(path, index_folder, tmp_path, monkeypatch):
     shown = [output.data for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
     assert any("Polysem.show" in data.get("text/html", "") for data in shown)
     assert sum("image/png" in data for data in shown) == 2
+
+
+def test_the_readmes_cells_run_again_and_again_in_one_notebook(polysem_client, index_folder, tmp_path, monkeypatch):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    text = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    for stands, small in (
+        ('"gpu-box:50051"', repr(polysem_client.target)),
+        ("polysem.server.local()", f"polysem.server.local({str(index_folder)!r})"),
+        ("7.1234", "0.1"),
+        ("8.0-99", "1.0-9"),
+        ('"2.*"', '"1.*"'),
+    ):
+        assert stands in text
+        text = text.replace(stands, small)
+    sources = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(sources) == 2
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in 2 * sources])
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    shown = ["".join(one.text for one in cell.outputs if one.get("name") == "stdout") for cell in notebook.cells]
+    assert shown[0].startswith("0.1 [")
+    assert "1.3 []" in shown[0]
+    assert "n_clusters" in shown[1]
+    assert shown[:2] == shown[2:]
 
 
 def test_progress_counts_neurons_and_hands_the_answer_on(client, capsys):
