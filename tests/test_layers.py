@@ -49,6 +49,8 @@ server/app           proto/wire server/jobs server/model server/opening server/p
                      server/settings v1
 server/in_process    client server/app server/opening server/serving server/settings
 server               server/in_process server/paths
+server/planted       client client/commands client/measuring client/terminal kernels proto proto/questions
+                     server/index server/model server/opening server/questions server/settings
 server/tour          client client/drawing client/measuring client/terminal server
 server/commands      client client/commands client/terminal proto server/app server/corpus server/demo server/index
                      server/indexing server/model server/opening server/paths server/questions server/ray_cluster

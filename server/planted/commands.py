@@ -1,0 +1,93 @@
+"""The command `polysem benchmark`."""
+
+from pathlib import Path
+
+import click
+
+from polysem.client.commands.options import print_json
+
+MOST_NULLS = 1999
+
+
+@click.group()
+def benchmark() -> None:
+    """Score what Polysem offers against a known truth.
+
+    \b
+    polysem benchmark planted                        on the demo's index
+    polysem benchmark planted --index gpt2-texts
+    """
+
+
+@benchmark.command()
+@click.option("--index", type=click.Path(path_type=Path), help="An index's folder; none: the demo's.")
+@click.option("--model", help="The index's model, where it is no longer at its place.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
+@click.option(
+    "--mixtures",
+    "n_mixtures",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    help="Mixtures of each kind in each layer.",
+)
+@click.option(
+    "--suggested",
+    "n_suggested",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="How many of these are also cut as suggested, which takes most of the time.",
+)
+@click.option(
+    "--null",
+    "n_null",
+    type=click.IntRange(1, MOST_NULLS),
+    default=99,
+    show_default=True,
+    help="Rotations of each test from which suggested cuts come.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of mixtures and tests."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row instead of tables.")
+def planted(
+    index: Path | None,
+    model: str | None,
+    device: str,
+    n_mixtures: int,
+    n_suggested: int,
+    n_null: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Mix the examples of known neurons, and see which clustering finds which example came from which neuron.
+
+    Mixtures are of two neurons, of three, of two at one shared key token, and of one neuron and random contexts. Every
+    embedding, frame, algorithm and LayerNorm mode is scored; the best one on every other layer is reported on the
+    layers between. The same seed gives the same numbers.
+    """
+    from polysem.client.terminal import console
+    from polysem.client.terminal.progress import bars
+    from polysem.server.opening import open_engine
+    from polysem.server.planted import tables
+    from polysem.server.planted.benchmark import run
+    from polysem.server.settings import Settings
+
+    settings = Settings(index=[] if index is None else [index], model=model, device=device)
+    with bars({"planted": "clusterings"}) as shown:
+        engine = open_engine(settings)
+        found = run(
+            engine.model,
+            engine.index(""),
+            n_mixtures,
+            n_suggested,
+            seed,
+            n_null,
+            lambda n, total: shown.advance("planted", n, total),
+        )
+    if as_json:
+        for row in tables.as_json(found):
+            print_json(row)
+    else:
+        console().print(tables.tables(found))
