@@ -180,7 +180,7 @@ def run(
     model: Model,
     index: Index,
     n_mixtures: int = 40,
-    n_suggested: int = 5,
+    n_suggested: int = 4,
     seed: int = 0,
     n_null: int = 99,
     progress: Progress = lambda n, total: None,

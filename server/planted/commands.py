@@ -35,7 +35,7 @@ def benchmark() -> None:
     "--suggested",
     "n_suggested",
     type=click.IntRange(0),
-    default=5,
+    default=4,
     show_default=True,
     help="How many of these are also cut as suggested, which takes most of the time.",
 )
