@@ -19,13 +19,14 @@ from polysem.client import addresses, calls, connection
 from polysem.client.calls import Call
 from polysem.client.jobs import Jobs
 from polysem.client.questions import clustering, embedding, explain, importance, listing, similar, statistics
-from polysem.client.questions.clustering import ClusteringOptions, Clusters
+from polysem.client.questions.clustering import Clusters
 from polysem.client.questions.embedding import EmbeddedNeurons, EmbeddingOptions
 from polysem.client.questions.examples import Examples
 from polysem.client.questions.examples import call as example_call
 from polysem.client.questions.explain import Explanation
 from polysem.client.questions.importance import Importances
 from polysem.client.questions.listing import Listing, Pages, listed_of
+from polysem.client.questions.options import ClusteringOptions
 from polysem.client.questions.similar import Similar
 from polysem.client.questions.statistics import StatisticsOfNeurons
 from polysem.client.streams import AsyncStream, Collected

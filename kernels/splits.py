@@ -103,6 +103,27 @@ def significant_merges(
     return MergeTests(root, torch.from_numpy(p_value).to(device), torch.from_numpy(significant).to(device))
 
 
+def significant_clusters(linkage: Tensor, significant: Tensor, n_examples: Tensor) -> Tensor:
+    """Return how many groups of 3 examples or more the significant merges tell apart, (B,) int64; 0 below 3 examples.
+
+    linkage, n_examples  as in `significant_merges`; significant (B, max(N-1, 0)) bool: as it returns it
+    """
+    trees, told = linkage.cpu().numpy(), significant.cpu().numpy()
+    found = [_n_groups(trees[b], told[b], n) for b, n in enumerate(n_examples.tolist())]
+    return torch.tensor(found, dtype=torch.int64, device=linkage.device)
+
+
+def _n_groups(tree: NDArray[np.float64], significant: NDArray[np.bool_], n: int) -> int:
+    waiting, found = [2 * n - 2] if n >= LEAST_EXAMPLES else [], 0
+    while waiting:
+        node = waiting.pop()
+        if node >= n and significant[node - n]:
+            waiting += [int(child) for child in tree[node - n, :2]]
+        else:
+            found += node >= n and tree[node - n, 3] >= LEAST_EXAMPLES
+    return found
+
+
 class _Node(NamedTuple):
     neuron: int
     row: int

@@ -222,6 +222,7 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
             message.until_stable = clustering.until_stable
         if clustering.neighbours is not None:
             message.neighbours = clustering.neighbours
+        message.n_null, message.seed = clustering.n_null, clustering.seed
     return message
 
 
@@ -235,6 +236,8 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
             thresholds=tuple(message.thresholds) or "linear",
             until_stable=message.until_stable,
             neighbours=message.neighbours if message.HasField("neighbours") else None,
+            n_null=message.n_null,
+            seed=message.seed,
         )
     return Provenance(
         index=message.index,

@@ -29,7 +29,7 @@ from polysem.client.measuring import measurements, ranking, table1
 from polysem.client.measuring.measure import Measuring, variants
 from polysem.client.questions.clustering import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.questions.clustering import Algorithm, Embedding, Frame, LayerNorm, Linkage
+from polysem.proto.questions.clustering import LEAST_NULLS, Algorithm, Embedding, Frame, LayerNorm, Linkage
 from polysem.proto.sides import Side
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
@@ -114,6 +114,8 @@ def measure(
     polysem table1 gpt2.parquet
     polysem rank gpt2.parquet --by n_clusters
     """
+    if 0 < n_null < LEAST_NULLS:
+        click.echo(f"with {n_null} rotations no p-value can be .05 or less; --null {LEAST_NULLS} or more can", err=True)
     asked_for = variants(algorithms, embeddings, layer_norms, linkage, frames)
     from polysem.client.terminal.progress import bars
 

@@ -198,6 +198,7 @@ def _tests_json(neuron: Neuron) -> dict[str, Any]:
         "excess_silhouette": found.excess,
         "significant_clusters": neuron.significant_clusters,
         "significant_cut": neuron.significant_cut,
+        "prediction_strength": neuron.prediction_strength,
         "significant_merges": np.flatnonzero(tests[:, 1]).tolist(),
     }
 
@@ -212,7 +213,8 @@ def neuron_json(neuron: Neuron) -> dict[str, Any]:
         "baselines": neuron.baselines._asdict(),
         **_tests_json(neuron),
         "clusters": [
-            {"label": c.label, "size": c.size, "central": c.central, "members": c.members.tolist()}
+            {"label": c.label, "size": c.size, "central": c.central, "stability": c.stability}
+            | {"members": c.members.tolist()}
             for c in neuron.clusters
         ],
         "labels": neuron.labels.tolist(),

@@ -65,6 +65,9 @@ def _tested(neuron: "Neuron") -> dict[str, Any] | None:
         "merges": (tests[:, 1] > 0).nonzero()[0].tolist(),
         "n_clusters": neuron.significant_clusters,
         "cut": neuron.significant_cut,
+        "prediction_strength": neuron.prediction_strength,
+        "stability": {cluster.label: cluster.stability for cluster in neuron.clusters},
+        "verdict": neuron.verdict,
     }
 
 

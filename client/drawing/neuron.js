@@ -334,7 +334,12 @@
     let nCards = MOST_CARDS, found = null, asked = null, drawnCards = new Map();
 
     const factsOf = (cluster) => keyTokens(cluster.members) +
-      (cluster.meanDistance === null ? "" : ` · mean distance ${shown(cluster.meanDistance)}`);
+      (cluster.meanDistance === null ? "" : ` · mean distance ${shown(cluster.meanDistance)}`) +
+      (stabilityOf(cluster) === null ? "" : ` · stability ${shown(stabilityOf(cluster))}`);
+
+    // known of the clusters of the server's own cut, not of a single example
+    const stabilityOf = (cluster) => (!data.tested || cluster.size < 2 || found.threshold !== data.distance_threshold
+      ? null : data.tested.stability[cluster.label] ?? null);
 
     function placesOf(cluster) { // of the examples on its card
       const order = [cluster.central, ...cluster.members.filter((place) => place !== cluster.central)];
@@ -404,7 +409,7 @@
       const before = drawnCards;
       drawnCards = new Map();
       const made = found.clusters.slice(0, nCards).map((cluster) => { // a cluster that stays keeps its card
-        const as = `${cluster.label} ${cluster.rare} ${opened.has(cluster.node)}`;
+        const as = `${cluster.label} ${cluster.rare} ${opened.has(cluster.node)} ${stabilityOf(cluster)}`;
         const kept = before.get(cluster.node);
         const drawn = kept && kept.as === as ? kept : { as, card: card(cluster) };
         drawn.card.style.borderInlineStartColor = found.colours.get(cluster.label);
@@ -442,9 +447,10 @@
       onclick: () => go(tested.cut) }, `${tested.n_clusters} significant clusters`) : null;
     const chance = tested ? element("p", { class: "ps-meta ps-tested", title: "Rotation test: a small p says that the " +
       "examples are not one Gaussian cloud. The neuron's mean is subtracted first (frame own)." },
-    `${tested.p_value <= 0.05 ? "not one Gaussian cloud" : "no better than one Gaussian cloud"} (p ` +
+    `${tested.verdict} (p ` +
       `${Number(tested.p_value.toPrecision(2))}, frame own): best silhouette ${shown(tested.best_silhouette)}, by chance ` +
-      `${shown(tested.null_mean)}` + (tested.merges.length ? " · ● significant merges" : "")) : "";
+      `${shown(tested.null_mean)}` + (tested.n_clusters < 2 ? "" :
+        ` · prediction strength ${shown(tested.prediction_strength)}`) + (tested.merges.length ? " · ● significant merges" : "")) : "";
     host.replaceChildren(element("div", { class: "ps" }, title || "", summary, facts, compared, chance,
       data.note ? element("p", { class: "ps-meta" }, data.note) : "",
       element("div", { class: "ps-body" },

@@ -65,7 +65,7 @@ COLUMNS = {
     "own_silhouette": Column(
         "double",
         "best silhouette over all cuts of the tree in frame own, the one tested; null without --null, as all down to "
-        "null_cut_silhouette",
+        "prediction_strength",
     ),
     "null_silhouette": Column("double", "mean best silhouette of rotations of the examples: what chance gives"),
     "null_deviation": Column("double", "standard deviation of those"),
@@ -76,6 +76,12 @@ COLUMNS = {
     "null_intra": Column("double", "their mean intra"),
     "null_inter": Column("double", "their mean inter"),
     "null_cut_silhouette": Column("double", "their mean silhouette at the same cut"),
+    "stability": Column(
+        "double", "mean over clusters of two examples or more of their mean bootstrap Jaccard index (Hennig 2007)"
+    ),
+    "prediction_strength": Column(
+        "double", "at as many clusters as are significant (Tibshirani and Walther 2005); 1 for one"
+    ),
     "token_agreement": Column(
         "double", "adjusted mutual information of clusters and key tokens: 1 if clusters are the tokens, 0 by chance"
     ),

@@ -38,7 +38,21 @@ def significance_columns(batch: ClusterBatch) -> dict[str, Array]:
 def compared_columns(batch: ClusterBatch) -> dict[str, Array]:
     """Of B neurons, (B,) each: key tokens, singletons, and what rotations have at the same cut."""
     found = baseline_columns(batch)
-    return {"null_cut_silhouette": found.pop("null_silhouette"), **found}
+    return {"null_cut_silhouette": found.pop("null_silhouette"), **found, **_stability_columns(batch)}
+
+
+def _stability_columns(batch: ClusterBatch) -> dict[str, Array]:
+    B = len(batch.n_examples)
+    if batch.stability.ndim < 2 or not batch.stability.shape[1]:
+        return {name: np.full(B, np.nan) for name in ("stability", "prediction_strength")}
+    neuron = np.repeat(np.arange(B), batch.n_examples)
+    clusters, first = np.unique(np.stack([neuron, batch.labels], 1), axis=0, return_index=True)
+    values = batch.stability[first, 0]
+    known = ~np.isnan(values)
+    of = np.bincount(clusters[known, 0], minlength=B)
+    total = np.bincount(clusters[known, 0], values[known], minlength=B)
+    mean = np.divide(total, of, out=np.full(B, np.nan), where=of > 0)
+    return {"stability": mean, "prediction_strength": batch.prediction_strength[:, 0]}
 
 
 def q_values(p: DoubleArray) -> DoubleArray:

@@ -10,29 +10,25 @@ import numpy as np
 from polysem.client import cutting, tables
 from polysem.client.baselines import Baselines, baseline_columns, baselines_of, key_tokens_of, nulls_of
 from polysem.client.calls import Call
-from polysem.client.questions.embedding import EmbeddingOptions, Embeddings
+from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
-from polysem.client.questions.significance import Significance, tests_of
+from polysem.client.questions.options import ClusteringOptions, read_options
+from polysem.client.questions.significance import Significance, stability_of, strength_of, tests_of, verdict
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
-from polysem.client.views import or_nones
+from polysem.client.views import or_none, or_nones
 from polysem.proto import checks
 from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
-from polysem.proto.errors import FailedPrecondition, InvalidArgument
+from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Answer, Provenance, Timing
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import (
     METHODS,
-    Algorithm,
     ClusterBatch,
-    Clustering,
     ClusterQuery,
     Embedding,
-    EmbeddingChoice,
     Library,
-    Linkage,
     Method,
-    ThresholdSchedule,
     check_distance_threshold,
     encode_cluster_query,
     library_of,
@@ -74,12 +70,15 @@ class Cluster(NamedTuple):
     members        (size,) int32: its examples, by their numbers in the labels
     central        the member with the highest mean similarity to the others
     mean_distance  over its pairs; None of a single example
+    stability      0..1: mean Jaccard index with the likest cluster of each bootstrap sample (Hennig 2007), 0.75 and
+                   more is stable; None of a single example, which is no cluster, where not tested, and after `cut`
     """
 
     label: int
     members: IntArray
     central: int
     mean_distance: float | None
+    stability: float | None = None
 
     @property
     def size(self) -> int:
@@ -111,6 +110,8 @@ class Neuron:
     significance  the rotation test of the neuron; None where it was not asked for, or has fewer than 3 examples
     merge_tests  (n − 1, 2) float64: of each merge the p-value of its examples, NaN where they were not tested, and 1
               where it is significant at its level (Kimes et al. 2017); None where not asked for
+    prediction_strength  0..1, at as many clusters as are significant (Tibshirani and Walther 2005): 0.8 and more is
+              well supported, 1 for one cluster; None where not tested, and where half of the examples are fewer
     key_tokens  (n,) int32: the model's id of each example's key token; None from an older server
     library   what searched those neighbours: "cuml", "scikit-learn" or "torch"; "polysem" where none were searched;
               None where the server is older and does not say
@@ -132,6 +133,8 @@ class Neuron:
         merge_tests: DoubleArray | None = None,
         key_tokens: IntArray | None = None,
         null_metrics: DoubleArray | None = None,
+        stability: DoubleArray | None = None,
+        prediction_strength: float | None = None,
     ) -> None:
         self.id = id_
         self.labels = labels
@@ -143,6 +146,8 @@ class Neuron:
         self.merge_tests = merge_tests
         self.key_tokens = key_tokens
         self._null_metrics = null_metrics
+        self._stability = stability
+        self.prediction_strength = prediction_strength
         self.provenance = provenance
         self.timing = timing
         self._tree = tree
@@ -152,6 +157,12 @@ class Neuron:
     def baselines(self) -> Baselines:
         """What the clusters are to be compared with: key tokens, singletons, and chance at the same cut."""
         return baselines_of(self.labels, self.key_tokens, self._null_metrics)
+
+    @property
+    def verdict(self) -> str | None:
+        """What the p-value says, in words; None where not tested."""
+        clustering = self.provenance.clustering
+        return self.significance and verdict(self.significance.p_value, clustering.n_null if clustering else 0)
 
     @cached_property
     def significant_labels(self) -> IntArray | None:
@@ -202,7 +213,9 @@ class Neuron:
         members = np.flatnonzero(self.labels == label).astype(np.int32)
         if merge < 0:
             return Cluster(label, members, node, None)
-        return Cluster(label, members, int(self._tree.centrals[merge]), float(self._tree.mean_distances[merge]))
+        stability = None if self._stability is None else or_none(self._stability[members[0]])
+        mean_distance = float(self._tree.mean_distances[merge])
+        return Cluster(label, members, int(self._tree.centrals[merge]), mean_distance, stability)
 
     def cut(self, distance_threshold: float) -> "Neuron":
         """The same neuron cut at another distance (0..2), without asking the server.
@@ -238,6 +251,7 @@ class Neuron:
             self.significance,
             self.merge_tests,
             self.key_tokens,
+            prediction_strength=self.prediction_strength,
         )
 
     @cached_property
@@ -369,6 +383,8 @@ class _Neurons(Sequence[Neuron]):
             *tests_of(batch, i, merge),
             key_tokens=None if (tokens := key_tokens_of(batch)) is None else tokens[example],
             null_metrics=nulls_of(batch, i),
+            stability=None if (of_examples := stability_of(batch)) is None else of_examples[example],
+            prediction_strength=strength_of(batch, i),
         )
 
     @cached_property
@@ -419,40 +435,7 @@ class Clusters(Stream[Neuron]):
         return notebook.table_html(self.columns())
 
 
-class ClusteringOptions(EmbeddingOptions, total=False):
-    """How neurons are clustered: see `Client.cluster`."""
-
-    algorithm: Algorithm
-    linkage: Linkage
-    distance_threshold: float
-    thresholds: Sequence[float] | ThresholdSchedule | None
-    until_stable: bool
-    neighbours: int | None
-
-
 N_NULL = 99  # of a question about one neuron
-
-
-def read_options(**options: Unpack[ClusteringOptions]) -> tuple[EmbeddingChoice, Clustering]:
-    """The options as a query holds them. Raises TypeError for an unknown name; values are checked with the query."""
-    given: dict[str, Any] = {**options}
-    if unknown := given.keys() - ClusteringOptions.__annotations__.keys():
-        raise TypeError(
-            f"there is no option {min(unknown)!r}; there are {', '.join(ClusteringOptions.__annotations__)}"
-        )
-    choice = EmbeddingChoice(**{name: given.pop(name) for name in EmbeddingOptions.__annotations__ if name in given})
-    return choice, Clustering(**given | {"thresholds": _thresholds(given.get("thresholds"))})
-
-
-def _thresholds(thresholds: Any) -> Any:
-    if thresholds is None:
-        return "linear"
-    if isinstance(thresholds, str):
-        return thresholds
-    try:
-        return tuple(float(value) for value in thresholds)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument(f"thresholds must be numbers, not {thresholds!r}", "thresholds") from error
 
 
 def call(

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Unpack
 import numpy as np
 
 from polysem.client import tables
-from polysem.client.questions.clustering import ClusteringOptions, read_options
+from polysem.client.questions.options import ClusteringOptions, read_options
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
 from polysem.client.views import neuron_id

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polysem.client.views import or_none
 from polysem.proto.arrays import DoubleArray
-from polysem.proto.questions.clustering import ClusterBatch
+from polysem.proto.questions.clustering import LEAST_NULLS, LEVEL, ClusterBatch
 
 
 class Significance(NamedTuple):
@@ -30,6 +31,13 @@ class Significance(NamedTuple):
         return self.best_silhouette - self.null_mean
 
 
+def verdict(p_value: float, n_null: int) -> str:
+    """What the p-value says, in words; n_null 0: an older server does not say how many rotations it made."""
+    if 0 < n_null < LEAST_NULLS:
+        return f"{n_null} rotations cannot tell it from one Gaussian cloud, {LEAST_NULLS} or more could"
+    return "not one Gaussian cloud" if p_value <= LEVEL else "no better than one Gaussian cloud"
+
+
 def tests_of(batch: ClusterBatch, i: int, merges: slice) -> tuple[Significance | None, DoubleArray | None]:
     """The test of the batch's neuron i, and of its merges; None where there is none.
 
@@ -38,3 +46,15 @@ def tests_of(batch: ClusterBatch, i: int, merges: slice) -> tuple[Significance |
     if batch.significance.ndim < 2 or not batch.significance.shape[1] or np.isnan(batch.significance[i, 0]):
         return None, None
     return Significance(*batch.significance[i].tolist()), batch.merge_tests[merges]
+
+
+def stability_of(batch: ClusterBatch) -> DoubleArray | None:
+    """(E,) stability of each example's cluster; None where none was asked for."""
+    return batch.stability[:, 0] if batch.stability.ndim == 2 and batch.stability.shape[1] else None
+
+
+def strength_of(batch: ClusterBatch, i: int) -> float | None:
+    """The prediction strength of the batch's neuron i; None where it has none."""
+    if batch.prediction_strength.ndim < 2 or not batch.prediction_strength.shape[1]:
+        return None
+    return or_none(batch.prediction_strength[i, 0])

@@ -80,11 +80,13 @@ def _significance(neuron: Neuron) -> str:
     found = neuron.significance
     if found is None:
         return ""
-    what = "not one Gaussian cloud" if found.p_value <= 0.05 else "no better than one Gaussian cloud"
-    cut = f", as at a cut of {neuron.significant_cut:.2f}" if (neuron.significant_clusters or 0) > 1 else ""
+    split = counted(neuron.significant_clusters or 0, "significant cluster")
+    if (neuron.significant_clusters or 0) > 1:
+        strength = written(neuron.prediction_strength)
+        split += f", as at a cut of {neuron.significant_cut:.2f}; prediction strength {strength}"
     return (
-        f"\n{what} (p {found.p_value:.3g}, frame own): best silhouette {found.best_silhouette:.2f}, by chance "
-        f"{found.null_mean:.2f}; {counted(neuron.significant_clusters or 0, 'significant cluster')}{cut}"
+        f"\n{neuron.verdict} (p {found.p_value:.3g}, frame own): best silhouette {found.best_silhouette:.2f}, by "
+        f"chance {found.null_mean:.2f}; {split}"
     )
 
 
@@ -163,8 +165,9 @@ class _Figure:
 def _heading(cluster: Cluster, examples: Sequence[Example], colour: str, width: int, coloured: bool) -> Text:
     """What sets the cluster apart, in a line: how many examples, and the tokens they fire on."""
     name = (f"cluster {cluster.label} · {counted(cluster.size, 'example')}", "bold")
+    stable = "" if cluster.stability is None else f"stability {cluster.stability:.2f} · "
     heading = Text.assemble(("■ ", colour), name, " · ")  # letters of that colour would be too faint on some ground
-    heading.append("fires on")
+    heading.append(f"{stable}fires on")
     for token, n in dendrogram.key_tokens(examples):
         heading.append("  ").append_text(key_text(token, coloured)).append(f" ×{n}" if n > 1 else "")
     heading.truncate(width, overflow="ellipsis")

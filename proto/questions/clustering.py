@@ -31,6 +31,8 @@ MAX_THRESHOLDS = 1024
 MAX_SILHOUETTE_THRESHOLDS = 64
 MAX_NEIGHBOURS = 1024
 MAX_NULLS = 1999
+LEVEL = 0.05  # of significance
+LEAST_NULLS = 19  # with which a p-value can be that small
 METHODS: tuple[Method, ...] = get_args(Method)
 LIBRARIES: tuple[Library, ...] = get_args(Library)
 
@@ -120,9 +122,17 @@ def _n_merges(batch: "ClusterBatch") -> IntArray:
 @columnar(
     pb.ClusterNeuronsResponse,
     "neuron",
-    Axis("example", ["labels", "key_tokens"], "n_examples"),
+    Axis("example", ["labels", "key_tokens", "stability"], "n_examples"),
     Axis("merge", ["merges", "heights", "node_centrals", "node_mean_distances", "merge_tests"], _n_merges),
-    later=["libraries", "significance", "merge_tests", "key_tokens", "null_metrics"],
+    later=[
+        "libraries",
+        "significance",
+        "merge_tests",
+        "key_tokens",
+        "null_metrics",
+        "stability",
+        "prediction_strength",
+    ],
 )
 @dataclass(frozen=True, eq=False)
 class ClusterBatch:
@@ -145,6 +155,8 @@ class ClusterBatch:
     merge_tests          (M, 2) float64, likewise: each merge's p-value, NaN if not tested, and 1 where significant
     key_tokens           (E,) int32: id of each example's key token; empty from an older server
     null_metrics         (B, 4) float64, likewise as significance: n_clusters, intra, inter and silhouette of rotations
+    stability            (E, 1) float64, (E, 0) where none was asked for: of each example's cluster, NaN of one
+    prediction_strength  (B, 1) float64, likewise: at the significant number of clusters
     """
 
     neurons: IntArray
@@ -168,6 +180,8 @@ class ClusterBatch:
     merge_tests: DoubleArray
     key_tokens: IntArray
     null_metrics: DoubleArray
+    stability: DoubleArray
+    prediction_strength: DoubleArray
 
 
 def library_number(library: Library | None) -> Any:

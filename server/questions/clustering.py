@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.kernels import agglomerative, distances, metrics, products, scc, splits, tree
+from polysem.kernels import agglomerative, distances, metrics, products, scc, splits, stability, tree
 from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
 from polysem.kernels.large import libraries, neighbour_tree, neighbours
 from polysem.kernels.large import trees as large_trees
@@ -70,6 +70,8 @@ class Clustered(NamedTuple):
     significance: Tensor | None = None  # (B, 4), and of merges (B, N - 1, 2); None: not asked for
     merge_tests: Tensor | None = None
     null_metrics: Tensor | None = None  # (B, 4)
+    stability: Tensor | None = None  # (B, N)
+    prediction_strength: Tensor | None = None  # (B,)
 
 
 class MadeTree(NamedTuple):
@@ -194,9 +196,9 @@ class ClusterWork:
             for t in self.clustering.silhouette_thresholds
         ]
         made = Clustered(trees, labels, metrics.tree_metrics(d, trees, labels, n), _side_by_side(at, n))
-        return made if self.clustering.n_null == 0 else self._tested(batch, made)
+        return made if self.clustering.n_null == 0 else self._tested(batch, made, d)
 
-    def _tested(self, batch: DeviceBatch, made: Clustered) -> Clustered:
+    def _tested(self, batch: DeviceBatch, made: Clustered, d: Tensor) -> Clustered:
         """With the rotation test of each neuron and of its merges, in frame `own`, as it is calibrated."""
         rows, at, how = batch.rows, batch.example_rows, batch.how
         if how.up is not None or batch.scales is not None:  # no weights and offsets say it
@@ -209,11 +211,16 @@ class ClusterWork:
         n_null, seed = self.clustering.n_null, self.clustering.seed
         found = splits.significant_merges(rows, at, how.weights, n, trees, how.offsets, n_null=n_null, seed=seed)
         tests = torch.stack([found.p_value, found.significant.double()], dim=2)
-        means = None
-        if self.clustering.neighbours is None:
-            gram = products.gathered_products(rows, at, how.weights, n, how.offsets)
-            means = nulls.null_metrics(gram, n, self._labels, n_null, seed)
-        return made._replace(significance=torch.stack(list(found.root), dim=1), merge_tests=tests, null_metrics=means)
+        made = made._replace(significance=torch.stack(list(found.root), dim=1), merge_tests=tests)
+        if self.clustering.neighbours is not None:  # no distances of samples and rotations say that graph
+            return made
+        gram = products.gathered_products(rows, at, how.weights, n, how.offsets)
+        k = splits.significant_clusters(trees, found.significant, n)
+        return made._replace(
+            null_metrics=nulls.null_metrics(gram, n, self._labels, n_null, seed),
+            stability=stability.cluster_stability(d, made.labels, n, self._labels, seed=seed),
+            prediction_strength=stability.prediction_strength(d, n, k, self._trees, seed=seed),
+        )
 
     def _labels(self, d: Tensor, n: Tensor) -> Tensor:
         """(B, N) the clusters at the cut."""
@@ -317,13 +324,18 @@ def _read(
         measured = TreeMetrics(ClusterMetrics(*map(Tensor.cpu, clusters)), NodeMetrics(*map(Tensor.cpu, nodes)))
         read = Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured, clustered.silhouettes.cpu())
         if clustered.significance is not None and clustered.merge_tests is not None:
-            means = clustered.null_metrics
             read = read._replace(
                 significance=clustered.significance.cpu(),
                 merge_tests=clustered.merge_tests.cpu(),
-                null_metrics=None if means is None else means.cpu(),
+                null_metrics=_on_cpu(clustered.null_metrics),
+                stability=_on_cpu(clustered.stability),
+                prediction_strength=_on_cpu(clustered.prediction_strength),
             )
         return batch, read
+
+
+def _on_cpu(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.cpu()
 
 
 def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBatch, clustered: Clustered) -> None:
@@ -345,6 +357,9 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBa
         out.merge_tests[to_merge] = clustered.merge_tests.numpy()[merges]
     if clustered.null_metrics is not None:
         out.null_metrics[places] = clustered.null_metrics.numpy()
+    if clustered.stability is not None and clustered.prediction_strength is not None:
+        out.stability[to_example, 0] = clustered.stability.numpy()[batch.used]
+        out.prediction_strength[places, 0] = clustered.prediction_strength.numpy()
     for name in ("n_clusters", *_METRICS):
         getattr(out, name)[places] = getattr(clusters, name).numpy()
 
@@ -371,6 +386,8 @@ def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int, n_
         merge_tests=np.tile([[np.nan, 0.0]], (m, 1)) if n_null else np.empty((m, 0)),
         key_tokens=np.empty(e, np.int32),
         null_metrics=np.full((b, 4 if n_null else 0), np.nan),
+        stability=np.full((e, 1 if n_null else 0), np.nan),
+        prediction_strength=np.full((b, 1 if n_null else 0), np.nan),
     )
 
 

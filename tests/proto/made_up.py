@@ -109,6 +109,8 @@ def make_cluster_batch(n_examples, seed=0):
         merge_tests=rng.random((m, 2)),
         key_tokens=whole(e),
         null_metrics=rng.random((b, 4)),
+        stability=rng.random((e, 1)),
+        prediction_strength=rng.random((b, 1)),
     )
 
 

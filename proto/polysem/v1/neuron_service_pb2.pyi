@@ -488,7 +488,7 @@ class Selection(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., min_activation_fraction: _Optional[float] = ..., max_examples: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours", "side", "frame")
+    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours", "side", "frame", "n_null", "seed")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INDEX_SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -504,6 +504,8 @@ class Provenance(_message.Message):
     NEIGHBOURS_FIELD_NUMBER: _ClassVar[int]
     SIDE_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
+    N_NULL_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     index: str
     index_sha256: str
     model_id: str
@@ -519,7 +521,9 @@ class Provenance(_message.Message):
     neighbours: int
     side: Side
     frame: Frame
-    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ..., frame: _Optional[_Union[Frame, str]] = ...) -> None: ...
+    n_null: int
+    seed: int
+    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ..., frame: _Optional[_Union[Frame, str]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_ns", "compute_ns", "batch_size")
@@ -532,7 +536,7 @@ class Timing(_message.Message):
     def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class ClusterNeuronsResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods", "silhouettes", "libraries", "significance", "merge_tests", "key_tokens", "null_metrics")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods", "silhouettes", "libraries", "significance", "merge_tests", "key_tokens", "null_metrics", "stability", "prediction_strength")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -557,6 +561,8 @@ class ClusterNeuronsResponse(_message.Message):
     MERGE_TESTS_FIELD_NUMBER: _ClassVar[int]
     KEY_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NULL_METRICS_FIELD_NUMBER: _ClassVar[int]
+    STABILITY_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_STRENGTH_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -581,7 +587,9 @@ class ClusterNeuronsResponse(_message.Message):
     merge_tests: _tensor_pb2.Tensor
     key_tokens: _tensor_pb2.Tensor
     null_metrics: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., libraries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., significance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merge_tests: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., key_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_metrics: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    stability: _tensor_pb2.Tensor
+    prediction_strength: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., libraries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., significance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merge_tests: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., key_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_metrics: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., stability: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., prediction_strength: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class EmbedNeuronsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "embeddings")

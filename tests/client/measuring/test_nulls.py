@@ -45,9 +45,10 @@ def test_rows_of_hac_have_the_test_of_the_neurons_own_answer(file, polysem_clien
         neuron = polysem_client.cluster((row["layer"], row["neuron"]), embedding=row["embedding"], n_null=19, seed=2)[0]
         found = neuron.significance
         values = found.best_silhouette, found.null_mean, found.null_sd, found.excess, found.p_value
-        assert tuple(row[name] for name in SIGNIFICANCE) == (
-            *values, neuron.significant_clusters, *neuron.baselines[3:]
-        )  # fmt: skip
+        *first, stability, strength = (row[name] for name in SIGNIFICANCE)
+        assert tuple(first) == (*values, neuron.significant_clusters, *neuron.baselines[3:])
+        assert (stability is None) == all(cluster.stability is None for cluster in neuron.clusters)
+        assert strength == neuron.prediction_strength
         assert tuple(row[name] for name in BASELINES) == neuron.baselines[:3]
         seen += 1
     assert seen > 10
