@@ -56,6 +56,8 @@ OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),  # as many as these
     ("grpc.max_concurrent_streams", MAX_STREAMS),
+    # Else gRPC refuses calls without our words while streams that have ended are cleared away. Resets are for a proxy.
+    ("grpc.http.overload_protection", 0),
     ("grpc.max_connection_idle_ms", 3_600_000),
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
 )

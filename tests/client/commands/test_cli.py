@@ -88,7 +88,7 @@ def test_wrong_input_gets_a_sentence_and_an_exit_status(polysem_here, arguments,
         (["serve", "--index", "none"], "there is no index 'none'"),
         (["serve", "--port", "99999"], "setting port"),
         (["serve", "--host", "0.0.0.0"], "--insecure"),
-        (["serve", "--device", "tpu", "--index", "none"], "none"),
+        (["serve", "--device", "tpu", "--index", "none"], "unknown device 'tpu'"),
     ],
 )
 def test_wrong_settings_of_a_server_get_a_sentence_too(polysem, arguments, words):
