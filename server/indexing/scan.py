@@ -22,6 +22,7 @@ from polysem.proto.facts import ModelInfo, Selection
 from polysem.proto.sides import Side
 from polysem.server.index.contexts import LoadedContexts
 from polysem.server.index.format import N_BINS, SIGNS, TOKENS_AFTER, TOKENS_BEFORE
+from polysem.server.indexing.columns import add_to_histogram, column_sums
 from polysem.server.indexing.selection import Candidates, candidates, prefix_hashes
 from polysem.server.model.model import Model
 
@@ -185,8 +186,9 @@ def reduced(
     Raises FailedPrecondition where an activation is not finite.
     """
     first, strength, where, prefixes, totals = found
-    _check_finite(strength, first, info.n_neurons_per_layer, reading)
-    sums = Sums(strength.max(axis=0), strength.sum(axis=0, dtype=np.float64), (strength > 0).sum(axis=0))
+    sums = Sums(*column_sums(strength))
+    if not np.isfinite(sums.total).all():
+        _raise_not_finite(strength, first, info.n_neurons_per_layer, reading)
     return Scan(candidates(strength, where, prefixes, first, rule, given), sums, totals)
 
 
@@ -196,15 +198,13 @@ def _key_tokens(activations: Tensor, batch: Batch, reading: ReadOptions) -> tupl
     return key_tokens(activations, lengths, reading.n_skipped, len(reading.sides))
 
 
-def _check_finite(strength: Array, first: int, n: int, reading: ReadOptions) -> None:
-    bad = np.argwhere(~np.isfinite(strength))
-    if len(bad):
-        context, column = bad[0]
-        side, layer = reading.runs[column // n]
-        raise FailedPrecondition(
-            f"neuron {layer}.{column % n} has the activation {strength[context, column] * SIGNS[side]} in context "
-            f"{first + context}: the weights are damaged, or the dtype is too narrow for this model"
-        )
+def _raise_not_finite(strength: Array, first: int, n: int, reading: ReadOptions) -> None:
+    context, column = np.argwhere(~np.isfinite(strength))[0]
+    side, layer = reading.runs[column // n]
+    raise FailedPrecondition(
+        f"neuron {layer}.{column % n} has the activation {strength[context, column] * SIGNS[side]} in context "
+        f"{first + context}: the weights are damaged, or the dtype is too narrow for this model"
+    )
 
 
 class Chosen(NamedTuple):
@@ -325,7 +325,7 @@ class _RunCollector:
         self._model, self._layer = model, layer
         self._loaded, self._choice = loaded, part
         self._maximum = torch.from_numpy(maximum).to(device)
-        self._histogram = torch.zeros(info.n_neurons_per_layer * N_BINS, dtype=torch.int64, device=device)
+        self._histogram = torch.zeros((info.n_neurons_per_layer, N_BINS), dtype=torch.int64, device=device)
         n_around = TOKENS_BEFORE + 1 + TOKENS_AFTER
         self._xhat = torch.empty((len(part.row_contexts), info.d_model), dtype=torch.float16, device=device)
         self._scales = torch.ones(len(part.row_contexts), device=device)
@@ -334,12 +334,11 @@ class _RunCollector:
 
     @property
     def collected(self) -> Collected:
-        histogram = self._histogram.reshape(-1, N_BINS).cpu().numpy()
         return Collected(
             _fetched(self._xhat),
             _fetched(self._scales),
             _fetched(self._around),
-            histogram.astype(np.min_scalar_type(len(self._loaded))),
+            self._histogram.cpu().numpy().astype(np.min_scalar_type(len(self._loaded))),
         )
 
     def see(self, batch: Batch, residual: Tensor, activations: Tensor, strength: Tensor) -> None:
@@ -348,7 +347,7 @@ class _RunCollector:
         slot[batch.numbers - self._loaded.first] = np.arange(len(batch.numbers))
         self._keep_rows(slot, residual)
         self._keep_around(slot, batch, activations)
-        self._count(strength.to(self._maximum.device))
+        add_to_histogram(self._histogram, strength.to(self._maximum.device), self._maximum)  # none of those up to 0
 
     def _keep_rows(self, slot: Array, residual: Tensor) -> None:
         slots = slot[self._choice.row_contexts - self._loaded.first]
@@ -374,12 +373,6 @@ class _RunCollector:
         around = activations[rows, places.masked_fill(outside, 0), neurons].to(self._around)
         outside = outside.to(around.device)
         self._around[_index(mine, around)] = around.masked_fill(outside, 0)  # never read, but hashed
-
-    def _count(self, strength: Tensor) -> None:
-        """Add the key activations (b, N) to 64 bins from 0 to the maximum; those at or below 0 are in none."""
-        bins = (strength / self._maximum * N_BINS).long().clamp(0, N_BINS - 1)
-        flat = bins + torch.arange(strength.shape[1], device=strength.device) * N_BINS
-        self._histogram += torch.bincount(flat[strength > 0], minlength=len(self._histogram))
 
 
 def _scales(rows: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ import numpy as np
 from polysem.kernels.parallel import compiled, for_each_neuron
 from polysem.proto.arrays import Array
 from polysem.proto.facts import Selection
+from polysem.server.indexing.columns import column_sums, transposed
 
 N_BANDS = 10
 TAKEN_AT_ONCE = 1 << 16
@@ -106,19 +107,15 @@ def candidates(
     """
     n_contexts, n_neurons = maxima.shape
     every = np.arange(n_neurons + 1, dtype=np.int64) * n_contexts
-    activations = maxima.T.ravel()
+    activations = transposed(maxima).ravel()
     order = np.tile(_order(first_context + np.arange(n_contexts), rule), n_neurons)
     keep = _may_be_chosen(every, activations, order, rule, given)
-    kept = np.flatnonzero(keep)
-    rows = kept % max(n_contexts, 1)
-    places = _take(positions.T.ravel(), kept)
-    return Candidates(
-        offsets=np.searchsorted(kept, every),
-        contexts=(first_context + rows).astype(np.int32),
-        positions=places,
-        prefixes=prefixes[rows, places],
-        activations=_take(activations, kept),
-    )
+    offsets = np.zeros(n_neurons + 1, np.int64)
+    np.cumsum(np.count_nonzero(keep.reshape(n_neurons, n_contexts), axis=1), out=offsets[1:])
+    types = np.int32, positions.dtype, prefixes.dtype, activations.dtype
+    found = Candidates(offsets, *(np.empty(offsets[-1], dtype) for dtype in types))
+    for_each_neuron(_fill, n_neurons, keep, activations, positions, prefixes, first_context, *found)
+    return found
 
 
 def join(parts: Sequence[Candidates], rule: Selection, given: Array | None = None) -> Candidates:
@@ -213,12 +210,41 @@ def _take_some(first: int, step: int, column: Array, order: Array, taken: Array)
 
 
 def warm_up() -> None:
-    """Compile what is below, for each rule: the interpreter is held by that, and still for a moment by the cache."""
+    """Compile what a scan runs, for each rule: the interpreter is held by that, and still for a moment by the cache."""
     maxima, zeros = np.ones((2, 1), np.float32), np.zeros((2, 1))
+    column_sums(maxima)
     for name in get_args(Selection.__annotations__["rule"]):
         rule = Selection(name)
         found = candidates(maxima, zeros.astype(np.int32), zeros.astype(np.uint64), 0, rule)
         select(join([found, found], rule), maxima[0], rule)
+
+
+@compiled
+def _fill(
+    first: int,
+    step: int,
+    keep: Array,
+    activations: Array,
+    positions: Array,
+    prefixes: Array,
+    first_context: int,
+    offsets: Array,
+    contexts: Array,
+    places: Array,
+    kept_prefixes: Array,
+    kept_activations: Array,
+) -> None:
+    """The candidates' columns; keep and activations (J · C,), positions (C, J). A task's neurons are neighbours."""
+    n_contexts, n_neurons = positions.shape
+    for j in range(n_neurons * first // step, n_neurons * (first + 1) // step):
+        at = offsets[j]
+        for c in range(n_contexts):
+            if keep[j * n_contexts + c]:
+                contexts[at] = first_context + c
+                places[at] = positions[c, j]
+                kept_prefixes[at] = prefixes[c, positions[c, j]]
+                kept_activations[at] = activations[j * n_contexts + c]
+                at += 1
 
 
 @compiled
@@ -231,7 +257,16 @@ def _in_order(first: int, step: int, places: Array, contexts: Array, offsets: Ar
             for i in range(places[part, j], places[part, j + 1]):
                 mine[n] = i
                 n += 1
-        mine[:] = mine[np.argsort(contexts[mine], kind="mergesort")]
+        if not _ascends(contexts, mine):  # as one part after the other does
+            mine[:] = mine[np.argsort(contexts[mine], kind="mergesort")]
+
+
+@compiled
+def _ascends(values: Array, order: Array) -> bool:
+    rises = True
+    for i in range(1, len(order)):
+        rises &= values[order[i - 1]] <= values[order[i]]
+    return rises
 
 
 @compiled
@@ -251,18 +286,23 @@ def _is_candidate(
     first: int, step: int, offsets: Array, activations: Array, k: int, fraction: float, keep: Array
 ) -> None:
     for j in range(first, len(offsets) - 1, step):
+        begin, end = offsets[j], offsets[j + 1]
+        maximum = np.float32(0)
+        for i in range(begin, end):
+            maximum = activations[i] if activations[i] > maximum else maximum
+        least, n = fraction * np.float64(maximum), 0
+        for i in range(begin, end):
+            keep[i] = activations[i] > 0 and np.float64(activations[i]) >= least
+            n += keep[i]
+        if n <= k:
+            continue
         strongest = np.zeros(k, np.float32)  # the k strongest so far, as a heap with the weakest on top
-        maximum = 0.0
-        for i in range(offsets[j], offsets[j + 1]):
-            a = activations[i]
-            maximum = max(maximum, np.float64(a))
-            if a > strongest[0]:  # 0 where fewer than k were positive
-                strongest[0] = a
-                _sink(strongest)
-                keep[i] = np.float64(a) >= fraction * maximum
-        for i in range(offsets[j], offsets[j + 1]):
-            if np.float64(activations[i]) < fraction * maximum:
-                keep[i] = False
+        for i in range(begin, end):
+            if keep[i]:  # those that are dropped already are weaker
+                keep[i] = activations[i] > strongest[0]  # 0 where fewer than k were kept
+                if keep[i]:
+                    strongest[0] = activations[i]
+                    _sink(strongest)
 
 
 @compiled
