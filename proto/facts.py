@@ -118,7 +118,10 @@ class IndexInfo:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Everything an answer depends on."""
+    """Everything an answer depends on.
+
+    xhat_dtype  number format in which the index stores x̂; float16 moves a distance by 1 to 2·10⁻⁴
+    """
 
     index: str
     index_sha256: str
@@ -128,6 +131,7 @@ class Provenance:
     choice: EmbeddingChoice = EmbeddingChoice()
     clustering: Clustering | None = None
     side: Side = "positive"
+    xhat_dtype: str = "float16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +144,13 @@ class Timing:
 
 
 class Answer(NamedTuple):
-    """A batch as a caller gets it. n_matching: of a page of neurons, on all pages."""
+    """A batch as a caller gets it. n_matching, n_approximate: of a page of neurons, on all pages."""
 
     batch: Any
     provenance: Provenance
     timing: Timing
     n_matching: int = 0
+    n_approximate: int = 0
 
 
 def encode_server_info(info: ServerInfo) -> pb.GetServerInfoResponse:
@@ -210,6 +215,7 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
         model_sha256=provenance.model_sha256,
         software_version=provenance.software_version,
         side=encode_side(provenance.side),
+        xhat_dtype=provenance.xhat_dtype,
         **encode_choice(provenance.choice),
     )
     if (clustering := provenance.clustering) is not None:
@@ -248,6 +254,7 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
         choice=decode_choice(message),
         clustering=clustering,
         side=decode_side(message.side),
+        xhat_dtype=message.xhat_dtype or "float16",  # older servers do not say
     )
 
 

@@ -22,7 +22,7 @@ kernels/gpu          kernels
 client               client/questions proto proto/questions proto/wire v1
 client/questions     client client/drawing proto proto/questions proto/wire
 client/drawing       client client/questions proto proto/questions
-client/terminal      client client/drawing client/measuring client/questions proto
+client/terminal      client client/drawing client/measuring client/questions proto proto/questions
 client/explorer      client client/drawing client/questions proto proto/questions
 client/measuring     client proto proto/questions proto/wire proto/work
 client/commands      client client/drawing client/explorer client/measuring client/questions client/terminal proto

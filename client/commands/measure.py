@@ -225,15 +225,18 @@ def print_rank(
         _print_rare(measured, ranking.rare(measured, **variant)[:top], server, index, as_json)
         return
     bounds = {"least": _bounds(least), "most": _bounds(most)}
-    rows = ranking.rank(measured, by, ascending=ascending, **bounds, **variant)[:top]  # type: ignore[arg-type]
+    every = ranking.rank(measured, by, ascending=ascending, **bounds, **variant)  # type: ignore[arg-type]
+    rows, mixed = every[:top], ranking.mixed(every)
     if as_json:
         for row in rows:
             print_json(row)
+        if mixed:
+            click.echo(f"note: {mixed}", err=True)
         return
     from polysem.client import terminal
 
     shown = dict.fromkeys((by, *ranking.shown(measured)))
-    terminal.console().print(ranking.table(rows, tuple(shown)))
+    terminal.console().print(ranking.table(rows, tuple(shown), mixed))
 
 
 def _bounds(words: Sequence[str]) -> dict[str, float]:
@@ -269,7 +272,7 @@ def _print_rare(
                 print_json(row | {"rare_texts": texts})
             return
         console = terminal.console()
-        console.print(ranking.table(rows, ranking.SHOWN_OF_RARE))
+        console.print(ranking.table(rows, ranking.SHOWN_OF_RARE, ranking.mixed(rows)))
         for neuron in neurons:
             common, *others = neuron.clusters
             console.print(f"\n{neuron.id}: {common.size} examples such as", style="bold")

@@ -22,6 +22,7 @@ from polysem.client.commands.options import (
 from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.examples import Example
 from polysem.client.questions.statistics import Statistics
+from polysem.proto.questions.clustering import mixed_methods
 from polysem.proto.sides import Side
 
 
@@ -174,6 +175,8 @@ def neurons(
         if as_json:
             for neuron in found:
                 print_json({"neuron": str(neuron.id)} | {k: v for k, v in asdict(neuron).items() if k != "id"})
+            if mixed := mixed_methods(found.n_approximate, found.n_matching):
+                click.echo(f"note: {mixed}", err=True)
             return
         from polysem.client import terminal
 

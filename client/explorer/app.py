@@ -38,6 +38,7 @@ from polysem.client.questions.explain import ExplainedToken
 from polysem.proto import errors
 from polysem.proto.facts import IndexInfo
 from polysem.proto.neurons import MAX_INDEX, NeuronId
+from polysem.proto.questions.clustering import mixed_methods
 
 FOLDER = Path(__file__).parent
 N_SIMILAR = 20  # clusters, as on the paper's site
@@ -232,6 +233,7 @@ class _Pages:
             table=table,
             rows=rows,
             n_matching=n_matching,
+            mixed=mixed_methods(found.n_approximate, n_matching),
             n_pages=max(1, -(-n_matching // PAGE)),
             first=PAGE * (table.page - 1) + 1,
             columns=COLUMNS,

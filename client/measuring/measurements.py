@@ -38,7 +38,7 @@ COLUMNS = {
     "layer_norm": Column("string", "folded or raw"),
     "frame": Column("string", "raw, centred, standardised or own"),
     "distance_threshold": Column("double", "where the tree is cut"),
-    "method": Column("string", "how the tree was made: matrix, linear or neighbours"),
+    "method": Column("string", "how the tree was made: matrix or linear; approximately: neighbours, neighbour_tree"),
     "n_examples": Column("int32", "dataset examples"),
     "n_clusters": Column("int32", "feature clusters at the cut"),
     "max_distance": Column("double", "over all pairs of examples, 0 to 2"),

@@ -10,6 +10,7 @@ from polysem.client.measuring.measurements import COLUMNS, NUMBERS, UNDEFINED, M
 from polysem.client.measuring.significance import q_values
 from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
+from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 from polysem.proto.questions.listing import is_rare
 
 SHOWN = ("n_examples", "n_clusters", "intra", "inter", "silhouette", "largest_share", "mean_distance")
@@ -107,9 +108,15 @@ def _order(values: Array, ascending: bool) -> Array:
     return np.argsort(values if ascending else -values, kind="stable")
 
 
-def table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Table:
-    """Rows as a table of these columns."""
-    found = Table()
+def mixed(rows: Sequence[dict[str, Any]]) -> str:
+    """A sentence where the rows rank exact and approximate trees together; empty where they do not."""
+    return mixed_methods(sum(row["method"] in APPROXIMATE for row in rows), len(rows))
+
+
+def table(rows: Iterable[dict[str, Any]], columns: Sequence[str], note: str = "") -> Table:
+    """Rows as a table of these columns; with a note, which method made each tree stands there too."""
+    found = Table(caption=note or None)
+    columns = (*columns, "method") if note else columns
     for heading in ("neuron", *columns):
         found.add_column(heading.replace("_", " "), justify="right")
     for row in rows:
@@ -120,4 +127,6 @@ def table(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Table:
 def _shown(value: Any) -> str:
     if value is None:
         return "–"
+    if isinstance(value, str):
+        return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"

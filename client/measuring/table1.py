@@ -15,6 +15,7 @@ from rich.text import Text
 
 from polysem.client.measuring.measurements import UNDEFINED, Measurements
 from polysem.proto.arrays import Array
+from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 
 PAPER = {"pre_mlp": (0.31, 0.63), "neuron": (0.21, 0.73)}  # Foote 2024, Table 1: medians of intra, inter on GPT2-small
 SUMMARISED = ("intra", "inter", "silhouette", "matched_intra", "matched_inter", "best_silhouette", "best_threshold")
@@ -37,6 +38,7 @@ class Row(NamedTuple):
     n_neurons      with at least one dataset example
     mean_clusters  of those
     numbers        of each of SUMMARISED, over those
+    n_approximate  neurons whose trees are of graphs of nearest neighbours, which do not compare with the others
     """
 
     layer: int | None
@@ -49,12 +51,13 @@ class Row(NamedTuple):
     mean_clusters: float | None
     mean_matched_clusters: float | None
     numbers: dict[str, Summary]
+    n_approximate: int = 0
 
 
 def rows(measured: Measurements, per_layer: bool = False) -> list[Row]:
     """A row a clustering in the file's order, pre-MLP before neuron; then, if asked, the same for each layer."""
-    columns = {name: measured.column(name) for name in (*VARIANT, *SUMMARISED, "layer", "n_examples", "n_clusters")}
-    columns["matched_n_clusters"] = measured.column("matched_n_clusters")
+    others = ("layer", "n_examples", "n_clusters", "method", "matched_n_clusters")
+    columns = {name: measured.column(name) for name in (*VARIANT, *SUMMARISED, *others)}
     scopes: list[int | None] = [None, *(sorted(set(columns["layer"].tolist())) if per_layer else [])]
     return [_row(columns, layer, variant) for layer in scopes for variant in _variants(measured)]
 
@@ -81,6 +84,7 @@ def _row(columns: dict[str, Array], layer: int | None, variant: VariantNames) ->
         _mean(columns["n_clusters"][mine]),
         _mean(matched[matched != UNDEFINED]),
         {name: _summary(columns[name][mine]) for name in SUMMARISED},
+        int(np.isin(columns["method"][mine], APPROXIMATE).sum()),
     )
 
 
@@ -128,6 +132,9 @@ def tables(measured: Measurements, per_layer: bool = False) -> RenderableType:
             "dim",
         ),
     ]
+    for row, name in _named(Table(), found):
+        if mixed := mixed_methods(row.n_approximate, row.n_neurons):
+            parts.append(Text(f"{name}: {mixed}.", "dim"))
     return Group(*parts)
 
 

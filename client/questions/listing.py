@@ -15,6 +15,7 @@ from polysem.proto import checks
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
+from polysem.proto.questions.clustering import Method, method_of
 from polysem.proto.questions.listing import (
     NEURON_METRICS,
     ListQuery,
@@ -34,6 +35,8 @@ class ListedNeuron:
     maximum_activation  and mean_activation: of its key activations over all contexts
     share_positive      0..1: contexts in which it is positive
     rare                a common and a rare behaviour: of 20 or more examples at least 0.9 in one cluster, 3 or more not
+    method              how its tree was made, as of Neuron; numbers of neighbours and neighbour_tree are approximate
+                        and do not compare with others. None: left out, or an older server
     """
 
     id: NeuronId
@@ -51,6 +54,7 @@ class ListedNeuron:
     share_positive: float
     rare: bool
     side: Side = "positive"
+    method: Method | None = None
 
 
 def listed_of(answer: Answer) -> list[ListedNeuron]:
@@ -62,6 +66,7 @@ def listed_of(answer: Answer) -> list[ListedNeuron]:
             id=neuron_id(id_),
             rare=bool(table.rare[i]),
             side=answer.provenance.side,
+            method=method_of(int(table.methods[i])),
             **_row(values, i) | ({"n_clusters": None} if table.unclustered[i] else {}),
         )
         for i, id_ in enumerate(table.neurons)
@@ -75,8 +80,12 @@ def _row(values: dict[str, list[Any]], i: int) -> dict[str, Any]:
 
 def _by_neuron(batches: Sequence[NeuronTable]) -> Columns:
     whole = {"n_examples", "n_clusters", "rare"}
-    return tables.neurons([table.neurons for table in batches]) | tables.columns_of(
-        batches, {name: np.int32 if name in whole else np.float64 for name in (*NEURON_METRICS, "rare")}
+    return (
+        tables.neurons([table.neurons for table in batches])
+        | tables.columns_of(
+            batches, {name: np.int32 if name in whole else np.float64 for name in (*NEURON_METRICS, "rare")}
+        )
+        | {"method": [method_of(number) for table in batches for number in table.methods.tolist()]}
     )
 
 
@@ -91,6 +100,12 @@ class Listing(Stream[ListedNeuron]):
         """Neurons that the filters let through, however few were asked for."""
         self._has(0)
         return self._read[0].n_matching if self._read else 0
+
+    @property
+    def n_approximate(self) -> int:
+        """Those of n_matching whose trees are of graphs of nearest neighbours: the others' numbers do not compare."""
+        self._has(0)
+        return self._read[0].n_approximate if self._read else 0
 
 
 class Pages:
@@ -118,7 +133,7 @@ class Pages:
         if self._query is not None:
             more = page.next_page_token and self._left != 0
             self._query = replace(self._query, page_token=page.next_page_token, skip=0) if more else None
-        return Answer(page.table, provenance, timing, page.n_matching)
+        return Answer(page.table, provenance, timing, page.n_matching, page.n_approximate)
 
 
 def pages(

@@ -17,6 +17,7 @@ from polysem.client.questions.examples import Example
 from polysem.client.terminal.tables import counted, written
 from polysem.client.terminal.texts import example_lines, has_colour, key_text, shaded
 from polysem.proto.arrays import DoubleArray, IntArray
+from polysem.proto.questions.clustering import APPROXIMATE
 
 
 def neuron_panel(
@@ -92,7 +93,10 @@ def _significance(neuron: Neuron) -> str:
 
 def _method(neuron: Neuron) -> str:
     clustering = neuron.provenance.clustering
-    return "distance" if clustering is None else clustering.words
+    if clustering is None:
+        return "distance"
+    unasked = neuron.method in APPROXIMATE and clustering.neighbours is None
+    return clustering.words + " of nearest neighbours" * unasked
 
 
 class _Line(NamedTuple):

@@ -12,6 +12,7 @@ from polysem.client.baselines import Baselines
 from polysem.client.questions.clustering import Metrics, Neuron
 from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.statistics import Statistics
+from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 
 _COLUMNS = {
     "n_examples": "examples",
@@ -39,6 +40,8 @@ def metrics_table(neurons: Iterable[Neuron]) -> Table:
     for neuron in neurons:
         numbers = [metric_text(neuron.metrics, name) for name in _COLUMNS]
         table.add_row(str(neuron.id), *numbers, *(metric_text(neuron.baselines, name) for name in _BASELINES))
+    found = [neuron.method for neuron in neurons]
+    table.caption = mixed_methods(sum(method in APPROXIMATE for method in found), len(found)) or None
     return table
 
 
@@ -46,8 +49,11 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     """Neurons as a table, and how many there are; * at those with a common and a rare behaviour."""
     names = (*_COLUMNS, *_ACTIVATION_COLUMNS)
     table = right_aligned("neuron", *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values(), "")
+    if neurons.n_approximate:
+        table.add_column("method", no_wrap=True)
     for neuron in neurons:
-        table.add_row(str(neuron.id), *(metric_text(neuron, name) for name in names), "*" if neuron.rare else "")
+        cells = [*(metric_text(neuron, name) for name in names), "*" if neuron.rare else "", neuron.method or "–"]
+        table.add_row(str(neuron.id), *cells[: len(table.columns) - 1])
     _keep_whole(table, neurons)
     if not len(neurons):
         n = neurons.n_matching
@@ -58,6 +64,8 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
         note.append("; * a common and a rare behaviour: 20 examples or more, at least 90% in one cluster and 3 not")
     if any(neuron.n_clusters is None for neuron in neurons):
         note.append("; – as clusters: too many examples for this linkage, ask for scc or for single linkage")
+    if mixed := mixed_methods(neurons.n_approximate, neurons.n_matching):
+        note.append(f"; {mixed}")
     return Group(table, Text(), note)
 
 

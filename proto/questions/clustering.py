@@ -35,6 +35,7 @@ LEVEL = 0.05  # of significance
 LEAST_NULLS = 19  # with which a p-value can be that small
 METHODS: tuple[Method, ...] = get_args(Method)
 LIBRARIES: tuple[Library, ...] = get_args(Library)
+APPROXIMATE: tuple[Method, ...] = ("neighbours", "neighbour_tree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,21 @@ def library_number(library: Library | None) -> Any:
 def library_of(number: int) -> Library | None:
     """The library of that number; None where a server does not say, or says one that is not known yet."""
     return LIBRARIES[number - 1] if 0 < number <= len(LIBRARIES) else None
+
+
+def method_of(number: int) -> Method | None:
+    """The method of that number; None where none is said, or one that is not known yet."""
+    return METHODS[number - 1] if 0 < number <= len(METHODS) else None
+
+
+def mixed_methods(n_approximate: int, n: int) -> str:
+    """A sentence about n neurons whose trees were not all made alike; empty where they were."""
+    if not 0 < n_approximate < n:
+        return ""
+    return (
+        f"{n_approximate:,} of {n:,} neurons were clustered on graphs of nearest neighbours, the others by all "
+        "distances: their numbers do not compare (see method)"
+    )
 
 
 def check_choice(choice: EmbeddingChoice) -> None:

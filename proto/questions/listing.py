@@ -13,6 +13,8 @@ from polysem.proto.errors import Internal, InvalidArgument
 from polysem.proto.facts import Provenance, Timing, decode_head, encode_head
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.questions.clustering import (
+    APPROXIMATE,
+    METHODS,
     Clustering,
     EmbeddingChoice,
     check_choice,
@@ -75,7 +77,7 @@ class ListQuery:
     side: Side = "positive"
 
 
-@columnar(pb.ListNeuronsResponse, "neuron")
+@columnar(pb.ListNeuronsResponse, "neuron", later=["methods"])
 @dataclass(frozen=True, eq=False)
 class NeuronTable:
     """Metrics of B neurons, in the order asked.
@@ -84,6 +86,8 @@ class NeuronTable:
     n_examples, n_clusters         (B,) int32
     max_distance … share_positive  (B,) float64, NaN where undefined; second_share: of the second largest cluster
     rare                           (B,) int32: as `is_rare` says, of neurons that are not tested
+    methods                        (B,) int32: how the tree was made, a place in METHODS plus 1; 0: left out, or an
+                                   older server
 
     A neuron with examples but no clusters is too large for the linkage asked for, and was left out.
     """
@@ -102,6 +106,7 @@ class NeuronTable:
     mean_activation: DoubleArray
     share_positive: DoubleArray
     rare: IntArray
+    methods: IntArray
 
     @property
     def unclustered(self) -> npt.NDArray[np.bool_]:
@@ -109,14 +114,20 @@ class NeuronTable:
         left_out: npt.NDArray[np.bool_] = (self.n_examples > 0) & (self.n_clusters == 0)
         return left_out
 
+    @property
+    def approximate(self) -> npt.NDArray[np.bool_]:
+        """(B,) whether its tree is of a graph of nearest neighbours."""
+        return np.isin(self.methods, [METHODS.index(method) + 1 for method in APPROXIMATE])
+
 
 @dataclass(frozen=True, slots=True)
 class NeuronPage:
-    """n_matching: neurons on all pages. next_page_token: empty on the last."""
+    """n_matching: neurons on all pages, n_approximate those of them. next_page_token: empty on the last."""
 
     table: NeuronTable
     n_matching: int
     next_page_token: str
+    n_approximate: int = 0
 
 
 def is_rare(
@@ -217,7 +228,11 @@ def encode_neuron_page(page: NeuronPage, provenance: Provenance, timing: Timing)
     """One message: a page of MAX_PAGE_SIZE neurons takes a third of what fits."""
     columns_: dict[str, Any] = {name: encode_tensor(getattr(page.table, name)) for name in LAYOUTS[NeuronTable].axes}
     return pb.ListNeuronsResponse(
-        **encode_head(provenance, timing), **columns_, n_matching=page.n_matching, next_page_token=page.next_page_token
+        **encode_head(provenance, timing),
+        **columns_,
+        n_matching=page.n_matching,
+        next_page_token=page.next_page_token,
+        n_approximate=page.n_approximate,
     )
 
 
@@ -225,4 +240,5 @@ def decode_neuron_page(message: pb.ListNeuronsResponse) -> tuple[NeuronPage, Pro
     table = Joiner(NeuronTable).add(message)
     if table is None:
         raise Internal("a page of neurons came in pieces: the server is newer than this client")
-    return NeuronPage(table, message.n_matching, message.next_page_token), *decode_head(message)
+    page = NeuronPage(table, message.n_matching, message.next_page_token, message.n_approximate)
+    return page, *decode_head(message)

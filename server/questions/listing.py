@@ -43,7 +43,8 @@ def page_of(table: NeuronTable, index: Index, neurons: IntArray | None, query: L
     last = first + query.page_size
     rows = chosen[first:last]
     page = NeuronTable(**{name: getattr(table, name)[rows] for name in NeuronTable.__dataclass_fields__})
-    return NeuronPage(page, len(chosen), _token(_fingerprint(index, query), last) if last < len(chosen) else "")
+    token = _token(_fingerprint(index, query), last) if last < len(chosen) else ""
+    return NeuronPage(page, len(chosen), token, int(table.approximate[chosen].sum()))
 
 
 def _matching(table: NeuronTable, neurons: IntArray | None, where: tuple[MetricRange, ...]) -> Array:

@@ -33,6 +33,7 @@ METRICS = (
     "inter",
     "silhouette",
     "largest_share",
+    "methods",
 )
 
 

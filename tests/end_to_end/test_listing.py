@@ -199,7 +199,7 @@ def test_wrong_questions_get_a_sentence(polysem_client, neurons, how, error, wor
 def test_a_listing_becomes_a_table(polysem_client):
     listed = polysem_client.neurons(sort_by="intra", limit=5)
     frame = listed.to_pandas()
-    assert list(frame.columns) == ["layer", "neuron", *NEURON_METRICS, "rare", "side"]
+    assert list(frame.columns) == ["layer", "neuron", *NEURON_METRICS, "rare", "method", "side"]
     assert frame["neuron"].tolist() == [neuron.id.neuron for neuron in listed]
     assert listed.to_polars().shape == listed.to_arrow().shape == frame.shape
 

@@ -1,0 +1,130 @@
+"""Trees of all distances and trees of nearest neighbours are told apart wherever neurons stand side by side."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from polysem.client import terminal
+from polysem.client.commands.cli import cli
+from polysem.client.explorer.app import make_app
+from polysem.client.measuring import measurements, ranking, table1
+from polysem.client.measuring.measure import Measuring, variants
+from polysem.server.questions import clustering
+
+SENTENCE = "neurons were clustered on graphs of nearest neighbours, the others by all distances"
+CUT = 0.137  # of this file alone: the server keeps what it has clustered
+
+
+@pytest.fixture(scope="module")
+def counts(polysem_client):
+    """Each neuron's number of examples; neurons of more than the second are clustered approximately."""
+    found = {neuron.id: neuron.n_examples for neuron in polysem_client.neurons()}
+    return found, max(found.values()) - 1
+
+
+@pytest.fixture
+def mixed(counts, monkeypatch):
+    monkeypatch.setattr(clustering, "MAX_IN_MATRIX", counts[1])
+    monkeypatch.setattr(clustering, "MAX_IN_LINEAR_MEMORY", counts[1])
+
+
+@pytest.fixture
+def large(counts):
+    return {id_ for id_, n in counts[0].items() if n > counts[1]}
+
+
+def printed(client, *words):
+    ran = CliRunner().invoke(cli, [*words, "--server", client.target], env={"COLUMNS": "200"})
+    assert ran.exit_code == 0, ran.output
+    return ran
+
+
+def test_a_listing_and_its_tables_carry_the_method(polysem_client, mixed, large):
+    listed = polysem_client.neurons(algorithm="scc", distance_threshold=CUT, sort_by="-n_clusters")
+    for neuron in listed:
+        assert neuron.method == ("neighbours" if neuron.id in large else "matrix")
+    assert 0 < listed.n_approximate == len(large) < listed.n_matching
+    methods = [neuron.method for neuron in listed]
+    assert listed.columns()["method"] == methods
+    assert listed.to_pandas()["method"].tolist() == methods
+    assert listed.to_polars()["method"].to_list() == methods
+    assert listed.to_arrow()["method"].to_pylist() == methods
+
+
+def test_an_answer_says_in_what_format_the_index_stores_its_rows(polysem_client):
+    assert polysem_client.cluster("0.0")[0].provenance.xhat_dtype == "float16"
+
+
+def test_a_page_counts_those_on_all_pages(polysem_client, mixed, large):
+    one = polysem_client.neurons(algorithm="scc", distance_threshold=CUT, limit=1)
+    assert (len(one), one.n_approximate) == (1, len(large))
+    some = polysem_client.neurons("0.0-9", algorithm="scc", distance_threshold=CUT, limit=1)
+    assert some.n_approximate == sum(id_ in large for id_ in {(0, i) for i in range(10)})
+
+
+def test_a_neuron_that_is_left_out_has_no_method(polysem_client, mixed, large):
+    listed = polysem_client.neurons(distance_threshold=CUT)  # average linkage takes no more
+    assert {neuron.id for neuron in listed if neuron.method is None} == large
+    assert listed.n_approximate == 0
+    assert listed.to_polars()["method"].null_count() == len(large)
+
+
+def test_the_terminal_says_so_where_both_stand_in_one_listing(polysem_client, mixed, large):
+    words = ["neurons", "--algorithm", "scc", "--distance-threshold", str(CUT)]
+    ran = printed(polysem_client, *words)
+    assert f"{len(large)} of" in ran.output
+    assert SENTENCE in " ".join(ran.output.split())
+    ran = printed(polysem_client, *words, "--json")
+    assert {json.loads(line)["method"] for line in ran.stdout.splitlines()} == {"matrix", "neighbours"}
+    assert SENTENCE in ran.stderr
+
+
+def test_where_all_were_made_alike_nothing_is_said(polysem_client):
+    ran = printed(polysem_client, "neurons", "--algorithm", "scc", "--distance-threshold", "0.138")
+    assert "neighbours" not in ran.output
+    ran = printed(polysem_client, "neurons", "--algorithm", "scc", "--distance-threshold", "0.138", "--json")
+    assert ran.stderr == ""
+
+
+def test_clusterings_of_several_neurons_say_so_and_each_in_its_head(polysem_client, mixed, large):
+    id_ = min(large)
+    neurons = polysem_client.cluster(id_, "0.0", "1.0", algorithm="scc", distance_threshold=CUT)
+    with (console := terminal.console()).capture() as captured:
+        console.print(terminal.metrics_table(neurons), width=200)
+    methods = {neuron.method for neuron in neurons}
+    assert (SENTENCE in " ".join(captured.get().split())) == (len(methods) == 2)
+    with console.capture() as captured:
+        console.print(terminal.neuron_panel(neurons[0], neurons[0].examples), width=200)
+    assert "Sub-Cluster Component of nearest neighbours" in captured.get()
+
+
+def test_the_explorers_table_says_so(polysem_client, mixed, large):
+    from starlette.testclient import TestClient
+
+    with TestClient(make_app(polysem_client), base_url="http://127.0.0.1") as browser:
+        page = browser.get(f"/?algorithm=scc&distance_threshold={CUT}").text
+        assert SENTENCE in page
+        assert "<td>neighbours</td>" in page
+        assert SENTENCE not in browser.get("/?algorithm=scc&distance_threshold=0.138").text
+
+
+def test_measurements_ranks_and_table_1_say_so(polysem_client, mixed, large, tmp_path):
+    out = tmp_path / "measured.parquet"
+    asked = variants(["hac", "scc"], linkage="single")
+    wanted = [min(large), *sorted({(0, i) for i in range(96)} - large)[:3], (1, 0)]
+    Measuring(polysem_client, wanted, asked, distance_threshold=CUT).run(out)
+    measured = measurements.read(out)
+    rows = ranking.rank(measured, "n_clusters", algorithm="scc")
+    assert {(row["layer"], row["neuron"]) for row in rows if row["method"] == "neighbours"} == large & set(wanted)
+    n = len(large & set(wanted))
+    assert ranking.mixed(rows).startswith(f"{n} of {len(rows)} neurons")
+    assert ranking.mixed(ranking.rank(measured, "n_clusters", algorithm="hac")) == ""  # linear and matrix: one tree
+    summary = {row.algorithm: row.n_approximate for row in table1.rows(measured)}
+    assert summary == {"hac": 0, "scc": n}
+    for words, times in ((["rank", str(out), "--algorithm", "scc", "--top", "2"], 1), (["table1", str(out)], 2)):
+        ran = CliRunner().invoke(cli, words, env={"COLUMNS": "300"})
+        assert " ".join(ran.output.split()).count(SENTENCE) == times  # of Table 1: both embeddings
+    ran = CliRunner().invoke(cli, ["rank", str(out), "--algorithm", "scc", "--json"])
+    assert SENTENCE in ran.stderr
+    assert SENTENCE not in CliRunner().invoke(cli, ["rank", str(out), "--algorithm", "hac"]).output
