@@ -10,11 +10,12 @@ import pyarrow
 import pytest
 
 from polysem.client import Client
+from polysem.client.baselines import Baselines
 from polysem.client.questions.clustering import METRICS
 from polysem.client.streams import Stream
 from polysem.proto.errors import Cancelled, FailedPrecondition, Unavailable, UnknownNeuron
 
-COLUMNS = ["layer", "neuron", *METRICS, "method", "side"]
+COLUMNS = ["layer", "neuron", *METRICS, *Baselines._fields, "method", "side"]
 
 # ---- When something is asked
 
