@@ -109,13 +109,15 @@ def measure(
     polysem measure --out demo.parquet                      the demo's index, in this process
     polysem measure --index gpt2-texts --out gpt2.parquet   your own
     polysem measure --server gpu-box:50051 --out gpt2.parquet
-    polysem measure --null 99 --algorithm hac --out demo.parquet   what of it is more than chance
+    polysem measure --null 99 --out demo.parquet            what of it is more than chance: hac of neuron embeddings
     polysem measure --index gpt2-texts --executor ray --out gpt2.parquet
     polysem table1 gpt2.parquet
     polysem rank gpt2.parquet --by n_clusters
     """
     if 0 < n_null < LEAST_NULLS:
         click.echo(f"with {n_null} rotations no p-value can be .05 or less; --null {LEAST_NULLS} or more can", err=True)
+    if n_null:  # what is not named is not tested
+        algorithms, embeddings = _named("algorithms", algorithms, "hac"), _named("embeddings", embeddings, "neuron")
     asked_for = variants(algorithms, embeddings, layer_norms, linkage, frames)
     from polysem.client.terminal.progress import bars
 
@@ -142,6 +144,12 @@ def measure(
     click.echo(f"{out}: {n_trees // len(asked_for):,} neurons by {len(asked_for)} clusterings")
     if destination.url is None:
         click.echo(f"next: polysem table1 {out}")
+
+
+def _named(option: str, given: Sequence[Any], default: str) -> Sequence[Any]:
+    """What the command line names of the option; else the default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return (default,) if source is click.core.ParameterSource.DEFAULT else given
 
 
 def _advance(shown: Any, total: int, n_trees: int) -> None:
@@ -186,7 +194,7 @@ def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
 
 @click.command("rank")
 @FILE
-@click.option("--by", default="n_clusters", show_default=True, help="A column of FILE.")
+@click.option("--by", help="A column of FILE.  [default: excess_silhouette where it was measured, else n_clusters]")
 @click.option("--ascending", is_flag=True, help="The lowest first.")
 @click.option("--rare", is_flag=True, help="Neurons with a common and a rare behaviour, with the rare one's texts.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="So many neurons.")
@@ -200,7 +208,7 @@ def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
 @asks_either
 def print_rank(
     file: Path,
-    by: str,
+    by: str | None,
     ascending: bool,
     rare: bool,
     top: int,
@@ -220,7 +228,7 @@ def print_rank(
     """
     measured = measurements.read(Path(os.path.expanduser(file)))
     if rare:
-        if by != "n_clusters" or ascending or least or most:
+        if by is not None or ascending or least or most:
             raise click.UsageError("--rare has an order of its own; leave out --by, --ascending, --least and --most")
         _print_rare(measured, ranking.rare(measured, **variant)[:top], server, index, as_json)
         return
@@ -235,7 +243,7 @@ def print_rank(
         return
     from polysem.client import terminal
 
-    shown = dict.fromkeys((by, *ranking.shown(measured)))
+    shown = dict.fromkeys((by or ranking.default_order(measured), *ranking.shown(measured)))
     terminal.console().print(ranking.table(rows, tuple(shown), mixed))
 
 

@@ -14,7 +14,10 @@ from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 from polysem.proto.questions.listing import is_rare
 
 SHOWN = ("n_examples", "n_clusters", "intra", "inter", "silhouette", "largest_share", "mean_distance")
-SHOWN_OF_SIGNIFICANCE = ("significant_clusters", "excess_silhouette", "p_value", "q_value")
+SHOWN_OF_SIGNIFICANCE = (
+    *("significant_clusters", "excess_silhouette", "p_value", "q_value"),
+    *("stability", "prediction_strength", "token_agreement"),
+)
 SHOWN_OF_RARE = ("n_examples", "n_clusters", "largest_share", "second_share", "largest_height", "root_height")
 
 
@@ -23,9 +26,14 @@ def shown(measured: Measurements) -> tuple[str, ...]:
     return (*SHOWN_OF_SIGNIFICANCE, *SHOWN) if measured.about.get("n_null") else SHOWN
 
 
+def default_order(measured: Measurements) -> str:
+    """The column that ranks go by where none is named: what exceeds chance, where that was measured."""
+    return "excess_silhouette" if measured.about.get("n_null") else "n_clusters"
+
+
 def rank(
     measured: Measurements,
-    by: str = "n_clusters",
+    by: str | None = None,
     *,
     ascending: bool = False,
     least: dict[str, float] | None = None,
@@ -34,6 +42,7 @@ def rank(
 ) -> list[dict[str, Any]]:
     """Rows sorted by one column; of equals in the model's order; those where it is undefined come last.
 
+    by           None: `default_order`
     least, most  bounds on columns, both included; what is undefined is within none
     The rows have q_value beside p_value (Benjamini and Hochberg, over all neurons of the clustering).
 
@@ -41,6 +50,7 @@ def rank(
 
     Raises InvalidArgument for an unknown column or a clustering that the file does not hold.
     """
+    by = by or default_order(measured)
     for name in (by, *(least or {}), *(most or {})):
         if name not in NUMBERS:
             raise InvalidArgument(f"there is no column {name!r} to go by; choose one of {', '.join(NUMBERS)}", "by")

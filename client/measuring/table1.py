@@ -13,13 +13,20 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from polysem.client.measuring import paired
 from polysem.client.measuring.measurements import UNDEFINED, Measurements
+from polysem.client.measuring.paired import Difference
 from polysem.proto.arrays import Array
 from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 
 PAPER = {"pre_mlp": (0.31, 0.63), "neuron": (0.21, 0.73)}  # Foote 2024, Table 1: medians of intra, inter on GPT2-small
 SUMMARISED = ("intra", "inter", "silhouette", "matched_intra", "matched_inter", "best_silhouette", "best_threshold")
 VARIANT = ("algorithm", "linkage", "embedding", "layer_norm", "frame")
+_READ = (
+    *VARIANT,
+    *SUMMARISED,
+    *("layer", "neuron", "n_examples", "n_clusters", "mean_distance", "method", "matched_n_clusters"),
+)
 VariantNames = tuple[str, str, str, str, str]
 
 
@@ -39,6 +46,8 @@ class Row(NamedTuple):
     mean_clusters  of those
     numbers        of each of SUMMARISED, over those
     n_approximate  neurons whose trees are of graphs of nearest neighbours, which do not compare with the others
+    differences    of the neuron embedding: against pre-MLP of the same algorithm, mode and frame, over neurons for
+                   which both are defined; None elsewhere
     """
 
     layer: int | None
@@ -52,12 +61,12 @@ class Row(NamedTuple):
     mean_matched_clusters: float | None
     numbers: dict[str, Summary]
     n_approximate: int = 0
+    differences: dict[str, Difference] | None = None
 
 
 def rows(measured: Measurements, per_layer: bool = False) -> list[Row]:
     """A row a clustering in the file's order, pre-MLP before neuron; then, if asked, the same for each layer."""
-    others = ("layer", "n_examples", "n_clusters", "method", "matched_n_clusters")
-    columns = {name: measured.column(name) for name in (*VARIANT, *SUMMARISED, *others)}
+    columns = {name: measured.column(name) for name in _READ}
     scopes: list[int | None] = [None, *(sorted(set(columns["layer"].tolist())) if per_layer else [])]
     return [_row(columns, layer, variant) for layer in scopes for variant in _variants(measured)]
 
@@ -70,12 +79,25 @@ def _variants(measured: Measurements) -> list[VariantNames]:
     return sorted(found, key=lambda v: (order[*v[:2], *v[3:]], v[2] == "neuron"))
 
 
-def _row(columns: dict[str, Array], layer: int | None, variant: VariantNames) -> Row:
-    mine = columns["n_examples"] > 0
+def _rows_of(columns: dict[str, Array], layer: int | None, variant: VariantNames) -> Array:
+    """(rows,) bool: of neurons with examples."""
+    mine: Array = columns["n_examples"] > 0
     for name, value in zip(VARIANT, variant, strict=True):
         mine = mine & (columns[name] == value)
-    if layer is not None:
-        mine = mine & (columns["layer"] == layer)
+    return mine if layer is None else mine & (columns["layer"] == layer)
+
+
+def _differences(columns: dict[str, Array], layer: int | None, variant: VariantNames) -> dict[str, Difference] | None:
+    algorithm, linkage, embedding, *how = variant
+    other = _rows_of(columns, layer, (algorithm, linkage, "pre_mlp", how[0], how[1]))
+    if embedding != "neuron" or not other.any():
+        return None
+    mine = _rows_of(columns, layer, variant)
+    return paired.differences(columns, np.flatnonzero(mine), np.flatnonzero(other))
+
+
+def _row(columns: dict[str, Array], layer: int | None, variant: VariantNames) -> Row:
+    mine = _rows_of(columns, layer, variant)
     matched = columns["matched_n_clusters"][mine]
     return Row(
         layer,
@@ -85,6 +107,7 @@ def _row(columns: dict[str, Array], layer: int | None, variant: VariantNames) ->
         _mean(matched[matched != UNDEFINED]),
         {name: _summary(columns[name][mine]) for name in SUMMARISED},
         int(np.isin(columns["method"][mine], APPROXIMATE).sum()),
+        _differences(columns, layer, variant),
     )
 
 
@@ -101,7 +124,8 @@ def _summary(values: Array) -> Summary:
 
 def as_json(row: Row) -> dict[str, Any]:
     numbers = {name: summary._asdict() for name, summary in row.numbers.items()}
-    return row._asdict() | {"numbers": numbers}
+    found = {name: difference._asdict() for name, difference in (row.differences or {}).items()}
+    return row._asdict() | {"numbers": numbers, "differences": found or None}
 
 
 # ---- As tables
@@ -135,6 +159,17 @@ def tables(measured: Measurements, per_layer: bool = False) -> RenderableType:
     for row, name in _named(Table(), found):
         if mixed := mixed_methods(row.n_approximate, row.n_neurons):
             parts.append(Text(f"{name}: {mixed}.", "dim"))
+    if any(row.differences for row in found):
+        parts += [
+            Text(),
+            _paired(found),
+            Text(
+                "Median of neuron minus pre-MLP over neurons for which both are defined, with its 95 % bootstrap "
+                "interval. "
+                "share: of the mean distance, so that the scale of distances does not count.",
+                "dim",
+            ),
+        ]
     return Group(*parts)
 
 
@@ -162,6 +197,26 @@ def _fair(found: Sequence[Row]) -> Table:
             _shown(row.numbers["best_silhouette"]),
             _shown(row.numbers["best_threshold"], "{:.2f}"),
         )
+    return table
+
+
+_PAIRED = {
+    "intra": "intra",
+    "inter": "inter",
+    "matched_intra_share": "intra share, same number",
+    "matched_inter_share": "inter share",
+    "best_silhouette": "silhouette, best cut",
+}
+
+
+def _paired(found: Sequence[Row]) -> Table:
+    table = _table("Neuron minus pre-MLP, the same neurons", *_PAIRED.values(), "paired", "undefined")
+    for row, name in _named(table, [row for row in found if row.differences]):
+        differences = row.differences or {}
+        ends = differences["intra"], differences["inter"]
+        n_paired = " / ".join(f"{one.n_paired:,}" for one in ends)
+        shown = (paired.shown(differences[column]) for column in _PAIRED)
+        table.add_row(name, *shown, n_paired, paired.undefined(ends))
     return table
 
 

@@ -12,6 +12,8 @@ from polysem.client.measuring import measurements, ranking
 from polysem.client.measuring.measurements import BASELINES, SIGNIFICANCE
 from polysem.client.measuring.significance import q_values
 
+EVERY = ("--algorithm", "hac", "--algorithm", "scc", "--embedding", "neuron", "--embedding", "pre_mlp")
+
 
 @pytest.fixture(scope="module")
 def file(index_folder, tmp_path_factory):
@@ -29,7 +31,7 @@ def file(index_folder, tmp_path_factory):
         "--seed",
         "2",
     ]
-    done = CliRunner().invoke(cli, [*arguments, "--algorithm", "hac", "--algorithm", "scc"], catch_exceptions=False)
+    done = CliRunner().invoke(cli, [*arguments, *EVERY], catch_exceptions=False)
     assert done.exit_code == 0
     return out
 
