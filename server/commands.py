@@ -118,7 +118,8 @@ def index(
                 _reads(executor, source, model, device, split_layers, dtype, ray, shown.note) as (reader, where),
             ):
                 builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, maxima, where)
-        info = open_index(destination.local).info
+        made = open_index(destination.local)
+        info = made.info
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
         f"from {info.n_contexts:,} contexts ({info.n_tokens:,} tokens)"
@@ -128,6 +129,8 @@ def index(
             f"negative side: {info.n_negative_examples:,} dataset examples of "
             f"{info.n_neurons_with_negative_examples:,} neurons"
         )
+    if made.longer_in_words:
+        click.echo(made.longer_in_words)
     if source.n_skipped:
         click.echo(f"{source.n_skipped:,} documents were no text and were left out")
     click.echo(f"next: polysem serve --index {out}" if destination.url is None else "next: serve a copy of it")

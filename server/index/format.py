@@ -181,6 +181,13 @@ class Index:
         return np.stack([layers, neurons], axis=1)
 
     @property
+    def longer_in_words(self) -> str:
+        """A sentence about documents longer than one context, which were cut; empty where there is none."""
+        n = self.manifest["corpus"].get("n_longer", 0)
+        were = "document was" if n == 1 else "documents were"
+        return f"{n:,} {were} longer than one context; --windows all reads them whole" if n else ""
+
+    @property
     def n_skipped(self) -> int:
         """Tokens at a context's start that are never key tokens."""
         return int(self.info.bos) + self.info.skip_positions

@@ -307,11 +307,18 @@ class _Build:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             sha256 = tokenising.write(folder)
-            read = {"sha256": sha256, "n_skipped": self._corpus.n_skipped, "fingerprint": tokenising.fingerprint}
+            read = {
+                "sha256": sha256,
+                "n_skipped": self._corpus.n_skipped,
+                "n_longer": tokenising.n_longer,
+                "fingerprint": tokenising.fingerprint,
+            }
             _write_whole(facts, json.dumps(read))
         tokenising.remove_shards()
         read = json.loads(facts.read_text("utf-8"))
         self._facts["corpus"] |= {"sha256": read["sha256"], "n_skipped": read["n_skipped"]}
+        if (n_longer := read.get("n_longer")) is not None:  # an unfinished build of an earlier version does not say
+            self._facts["corpus"]["n_longer"] = n_longer
         contexts_ = Contexts(folder)
         if not len(contexts_):
             raise BadCorpus(

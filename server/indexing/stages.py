@@ -42,10 +42,12 @@ class TokenStage:
                 digests.append(digest_of(document))
                 yield document
 
-        made = cut(read(), model.tokenizer, self.windowing, advance)
+        longer: list[int] = []
+        made = cut(read(), model.tokenizer, self.windowing, advance, longer.append)
         arrays = made._asdict() | {
             "digests": np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
             "n_skipped": np.array(texts.n_skipped),
+            "n_longer": np.array(sum(longer)),
             "problem": np.array(texts.problem),
         }
         return lambda: arrays
@@ -58,12 +60,14 @@ class Tokenised(NamedTuple):
     digests    (n, 32) uint8 of all documents with text
     n_skipped  left out among them
     problem    what ended the reading, or nothing
+    n_longer   documents of which only the first window is read
     """
 
     contexts: Cut
     digests: Array
     n_skipped: int
     problem: str
+    n_longer: int
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ def _read(taken: LoadedContexts | ContextRange) -> LoadedContexts:
 def unflatten_tokens(values: dict[str, Array]) -> Tokenised:
     """The arrays of a shard as what they are of."""
     made = Cut(*(values[name] for name in Cut._fields))
-    return Tokenised(made, values["digests"], int(values["n_skipped"]), str(values["problem"]))
+    return Tokenised(made, values["digests"], int(values["n_skipped"]), str(values["problem"]), int(values["n_longer"]))
 
 
 def joined(parts: Sequence[Scan], rule: Selection, given: Array | None) -> Scan:

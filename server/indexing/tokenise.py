@@ -25,6 +25,7 @@ from polysem.server.model.tokenizer import Tokenizer
 
 TEXT_CHARACTERS = 4 << 20  # of one shard of a corpus without ranges
 MOST_TEXTS = 16  # of them in memory
+LAYOUT = 1  # of what is in shards
 GROWTH = 4  # each time so many times the shards so far
 
 LayerChoice = Range | Texts
@@ -35,6 +36,7 @@ class Tokenising:
 
     work         the build's folder, for shards
     report         told of documents with text, at most `max_documents` in all
+    n_longer     documents of which only the first window is read, once the contexts are written
     fingerprint  the corpus's, of this machine, when it was read; empty where it has no ranges
     """
 
@@ -52,6 +54,7 @@ class Tokenising:
         self._report, self._reported = report, 0
         self.fingerprint = ""
         self._n_shards = 0
+        self.n_longer = 0
 
     def write(self, folder: Path) -> str:
         """Write the contexts; the corpus's sha256. `n_skipped` of the corpus says what was left out.
@@ -64,6 +67,7 @@ class Tokenising:
                 add(part.contexts)
                 digest.add_digests(part.digests.tobytes())
                 n_skipped += part.n_skipped
+                self.n_longer += part.n_longer
         self._corpus.n_skipped = n_skipped
         return digest.hexdigest()
 
@@ -144,7 +148,7 @@ class Tokenising:
                 "range": part,
                 "limit": limit,
             }
-        key = shards.key(tokenizer=self._tokenizer.sha256, windowing=asdict(self._windowing), **depends)
+        key = shards.key(layout=LAYOUT, tokenizer=self._tokenizer.sha256, windowing=asdict(self._windowing), **depends)
         return self._work / f"tokenise-{key}.npz"
 
     def _advance(self, n: int) -> None:

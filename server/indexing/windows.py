@@ -37,20 +37,26 @@ class Windowing:
             if self.windows == "first":
                 return
 
+    def leaves_out(self, ids: Sequence[int]) -> bool:
+        """Whether tokens of the document follow its first window and are not read."""
+        return self.windows == "first" and len(ids) > self.context_length - (self.bos_id is not None)
+
 
 def cut(
     documents: Iterable[Document],
     tokenizer: Tokenizer,
     windowing: Windowing,
     advance: Callable[[int], None] = lambda n: None,
+    on_longer: Callable[[int], None] = lambda n: None,
 ) -> Cut:
-    """Tokenise the documents; `advance` is told how many were."""
+    """Tokenise the documents; `advance` is told how many were, `on_longer` how many hold more than their windows."""
     head = [] if windowing.bos_id is None else [windowing.bos_id]
     dtype = token_dtype(tokenizer.n_tokens)
     tokens = [np.zeros(0, dtype)]  # of each batch: an array a window would take more memory than its tokens
     lengths, numbers = [0], []
     starts: list[int] = []
     names: list[bytes] = []
+    n_longer = 0
     for batch in _batches(documents):
         flat: list[int] = []
         for document, ids in zip(batch, tokenizer.encode([d.text for d in batch]), strict=True):
@@ -62,8 +68,10 @@ def cut(
                 starts.append(start)
             if windows:
                 names.append(document.name.encode())
+            n_longer += windowing.leaves_out(ids)
         tokens.append(np.array(flat, dtype))
         advance(len(batch))
+    on_longer(n_longer)
     return Cut(
         np.concatenate(tokens),
         np.cumsum(lengths),
