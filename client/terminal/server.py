@@ -41,7 +41,7 @@ def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) ->
             f"weights {model.sha256[:12]}…)",
         ),
         ("device", f"{about.device}, {about.dtype}"),
-        *([("nearest neighbours", f"by {about.neighbour_library}")] if about.neighbour_library else []),
+        *([("neighbours", f"searched by {about.neighbour_library}")] if about.neighbour_library else []),
         (
             "limits",
             f"{about.limits.max_neurons_per_request:,} neurons a request, {about.limits.max_requests_in_flight:,} "

@@ -52,7 +52,7 @@ def test_examples_and_info_in_words_and_json(polysem, polysem_client):
     assert [json.loads(line)["tokens"] for line in lines] == [list(example.tokens) for example in want]
     shown = polysem("examples", "1.5", "--whole-context", "--example", "0").stdout
     assert shown.startswith("1.5 #0")
-    assert "2 layers of 96 neurons" in polysem("info").stdout
+    assert "2 layers of 96 neurons" in " ".join(polysem("info").stdout.split())
     assert json.loads(polysem("info", "--json").stdout)["indexes"][0]["name"] == "small"
 
 
