@@ -167,7 +167,7 @@ def test_an_answer_knows_what_it_depends_on(client):
         (provenance.model_id, provenance.model_sha256) == (model.id, model.sha256) == (info.model_id, info.model_sha256)
     )
     assert provenance.choice == EmbeddingChoice("pre_mlp", "raw")
-    assert provenance.clustering == Clustering("scc", "average", 0.5, (0.1, 0.5), True)
+    assert provenance.clustering == Clustering("scc", "average", 0.5, (0.1, 0.5), True, n_null=99)
     assert neuron.distance_threshold == 0.5
     assert neuron.timing.compute_ns > 0
     assert neuron.timing.batch_size >= 1
