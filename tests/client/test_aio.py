@@ -121,7 +121,7 @@ def test_two_tasks_may_read_one_stream(with_async_client):
 def test_many_questions_at_once_are_all_answered(client, with_async_client):
     async def ask(asynchronous):
         async def one(j):
-            return await asynchronous.cluster(f"0.{j}")
+            return await asynchronous.cluster(f"0.{j}", n_null=0)
 
         return await asyncio.gather(*(one(j) for j in range(96)))
 

@@ -209,7 +209,7 @@ def small_batches(index_folder, monkeypatch):
         yield client.target
 
 
-@pytest.mark.parametrize("n_bytes", [5_000, 50_000, 100_000])
+@pytest.mark.parametrize("n_bytes", [20_000, 50_000, 100_000])
 def test_an_answer_that_is_cut_off_goes_on_and_has_the_same_bytes(small_batches, n_bytes, caplog):
     with Client(small_batches) as client:
         whole = columns_of(client.cluster("*"))

@@ -13,7 +13,7 @@ from polysem.server.index.format import open_index
 from polysem.server.questions.clustering import ClusterWork
 from polysem.server.questions.clusters_of_trees import clusters_of
 from polysem.server.serving.batcher import Batcher
-from polysem.server.serving.whole_index import MAX_KEPT, WholeIndexes, every_neuron
+from polysem.server.serving.whole_index import MAX_KEPT, WholeIndexes
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_clusters_are_those_that_a_client_sees(polysem_client, small_model, inde
     clustering = Clustering(
         distance_threshold=threshold, **{"linkage": "single"} if "components" in how.values() else {}, **how
     )
-    batch = ClusterWork(small_model, index, EmbeddingChoice(), clustering).run(every_neuron(index))
+    batch = ClusterWork(small_model, index, EmbeddingChoice(), clustering).run(index.every_neuron)
     got = clusters_of(batch, threshold)
     rows = zip(*(getattr(got, name).tolist() for name in ("neurons", "labels", "centrals", "sizes")), strict=True)
     want = [
