@@ -1,4 +1,4 @@
-"""Where a server is, as people write it and as gRPC does, and the proxies of the environment that stand in between."""
+"""Addresses of servers, as people write them and as gRPC does, and the environment's proxies that stand between."""
 
 import ipaddress
 import os

@@ -24,7 +24,7 @@ from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
 
 class AsyncClient(AwaitedQuestions):
-    """As `Client`, whose docstrings hold here; use it in `async with`.
+    """A client for asyncio, used in `async with`. Its methods are those of `Client`, whose docstrings hold here.
 
     It may be made before its event loop runs, and belongs to the loop in which it is first used.
     """

@@ -1,4 +1,4 @@
-"""What a clustering is to be compared with: the key tokens, singletons, and what chance gives at the same cut."""
+"""Baselines of a clustering: its key tokens, its singletons, and what chance gives at the same cut."""
 
 import itertools
 from typing import NamedTuple
@@ -14,7 +14,7 @@ OF_NULLS = ("null_n_clusters", "null_intra", "null_inter", "null_silhouette")
 
 
 class Baselines(NamedTuple):
-    """Of one neuron's clustering at a cut. None where undefined, or where the server is older and does not say.
+    """The baselines of one neuron's clustering at a cut. None: undefined, or the server is older and does not say.
 
     token_agreement     adjusted mutual information of clusters and key tokens: 1 if clusters are the tokens, about 0 by
                         chance
@@ -92,7 +92,11 @@ def _share(true: Array, of_neuron: Array, B: int) -> DoubleArray:
 
 
 def baselines_of(labels: Array, tokens: Array | None, nulls: DoubleArray | None) -> Baselines:
-    """Of one neuron: labels and key tokens (n,), and the means over rotations (4,)."""
+    """The baselines of one neuron.
+
+    labels, tokens  (n,) ids: each example's cluster and key token; tokens are None from an older server
+    nulls           (4,) means over rotations, in the order of OF_NULLS, or None
+    """
     found = token_columns(labels, tokens, np.array([len(labels)]))
     means = [np.nan] * len(OF_NULLS) if nulls is None else nulls.tolist()
     values = [*(float(column[0]) for column in found.values()), *means]

@@ -14,7 +14,7 @@ DOTTED_CIRCLE = "\N{DOTTED CIRCLE}"
 
 
 class Part(NamedTuple):
-    """What a token is.
+    """A token as a reader sees it: whole characters, or part of one.
 
     text       its text, or the whole character that it is a part of
     number     which of that character's tokens it is, from 1
@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 
 def part(tokens: Sequence[str], place: int, number: int = 0, of: int = 0) -> Part:
-    """What the token at a place of a text is. Where the text ends within a character, that counts as damaged.
+    """Return the token at a place of a text as a `Part`. A character that the text's end cuts off counts as damaged.
 
     number, of  which of a character's tokens it is, as the server says; 0: it does not, and the texts must tell
     """
@@ -70,7 +70,7 @@ def moved(tokens: Sequence[str], key: int, found: Part) -> list[str]:
 
 
 def shown(tokens: Sequence[str], key: int, found: Part) -> list[str]:
-    """The same made visible. The key token says which part of a character it is, and what it is where it is unseen."""
+    """The tokens of `moved`, made visible. The key token is in words where it is unseen or a part."""
     texts = [visible(token) for token in moved(tokens, key, found)]
     texts[key] = displayed(found)
     return texts

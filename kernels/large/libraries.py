@@ -6,9 +6,9 @@ torch         a product and topk, a sort and index_add: on both
 
 All calls of cuML and CuPy are here. `docs/cuml.md` has a verdict on each, and on those that are not made.
 
-The default on the CPU is torch. Two busy cores, D = 768, k = 25, scikit-learn's time over torch's, three rounds
-(`python tests/benchmarks/large.py --paths search --examples 1000 5000 --rounds 3`): 2.6 to 4.4 at N = 1,000, 1.5 to 2.1
-at 5,000; in an earlier run 1.5 to 2.8 at 20,000. No GPU has measured cuML beside torch yet; there the default is cuML
+The default on the CPU is torch. Two idle cores, D = 768, k = 25, scikit-learn's time over torch's, three rounds
+(`python tests/benchmarks/large.py --paths search --examples 1000 5000 20000 --rounds 3`): 2.4 to 2.6 at N = 1,000, 1.9
+to 2.0 at 5,000, 1.9 at 20,000. No GPU has measured cuML beside torch yet; there the default is cuML
 where it is installed, and `make gpu-cuml` prints the figure.
 
 cuML's euclidean search takes squared distances below 1e-3 for 0 where two rows have equal float32 norms, as four of
