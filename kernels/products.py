@@ -142,7 +142,7 @@ def _mean_kernel(
 
 @compiled
 def _largest(row: Array) -> float:
-    """Of the entries' sizes; NaN where one is."""
+    """The largest size of an entry; NaN where one is."""
     bits = row.view(np.int32)
     largest = np.int32(0)
     for d in range(len(row)):

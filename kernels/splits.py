@@ -171,7 +171,7 @@ class _Tester:
         self._seed, self._method = seed, method
 
     def p_values(self, nodes: Sequence[_Node], levels: Sequence[float]) -> list[float]:
-        """Of each node: 99 rotations first, then twice as many again while its level can be reached."""
+        """Test each node: 99 rotations first, then twice as many again while its level can be reached."""
         counts = torch.tensor([len(node.members) for node in nodes], device=self._rows.device)
         gram, best = self._prepared(nodes, counts)
         needed = np.array([min(nulls_for(level), MOST_NULLS) for level in levels])

@@ -54,7 +54,7 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
 
 
 def _most_examples(indexes: Sequence[Index]) -> int:
-    """Of any neuron, on any side."""
+    """The largest number of examples of a neuron, on any side."""
     return max(int(index.of(side).n_examples.max(initial=0)) for index in indexes for side in index.info.sides)
 
 

@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 
 
 def differences(columns: dict[str, Array], neuron_rows: Array, pre_mlp_rows: Array) -> dict[str, Difference]:
-    """Of each of COMPARED, from columns (rows,) of a file, the rows of each embedding, and their layer and neuron."""
+    """Each of COMPARED: how neurons differ between the rows of two embeddings, from columns (rows,) of a file."""
     keys = columns["layer"].astype(np.int64) << 32 | columns["neuron"].astype(np.int64)
     _, a, b = np.intersect1d(keys[neuron_rows], keys[pre_mlp_rows], assume_unique=True, return_indices=True)
     pair = neuron_rows[a], pre_mlp_rows[b]
@@ -64,7 +64,7 @@ def _scaled(columns: dict[str, Array], metric: str, unit: str | None, rows: Arra
 
 
 def difference(values: DoubleArray) -> Difference:
-    """Of paired differences (J,); NaN where undefined for either."""
+    """The median and interval of paired differences (J,), which are NaN where undefined for either."""
     defined = values[~np.isnan(values)]
     n_undefined = len(values) - len(defined)
     if not len(defined):

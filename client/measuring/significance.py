@@ -11,7 +11,7 @@ from polysem.proto.wire import columns
 
 
 def significance_columns(batch: ClusterBatch) -> dict[str, Array]:
-    """Of B neurons, (B,) each; undefined where the batch holds no tests."""
+    """Columns of the rotation test for B neurons, (B,) each; undefined where the batch holds no tests."""
     B = len(batch.n_examples)
     tested = batch.significance.ndim == 2 and batch.significance.shape[1] > 0
     best, mean, sd, p = batch.significance.T if tested else np.full((4, B), np.nan)
@@ -36,7 +36,7 @@ def significance_columns(batch: ClusterBatch) -> dict[str, Array]:
 
 
 def compared_columns(batch: ClusterBatch) -> dict[str, Array]:
-    """Of B neurons, (B,) each: key tokens, singletons, and what rotations have at the same cut."""
+    """Columns of the baselines of B neurons, (B,) each: key tokens, singletons, and rotations at the same cut."""
     found = baseline_columns(batch)
     return {"null_cut_silhouette": found.pop("null_silhouette"), **found, **_stability_columns(batch)}
 

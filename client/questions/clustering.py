@@ -160,7 +160,7 @@ class Neuron:
 
     @property
     def verdict(self) -> str | None:
-        """What the p-value says, in words; None where not tested."""
+        """The p-value in words; None where not tested."""
         clustering = self.provenance.clustering
         return self.significance and verdict(self.significance.p_value, clustering.n_null if clustering else 0)
 
@@ -185,7 +185,7 @@ class Neuron:
 
     @property
     def side(self) -> Side:
-        """Of its activations, that the examples are from."""
+        """The end of its activations that the examples are from."""
         return self.provenance.side
 
     @property

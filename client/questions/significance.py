@@ -10,7 +10,7 @@ from polysem.proto.questions.clustering import LEAST_NULLS, LEVEL, ClusterBatch
 
 
 class Significance(NamedTuple):
-    """Of one neuron, by the rotation test: is its best clustering better than that of data without clusters?
+    """The rotation test of one neuron: is its best clustering better than that of data without clusters?
 
     A small p says that its examples are not one Gaussian cloud; how far apart its clusters are says `excess`. Tested
     are embeddings in frame own, so best_silhouette is of their tree, which is not the tree shown in another frame.
@@ -32,7 +32,7 @@ class Significance(NamedTuple):
 
 
 def verdict(p_value: float, n_null: int) -> str:
-    """What the p-value says, in words; n_null 0: an older server does not say how many rotations it made."""
+    """The p-value in words; n_null 0: an older server does not say how many rotations it made."""
     if 0 < n_null < LEAST_NULLS:
         return f"{n_null} rotations cannot tell it from one Gaussian cloud, {LEAST_NULLS} or more could"
     return "not one Gaussian cloud" if p_value <= LEVEL else "no better than one Gaussian cloud"

@@ -63,7 +63,7 @@ class Layer(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Of x̂ over all tokens of the corpus but BOS: mean and standard deviation (D,) float32."""
+    """The mean and standard deviation (D,) float32 of x̂ over all tokens of the corpus but BOS."""
 
     mean: Array
     deviation: Array

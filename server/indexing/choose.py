@@ -34,7 +34,7 @@ def sums(paths: Iterable[Path]) -> Sums:
 
 
 def totals(paths: Iterable[Path]) -> Totals:
-    """Of x̂ over all shards."""
+    """The moments of x̂ over all shards."""
     names = [f"xhat_{name}" for name in Totals._fields]
     return added_totals(Totals(*shards.read(path, names).values()) for path in paths)
 

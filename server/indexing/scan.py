@@ -75,7 +75,7 @@ def added(parts: Iterable[Sums]) -> Sums:
 
 
 class Totals(NamedTuple):
-    """Of x̂ over tokens, BOS left out: their number (), sums and sums of squares (L, D) float64."""
+    """Sums of x̂ over tokens, BOS left out: the tokens' number (), sums and sums of squares (L, D) float64."""
 
     n_tokens: Array
     total: Array

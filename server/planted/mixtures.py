@@ -194,7 +194,7 @@ def _with_random_contexts(
 
 
 def _at_strongest_tokens(model: Model, index: Index, contexts: Array, neurons: dict[int, Array]) -> dict[int, Tensor]:
-    """Of each layer (C, m, D) float32: x̂ at the token of each context where each of the layer's m neurons is most
+    """For each layer (C, m, D) float32: x̂ at the token of each context where each of the layer's m neurons is most
     active."""
     found: dict[int, list[Tensor]] = {layer: [] for layer in neurons}
     at_once = max(AT_ONCE_TOKENS // index.info.context_length, 1)

@@ -24,7 +24,7 @@ MOST_CLUSTERS = 12
 
 
 class Scores(NamedTuple):
-    """Of B mixtures, each (B,) float64; the module's docstring says what."""
+    """The scores of B mixtures, each (B,) float64; the module's docstring says what they are."""
 
     at_true: Array
     best: Array
