@@ -38,6 +38,8 @@ HEALTH = "/grpc.health.v1.Health/"
 WARMING_UP = "the server is warming up: it loads the model and compiles its kernels; try again in a few seconds"
 WARM_UP_RETRY_S = 2.0
 STALL_S = 60.0  # that a caller may leave an answer unread
+LISTEN_S = 1.0  # to a caller who is refused, for the end of what it sends
+MAX_UNHEARD = 16  # messages of it
 ATTEMPTS = "grpc-previous-rpc-attempts"  # gRPC's own: how often the client has tried before
 
 log = logging.getLogger(__name__)
@@ -97,7 +99,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         async def guarded(requests: Any, context: Context) -> None:
             call = Call(method, context.peer())
-            async with self._inside(call, context), contextlib.aclosing(handle(requests, context)) as answers:
+            async with (
+                self._inside(call, requests, context),
+                contextlib.aclosing(handle(requests, context)) as answers,
+            ):
                 first = True
                 async for message in answers:
                     if first:
@@ -141,7 +146,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     # ---- Who asks
 
     @contextlib.asynccontextmanager
-    async def _inside(self, call: Call, context: Context) -> AsyncIterator[None]:
+    async def _inside(self, call: Call, requests: Any, context: Context) -> AsyncIterator[None]:
         """The call once it has come in, until it has ended, however it does."""
         current.set(call)
         try:
@@ -149,7 +154,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 await self._enter(call, context)
                 yield
             except BaseException as error:
-                await self._failed(call, context, error)
+                await self._failed(call, requests, context, error)
             else:
                 self._ended(call, "OK")
         finally:
@@ -179,7 +184,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     # ---- How it ended
 
-    async def _failed(self, call: Call, context: Context, error: BaseException) -> None:
+    async def _failed(self, call: Call, requests: Any, context: Context, error: BaseException) -> None:
         """Log, count and send the error. Cancellation goes on."""
         if isinstance(error, asyncio.CancelledError | GeneratorExit):
             left_s = context.time_remaining()
@@ -193,6 +198,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._ended(call, sent.code.name)
         if isinstance(error, Overloaded | Unauthenticated):
             await self._door.hold_back(call.caller.share)
+        await _all_said(requests)
         try:
             await context.abort(sent.code, sent.details, (*sent.trailing_metadata, *_pushback(error)))
         except grpc.aio.InternalError:  # the caller has left in this very moment
@@ -271,6 +277,14 @@ def _pushback(error: PolysemError) -> tuple[tuple[str, str], ...]:
     if isinstance(error, Unavailable):
         return (("grpc-retry-pushback-ms", str(int(WARM_UP_RETRY_S * 1e3))),)
     return ()
+
+
+async def _all_said(requests: Any) -> None:
+    """Read the rest of what the caller sends, if it ends soon: a proxy may drop an error that comes before the end."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(LISTEN_S):
+            for _ in range(MAX_UNHEARD):
+                await anext(requests)
 
 
 async def _tell_attempts(context: Context) -> None:
