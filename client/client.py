@@ -220,8 +220,8 @@ class Client:
         limit    how many; None: all. skip: how many to pass over first
         options  how all neurons are clustered, as in `cluster`
 
-        The first question about a clustering clusters the whole index on the server, which keeps the metrics for those
-        that follow.
+        `client.neurons("4.*", "7.*")` lists two layers. The first question about a clustering clusters the whole index
+        on the server, which keeps the metrics for those that follow.
         """
         return self._listing(listing.pages(neurons, sort_by, where or {}, limit, skip, index, side, **options))
 

@@ -251,7 +251,7 @@ class MeasureShard:
     def _rows(self, answers: Sequence[ClusterBatch]) -> Rows:
         trees = {variant: Trees(answer, self.threshold) for variant, answer in zip(self.variants, answers, strict=True)}
         parts = [
-            own_columns(variant, tree) | agreement_columns(variant, trees) | matched_columns(variant, trees)
+            own_columns(variant, tree, self.side) | agreement_columns(variant, trees) | matched_columns(variant, trees)
             | best_cut_columns(self.grid, tree.batch.silhouettes) | significance_columns(tree.batch)
             | compared_columns(tree.batch)
             for variant, tree in trees.items()

@@ -32,6 +32,7 @@ class Column(NamedTuple):
 COLUMNS = {
     "layer": Column("int32", "the neuron's layer, from 0"),
     "neuron": Column("int32", "its number in the layer, from 0"),
+    "side": Column("string", "of its activations: positive or negative"),
     "algorithm": Column("string", "hac, scc or components"),
     "linkage": Column("string", "of hac: average, complete or single"),
     "embedding": Column("string", "neuron or pre_mlp; of gated neurons also gate or up"),
@@ -90,8 +91,8 @@ COLUMNS = {
 }
 SIGNIFICANCE = tuple(COLUMNS)[tuple(COLUMNS).index("own_silhouette") : tuple(COLUMNS).index("token_agreement")]
 BASELINES = ("token_agreement", "single_token_share", "singleton_share")
-# Columns that files of version 0.1.0 lack, and what is true of those.
-ADDED: dict[str, Any] = {"frame": "raw"} | dict.fromkeys((*SIGNIFICANCE, *BASELINES))
+# Columns that older files lack, and what is true of those; a side may stand in their metadata.
+ADDED: dict[str, Any] = {"side": "positive", "frame": "raw"} | dict.fromkeys((*SIGNIFICANCE, *BASELINES))
 NUMBERS = tuple(name for name, column in COLUMNS.items() if column.type != "string")
 
 
@@ -226,7 +227,7 @@ def read(path: Path) -> Measurements:
             raise
         why = (str(error).splitlines() or [""])[0]
         raise InvalidArgument(f"cannot read {str(path)!r} as a file of `polysem measure`: {why}") from error
-    table = _with_added(table)
+    table = _with_added(table, about)
     _check_columns(path, table.schema)
     if not table.num_rows:
         raise InvalidArgument(f"{str(path)!r} holds no neurons; measure some")
@@ -245,13 +246,14 @@ def _about(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     return about
 
 
-def _with_added(table: Any) -> Any:
+def _with_added(table: Any, about: Mapping[str, Any]) -> Any:
     """The table with the columns that its version did not write yet."""
     import pyarrow
 
+    added = ADDED | {"side": about.get("side", ADDED["side"])}
     for name, field in _fields():
-        if name in ADDED and name not in table.schema.names:
-            table = table.append_column(field, pyarrow.array([ADDED[name]] * table.num_rows, field.type))
+        if name in added and name not in table.schema.names:
+            table = table.append_column(field, pyarrow.array([added[name]] * table.num_rows, field.type))
     return table
 
 

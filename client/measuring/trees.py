@@ -18,6 +18,7 @@ from polysem.proto.questions.clustering import (
     LayerNorm,
     Linkage,
 )
+from polysem.proto.sides import Side
 
 METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
 
@@ -155,12 +156,13 @@ def _counts(rows: Array, labels: Array, n_rows: int) -> Array:
     return np.bincount(rows * width + labels, minlength=n_rows * width).reshape(n_rows, width)
 
 
-def own_columns(variant: Variant, trees: Trees) -> dict[str, Array]:
+def own_columns(variant: Variant, trees: Trees, side: Side) -> dict[str, Array]:
     batch, n = trees.batch, len(trees.n)
     texts = {name: np.full(n, text or "") for name, text in variant._asdict().items()}
     return {
         "layer": batch.neurons[:, 0],
         "neuron": batch.neurons[:, 1],
+        "side": np.full(n, side),
         **texts,
         "distance_threshold": np.full(n, trees.distance_threshold),
         "method": np.array(METHODS)[batch.methods - 1],

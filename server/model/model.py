@@ -194,6 +194,10 @@ class Model(ModelDescription):
                 "embedding",
             )
 
+    def weights_vary(self, choice: EmbeddingChoice) -> bool:
+        """Whether each example has weights of its own: of the gates, or where x̂ has a scale that no norm bounds."""
+        return not self.bounded or (self.info.gated and choice.embedding == "neuron")
+
     def embedding_weights(self, layer: int, neurons: Tensor, choice: EmbeddingChoice) -> EmbeddingWeights:
         """How the neurons (B,) int64 embed x̂. Folded puts γ into the weights; without γ and β the modes are the same.
 

@@ -268,8 +268,7 @@ def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
         )
     if not ids:
         raise InvalidArgument("the text has no tokens: give one with letters", "text")
-    of_examples = (engine.model.info.gated and query.choice.embedding == "neuron") or not engine.model.bounded
-    if query.choice.frame != "raw" and of_examples:
+    if query.choice.frame != "raw" and engine.model.weights_vary(query.choice):
         raise InvalidArgument(
             f"frame is {query.choice.frame!r}; by these embeddings a text is explained in frame raw only", "frame"
         )

@@ -60,15 +60,24 @@ class DeviceBatch(NamedTuple):
         )
 
 
-def device_batches(model: Model, index: Index, neurons: IntArray, choice: EmbeddingChoice) -> Iterator[DeviceBatch]:
-    """Cut neurons into batches by layer and size, so that little is padding and their distances fit."""
-    counts = index.n_examples[neurons[:, 0], neurons[:, 1]]
+def device_batches(
+    model: Model, index: Index, neurons: IntArray, choice: EmbeddingChoice, tested: bool = False
+) -> Iterator[DeviceBatch]:
+    """Cut neurons into batches by layer and size, so that little is padding and their distances fit.
+
+    tested  they will be compared with rotations. Where that, or their frame, takes the embeddings themselves, those of
+            a batch fit, too
+    """
+    counts = index.n_examples[neurons[:, 0], neurons[:, 1]].astype(np.int64)
     order = np.lexsort((counts, neurons[:, 0]))
     budget = batch_bytes(model.device)
+    is_built = (tested or choice.frame != "raw") and model.weights_vary(choice)
     for layer in np.unique(neurons[:, 0]):
         left = order[neurons[order, 0] == layer]
+        of_example = model.info.d_model if is_built else 0
         while len(left):
-            n_bytes = np.arange(1, len(left) + 1) * counts[left].astype(np.int64) ** 2 * 4  # of so many padded matrices
+            n = counts[left]
+            n_bytes = np.arange(1, len(left) + 1) * n * np.maximum(n, of_example) * 4  # of so many padded matrices
             places, left = np.split(left, [max(int(np.searchsorted(n_bytes, budget, side="right")), 1)])
             yield _device_batch(model, index, int(layer), places, neurons[places, 1], counts[places], choice)
 

@@ -10,6 +10,7 @@ import pandas
 import pytest
 import torch
 from click.testing import CliRunner
+from pyarrow import parquet
 
 import polysem.server
 from polysem.client import Client
@@ -20,9 +21,12 @@ from polysem.kernels.significance import rotation_test
 from polysem.kernels.splits import significant_merges
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownNeuron
 from polysem.proto.facts import Selection
+from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.corpus.documents import Corpus
+from polysem.server.index.format import open_index
 from polysem.server.indexing.builder import Recipe, build
 from polysem.server.model.loading import load
+from polysem.server.questions import resident
 
 from ..server.model import tiny_families
 from ..server.model.tiny_families import TINY
@@ -135,6 +139,23 @@ def test_the_rotation_test_is_of_the_gated_embeddings(client, embedding, frame, 
     np.testing.assert_allclose(neuron.merge_tests[:, 0], merges.p_value[0], atol=0.1)
 
 
+@pytest.mark.parametrize(("tested", "frame"), [(True, "raw"), (False, "own"), (False, "raw")])
+def test_embeddings_that_must_be_held_are_within_the_room_of_a_batch(folders, monkeypatch, tested, frame):
+    model, index = load(str(folders["all"].parent / "model"), "cpu"), open_index(folders["all"])
+    neurons = np.array([(layer, j) for layer in range(2) for j in range(40)], np.int32)
+    counts = index.n_examples[tuple(neurons.T)]
+    assert 0 < (counts < 24).sum() < len(neurons)  # d_model
+    room = 4 * 24 * 5 * 24
+    monkeypatch.setattr(resident, "batch_bytes", lambda device: room)
+    found = list(resident.device_batches(model, index, neurons, EmbeddingChoice(frame=frame), tested))
+    assert sorted(np.concatenate([batch.places for batch in found]).tolist()) == list(range(len(neurons)))
+    widest = [max(batch.used.shape[1], 24 if tested or frame != "raw" else 0) for batch in found]
+    sizes = [batch.used.size * width * 4 for batch, width in zip(found, widest, strict=True)]
+    assert all(size <= room or len(batch.places) == 1 for size, batch in zip(sizes, found, strict=True))
+    held = [batch.used.size * 24 * 4 for batch in found]
+    assert (max(held) > room) == (not tested and frame == "raw")
+
+
 def test_both_sides_have_examples_of_their_own(client):
     positive, negative = (
         {(e.context, e.position) for e in client.examples(NEURON, side=side)} for side in ("positive", "negative")
@@ -240,8 +261,6 @@ def test_commands_take_a_side(client, monkeypatch, tmp_path):
 @pytest.mark.parametrize("embedding", ["neuron", "gate", "up", "pre_mlp"])
 def test_frames_of_gated_neurons(client, folders, embedding):
     """own is raw minus its mean; centred and standardised change x̂, while gate and up values stay what they are."""
-    from polysem.server.index.format import open_index
-
     raw, own, centred, standardised = (
         client.embed(NEURON, embedding=embedding, frame=frame)[0].embeddings.astype(float)
         for frame in ("raw", "own", "centred", "standardised")
@@ -271,6 +290,10 @@ def test_a_measurement_is_of_a_side_and_of_the_layers_that_are_there(client, tmp
     Measuring(client, ("1.*",), every, best_cut=False, side="negative").run(tmp_path / "negative.parquet")
     measured = measurements.read(tmp_path / "negative.parquet")
     assert measured.about["side"] == "negative"
+    table = parquet.read_table(tmp_path / "negative.parquet")
+    assert set(table["side"].to_pylist()) == set(measured.column("side").tolist()) == {"negative"}
+    parquet.write_table(table.drop_columns(["side"]), tmp_path / "older.parquet")  # the metadata says it
+    assert set(measurements.read(tmp_path / "older.parquet").column("side").tolist()) == {"negative"}
     listed = {row.id.neuron: row.n_clusters for row in client.neurons("1.*", side="negative", embedding="gate")}
     of_gate = measured.column("embedding") == "gate"
     numbers, found = (measured.column(name)[of_gate].tolist() for name in ("neuron", "n_clusters"))

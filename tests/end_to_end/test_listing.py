@@ -88,6 +88,13 @@ def test_filters_hold_together_and_within_the_neurons_named(polysem_client):
     assert 0 < len(want) < N
 
 
+def test_layers_that_are_named_are_listed_in_one_order(polysem_client):
+    every = list(polysem_client.neurons(sort_by="-n_examples"))
+    for layers in ([0], [1], [1, 0]):
+        found = polysem_client.neurons(*(f"{layer}.*" for layer in layers), sort_by="-n_examples")
+        assert list(found) == [neuron for neuron in every if neuron.id.layer in layers]
+
+
 def test_a_limit_and_a_skip_take_a_part_of_the_same_order(polysem_client):
     every = list(polysem_client.neurons(sort_by="-intra"))
     part = polysem_client.neurons(sort_by="-intra", limit=7, skip=13)
