@@ -1,16 +1,17 @@
 """The silhouette of every cut of a tree, along the tree.
 
 cut_silhouettes_reference  NumPy float64, every cut anew. O(n³)
-cut_silhouettes            CPU: sums of distances from each cluster to every example; a merge adds two rows of them, and
-                           what is nearest is found again in one pass over the rows that are left (Numba). O(n³ / 2),
-                           eight numbers an instruction
-                           CUDA: `gpu/silhouettes.py`, the same in Triton
+cut_silhouettes            CPU: sums of distances from each node to every example, a merge adding two rows of them; then
+                           down the tree, one split after the other (Numba). O(n²)
+                           CUDA: `gpu/silhouettes.py`, up the tree, what is nearest found again for each cut. O(n³ / 2)
+
+On the way down an example's least mean distance to another cluster needs no search. A cluster that splits is as far as
+the mean of its parts, weighted by their sizes, so one part is at least as near as the whole was: the least of what was
+and of the two parts is the new least.
 
 Sums are exact in float64, as in metrics.py, so a cut's silhouette is that of `cluster_metrics` but for the last bits of
-the quotients, which are added in another order.
-
-Tried and dropped: remembering each example's nearest cluster and looking again only where that merged, 7 times as long
-(columns of the sums are far from each other).
+the quotients, which are added in another order. Examples stand in the order of the tree's leaves, where every node is a
+range.
 """
 
 import numpy as np
@@ -60,13 +61,13 @@ def cut_silhouettes(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> T
                 share one; singletons score 0; NaN where the cut leaves one cluster, and in padding
 
     Raises TypeError or ValueError for wrong dtypes, shapes, counts and distances and for what is no tree. Memory beside
-    the result: 8 N² bytes a task.
+    the result: 16 N² bytes a task.
     """
     matrix, trees, counts = _arguments(distances, linkage, n_examples)
     B, N = matrix.shape[:2]
     result = np.full(trees.shape[:2], np.nan)
     bad = np.zeros(B, np.int32)
-    for_each_neuron(_silhouettes_kernel, B, matrix, trees, counts, result, bad, scratch=lambda: (np.empty((N, N)),))
+    for_each_neuron(_silhouettes_kernel, B, matrix, trees, counts, result, bad, scratch=lambda: (node_sums(N),))
     raise_if_no_tree(bad == NO_TREE)
     raise_if_outside(bad == BAD_DISTANCE, matrix, counts)
     return torch.from_numpy(result)
@@ -85,6 +86,11 @@ def _arguments(
 NO_TREE, BAD_DISTANCE = 1, 2
 
 
+def node_sums(N: int) -> Array:
+    """Scratch of `score_cuts` for up to N examples."""
+    return np.empty((max(2 * N - 1, 0), N))
+
+
 @compiled
 def _silhouettes_kernel(
     first: int, step: int, distances: Array, trees: Array, counts: Array, result: Array, bad: Array, sums: Array
@@ -93,98 +99,89 @@ def _silhouettes_kernel(
         n = counts[b]
         if not is_tree(trees[b], n):
             bad[b] = NO_TREE
-        elif not _copied(distances[b], n, sums):
+        elif not _within(distances[b], n):
             bad[b] = BAD_DISTANCE
         elif n > 2:
-            _along(sums, n, trees[b], result[b])
+            score_cuts(distances[b], n, trees[b], sums, result[b])
 
 
 @compiled
-def _copied(distances: Array, n: int, sums: Array) -> bool:
-    """Row c of the sums is singleton c's, `inf` for its own member; False if a distance is not in 0..2."""
+def _within(distances: Array, n: int) -> bool:
+    """Whether all distances but those of the diagonal are in 0..2."""
     outside = 0
-    for c in range(n):
-        for i in range(n):
-            value = distances[c, i]
-            sums[c, i] = value
+    for i in range(n):
+        for k in range(n):
+            value = distances[i, k]
             outside += 0 if (value >= np.float32(0.0)) & (value <= np.float32(2.0)) else 1
-        own = distances[c, c]
+        own = distances[i, i]
         outside -= 0 if (own >= np.float32(0.0)) & (own <= np.float32(2.0)) else 1
-        sums[c, c] = np.inf
     return outside == 0
 
 
 @compiled
-def _along(sums: Array, n: int, tree: Array, result: Array) -> None:
-    """sums[p, i]: of the distances from example i to the p-th cluster that is left, `inf` for the cluster's own."""
-    place = np.arange(2 * n - 1)  # of each node that is left, among the clusters
-    node = np.arange(n)  # and the other way round
-    size = np.ones(n)  # of each cluster that is left
-    following, last = np.full(n, -1), np.arange(n)  # a cluster's examples: from `first` on, each with the next
-    first = np.arange(n)
-    own, n_own = np.zeros(n), np.ones(n)  # of each example: its sum of distances inside its cluster, and that's size
-    other = np.empty(n)
-    begin = 0
+def score_cuts(distances: Array, n: int, tree: Array, sums: Array, result: Array) -> None:
+    """result[r] is the silhouette of the cut at the height of merge r, for n > 2; NaN stays where it is one cluster."""
+    begin, size = _ranges(tree, n)
+    _sum_distances(distances, n, tree, begin, sums)
+    own, alone = np.zeros(n), np.zeros(n)  # mean distance of each example to its cluster's others; 1 if it has none
+    other = np.full(n, np.inf)  # least mean distance to another cluster
+    for row in range(n - 2, 0, -1):
+        for side in range(2):
+            node = int(tree[row, side])
+            first, last = begin[node], begin[node] + size[node]
+            _take_less(sums[node], 1.0 / size[node], 0, first, other)
+            _take_less(sums[node], 1.0 / size[node], last, n, other)
+            share = 1.0 / max(size[node] - 1.0, 1.0)
+            for i in range(first, last):
+                own[i] = sums[node, i] * share
+                alone[i] = 1.0 if size[node] == 1 else 0.0
+        if tree[row, 2] > tree[row - 1, 2]:
+            result[row - 1] = _mean_score(own, alone, other)
+    for row in range(n - 3, -1, -1):
+        if tree[row, 2] == tree[row + 1, 2]:
+            result[row] = result[row + 1]
+
+
+@compiled
+def _ranges(tree: Array, n: int) -> tuple[Array, Array]:
+    """Of each node the first of its examples in the order of the leaves, and how many it has."""
+    begin, size = np.zeros(2 * n - 1, np.int64), np.ones(2 * n - 1, np.int64)
     for row in range(n - 1):
-        left = n - row
-        u, v = place[int(tree[row, 0])], place[int(tree[row, 1])]
-        _unite(sums, u, v, first, following, own)
-        size[u] += size[v]
-        following[last[u]], last[u] = first[v], last[v]
-        node[u], place[n + row] = n + row, u
-        i = first[u]
-        while i >= 0:
-            n_own[i] = size[u]
-            i = following[i]
-        if v != left - 1:  # the last cluster takes the free place
-            sums[v] = sums[left - 1]
-            size[v], first[v], last[v] = size[left - 1], first[left - 1], last[left - 1]
-            node[v] = node[left - 1]
-            place[node[v]] = v
-        if left == 2 or (row < n - 2 and tree[row + 1, 2] == tree[row, 2]):
-            continue
-        _least_means(sums, size, left - 1, other)
-        result[begin : row + 1] = _mean_score(own, n_own, other)
-        begin = row + 1
+        size[n + row] = size[int(tree[row, 0])] + size[int(tree[row, 1])]
+    for row in range(n - 2, -1, -1):
+        u, v = int(tree[row, 0]), int(tree[row, 1])
+        begin[u] = begin[n + row]
+        begin[v] = begin[u] + size[u]
+    return begin, size
 
 
 @compiled
-def _unite(sums: Array, u: int, v: int, first: Array, following: Array, own: Array) -> None:
-    """Row u becomes that of both clusters; members add what the other cluster is to them to their own."""
-    for one, another in ((u, v), (v, u)):
-        i = first[one]
-        while i >= 0:
-            own[i] += sums[another, i]
-            i = following[i]
-    for i in range(len(own)):
-        sums[u, i] += sums[v, i]
+def _sum_distances(distances: Array, n: int, tree: Array, begin: Array, sums: Array) -> None:
+    """sums[node, p]: of the distances from the p-th leaf to all examples of the node."""
+    leaf = np.empty(n, np.int64)
+    for i in range(n):
+        leaf[begin[i]] = i
+    for i in range(n):
+        for p in range(n):
+            sums[i, p] = distances[i, leaf[p]]
+        sums[i, begin[i]] = 0.0
+    for row in range(n - 1):
+        u, v = int(tree[row, 0]), int(tree[row, 1])
+        for p in range(n):
+            sums[n + row, p] = sums[u, p] + sums[v, p]
 
 
 @compiled
-def _least_means(sums: Array, size: Array, left: int, other: Array) -> None:
-    """Each example's least mean distance to one of the first `left` clusters; four rows at a time."""
-    other[:] = np.inf
-    for p in range(0, left - 3, 4):
-        share_0, share_1, share_2, share_3 = 1.0 / size[p], 1.0 / size[p + 1], 1.0 / size[p + 2], 1.0 / size[p + 3]
-        for i in range(len(other)):
-            mean_0, mean_1 = sums[p, i] * share_0, sums[p + 1, i] * share_1
-            mean_2, mean_3 = sums[p + 2, i] * share_2, sums[p + 3, i] * share_3
-            mean_0 = mean_0 if mean_0 < mean_1 else mean_1
-            mean_2 = mean_2 if mean_2 < mean_3 else mean_3
-            mean_0 = mean_0 if mean_0 < mean_2 else mean_2
-            other[i] = mean_0 if mean_0 < other[i] else other[i]
-    for p in range(left // 4 * 4, left):
-        share = 1.0 / size[p]
-        for i in range(len(other)):
-            mean = sums[p, i] * share
-            other[i] = mean if mean < other[i] else other[i]
+def _take_less(sums: Array, share: float, first: int, last: int, least: Array) -> None:
+    for i in range(first, last):
+        mean = sums[i] * share
+        least[i] = mean if mean < least[i] else least[i]
 
 
 @compiled_sum
-def _mean_score(own: Array, n_own: Array, other: Array) -> float:
+def _mean_score(own: Array, alone: Array, other: Array) -> float:
     total = 0.0
     for i in range(len(own)):
-        a = own[i] / max(n_own[i] - 1.0, 1.0)
-        scale = max(a, other[i])
-        total += (other[i] - a) / scale if (n_own[i] > 1.0) & (scale > 0.0) else 0.0
+        scale = max(own[i], other[i])
+        total += (other[i] - own[i]) / scale if (alone[i] == 0.0) & (scale > 0.0) else 0.0
     return total / len(own)
