@@ -84,7 +84,11 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """An index. layers: none stands for all of the model's. n_examples: of the positive side."""
+    """An index. layers: none stands for all of the model's. n_examples: of the positive side.
+
+    n_longer_documents   documents of which only the first context was read; None: an earlier version made it
+    n_skipped_documents  documents that were no text and were left out
+    """
 
     name: str
     sha256: str
@@ -109,6 +113,18 @@ class IndexInfo:
     skip_positions: int = 0
     n_negative_examples: int = 0
     n_neurons_with_negative_examples: int = 0
+    n_longer_documents: int | None = None
+    n_skipped_documents: int = 0
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the index should know of its corpus, a sentence each."""
+        found = []
+        if n := self.n_longer_documents:
+            found.append(f"{_documents(n)} longer than one context; --windows all reads them whole")
+        if n := self.n_skipped_documents:
+            found.append(f"{_documents(n)} no text and {'was' if n == 1 else 'were'} left out")
+        return found
 
     @property
     def held_layers(self) -> tuple[int, ...]:
@@ -193,10 +209,15 @@ def decode_indexes(message: pb.ListIndexesResponse) -> list[IndexInfo]:
                 "selection": Selection(**_attributes(index.selection, Selection)),
                 "sides": tuple(index.sides) or ("positive",),
                 "layers": tuple(index.layers),
+                "n_longer_documents": index.n_longer_documents if index.HasField("n_longer_documents") else None,
             }
         )
         for index in message.indexes
     ]
+
+
+def _documents(n: int) -> str:
+    return "1 document was" if n == 1 else f"{n:,} documents were"
 
 
 def _fields(value: Any) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class Job:
     expires_at          when the result of a done job is removed
     result_sha256       in hexadecimal; of an index also the index's own
     owner               id of the key that made it; empty where the server was open
+    notes               of a done index job: what its owner should know of the index, a sentence each
     """
 
     id: str
@@ -113,6 +114,7 @@ class Job:
     result_bytes: int = 0
     result_sha256: str = ""
     owner: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Literal["measure", "index"]:
@@ -303,6 +305,7 @@ def encode_job(job: Job) -> pb.Job:
         result_bytes=job.result_bytes,
         result_sha256=job.result_sha256,
         owner=job.owner,
+        notes=job.notes,
         **encode_spec(job.spec),
     )
 
@@ -328,6 +331,7 @@ def decode_job(message: pb.Job) -> Job:
         result_bytes=message.result_bytes,
         result_sha256=message.result_sha256,
         owner=message.owner,
+        notes=tuple(message.notes),
     )
 
 

@@ -118,8 +118,7 @@ def index(
                 _reads(executor, source, model, device, split_layers, dtype, ray, shown.note) as (reader, where),
             ):
                 builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, maxima, where)
-        made = open_index(destination.local)
-        info = made.info
+        info = open_index(destination.local).info
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
         f"from {info.n_contexts:,} contexts ({info.n_tokens:,} tokens)"
@@ -129,10 +128,8 @@ def index(
             f"negative side: {info.n_negative_examples:,} dataset examples of "
             f"{info.n_neurons_with_negative_examples:,} neurons"
         )
-    if made.longer_in_words:
-        click.echo(made.longer_in_words)
-    if source.n_skipped:
-        click.echo(f"{source.n_skipped:,} documents were no text and were left out")
+    for note in info.notes:
+        click.echo(note)
     click.echo(f"next: polysem serve --index {out}" if destination.url is None else "next: serve a copy of it")
 
 

@@ -296,6 +296,8 @@ def _show(job: Job, as_json: bool) -> None:
 
 
 def _hint(job: Job) -> None:
+    for note in job.notes:
+        click.echo(note)
     if job.state == "done" and job.kind == "index":
         click.echo(f"next: polysem cluster 1.0 --index {job.spec.name}")  # type: ignore[union-attr]
     elif job.state == "done":

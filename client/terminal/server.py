@@ -64,4 +64,5 @@ def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) ->
             f"{index.n_examples:,}",
             f"{index.n_neurons_with_examples:,}",
         )
-    return Group(facts, Text(), table)
+    notes = [Text(f"{index.name}: {note}") for index in indexes for note in index.notes]
+    return Group(facts, Text(), table, *notes)

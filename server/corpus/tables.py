@@ -17,6 +17,7 @@ from polysem.server.corpus.ranges import WHOLE, Range, readable
 
 HUGGING_FACE = "hf:"
 MAX_FILE_BYTES = 512 << 20  # of a file that is a range because no part of it can be read alone
+MAX_ERROR_CHARACTERS = 300  # of the library's own words
 _ROWS = 256  # read at once
 _FORMS = "hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT"
 
@@ -282,7 +283,13 @@ def _translated(id_: str) -> Iterator[None]:
     except BadCorpus:
         raise
     except Exception as error:  # of all kinds
-        raise BadCorpus(f"cannot read the data set {id_!r}: {_first_line(error)} ({_FORMS})") from error
+        raise BadCorpus(f"cannot read the data set {id_!r}: {_in_a_line(error)} ({_FORMS})") from error
+
+
+def _in_a_line(error: Exception) -> str:
+    """What it says, on one line and not too long: where columns differ, the library names them in further lines."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= MAX_ERROR_CHARACTERS else words[: MAX_ERROR_CHARACTERS - 1] + "…"
 
 
 def _first_line(error: Exception) -> str:

@@ -33,7 +33,7 @@ import numpy as np
 
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.errors import DamagedIndex, FailedPrecondition, ForeignIndex, NotFound, UnknownNeuron
-from polysem.proto.facts import IndexInfo, ModelInfo, Selection
+from polysem.proto.facts import IndexInfo, ModelInfo, Selection, decode_indexes, encode_indexes
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.sides import Side
 from polysem.server.index import arrays
@@ -181,13 +181,6 @@ class Index:
         return np.stack([layers, neurons], axis=1)
 
     @property
-    def longer_in_words(self) -> str:
-        """A sentence about documents longer than one context, which were cut; empty where there is none."""
-        n = self.manifest["corpus"].get("n_longer", 0)
-        were = "document was" if n == 1 else "documents were"
-        return f"{n:,} {were} longer than one context; --windows all reads them whole" if n else ""
-
-    @property
     def n_skipped(self) -> int:
         """Tokens at a context's start that are never key tokens."""
         return int(self.info.bos) + self.info.skip_positions
@@ -212,6 +205,8 @@ class Index:
             sides=tuple(self.manifest.get("sides", ("positive",))),
             layers=tuple(self.manifest.get("layers") or ()),
             skip_positions=self.manifest.get("skip_positions", 0),
+            n_longer_documents=corpus.get("n_longer"),
+            n_skipped_documents=corpus.get("n_skipped", 0),
             **counts,
         )
 
@@ -323,6 +318,8 @@ def open_index(folder: Path) -> Index:
     with _readable_manifest(folder):
         _ = index.info  # all that it says is there
         check(index)
+        if decode_indexes(encode_indexes([index.info])) != [index.info]:
+            raise ValueError("what it says of the index has other types than it should have")
     return index
 
 
@@ -341,7 +338,7 @@ def _checksum_line(sha256: str) -> str:
 def _readable_manifest(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedIndex(
             f"the manifest of {str(folder)!r} cannot be read ({error!r}); index the corpus anew"
         ) from error

@@ -125,7 +125,10 @@ class JobRunner:
         self._wake.set()
 
     def seen(self, job: Job) -> Job:
-        """The job with its progress, where it is the running one."""
+        """The job with its progress, where it is the running one, or with notes on the index that it made."""
+        if job.state == "done" and isinstance(job.spec, IndexSpec):
+            made = self._engine.made_in(self._store.job_folder(job.id))
+            return job if made is None else replace(job, notes=tuple(made.info.notes))
         now = self.progress
         if now.id != job.id or job.state != "running":
             return job

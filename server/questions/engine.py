@@ -82,6 +82,10 @@ class Engine:
         self._made = (*others, Made(index, owner, shared))
         self.indexes = self._seen_by("")
 
+    def made_in(self, folder: Path) -> Index | None:
+        """The index that a job made in the folder, if requests can name it."""
+        return next((made.index for made in self._made if made.index.folder.parent == folder), None)
+
     def remove_from(self, folder: Path) -> None:
         """Forget the indexes in the folder; requests under way keep them."""
         self._made = tuple(made for made in self._made if made.index.folder.parent != folder)

@@ -69,7 +69,21 @@ indexes = st.builds(
     n_examples=large,
     n_neurons_with_examples=large,
     software_version=names,
+    n_longer_documents=st.none() | large,
+    n_skipped_documents=large,
 )
+
+
+INDEX = IndexInfo(*"abcdef", Selection(), 32, True, "first", 9, 9, 99, 2, 4, 8, 8, "1")
+
+
+def test_an_index_says_what_of_its_corpus_was_cut_or_left_out():
+    longer, skipped = (
+        dataclasses.replace(INDEX, n_longer_documents=n, n_skipped_documents=m) for n, m in ((2000, 0), (None, 1))
+    )
+    assert longer.notes == ["2,000 documents were longer than one context; --windows all reads them whole"]
+    assert skipped.notes == ["1 document was no text and was left out"]
+    assert INDEX.notes == []
 
 
 @given(st.lists(indexes, max_size=3))

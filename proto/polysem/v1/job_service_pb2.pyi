@@ -145,7 +145,7 @@ class IndexJob(_message.Message):
     def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., selection: _Optional[_Union[_neuron_service_pb2.Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., windows: _Optional[str] = ..., bos: bool = ..., max_documents: _Optional[int] = ..., text_field: _Optional[str] = ..., skip_bad_documents: bool = ..., sides: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., shared: bool = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "measure", "index", "state", "stage", "done", "total", "n_ahead", "error", "created_at", "started_at", "finished_at", "expires_at", "result_bytes", "result_sha256", "owner")
+    __slots__ = ("id", "measure", "index", "state", "stage", "done", "total", "n_ahead", "error", "created_at", "started_at", "finished_at", "expires_at", "result_bytes", "result_sha256", "owner", "notes")
     ID_FIELD_NUMBER: _ClassVar[int]
     MEASURE_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +162,7 @@ class Job(_message.Message):
     RESULT_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESULT_SHA256_FIELD_NUMBER: _ClassVar[int]
     OWNER_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
     id: str
     measure: MeasureJob
     index: IndexJob
@@ -178,7 +179,8 @@ class Job(_message.Message):
     result_bytes: int
     result_sha256: str
     owner: str
-    def __init__(self, id: _Optional[str] = ..., measure: _Optional[_Union[MeasureJob, _Mapping]] = ..., index: _Optional[_Union[IndexJob, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., n_ahead: _Optional[int] = ..., error: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., result_bytes: _Optional[int] = ..., result_sha256: _Optional[str] = ..., owner: _Optional[str] = ...) -> None: ...
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., measure: _Optional[_Union[MeasureJob, _Mapping]] = ..., index: _Optional[_Union[IndexJob, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., stage: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., n_ahead: _Optional[int] = ..., error: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., finished_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., expires_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., result_bytes: _Optional[int] = ..., result_sha256: _Optional[str] = ..., owner: _Optional[str] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateJobRequest(_message.Message):
     __slots__ = ("request_id", "measure", "index")

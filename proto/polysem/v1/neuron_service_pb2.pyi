@@ -426,7 +426,7 @@ class ListIndexesResponse(_message.Message):
     def __init__(self, indexes: _Optional[_Iterable[_Union[Index, _Mapping]]] = ...) -> None: ...
 
 class Index(_message.Message):
-    __slots__ = ("name", "sha256", "model_id", "model_sha256", "corpus_id", "corpus_sha256", "selection", "context_length", "bos", "windows", "n_documents", "n_contexts", "n_tokens", "n_layers", "n_neurons_per_layer", "n_examples", "n_neurons_with_examples", "software_version", "sides", "layers", "skip_positions", "n_negative_examples", "n_neurons_with_negative_examples")
+    __slots__ = ("name", "sha256", "model_id", "model_sha256", "corpus_id", "corpus_sha256", "selection", "context_length", "bos", "windows", "n_documents", "n_contexts", "n_tokens", "n_layers", "n_neurons_per_layer", "n_examples", "n_neurons_with_examples", "software_version", "sides", "layers", "skip_positions", "n_negative_examples", "n_neurons_with_negative_examples", "n_longer_documents", "n_skipped_documents")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -450,6 +450,8 @@ class Index(_message.Message):
     SKIP_POSITIONS_FIELD_NUMBER: _ClassVar[int]
     N_NEGATIVE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     N_NEURONS_WITH_NEGATIVE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    N_LONGER_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    N_SKIPPED_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     sha256: str
     model_id: str
@@ -473,7 +475,9 @@ class Index(_message.Message):
     skip_positions: int
     n_negative_examples: int
     n_neurons_with_negative_examples: int
-    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ..., sides: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., n_negative_examples: _Optional[int] = ..., n_neurons_with_negative_examples: _Optional[int] = ...) -> None: ...
+    n_longer_documents: int
+    n_skipped_documents: int
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ..., sides: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., n_negative_examples: _Optional[int] = ..., n_neurons_with_negative_examples: _Optional[int] = ..., n_longer_documents: _Optional[int] = ..., n_skipped_documents: _Optional[int] = ...) -> None: ...
 
 class Selection(_message.Message):
     __slots__ = ("rule", "min_activation_fraction", "max_examples", "seed")

@@ -147,6 +147,46 @@ def test_workers_of_a_cluster_read_it_themselves(child, tmp_path, checkpoint):
     assert {commit for commit, *_ in hub.sent} == {OLD}
 
 
+BAD_VALUES = """
+import json, sys
+from polysem.proto.errors import BadCorpus
+from polysem.server.corpus.documents import Corpus
+try:
+    list(Corpus("hf:lab/texts").documents())
+except BadCorpus as error:
+    print(error.message)
+one, ranged = Corpus("hf:lab/texts", skip_bad=True), Corpus("hf:lab/texts", skip_bad=True)
+print(json.dumps([list(one.documents()), one.n_skipped]))
+found = [ranged.read(range_) for range_ in ranged.ranges()]
+print(json.dumps([[document for texts in found for document in texts.documents], sum(t.n_skipped for t in found)]))
+"""
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json.gz"])
+def test_what_is_no_text_is_told_with_its_row_or_left_out(child, tmp_path, suffix):
+    folder = write(tmp_path / "old", suffix, TEXTS)
+    bad = folder / "data" / f"train-00001-of-00003.{suffix}"
+    if suffix == "parquet":
+        ends = b"\0\0\0\0\2\0\0\0\4\0\0\0\5\0\0\0"
+        text = pyarrow.Array.from_buffers(
+            pyarrow.string(), 3, [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"ok\xff\xfez")]
+        )
+        parquet.write_table(pyarrow.table({"text": text}), bad)
+    else:
+        lines = [json.dumps({"text": text}) for text in ("ok", None, "z")]
+        bad.write_bytes(gzip.compress("\n".join(lines).encode()))
+    with hubs.serving({OLD: folder}) as hub, child(hub, BAD_VALUES) as reader:
+        out, err = reader.communicate()
+    assert reader.returncode == 0, err
+    sentence, *answers = out.splitlines()
+    assert sentence.startswith("row 2 of file 2 of 'hf:lab/texts' ")
+    for answer in answers:
+        documents, n_skipped = json.loads(answer)
+        assert n_skipped == 1
+        assert documents[30:32] == [["2:1", "ok"], ["2:3", "z"]]
+        assert len(documents) == 62
+
+
 ABSENT = """
 import sys
 from polysem.proto.errors import BadCorpus

@@ -130,6 +130,14 @@ def test_what_is_not_there_is_told_in_one_sentence(repository, saved):
         assert "\n" not in str(caught.value)
 
 
+def test_files_with_other_columns_are_told_with_them(tmp_path):
+    for name, line in (("a", '{"text": "one"}'), ("b", '{"text": "two", "mood": 1}')):
+        (tmp_path / f"{name}.jsonl").write_text(f"{line}\n")
+    with pytest.raises(BadCorpus, match=r"Couldn't cast text: string mood: int64.* column names don't match") as raised:
+        read(f"hf:{tmp_path}")
+    assert "\n" not in raised.value.message
+
+
 def test_an_index_of_a_data_set_names_it(small_model, repository, tmp_path):
     id_ = f"hf:{repository}::test"
     index = builder.build(small_model, Corpus(id_), tmp_path / "i", Recipe())

@@ -107,6 +107,12 @@ def test_a_tampered_array_is_refused_by_name(copy, small_model, name, change, pr
         (lambda m: m["model"].update(n_neurons_per_layer=95), "the shape"),
         (lambda m: m["model"].update(n_layers="2"), "says n_layers '2', which is no whole number"),
         (lambda m: m.update(context_length=None), "the manifest of .* cannot be read"),
+        (lambda m: m.update(skip_positions=-1), "the manifest of .* cannot be read"),
+        (lambda m: m["corpus"].update(n_longer="many"), "the manifest of .* cannot be read"),
+        (lambda m: m["counts"].update(n_neurons_with_examples=1 << 70), "the manifest of .* cannot be read"),
+        (lambda m: m["selection"].update(max_examples=1.5), "the manifest of .* cannot be read"),
+        (lambda m: m["model"].update(sha256=None), "the manifest of .* has other types than it should have"),
+        (lambda m: m.update(bos=1 << 70), r"row_positions\.npy holds"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_arrays_is_refused(copy, change, problem):

@@ -32,4 +32,4 @@ def test_documents_longer_than_one_context_are_counted_and_said(checkpoint, tmp_
     assert ran.exit_code == 0, ran.output
     assert words in ran.output
     assert ("longer than one context" in ran.output) == (n > 0)
-    assert open_index(out).manifest["corpus"]["n_longer"] == n
+    assert open_index(out).info.n_longer_documents == n
