@@ -130,7 +130,7 @@ def test_a_bad_line_stops_the_build_or_is_left_out(polysem_here, checkpoint, tmp
     assert not (tmp_path / "i.tmp").exists()  # nothing was kept, so nothing is left
     done = polysem_here("index", "--model", checkpoint, "--corpus", corpus, "--out", "i", "--skip-bad-documents")
     assert done.returncode == 0, done.stderr
-    assert "1 documents were no text" in done.stdout
+    assert "1 document was no text and was left out" in done.stdout
 
 
 def test_the_demo_shows_neurons_table_1_and_what_to_type_next(polysem, tmp_path):
