@@ -216,7 +216,7 @@ def neuron_json(neuron: Neuron) -> dict[str, Any]:
         "baselines": neuron.baselines._asdict(),
         **_tests_json(neuron),
         "clusters": [
-            {"label": c.label, "size": c.size, "central": c.central, "stability": c.stability}
+            {"letter": c.letter, "label": c.label, "size": c.size, "central": c.central, "stability": c.stability}
             | {"members": c.members.tolist()}
             for c in neuron.clusters
         ],

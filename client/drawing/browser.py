@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polysem.client import characters
-from polysem.client.drawing import dendrogram
-from polysem.client.drawing.colours import PALETTE
+from polysem.client.drawing import colours, dendrogram
 from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_MINORITY, LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def data(neuron: "Neuron", examples: "Sequence[Example] | None") -> dict[str, An
         "centrals": tree.centrals.tolist(),
         "mean_distances": tree.mean_distances.tolist(),
         "leaves": dendrogram.layout(neuron).leaves.tolist() if len(neuron.labels) else [],
-        "palette": PALETTE,
+        "palette": [*colours.ON_ANY_GROUND, colours.SINGLE, colours.SINGLE],
         "rare": {
             "least_examples": LEAST_EXAMPLES_OF_RARE,
             "common_share": LEAST_SHARE_OF_COMMON,

@@ -1,9 +1,35 @@
-"""Colours of clusters, and how well two colours stand out from each other (WCAG 2)."""
+"""Colours of clusters, and how well two colours stand out from each other (WCAG 2).
 
-# Searched for: each has a contrast of at least 3.1 with white and with the dark pages' ground (WCAG AA asks for 3 of
-# graphics), and any two differ by at least 15 (CIEDE2000) in normal vision and in simulated protan-, deuter- and
-# tritanopia; Okabe and Ito's by 10.9, with two of contrast 2.3 on white. The tests compute it all.
-PALETTE = ("#3e6af1", "#a58d0d", "#07a48f", "#eb527a", "#84578a", "#a64a2f")
+Colour never stands alone: whatever has one carries its cluster's letter, or stands in a row that does.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polysem.client.questions.clustering import Cluster
+
+# Of the clusters A to L, on a light ground and on a dark one. Searched for: each has a contrast of at least 3 with its
+# ground (WCAG AA asks for 3 of graphics), the first six with both; and any two of the first six differ by at least 15
+# (CIEDE2000), any two of the twelve by at least 11, in normal vision and in simulated protan-, deuter- and tritanopia.
+# Okabe and Ito's eight differ by 10.9, with two of contrast 2.3 on white. The tests compute it all.
+ON_ANY_GROUND = ("#3e6af1", "#a58d0d", "#07a48f", "#eb527a", "#84578a", "#a64a2f")
+PALETTE = (*ON_ANY_GROUND, "#3c224b", "#680c0c", "#073299", "#2c835a", "#8b7faf", "#733d3b")
+PALETTE_ON_DARK = (*ON_ANY_GROUND, "#fbcaf9", "#c6f2aa", "#a495ff", "#6ed4ba", "#dbda44", "#dca36e")
+BEYOND, BEYOND_ON_DARK = "#6f6a62", "#a3a7ae"  # clusters after L: their letters tell them apart
+SINGLE, SINGLE_ON_DARK = "#8f8a80", "#7d828a"  # clusters of one example
+
+
+def of_clusters(clusters: "Iterable[Cluster]", any_ground: bool = False) -> dict[int, str]:
+    """Return a colour for each label, given a neuron's clusters, largest first.
+
+    any_ground  whether it stands on a ground that is not known, as in a terminal: six colours, then a grey
+    """
+    palette, beyond = (ON_ANY_GROUND, SINGLE) if any_ground else (PALETTE, BEYOND)
+    return {
+        cluster.label: SINGLE if cluster.size < 2 else palette[rank] if rank < len(palette) else beyond
+        for rank, cluster in enumerate(clusters)
+    }
 
 
 def channels(colour: str) -> tuple[float, float, float]:

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from polysem.client.characters import named
-from polysem.client.drawing.colours import PALETTE
 from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -57,10 +56,6 @@ class Layout:
     def clusters(self) -> list[int]:
         """The labels in drawing order."""
         return list(dict.fromkeys(self.labels[: len(self.leaves)].tolist()))
-
-    def colours(self) -> dict[int, str]:
-        """A colour of each label; neighbours differ, and up to six clusters all do."""
-        return {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(self.clusters())}
 
     def pruned(self, examples: Iterable[int]) -> "Layout":
         """The same tree of these examples only: merges with nothing left on one side vanish."""

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from polysem.client import characters, files
-from polysem.client.drawing import dendrogram
+from polysem.client import characters, files, letters
+from polysem.client.drawing import colours, dendrogram
 from polysem.client.drawing.dendrogram import ABOVE_THE_CUT, Layout
-from polysem.proto.arrays import FloatArray
+from polysem.client.drawing.matching import matched
+from polysem.proto.arrays import FloatArray, IntArray
 from polysem.proto.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -33,7 +34,22 @@ MAX_LEAVES = 60  # with a text each
 TEXT_BEFORE, TEXT_AFTER = 34, 22  # characters around the key token
 MISSING_GLYPH = r"Glyph \d+ .* missing from"
 INK, CUT = "#222222", "#555555"
+LETTER_SIZE, LETTER_GAP = 6.5, 7.0  # points: of the letters beside a tree, and from one to the next
+TEXT_AT = 30  # points from a leaf to its text: room for a letter and a size
+MAX_IN_LEGEND = 14
 STYLE = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "polysem", "font.family": "DejaVu Sans"}
+
+
+class Look(NamedTuple):
+    """How a cluster is told from others: by its letter and size, and by a colour."""
+
+    letter: str
+    size: int
+    colour: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.letter} {self.size}"
 
 
 class Side(NamedTuple):
@@ -103,31 +119,76 @@ def _dendrogram(
         ax = _axes(width, height)
         if examples is not None:
             ax.figure.subplots_adjust(left=0.04, right=0.34)
-    colours = dendrogram.layout(neuron).colours()
-    _tree(ax, layout, neuron.distance_threshold, colours)
+    looks = _looks(neuron)
+    _tree(ax, layout, neuron.distance_threshold, looks)
     if examples is not None:
         for place, i in enumerate(layout.leaves.tolist()):
-            _text(ax, place, examples[i], colours[int(neuron.labels[i])])
+            _text(ax, place, examples[i], looks[int(neuron.labels[i])].colour)
     ax.set_title(title or _title(neuron, len(layout.leaves)), loc="left", fontsize=8)
     return cast("Figure", ax.get_figure(root=True))
 
 
-def _tree(ax: "Axes", layout: Layout, threshold: float, colours: dict[int, str]) -> None:
+def _looks(neuron: "Neuron") -> dict[int, Look]:
+    """By label."""
+    of = colours.of_clusters(neuron.clusters)
+    return {c.label: Look(c.letter, c.size, of[c.label]) for c in neuron.clusters}
+
+
+def _looks_as(other: "Neuron", neuron: "Neuron") -> dict[int, Look]:
+    """Of another clustering of the neuron's examples: a cluster looks as the one that it shares most examples with.
+
+    Clusters that have no such one come after the neuron's letters. By label.
+    """
+    known = {label: rank for rank, label in enumerate(cluster.label for cluster in neuron.clusters)}
+    of_examples = np.array([known[label] for label in neuron.labels.tolist()], np.int32)
+    ranks = dict(zip(other.labels.tolist(), matched(other.labels, of_examples).tolist(), strict=True))
+    n_letters = sum(c.size > 1 for c in neuron.clusters)
+    new = [c.label for c in other.clusters if ranks[c.label] >= n_letters and c.size > 1]
+    ranks |= {label: n_letters + place for place, label in enumerate(new)}
+    palette, beyond = colours.PALETTE, colours.BEYOND
+    return {
+        c.label: Look(
+            letters.letter_of(rank := ranks[c.label], c.size),
+            c.size,
+            colours.SINGLE if c.size < 2 else palette[rank] if rank < len(palette) else beyond,
+        )
+        for c in other.clusters
+    }
+
+
+def _tree(ax: "Axes", layout: Layout, threshold: float, looks: dict[int, Look]) -> None:
     n, y = len(layout.leaves), layout.places()
     for i, (a, b) in enumerate(layout.merges.tolist()):
         at, label = layout.heights[n + i], int(layout.labels[n + i])
-        colour = INK if label == ABOVE_THE_CUT else colours[label]
+        colour = INK if label == ABOVE_THE_CUT else looks[label].colour
         ax.plot([layout.heights[a], at, at, layout.heights[b]], [y[a], y[a], y[b], y[b]], color=colour, lw=1.2)
     ax.axvline(threshold, color=CUT, ls=(0, (4, 3)), lw=0.9)
     ax.scatter(
-        np.zeros(n), y[:n], s=10, marker="s", color=[colours[int(label)] for label in layout.labels[:n]], zorder=3
+        np.zeros(n), y[:n], s=10, marker="s", color=[looks[int(label)].colour for label in layout.labels[:n]], zorder=3
     )
+    _letters(ax, layout, looks)
     ax.set_xlim(max(float(layout.heights.max(initial=0)) * 1.05, threshold * 1.1, 0.1), -0.01)
     ax.set_ylim(n - 0.5, -0.5)
     ax.set_yticks([])
     ax.set_xlabel("cosine distance")
     for side in ("top", "right", "left"):
         ax.spines[side].set_visible(False)
+
+
+def _letters(ax: "Axes", layout: Layout, looks: dict[int, Look]) -> None:
+    """Letter and size of each cluster, right of its leaves; where they would overlap, the largest stay."""
+    n = len(layout.leaves)
+    height = ax.get_position().height * ax.get_figure(root=True).get_size_inches()[1] * 72  # type: ignore[union-attr]
+    gap = LETTER_GAP * n / max(height, 1.0)  # in leaves
+    taken: list[float] = []
+    for label in sorted(layout.clusters(), key=lambda label: -looks[label].size):
+        place = float(np.flatnonzero(layout.labels[:n] == label).mean())
+        if looks[label].size > 1 and all(abs(place - other) >= gap for other in taken):
+            taken.append(place)
+            ax.annotate(
+                looks[label].words, (0, place), xytext=(5, 0), textcoords="offset points", fontsize=LETTER_SIZE,
+                fontweight="bold", color=INK, va="center", annotation_clip=False,
+            )  # fmt: skip
 
 
 def _text(ax: "Axes", place: int, example: "Example", colour: str) -> None:
@@ -150,7 +211,7 @@ def _text(ax: "Axes", place: int, example: "Example", colour: str) -> None:
     frame = {"edgecolor": colour, "lw": 1.0, "boxstyle": "square,pad=0.15", "facecolor": "none"}
     ax.add_artist(
         AnnotationBbox(
-            box, (0, place), xycoords="data", xybox=(6, 0), boxcoords="offset points", box_alignment=(0, 0.5),
+            box, (0, place), xycoords="data", xybox=(TEXT_AT, 0), boxcoords="offset points", box_alignment=(0, 0.5),
             bboxprops=frame, annotation_clip=False, pad=0.15,
         )
     )  # fmt: skip
@@ -176,24 +237,44 @@ def _comparison(pre_mlp: Side, neuron: Side) -> "Figure":
     drawn = _new(figsize=(7.2, 5.6), layout="constrained")
     axes = drawn.subplots(2, 2, height_ratios=[3, 2])
     names = ("pre-MLP embeddings", "neuron embeddings")
-    for column, (side, name) in enumerate(zip((pre_mlp, neuron), names, strict=True)):
-        layout = dendrogram.layout(side.neuron)
-        colours = layout.colours()
-        _tree(axes[0, column], layout, side.neuron.distance_threshold, colours)
+    all_looks = _looks_as(pre_mlp.neuron, neuron.neuron), _looks(neuron.neuron)
+    for column, (side, name, looks) in enumerate(zip((pre_mlp, neuron), names, all_looks, strict=True)):
+        _tree(axes[0, column], dendrogram.layout(side.neuron), side.neuron.distance_threshold, looks)
         m = side.neuron.metrics
         axes[0, column].set_title(
             f"{name}: {m.n_clusters} clusters, intra {_shown(m.intra)}, inter {_shown(m.inter)}", loc="left", fontsize=8
         )
         points, shares = projection(side.embeddings)
         ax = axes[1, column]
-        ax.scatter(
-            points[:, 0], points[:, 1], s=12, color=[colours[int(label)] for label in side.neuron.labels],
-            edgecolors=INK, linewidths=0.3,
-        )  # fmt: skip
+        _scatter(ax, points, side.neuron.labels, looks)
         ax.set_xlabel(f"first component ({shares[0]:.0%} of variance)")
         ax.set_ylabel(f"second ({shares[1]:.0%})")
-    drawn.suptitle(f"{neuron.neuron.title}, cut at cosine distance {neuron.neuron.distance_threshold:g}", fontsize=9)
+    cut = f"{neuron.neuron.title}, cut at cosine distance {neuron.neuron.distance_threshold:g}"
+    drawn.suptitle(f"{cut}\nletters by size on the right; on the left by the examples shared with it", fontsize=9)
     return drawn
+
+
+def _scatter(ax: "Axes", points: FloatArray, labels: IntArray, looks: dict[int, Look]) -> None:
+    """The points (n, 2) of each cluster as its letter, single examples as dots; a legend with the sizes."""
+    single = np.array([looks[label].size < 2 for label in labels.tolist()], bool)
+    for label, look in sorted(looks.items(), key=lambda item: -item[1].size):
+        if look.size > 1:
+            x, y = points[labels == label].T
+            marker = f"$\\mathbf{{{look.letter}}}$"
+            ax.scatter(
+                x, y, s=16 * len(look.letter), marker=marker, color=look.colour, linewidths=0.2, label=look.words
+            )
+    if single.any():
+        words = f"{single.sum()} single"
+        x, y = points[single].T
+        ax.scatter(x, y, s=8, color=colours.SINGLE, label=words)
+    handles, words_of = ax.get_legend_handles_labels()
+    more = len(handles) - MAX_IN_LEGEND
+    title = f"largest {MAX_IN_LEGEND} of {len(handles)}" if more > 0 else None
+    ax.legend(
+        handles[:MAX_IN_LEGEND], words_of[:MAX_IN_LEGEND], title=title, fontsize=5.5, title_fontsize=5.5, ncols=2,
+        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.1, columnspacing=0.6,
+    )  # fmt: skip
 
 
 def projection(embeddings: FloatArray) -> tuple[FloatArray, tuple[float, float]]:

@@ -65,6 +65,15 @@
     return sizes;
   }
 
+  // A of the largest cluster, then B … Z, AA, AB (client/letters.py).
+  function letter(rank) {
+    let text = "";
+    for (let left = rank + 1; left; left = Math.floor((left - 1) / 26)) {
+      text = String.fromCharCode(65 + (left - 1) % 26) + text;
+    }
+    return text;
+  }
+
   // The clusters of a cut, largest first, and its metrics.
   function clustering(data, sizes, threshold) {
     const { labels, tops } = cut(data.n, data.merges, data.heights, threshold);
@@ -80,14 +89,14 @@
       rare: false,
     }));
     clusters.sort((a, b) => b.size - a.size || a.label - b.label);
+    clusters.forEach((cluster, rank) => { cluster.letter = cluster.size > 1 ? letter(rank) : "·"; });
     const { least_examples, common_share, least_minority } = data.rare; // of a neuron with a common and a rare behaviour
     const rare = clusters.length > 1 && data.n >= least_examples && clusters[0].size >= common_share * data.n &&
       data.n - clusters[0].size >= least_minority && !(data.tested && data.tested.n_clusters < 2);
     if (rare) for (const cluster of clusters.slice(1)) cluster.rare = true;
-    const colours = new Map(); // by drawing order, so that neighbours differ
-    for (const example of data.leaves) {
-      if (!colours.has(labels[example])) colours.set(labels[example], data.palette[colours.size % data.palette.length]);
-    }
+    const nRanked = data.palette.length - 2; // then one colour for those beyond, and one for single examples
+    const colours = new Map(clusters.map((cluster, rank) =>
+      [cluster.label, data.palette[cluster.size > 1 ? Math.min(rank, nRanked) : nRanked + 1]]));
     return {
       threshold, labels, clusters, colours, rare, ...intraAndInter(data.n, sizes, data.mean_distances, tops),
       silhouette: threshold === data.distance_threshold ? data.silhouette : null,
@@ -295,7 +304,7 @@
         const gap = Math.min(leaf * 0.2, 1);
         runs.set(colour, runs.get(colour) + `M${x(0) + 3} ${from + gap}h5v${height - 2 * gap}h-5z`);
         if (height >= 10) {
-          marks.push(text({ x: x(0) + 12, y: from + height / 2 + 4, "font-size": 10 }, String(cluster.label)));
+          marks.push(text({ x: x(0) + 12, y: from + height / 2 + 4, "font-size": 10 }, cluster.letter));
         }
       }
       strips.forEach((path, i) => path.setAttribute("d", runs.get(data.palette[i])));
@@ -351,7 +360,7 @@
       const all = opened.has(cluster.node), places = placesOf(cluster);
       const list = element("ul", { class: "ps-examples" }, ...(data.examples ? places.map(row) : []));
       const rest = cluster.size - places.length;
-      const title = element(`h${options.heading || 3}`, { class: "ps-title" }, `cluster ${cluster.label}`,
+      const title = element(`h${options.heading || 3}`, { class: "ps-title" }, cluster.size > 1 ? cluster.letter : "single example",
         element("span", { class: "ps-size" }, ` ${count(cluster.size, "example")}`));
       if (cluster.rare) {
         title.append(" ", element("span", { class: "ps-rare", title: `one cluster holds at least ${100 * data.rare.common_share} % of the examples; this is another` },
@@ -409,7 +418,7 @@
       const before = drawnCards;
       drawnCards = new Map();
       const made = found.clusters.slice(0, nCards).map((cluster) => { // a cluster that stays keeps its card
-        const as = `${cluster.label} ${cluster.rare} ${opened.has(cluster.node)} ${stabilityOf(cluster)}`;
+        const as = `${cluster.letter} ${cluster.rare} ${opened.has(cluster.node)} ${stabilityOf(cluster)}`;
         const kept = before.get(cluster.node);
         const drawn = kept && kept.as === as ? kept : { as, card: card(cluster) };
         drawn.card.style.borderInlineStartColor = found.colours.get(cluster.label);
@@ -466,5 +475,5 @@
       summary: () => summary.textContent, facts: () => facts.textContent };
   }
 
-  root.Polysem = { cut, intraAndInter, nodeSizes, clustering, show, shade, strongestOf, exampleText, element };
+  root.Polysem = { letter, cut, intraAndInter, nodeSizes, clustering, show, shade, strongestOf, exampleText, element };
 })(typeof globalThis === "undefined" ? this : globalThis);

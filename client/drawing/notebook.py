@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polysem.client import characters
-from polysem.client.drawing import browser, dendrogram
+from polysem.client.drawing import browser, colours, dendrogram
 from polysem.proto.errors import PolysemError
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def plain_html(neuron: "Neuron", examples: "Sequence[Example] | None") -> str:
     )
     if not m.n_examples:
         return f"<div>{head}</div>"
-    colours = dendrogram.layout(neuron).colours()
-    cards = "".join(_card(cluster, examples, colours[cluster.label]) for cluster in neuron.clusters[:MAX_CLUSTERS])
+    colour_of = colours.of_clusters(neuron.clusters)
+    cards = "".join(_card(cluster, examples, colour_of[cluster.label]) for cluster in neuron.clusters[:MAX_CLUSTERS])
     more = len(neuron.clusters) - MAX_CLUSTERS
     rest = f"<div>… {more} more clusters</div>" if more > 0 else ""
     return f"<div>{head}</div>{tree_svg(neuron)}{cards}{rest}"
@@ -61,14 +61,14 @@ def plain_html(neuron: "Neuron", examples: "Sequence[Example] | None") -> str:
 def tree_svg(neuron: "Neuron") -> str:
     """The dendrogram: distances along the width, the root on the left, the cut as a dashed line."""
     drawn = dendrogram.layout(neuron)
-    n, colours = len(drawn.leaves), drawn.colours()
+    n, colour_of = len(drawn.leaves), colours.of_clusters(neuron.clusters)
     top = max(float(drawn.heights.max()), neuron.distance_threshold) or 1.0
     leaf = max(min(LEAF, 600 / n), 1.0)
     x = 10 + (WIDTH - 20) * (1 - drawn.heights / top)
     y = 24 + leaf * (drawn.places() + 0.5)
     lines = []
     for i, (first, second) in enumerate(drawn.merges.tolist()):
-        colour = colours.get(int(drawn.labels[n + i]), "currentColor")
+        colour = colour_of.get(int(drawn.labels[n + i]), "currentColor")
         at = x[n + i]
         path = f"M{x[first]:.1f} {y[first]:.1f}H{at:.1f}V{y[second]:.1f}H{x[second]:.1f}"
         lines.append(f'<path d="{path}" fill="none" stroke="{colour}"/>')
@@ -97,7 +97,7 @@ def _card(cluster: "Cluster", examples: Any, colour: str) -> str:
             lines += f"<div>… {cluster.size - len(shown)} more</div>"
     return (
         f'<div style="border-left:4px solid {colour};margin:8px 0;padding-left:8px">'
-        f"<div><b>cluster {cluster.label}</b> · {size}</div>{lines}</div>"
+        f"<div><b>{cluster.letter}</b> · {size}</div>{lines}</div>"
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Unpack, o
 
 import numpy as np
 
-from polysem.client import cutting, tables
+from polysem.client import cutting, letters, tables
 from polysem.client.baselines import Baselines, baseline_columns, baselines_of, key_tokens_of, nulls_of
 from polysem.client.calls import Call
 from polysem.client.questions.embedding import Embeddings
@@ -72,6 +72,7 @@ class Cluster(NamedTuple):
     mean_distance  over its pairs; None of a single example
     stability      0..1: mean Jaccard index with the likest cluster of each bootstrap sample (Hennig 2007), 0.75 and
                    more is stable; None of a single example, which is no cluster, where not tested, and after `cut`
+    letter         its name for people: A for the neuron's largest, then B, C, …; "·" for a single example
     """
 
     label: int
@@ -79,6 +80,7 @@ class Cluster(NamedTuple):
     central: int
     mean_distance: float | None
     stability: float | None = None
+    letter: str = ""
 
     @property
     def size(self) -> int:
@@ -206,7 +208,8 @@ class Neuron:
     def clusters(self) -> tuple[Cluster, ...]:
         tops = cutting.top_nodes(self._tree, len(self.labels), self.distance_threshold)
         found = [self._cluster(label, node) for label, node in enumerate(tops)]
-        return tuple(sorted(found, key=lambda cluster: -cluster.size))  # stable: of equals the lower label first
+        found.sort(key=lambda cluster: -cluster.size)  # stable: of equals the lower label first
+        return tuple(c._replace(letter=letters.letter_of(rank, c.size)) for rank, c in enumerate(found))
 
     def _cluster(self, label: int, node: int) -> Cluster:
         merge = node - len(self.labels)
@@ -417,6 +420,7 @@ def _by_example(batches: Sequence[ClusterBatch]) -> Columns:
     return tables.neurons([np.repeat(batch.neurons, batch.n_examples, axis=0) for batch in batches]) | {
         "example": tables.within(tables.joined([batch.n_examples for batch in batches])),
         "label": tables.joined([batch.labels for batch in batches]),
+        "letter": [name for batch in batches for name in letters.of_examples(batch.labels, batch.n_examples.tolist())],
     }
 
 

@@ -1,6 +1,5 @@
 """The same neuron clustered twice, side by side."""
 
-import string
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from polysem.client import letters
 from polysem.client.drawing import colours, dendrogram
+from polysem.client.drawing.matching import matched
 from polysem.client.measuring.agreement import adjusted_rand_index
 from polysem.client.questions.clustering import Neuron
 from polysem.client.terminal.tables import metric_text
 from polysem.client.terminal.texts import has_colour
-from polysem.proto.arrays import DoubleArray, IntArray
 
+N_LETTERS = 26  # of one character
 _METRICS = {
     "intra": "mean distance within clusters",
     "inter": "mean distance between clusters",
@@ -62,47 +63,20 @@ class _Strips:
 
     def __init__(self, hac: Neuron, scc: Neuron) -> None:
         leaves = dendrogram.layout(hac).leaves
-        ranks = _by_first_appearance(hac.labels[leaves])
-        self._ranks = {"HAC": ranks, "SCC": _matched(scc.labels[leaves], ranks)}
+        ranks = letters.ranks(np.bincount(hac.labels))[hac.labels[leaves]]
+        self._ranks = {"HAC": ranks, "SCC": matched(scc.labels[leaves], ranks)}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         n, width = len(self._ranks["HAC"]), max(options.max_width - 5, 1)
         n_cells = n * min(width // max(n, 1), 2) if n <= width else width
         shown = np.arange(n_cells) * n // max(n_cells, 1)  # the example in each cell
         for name, ranks in self._ranks.items():
-            yield Text.assemble((f"{name}  ", "bold"), *(_cell(rank, has_colour(console)) for rank in ranks[shown]))
+            sizes = np.bincount(ranks)
+            cells = (_cell(rank, int(sizes[rank]), has_colour(console)) for rank in ranks[shown].tolist())
+            yield Text.assemble((f"{name}  ", "bold"), *cells)
 
 
-def _cell(rank: int, coloured: bool) -> tuple[str, str]:
-    letter = string.ascii_letters[rank] if rank < len(string.ascii_letters) else "·"
-    colour = colours.PALETTE[rank % len(colours.PALETTE)]
+def _cell(rank: int, size: int, coloured: bool) -> tuple[str, str]:
+    letter = letters.letter_of(rank, size) if rank < N_LETTERS else letters.SINGLE
+    colour = colours.SINGLE if size < 2 else colours.PALETTE[rank] if rank < len(colours.PALETTE) else colours.BEYOND
     return letter, f"{colours.letters_on(colour)} on {colour}" if coloured else ""
-
-
-def _by_first_appearance(labels: IntArray) -> IntArray:
-    """(n,) the same clusters, numbered in the order they come in."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].astype(np.int32)
-
-
-def _matched(labels: IntArray, others: IntArray) -> IntArray:
-    """(n,) clusters by the number of the one in `others` they are matched with: pairs that share most examples first.
-
-    Those left over get new numbers.
-    """
-    shared = _shared(labels, others)
-    numbers: dict[int, int] = {}
-    for flat in np.argsort(-shared, axis=None, kind="stable").tolist():
-        label, other = divmod(flat, shared.shape[1])
-        if shared[label, other] and label not in numbers and other not in numbers.values():
-            numbers[label] = other
-    left_over = [label for label in range(len(shared)) if label not in numbers]
-    numbers |= {label: shared.shape[1] + i for i, label in enumerate(left_over)}
-    return np.array([numbers[label] for label in labels.tolist()], np.int32)
-
-
-def _shared(a: IntArray, b: IntArray) -> DoubleArray:
-    """(clusters of a, clusters of b) examples in both."""
-    table = np.zeros((a.max(initial=-1) + 1, b.max(initial=-1) + 1))
-    np.add.at(table, (a, b), 1)
-    return table

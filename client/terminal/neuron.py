@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.panel import Panel
 from rich.text import Text
 
-from polysem.client.drawing import dendrogram
+from polysem.client.drawing import colours, dendrogram
 from polysem.client.drawing.dendrogram import Layout
 from polysem.client.questions.clustering import Cluster, Neuron
 from polysem.client.questions.examples import Example
@@ -113,7 +113,7 @@ class _Figure:
         self._neuron = neuron
         self._examples = examples
         self._layout = dendrogram.layout(neuron)
-        self._colours = self._layout.colours()
+        self._colours = colours.of_clusters(neuron.clusters, any_ground=True)
         self._max_examples = max_examples
         self._clusters = {cluster.label: cluster for cluster in neuron.clusters[:max_clusters]}
 
@@ -168,9 +168,10 @@ class _Figure:
 
 def _heading(cluster: Cluster, examples: Sequence[Example], colour: str, width: int, coloured: bool) -> Text:
     """What sets the cluster apart, in a line: how many examples, and the tokens they fire on."""
-    name = (f"cluster {cluster.label} · {counted(cluster.size, 'example')}", "bold")
+    name = (f"{cluster.letter} · {counted(cluster.size, 'example')}", "bold")
     stable = "" if cluster.stability is None else f"stability {cluster.stability:.2f} · "
-    heading = Text.assemble(("■ ", colour), name, " · ")  # letters of that colour would be too faint on some ground
+    label = (f" · label {cluster.label}", "dim")
+    heading = Text.assemble(("■ ", colour), name, label, " · ")  # letters of that colour would be too faint somewhere
     heading.append(f"{stable}fires on")
     for token, n in dendrogram.key_tokens(examples):
         heading.append("  ").append_text(key_text(token, coloured)).append(f" ×{n}" if n > 1 else "")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from polysem.client import letters
 from polysem.client.drawing import browser
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "cuts.json").read_text())
@@ -37,6 +38,19 @@ def test_the_browser_cuts_a_servers_tree_as_the_client(page, server):
             for threshold in (0.0, 0.2, 0.5, 1.0, 2.0):
                 found = page.evaluate("([d, t]) => Polysem.cut(d.n, d.merges, d.heights, t).labels", [data, threshold])
                 assert found == neuron.cut(threshold).labels.tolist()
+
+
+def test_the_browsers_letters_are_pythons(page, server):
+    page.goto("about:blank")
+    page.add_script_tag(content=browser.script())
+    ranks = [*range(60), 701, 702, 20_000]
+    assert page.evaluate("(ranks) => ranks.map(Polysem.letter)", ranks) == [letters.letter(rank) for rank in ranks]
+    neuron = max(server.cluster("0.*"), key=lambda n: n.metrics.n_clusters)
+    found = page.evaluate(
+        "(d) => Polysem.clustering(d, Polysem.nodeSizes(d.n, d.merges), 0.5).clusters.map((c) => [c.letter, c.label])",
+        browser.data(neuron, None),
+    )
+    assert found == [[c.letter, c.label] for c in neuron.clusters]
 
 
 def test_a_notebooks_display_is_drawn_and_can_be_cut(page, server, tmp_path):

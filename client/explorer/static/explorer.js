@@ -140,7 +140,7 @@
         neuron: id, distance_threshold: found.threshold, n_examples: data.n, n_clusters: found.clusters.length,
         intra: found.intra, inter: found.inter, silhouette: found.silhouette, largest_share: found.largestShare,
         how: data.note, link: location.href,
-        clusters: found.clusters.map((c) => ({ label: c.label, size: c.size, central: c.central, rare: c.rare,
+        clusters: found.clusters.map((c) => ({ letter: c.letter, label: c.label, size: c.size, central: c.central, rare: c.rare,
           mean_distance: c.meanDistance, members: [...c.members].sort((a, b) => a - b) })),
         labels: found.labels,
         linkage: data.merges.map(([a, b], i) => [a, b, data.heights[i]]),
@@ -150,11 +150,12 @@
     };
 
     function csv() {
-      const rows = [["neuron", "example", "cluster", "central", "document", "position", "activation", "key_token",
+      const rows = [["neuron", "example", "cluster", "letter", "central", "document", "position", "activation", "key_token",
         "key_part", "text"]];
       const { labels, clusters } = view.found();
       const centrals = new Set(clusters.map((cluster) => cluster.central));
-      data.examples.forEach((e, place) => rows.push([id, place, labels[place], centrals.has(place) ? 1 : 0, e.document,
+      const letters = new Map(clusters.map((cluster) => [cluster.label, cluster.letter]));
+      data.examples.forEach((e, place) => rows.push([id, place, labels[place], letters.get(labels[place]), centrals.has(place) ? 1 : 0, e.document,
         e.position, e.activation, e.key_token, e.key_part, e.tokens.join("")]));
       return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
     }

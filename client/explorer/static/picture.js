@@ -80,7 +80,7 @@
     for (const { cluster, facts, places } of cards) {
       context.fillStyle = found.colours.get(cluster.label);
       context.fillRect(left, y, 5, height({ places }) - 10);
-      write(`cluster ${cluster.label}: ${cluster.size} example${cluster.size === 1 ? "" : "s"}` +
+      write(`${cluster.letter}  ${cluster.size} example${cluster.size === 1 ? "" : "s"}` +
         (cluster.rare ? ", a rare behaviour" : ""), BOLD, left + 12, y + 13, CARDS - 12);
       write(facts, SANS, left + 12, y + 13 + LINE, CARDS - 12);
       places.slice(0, MOST_TEXTS).forEach((place, i) =>

@@ -1,6 +1,7 @@
 """The paper's figures of a neuron."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from click.testing import CliRunner
 
 from polysem.client.commands.cli import cli
 from polysem.client.drawing import figures
+from polysem.client.letters import letters
+from polysem.client.questions.clustering import Cluster
 from polysem.proto.errors import InvalidArgument
 
 
@@ -52,7 +55,38 @@ def test_figure_4_has_both_embeddings_at_one_cut(neuron, client):
     first, second, *_ = [ax.get_title(loc="left") for ax in drawn.axes]
     assert first.startswith(f"pre-MLP embeddings: {pre_mlp.metrics.n_clusters} clusters")
     assert second.startswith(f"neuron embeddings: {neuron.metrics.n_clusters} clusters")
-    assert len(drawn.axes[3].collections[0].get_offsets()) == len(neuron.labels)
+    assert sum(len(points.get_offsets()) for points in drawn.axes[3].collections) == len(neuron.labels)
+
+
+def test_colour_never_stands_alone_in_a_figure(neuron):
+    many = [f"{c.letter} {c.size}" for c in neuron.clusters if c.size > 1]
+    assert texts(neuron.plot_dendrogram(max_per_cluster=9)).count(many[0]) == 1
+    left, right, *_ = (ax.get_legend() for ax in neuron.plot_compare().axes[2:])
+    shown = [text.get_text() for text in right.get_texts()]
+    assert shown[: len(many)] == many
+    assert len(shown) == len(many) + (len(many) < len(neuron.clusters))  # all single examples in one line
+    assert left.get_texts()
+
+
+def clustering_of(labels):
+    """A stand-in for a neuron of which only the clusters count."""
+    labels = np.array(labels, np.int32)
+    sizes = np.bincount(labels)
+    names = letters(sizes)
+    found = [
+        Cluster(label, np.flatnonzero(labels == label), 0, None, None, names[label]) for label in range(len(sizes))
+    ]
+    return SimpleNamespace(labels=labels, clusters=sorted(found, key=lambda c: (-c.size, c.label)))
+
+
+def test_in_a_comparison_a_cluster_has_the_letter_of_the_one_it_shares_most_with():
+    neuron = clustering_of([0, 0, 0, 0, 1, 1, 1, 2, 2, 3])
+    looks = figures._looks_as(clustering_of([1, 1, 1, 2, 0, 0, 0, 3, 3, 3]), neuron)
+    assert {label: look.letter for label, look in looks.items()} == {0: "B", 1: "A", 2: "·", 3: "C"}
+    halves = figures._looks_as(clustering_of([0, 0, 1, 1, 2, 2, 2, 3, 3, 3]), neuron)  # A falls in two: one is new
+    assert {label: look.letter for label, look in halves.items()} == {0: "A", 1: "D", 2: "B", 3: "C"}
+    of_neuron = figures._looks(neuron)
+    assert looks[1].colour == of_neuron[0].colour
 
 
 def test_the_comparison_keeps_algorithm_and_cut(neuron, client):

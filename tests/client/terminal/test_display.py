@@ -107,8 +107,8 @@ def test_hac_beside_scc_says_how_far_they_agree():
     assert "the same clusters" in drawn(terminal.comparison(none, none), 100)
     assert "the same clusters" in drawn(terminal.comparison(a, a), 100)
     text = drawn(terminal.comparison(a, b), 100)
-    assert "HAC  aaaabbbb" in text
-    assert "SCC  aaaabbcc" in text
+    assert "HAC  AAAABBBB" in text
+    assert "SCC  AAAA····" in text
 
 
 @pytest.mark.parametrize(
