@@ -129,7 +129,8 @@ class Client:
         algorithm           hac: agglomerative · scc: Sub-Cluster Component · components: of the graph distance <= t
         linkage             of hac: average, complete or single
         embedding           neuron: h ⊙ w (Foote 2024), of gated neurons h ⊙ (u·w_g + g·w_u) · pre_mlp: h · of gated
-                            neurons also gate: h ⊙ w_g · up: h ⊙ w_u
+                            neurons also gate: h ⊙ w_g · up: h ⊙ w_u · controls, the neuron's formula with other
+                            weights: permuted, its own in a random order · other, another neuron's of its layer
         layer_norm          folded: h = x̂, w = γ⊙W · raw: h = γ⊙x̂+β, w = W
         frame               raw: the embeddings as they are (the paper) · centred: without the layer's mean over the
                             corpus · standardised: that, and x̂ divided by the layer's deviations · own: without the
@@ -144,7 +145,7 @@ class Client:
         n_null              0..1999: compare each neuron with so many rotations of its examples, which have no clusters
                             (`Neuron.significance`, `significant_clusters`, `significant_cut`); None: 99 where one
                             neuron is named, else none, at no cost
-        seed                of those rotations
+        seed                of those rotations, and of what permuted and other draw (0 in all other questions)
         """
         call = clustering.call(
             neurons,

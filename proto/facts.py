@@ -249,7 +249,7 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
             message.until_stable = clustering.until_stable
         if clustering.neighbours is not None:
             message.neighbours = clustering.neighbours
-        message.n_null, message.seed = clustering.n_null, clustering.seed
+        message.n_null, message.seed = clustering.n_null, clustering.seed or provenance.choice.seed
     return message
 
 
@@ -264,7 +264,7 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
             until_stable=message.until_stable,
             neighbours=message.neighbours if message.HasField("neighbours") else None,
             n_null=message.n_null,
-            seed=message.seed,
+            seed=message.seed if message.n_null else 0,
         )
     return Provenance(
         index=message.index,
@@ -272,7 +272,7 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
         model_id=message.model_id,
         model_sha256=message.model_sha256,
         software_version=message.software_version,
-        choice=decode_choice(message),
+        choice=decode_choice(message).seeded(message.seed),
         clustering=clustering,
         side=decode_side(message.side),
         xhat_dtype=message.xhat_dtype or "float16",  # older servers do not say

@@ -78,7 +78,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
     show_default=True,
     help="Rotations to compare each neuron with, in rows of hac: is its clustering more than chance? 99 is usual.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the rotations.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rotations and controls.")
 @SIDE
 @executes
 @asks_either
@@ -194,7 +194,9 @@ def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
 
 @click.command("rank")
 @FILE
-@click.option("--by", help="A column of FILE.  [default: excess_silhouette where it was measured, else n_clusters]")
+@click.option(
+    "--by", help="A column of FILE, or q_value.  [default: excess_silhouette where it was measured, else n_clusters]"
+)
 @click.option("--ascending", is_flag=True, help="The lowest first.")
 @click.option("--rare", is_flag=True, help="Neurons with a common and a rare behaviour, with the rare one's texts.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="So many neurons.")
@@ -224,6 +226,7 @@ def print_rank(
     \b
     polysem rank gpt2.parquet --by n_clusters --least n_examples=25
     polysem rank gpt2.parquet --by inter --embedding pre_mlp --json
+    polysem rank gpt2.parquet --by stability --most q_value=0.05    of a file measured with --null
     polysem rank gpt2.parquet --rare --server gpu-box:50051     with the rare texts
     """
     measured = measurements.read(Path(os.path.expanduser(file)))

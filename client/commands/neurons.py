@@ -34,7 +34,7 @@ from polysem.proto.sides import Side
     type=click.IntRange(0, 1999),
     help="Compare each neuron with so many rotations of its examples.  [default: 99 of one neuron, none of several]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the rotations.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rotations and controls.")
 @INDEX
 @SIDE
 @BULK

@@ -131,7 +131,8 @@ _NEIGHBOURS = click.option(
     metavar="K",
     help="Cluster the graph of K nearest neighbours instead of all distances: scc, or single linkage.",
 )
-_ALGORITHM, _EMBEDDING, _LAYER_NORM = "Clustering algorithm.", "Embedding to cluster.", "Where LayerNorm's γ and β go."
+_ALGORITHM, _LAYER_NORM = "Clustering algorithm.", "Where LayerNorm's γ and β go."
+_EMBEDDING = "Embedding to cluster; gate and up: of gated neurons; permuted and other: controls with other weights."
 _FRAME = "Mean that is subtracted first: none, the layer's (and its deviations divided by), or the neuron's own."
 _REPEATABLE = "May be repeated."
 

@@ -35,6 +35,7 @@ from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownInd
 from polysem.proto.facts import IndexInfo
 from polysem.proto.neurons import NeuronLike, NeuronRange, parse_neurons
 from polysem.proto.questions.clustering import (
+    CONTROLS,
     Algorithm,
     ClusterBatch,
     Clustering,
@@ -97,7 +98,7 @@ class Measuring:
     best_cut            also cut at all of BEST_CUT_THRESHOLDS, for the best silhouette
     index               of the server; None: its default
     side                of the activations
-    n_null, seed        rotations that each neuron is compared with, in rows of hac; 0: none
+    n_null, seed        rotations that each neuron is compared with, in rows of hac; 0: none. Controls draw by the seed
 
     n_trees  trees that the server will make
     about    what the numbers depend on, for the file's metadata
@@ -146,7 +147,9 @@ class Measuring:
             "columns": {name: column.meaning for name, column in COLUMNS.items()},
         }
         if n_null:
-            self.about |= {"n_null": n_null, "seed": seed}
+            self.about["n_null"] = n_null
+        if n_null or any(variant.embedding in CONTROLS for variant in variants):
+            self.about["seed"] = seed
 
     @property
     def n_neurons(self) -> int:
@@ -278,8 +281,9 @@ class MeasureShard:
             silhouette_thresholds=tuple(self.grid),
             n_null=self.n_null if variant.algorithm == "hac" else 0,
             seed=self.seed,
+            cut_silhouettes=bool(self.grid),
         )
-        return ClusterQuery(tuple(neurons), self.index, variant.choice, clustering, self.side)
+        return ClusterQuery(tuple(neurons), self.index, variant.choice.seeded(self.seed), clustering, self.side)
 
 
 def _index(client: Clusterer, name: str) -> IndexInfo:
@@ -322,9 +326,3 @@ def _ranges(neurons: Array) -> list[NeuronRange]:
 def _joined(batches: Sequence[ClusterBatch]) -> ClusterBatch:
     names = columns.LAYOUTS[ClusterBatch].axes
     return ClusterBatch(**{name: np.concatenate([getattr(batch, name) for batch in batches]) for name in names})
-
-
-# ---- Trees and their cuts
-
-
-# ---- Columns of a variant, each (B,)

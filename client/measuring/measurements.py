@@ -35,7 +35,7 @@ COLUMNS = {
     "side": Column("string", "of its activations: positive or negative"),
     "algorithm": Column("string", "hac, scc or components"),
     "linkage": Column("string", "of hac: average, complete or single"),
-    "embedding": Column("string", "neuron or pre_mlp; of gated neurons also gate or up"),
+    "embedding": Column("string", "neuron or pre_mlp; of gated neurons also gate or up; controls: permuted, other"),
     "layer_norm": Column("string", "folded or raw"),
     "frame": Column("string", "raw, centred, standardised or own"),
     "distance_threshold": Column("double", "where the tree is cut"),
@@ -57,10 +57,11 @@ COLUMNS = {
     "matched_n_clusters": Column(
         "int32",
         "clusters, where this tree is cut to as many as the neuron embedding's has at the cut; where equal heights "
-        "leave no such cut, to the nearest number, of two the smaller; null where not both embeddings were asked",
+        "leave no such cut, to the nearest number, of two the smaller; null where neuron or all others were not asked",
     ),
     "matched_intra": Column("double", "intra at matched_n_clusters"),
     "matched_inter": Column("double", "inter at matched_n_clusters"),
+    "matched_silhouette": Column("double", "silhouette at matched_n_clusters; null without best cuts"),
     "best_silhouette": Column("double", "the highest silhouette over cuts at best_cut_thresholds"),
     "best_threshold": Column("double", "the lowest of best_cut_thresholds with it"),
     "own_silhouette": Column(
@@ -92,7 +93,9 @@ COLUMNS = {
 SIGNIFICANCE = tuple(COLUMNS)[tuple(COLUMNS).index("own_silhouette") : tuple(COLUMNS).index("token_agreement")]
 BASELINES = ("token_agreement", "single_token_share", "singleton_share")
 # Columns that older files lack, and what is true of those; a side may stand in their metadata.
-ADDED: dict[str, Any] = {"side": "positive", "frame": "raw"} | dict.fromkeys((*SIGNIFICANCE, *BASELINES))
+ADDED: dict[str, Any] = {"side": "positive", "frame": "raw"} | dict.fromkeys(
+    ("matched_silhouette", *SIGNIFICANCE, *BASELINES)
+)
 NUMBERS = tuple(name for name, column in COLUMNS.items() if column.type != "string")
 
 

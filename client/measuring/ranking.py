@@ -13,6 +13,7 @@ from polysem.proto.errors import InvalidArgument
 from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 from polysem.proto.questions.listing import is_rare
 
+RANKED = (*NUMBERS, "q_value")
 SHOWN = ("n_examples", "n_clusters", "intra", "inter", "silhouette", "largest_share", "mean_distance")
 SHOWN_OF_SIGNIFICANCE = (
     *("significant_clusters", "excess_silhouette", "p_value", "q_value"),
@@ -42,9 +43,9 @@ def rank(
 ) -> list[dict[str, Any]]:
     """Rows sorted by one column; of equals in the model's order; those where it is undefined come last.
 
-    by           None: `default_order`
-    least, most  bounds on columns, both included; what is undefined is within none
-    The rows have q_value beside p_value (Benjamini and Hochberg, over all neurons of the clustering).
+    by           None: `default_order`; also q_value, which each row has beside p_value (Benjamini and Hochberg, over
+                 all neurons of the clustering)
+    least, most  bounds on columns and on q_value, both included; what is undefined is within none
 
     variant      algorithm, embedding, layer_norm, frame; None: the file's first that fits the others
 
@@ -52,14 +53,17 @@ def rank(
     """
     by = by or default_order(measured)
     for name in (by, *(least or {}), *(most or {})):
-        if name not in NUMBERS:
-            raise InvalidArgument(f"there is no column {name!r} to go by; choose one of {', '.join(NUMBERS)}", "by")
-    places = _of_variant(measured, variant)
+        if name not in RANKED:
+            raise InvalidArgument(f"there is no column {name!r} to go by; choose one of {', '.join(RANKED)}", "by")
+    places, q = _of_variant(measured, variant), _q_values(measured, variant)
+
+    def values(name: str) -> Array:
+        return q if name == "q_value" else _numbers(measured, name)
+
     for bounds, within in ((least, np.greater_equal), (most, np.less_equal)):
         for name, bound in (bounds or {}).items():
-            places = places[within(_numbers(measured, name)[places], bound)]
-    q = _q_values(measured, variant)
-    chosen = places[_order(_numbers(measured, by)[places], ascending)]
+            places = places[within(values(name)[places], bound)]
+    chosen = places[_order(values(by)[places], ascending)]
     return [
         row | {"q_value": None if np.isnan(q[place]) else float(q[place])}
         for row, place in zip(measured.rows(chosen), chosen, strict=True)

@@ -20,6 +20,7 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.sides import Side
 
+MATCHED = ("matched_intra", "matched_inter", "matched_silhouette")
 METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
 
 
@@ -48,6 +49,7 @@ class Trees:
     heights    (B, M) +inf in padding
     intra_at   (B, M + 1) intra with so many merges kept; NaN where undefined, and in padding
     inter_at   (B, M + 1) likewise
+    silhouette_at  (B, M + 1) likewise; all NaN where the batch holds no cut_silhouettes
 
     The pairs that meet in a merge are those of its node without those of its two children, so sums over the merges kept
     are sums over all pairs in the same cluster.
@@ -64,6 +66,9 @@ class Trees:
         self._children = self._padded(batch.merges[:, 0], 0), self._padded(batch.merges[:, 1], 0)
         self._sizes = self._node_sizes()
         self.intra_at, self.inter_at = self._curves()
+        asked = batch.cut_silhouettes.ndim == 2 and batch.cut_silhouettes.shape[1] > 0
+        every = batch.cut_silhouettes[:, 0] if asked else np.full(len(batch.heights), np.nan)
+        self.silhouette_at = np.pad(self._padded(every, np.nan), ((0, 0), (1, 0)), constant_values=np.nan)
 
     def _padded(self, flat: Array, fill: float) -> Array:
         padded = np.full(self._used.shape, fill, flat.dtype)
@@ -189,21 +194,16 @@ def agreement_columns(variant: Variant, trees: dict[Variant, Trees]) -> dict[str
 
 
 def matched_columns(variant: Variant, trees: dict[Variant, Trees]) -> dict[str, Array]:
-    """The tree cut to as many clusters as the neuron embedding's has; undefined unless both embeddings are there."""
-    mine = trees[variant]
-    if not all(variant._replace(embedding=embedding) in trees for embedding in ("neuron", "pre_mlp")):
+    """The tree cut to as many clusters as the neuron embedding's has; undefined unless it and another are there."""
+    mine, neuron = trees[variant], variant._replace(embedding="neuron")
+    if neuron not in trees or not any(neuron == v._replace(embedding="neuron") for v in trees if v != neuron):
         nothing = np.full(len(mine.n), np.nan)
-        return {
-            "matched_n_clusters": np.full(len(mine.n), UNDEFINED),
-            "matched_intra": nothing,
-            "matched_inter": nothing,
-        }
-    wanted = trees[variant._replace(embedding="neuron")].batch.n_clusters
-    kept = mine.kept_for(wanted)[:, None]
+        return {"matched_n_clusters": np.full(len(mine.n), UNDEFINED)} | dict.fromkeys(MATCHED, nothing)
+    kept = mine.kept_for(trees[neuron].batch.n_clusters)[:, None]
+    curves = mine.intra_at, mine.inter_at, mine.silhouette_at
     return {
         "matched_n_clusters": mine.n - kept[:, 0],
-        "matched_intra": np.take_along_axis(mine.intra_at, kept, axis=1)[:, 0],
-        "matched_inter": np.take_along_axis(mine.inter_at, kept, axis=1)[:, 0],
+        **{name: np.take_along_axis(at, kept, axis=1)[:, 0] for name, at in zip(MATCHED, curves, strict=True)},
     }
 
 

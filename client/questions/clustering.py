@@ -456,7 +456,7 @@ def call(
     if n_null is None:
         n_null = N_NULL if n_named(neurons) == 1 else 0
     clustering = replace(clustering, n_null=n_null, seed=seed)
-    query = ClusterQuery(parse_neurons(*neurons), checks.index_name(index), choice, clustering, side)
+    query = ClusterQuery(parse_neurons(*neurons), checks.index_name(index), choice.seeded(seed), clustering, side)
     return cluster_call(query, asker, n_named(neurons))
 
 

@@ -19,7 +19,7 @@ from polysem.v1 import neuron_service_pb2 as pb
 
 Algorithm = Literal["hac", "scc", "components"]
 Linkage = Literal["average", "complete", "single"]
-Embedding = Literal["neuron", "pre_mlp", "gate", "up"]
+Embedding = Literal["neuron", "pre_mlp", "gate", "up", "permuted", "other"]
 LayerNorm = Literal["folded", "raw"]
 Frame = Literal["raw", "centred", "standardised", "own"]
 ThresholdSchedule = Literal["linear", "geometric"]
@@ -36,6 +36,15 @@ LEAST_NULLS = 19  # with which a p-value can be that small
 METHODS: tuple[Method, ...] = get_args(Method)
 LIBRARIES: tuple[Library, ...] = get_args(Library)
 APPROXIMATE: tuple[Method, ...] = ("neighbours", "neighbour_tree")
+CONTROLS: tuple[Embedding, ...] = ("permuted", "other")
+OF_GATES: tuple[Embedding, ...] = ("gate", "up")  # which only gated neurons have
+
+
+EMBEDDING_WORDS: dict[str, str] = {
+    "pre_mlp": "pre-MLP embeddings",
+    "permuted": "neuron embeddings with permuted weights",
+    "other": "neuron embeddings with another neuron's weights",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +52,27 @@ class EmbeddingChoice:
     """Which embedding of x̂ to compute; gate and up are of gated neurons.
 
     frame  what is subtracted, and what divides it, before cosines (docs/glossary.md)
+    seed   of the CONTROLS: the order of permuted weights, and which other neuron's weights are taken
     """
 
     embedding: Embedding = "neuron"
     layer_norm: LayerNorm = "folded"
     frame: Frame = "raw"
+    seed: int = 0
 
     @property
     def words(self) -> str:
         """The embedding's name for people."""
-        return f"{'pre-MLP' if self.embedding == 'pre_mlp' else self.embedding} embeddings"
+        return EMBEDDING_WORDS.get(self.embedding, f"{self.embedding} embeddings")
+
+    @property
+    def of_weights(self) -> bool:
+        """Whether it is the neuron embedding's formula: with the neuron's weights, or with a control's."""
+        return self.embedding in ("neuron", *CONTROLS)
+
+    def seeded(self, seed: int) -> "EmbeddingChoice":
+        """The same with that seed, if it is a control; equal work is equal."""
+        return replace(self, seed=seed) if self.embedding in CONTROLS else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,7 @@ class Clustering:
     linkage                of hac
     thresholds             of SCC's rounds, on distance, strictly increasing; a schedule's name stands for its numbers
     silhouette_thresholds  further cuts of which only the silhouette is wanted
+    cut_silhouettes        the silhouette of the cut at each merge's height is wanted
     neighbours             of scc and single linkage: cluster the graph of so many nearest neighbours; None: exactly,
                            but scc above 20,000 examples on the graph of 25
     n_null                 rotations of each neuron's examples that its best silhouette is compared with; 0: no test
@@ -77,6 +98,7 @@ class Clustering:
     neighbours: int | None = None
     n_null: int = 0
     seed: int = 0
+    cut_silhouettes: bool = False
 
     @property
     def words(self) -> str:
@@ -124,7 +146,11 @@ def _n_merges(batch: "ClusterBatch") -> IntArray:
     pb.ClusterNeuronsResponse,
     "neuron",
     Axis("example", ["labels", "key_tokens", "stability"], "n_examples"),
-    Axis("merge", ["merges", "heights", "node_centrals", "node_mean_distances", "merge_tests"], _n_merges),
+    Axis(
+        "merge",
+        ["merges", "heights", "node_centrals", "node_mean_distances", "merge_tests", "cut_silhouettes"],
+        _n_merges,
+    ),
     later=[
         "libraries",
         "significance",
@@ -133,6 +159,7 @@ def _n_merges(batch: "ClusterBatch") -> IntArray:
         "null_metrics",
         "stability",
         "prediction_strength",
+        "cut_silhouettes",
     ],
 )
 @dataclass(frozen=True, eq=False)
@@ -158,6 +185,7 @@ class ClusterBatch:
     null_metrics         (B, 4) float64, likewise as significance: n_clusters, intra, inter and silhouette of rotations
     stability            (E, 1) float64, (E, 0) where none was asked for: of each example's cluster, NaN of one
     prediction_strength  (B, 1) float64, likewise: at the significant number of clusters
+    cut_silhouettes      (M, 1) float64, (M, 0) where not asked for: of the cut at each merge's height
     """
 
     neurons: IntArray
@@ -183,6 +211,7 @@ class ClusterBatch:
     null_metrics: DoubleArray
     stability: DoubleArray
     prediction_strength: DoubleArray
+    cut_silhouettes: DoubleArray
 
 
 def library_number(library: Library | None) -> Any:
@@ -215,6 +244,7 @@ def check_choice(choice: EmbeddingChoice) -> None:
     check_one_of(choice.embedding, get_args(Embedding), "embedding")
     check_one_of(choice.layer_norm, get_args(LayerNorm), "layer_norm")
     check_one_of(choice.frame, get_args(Frame), "frame")
+    _check_seed(choice.seed)
 
 
 def check_clustering(clustering: Clustering) -> None:
@@ -233,8 +263,7 @@ def check_clustering(clustering: Clustering) -> None:
         )
     if not 0 <= clustering.n_null <= MAX_NULLS:
         raise InvalidArgument(f"n_null is {clustering.n_null}; give 0 to {MAX_NULLS}", "n_null")
-    if not 0 <= clustering.seed < 1 << 63:
-        raise InvalidArgument(f"seed is {clustering.seed}; give 0 to 2^63 - 1", "seed")
+    _check_seed(clustering.seed)
     for value in clustering.silhouette_thresholds:
         _in_range(value, "silhouette_thresholds")
     _check_neighbours(clustering)
@@ -274,6 +303,11 @@ def _check_neighbours(clustering: Clustering) -> None:
         )
 
 
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 1 << 63:
+        raise InvalidArgument(f"seed is {seed}; give 0 to 2^63 - 1", "seed")
+
+
 def _in_range(value: float, field: str) -> None:
     number = number_of(value)
     if not math.isfinite(number):
@@ -297,6 +331,8 @@ EMBEDDINGS: dict[str, Any] = {
     "pre_mlp": pb.EMBEDDING_PRE_MLP,
     "gate": pb.EMBEDDING_GATE,
     "up": pb.EMBEDDING_UP,
+    "permuted": pb.EMBEDDING_PERMUTED,
+    "other": pb.EMBEDDING_OTHER,
 }
 LAYER_NORMS: dict[str, Any] = {"folded": pb.LAYER_NORM_FOLDED, "raw": pb.LAYER_NORM_RAW}
 FRAMES: dict[str, Any] = {
@@ -320,7 +356,8 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
         neurons=encode_ranges(query.neurons),
         silhouette_thresholds=query.clustering.silhouette_thresholds,
         n_null=query.clustering.n_null,
-        seed=query.clustering.seed,
+        seed=query.choice.seed or query.clustering.seed,
+        cut_silhouettes=query.clustering.cut_silhouettes,
         side=encode_side(query.side),
         **encode_clustering(query.choice, query.clustering),
     )
@@ -334,8 +371,11 @@ def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
         silhouette_thresholds=tuple(request.silhouette_thresholds),
         n_null=request.n_null,
         seed=request.seed if request.n_null else 0,
+        cut_silhouettes=request.cut_silhouettes,
     )
     check_clustering(clustering)
+    choice = choice.seeded(request.seed)
+    check_choice(choice)
     return ClusterQuery(decode_ranges(request.neurons), request.index, choice, clustering, decode_side(request.side))
 
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.facts import ModelInfo
-from polysem.proto.questions.clustering import EmbeddingChoice
+from polysem.proto.questions.clustering import OF_GATES, EmbeddingChoice
+from polysem.server.model import controls
 from polysem.server.model.architecture import Family, Mlp
 from polysem.server.model.tokenizer import Tokenizer
 
@@ -187,7 +188,7 @@ class Model(ModelDescription):
 
     def check_choice(self, choice: EmbeddingChoice) -> None:
         """Raise InvalidArgument for an embedding that the model's neurons do not have."""
-        if choice.embedding in ("gate", "up") and not self.info.gated:
+        if choice.embedding in OF_GATES and not self.info.gated:
             raise InvalidArgument(
                 f"embedding {choice.embedding!r} is of gated neurons, and those of {self.info.id!r} "
                 f"({self.info.family}) are not; choose neuron or pre_mlp",
@@ -196,12 +197,13 @@ class Model(ModelDescription):
 
     def weights_vary(self, choice: EmbeddingChoice) -> bool:
         """Whether each example has weights of its own: of the gates, or where x̂ has a scale that no norm bounds."""
-        return not self.bounded or (self.info.gated and choice.embedding == "neuron")
+        return not self.bounded or (self.info.gated and choice.of_weights)
 
     def embedding_weights(self, layer: int, neurons: Tensor, choice: EmbeddingChoice) -> EmbeddingWeights:
         """How the neurons (B,) int64 embed x̂. Folded puts γ into the weights; without γ and β the modes are the same.
 
-        Foote 2024, eq. 1, for neurons that are not gated; else h ⊙ ∂z/∂h of z = g · u.
+        Foote 2024, eq. 1, for neurons that are not gated; else h ⊙ ∂z/∂h of z = g · u. Controls have the same with
+        other weights and, of gated neurons, with the gates that these give.
         """
         self.check_choice(choice)
         mlp, b = self.mlps[layer], (len(neurons), self.info.d_model)
@@ -211,17 +213,22 @@ class Model(ModelDescription):
             if choice.layer_norm == "folded":
                 return EmbeddingWeights(torch.ones(b, device=self.device))
             return EmbeddingWeights(gamma.expand(b).contiguous(), None if beta is None else beta.expand(b).contiguous())
-        own = neurons.to(mlp.weights.device)
+        read = neurons
+        if choice.embedding == "other":
+            read = controls.others(layer, neurons, self.info.n_neurons_per_layer, choice.seed)
+        own, order = read.to(mlp.weights.device), None
+        if choice.embedding == "permuted":
+            order = controls.orders(layer, neurons, b[1], choice.seed).to(self.device)
         matrix = mlp.up if mlp.up is not None and choice.embedding == "up" else mlp.weights
-        rows = _rows(matrix, own).to(self.device)
+        rows = _ordered(_rows(matrix, own).to(self.device), order)
         weights, offsets = _scaled(rows, gamma), None if beta is None else _scaled(rows, beta)
-        if mlp.up is None or choice.embedding != "neuron":
+        if mlp.up is None or not choice.of_weights:
             return EmbeddingWeights(weights, offsets)
         biases = [torch.zeros(b[0]) if of is None else of[own].float() for of in (mlp.biases, mlp.up_biases)]
         return EmbeddingWeights(
             weights,
             None,
-            _scaled(_rows(mlp.up, own).to(self.device), gamma),
+            _scaled(_ordered(_rows(mlp.up, own).to(self.device), order), gamma),
             torch.stack([of.to(self.device) for of in biases], dim=1),
         )
 
@@ -235,6 +242,11 @@ def _rows(matrix: Tensor, which: Tensor) -> Tensor:
     if matrix.device.type == "cpu" and matrix.dtype == torch.float32:
         return torch.from_numpy(matrix.numpy(force=True).take(which.numpy(), axis=0))
     return matrix[which].float()
+
+
+def _ordered(rows: Tensor, order: Tensor | None) -> Tensor:
+    """rows (B, D), each in its order (B, D)."""
+    return rows if order is None else rows.gather(1, order)
 
 
 def _scaled(rows: Tensor, by: Tensor) -> Tensor:

@@ -13,7 +13,15 @@ import numpy as np
 
 from polysem.proto.arrays import Array
 from polysem.proto.errors import FailedPrecondition
-from polysem.proto.questions.clustering import Algorithm, Embedding, EmbeddingChoice, Frame, LayerNorm
+from polysem.proto.questions.clustering import (
+    CONTROLS,
+    OF_GATES,
+    Algorithm,
+    Embedding,
+    EmbeddingChoice,
+    Frame,
+    LayerNorm,
+)
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
 from polysem.server.planted.mixtures import KINDS, Kind, Mixture, mixtures
@@ -166,7 +174,8 @@ def _mean_of_kinds(values: Array, kinds: Array) -> float:
 
 def combinations(model: Model, index: Index) -> list[Combination]:
     """The whole grid that the model's neurons and the index have."""
-    embeddings: Iterable[Embedding] = get_args(Embedding) if model.info.gated else ("neuron", "pre_mlp")
+    left_out = CONTROLS if model.info.gated else (*CONTROLS, *OF_GATES)
+    embeddings: Iterable[Embedding] = (embedding for embedding in get_args(Embedding) if embedding not in left_out)
     held: Iterable[Frame] = (frame for frame in get_args(Frame) if index.has_moments or frame not in frames.OF_LAYERS)
     return [
         Combination(embedding, frame, algorithm, layer_norm)

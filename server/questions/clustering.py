@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.kernels import agglomerative, distances, metrics, products, scc, splits, stability, tree
+from polysem.kernels import agglomerative, distances, metrics, products, scc, silhouettes, splits, stability, tree
 from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
 from polysem.kernels.large import libraries, neighbour_tree, neighbours
 from polysem.kernels.large import trees as large_trees
@@ -67,6 +67,7 @@ class Clustered(NamedTuple):
     labels: Tensor
     metrics: TreeMetrics
     silhouettes: Tensor  # (B, C) of the further cuts
+    cut_silhouettes: Tensor | None = None  # (B, N - 1), like the others None where not asked for
     significance: Tensor | None = None  # (B, 4), and of merges (B, N - 1, 2); None: not asked for
     merge_tests: Tensor | None = None
     null_metrics: Tensor | None = None  # (B, 4)
@@ -123,8 +124,7 @@ class ClusterWork:
     def run(self, items: IntArray) -> ClusterBatch:
         """Raises FailedPrecondition for a neuron that is too large for what was asked, or for the device."""
         n_examples = self.index.n_examples[items[:, 0], items[:, 1]]
-        n_cuts, n_null = len(self.clustering.silhouette_thresholds), self.clustering.n_null
-        out = empty_cluster_batch(items, n_examples, n_cuts, n_null)
+        out = empty_cluster_batch(items, n_examples, self.clustering)
         offsets = columns.offsets(out)
         self._put_key_tokens(out, offsets["example"])
         small = np.flatnonzero(n_examples <= MAX_IN_MATRIX)
@@ -194,7 +194,9 @@ class ClusterWork:
             metrics.cluster_metrics(d, tree.cut(trees, n, t), n).silhouette
             for t in self.clustering.silhouette_thresholds
         ]
-        made = Clustered(trees, labels, metrics.tree_metrics(d, trees, labels, n), _side_by_side(at, n))
+        wanted = self.clustering.cut_silhouettes and self.clustering.neighbours is None
+        every = silhouettes.cut_silhouettes(d, trees, n) if wanted else None
+        made = Clustered(trees, labels, metrics.tree_metrics(d, trees, labels, n), _side_by_side(at, n), every)
         return made if self.clustering.n_null == 0 else self._tested(batch, made, d)
 
     def _tested(self, batch: DeviceBatch, made: Clustered, d: Tensor) -> Clustered:
@@ -321,7 +323,9 @@ def _read(
     with lane:
         clusters, nodes = clustered.metrics
         measured = TreeMetrics(ClusterMetrics(*map(Tensor.cpu, clusters)), NodeMetrics(*map(Tensor.cpu, nodes)))
-        read = Clustered(clustered.trees.cpu(), clustered.labels.cpu(), measured, clustered.silhouettes.cpu())
+        trees, labels = clustered.trees.cpu(), clustered.labels.cpu()
+        cuts = clustered.silhouettes.cpu(), _on_cpu(clustered.cut_silhouettes)
+        read = Clustered(trees, labels, measured, *cuts)
         if clustered.significance is not None and clustered.merge_tests is not None:
             read = read._replace(
                 significance=clustered.significance.cpu(),
@@ -351,6 +355,8 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBa
     out.node_centrals[to_merge] = nodes.central.numpy()[merges]
     out.node_mean_distances[to_merge] = nodes.mean_distance.numpy()[merges]
     out.silhouettes[places] = clustered.silhouettes.numpy()
+    if clustered.cut_silhouettes is not None:
+        out.cut_silhouettes[to_merge, 0] = clustered.cut_silhouettes.numpy()[merges]
     if clustered.significance is not None and clustered.merge_tests is not None:
         out.significance[places] = clustered.significance.numpy()
         out.merge_tests[to_merge] = clustered.merge_tests.numpy()[merges]
@@ -366,8 +372,9 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBa
 _METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share")
 
 
-def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int, n_null: int = 0) -> ClusterBatch:
+def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, clustering: Clustering) -> ClusterBatch:
     b, e, m = len(neurons), int(n_examples.sum()), int(np.maximum(n_examples - 1, 0).sum())
+    n_cuts, n_null = len(clustering.silhouette_thresholds), clustering.n_null
     return ClusterBatch(
         neurons=neurons,
         n_examples=n_examples,
@@ -387,6 +394,7 @@ def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, n_cuts: int, n_
         null_metrics=np.full((b, 4 if n_null else 0), np.nan),
         stability=np.full((e, 1 if n_null else 0), np.nan),
         prediction_strength=np.full((b, 1 if n_null else 0), np.nan),
+        cut_silhouettes=np.full((m, 1 if clustering.cut_silhouettes else 0), np.nan),
     )
 
 

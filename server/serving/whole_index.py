@@ -86,7 +86,7 @@ class WholeIndexes:
         started_ns = time.monotonic_ns()
         items = work.index.every_neuron
         taken = work.takes(work.index.n_examples[items[:, 0], items[:, 1]])
-        nothing = empty_cluster_batch(items[:0], np.zeros(0, np.int32), 0)
+        nothing = empty_cluster_batch(items[:0], np.zeros(0, np.int32), work.clustering)
         metrics = [{name: getattr(nothing, name) for name in METRICS}]
         clusters = [clusters_of(nothing, 0.0)]
         async for answer in self._batcher.stream(work, items[taken], callers.current.get()):

@@ -1,5 +1,7 @@
 """Questions and batches that are made up, and what they are on the wire and back."""
 
+from typing import get_args
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from polysem.proto.neurons import NeuronRange
 from polysem.proto.questions.clustering import (
     ClusterBatch,
     Clustering,
+    Embedding,
     EmbeddingChoice,
 )
 from polysem.proto.questions.embedding import EmbeddingBatch
@@ -77,7 +80,7 @@ clusterings = st.one_of(
         neighbours=neighbours,
     ),
 )
-choices = st.builds(EmbeddingChoice, st.sampled_from(["neuron", "pre_mlp"]), st.sampled_from(["folded", "raw"]))
+choices = st.builds(EmbeddingChoice, st.sampled_from(get_args(Embedding)), st.sampled_from(["folded", "raw"]))
 asked = {"neurons": st.lists(ranges, min_size=1, max_size=5).map(tuple), "index": st.text(max_size=20)}
 
 
@@ -111,6 +114,7 @@ def make_cluster_batch(n_examples, seed=0):
         null_metrics=rng.random((b, 4)),
         stability=rng.random((e, 1)),
         prediction_strength=rng.random((b, 1)),
+        cut_silhouettes=rng.random((m, 1)),
     )
 
 

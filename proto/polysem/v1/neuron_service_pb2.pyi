@@ -29,6 +29,8 @@ class Embedding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EMBEDDING_PRE_MLP: _ClassVar[Embedding]
     EMBEDDING_GATE: _ClassVar[Embedding]
     EMBEDDING_UP: _ClassVar[Embedding]
+    EMBEDDING_PERMUTED: _ClassVar[Embedding]
+    EMBEDDING_OTHER: _ClassVar[Embedding]
 
 class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -106,6 +108,8 @@ EMBEDDING_NEURON: Embedding
 EMBEDDING_PRE_MLP: Embedding
 EMBEDDING_GATE: Embedding
 EMBEDDING_UP: Embedding
+EMBEDDING_PERMUTED: Embedding
+EMBEDDING_OTHER: Embedding
 SIDE_UNSPECIFIED: Side
 SIDE_POSITIVE: Side
 SIDE_NEGATIVE: Side
@@ -190,7 +194,7 @@ class ListIndexesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ClusterNeuronsRequest(_message.Message):
-    __slots__ = ("index", "neurons", "algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable", "silhouette_thresholds", "neighbours", "side", "frame", "n_null", "seed")
+    __slots__ = ("index", "neurons", "algorithm", "linkage", "embedding", "layer_norm", "distance_threshold", "thresholds", "threshold_schedule", "until_stable", "silhouette_thresholds", "neighbours", "side", "frame", "n_null", "seed", "cut_silhouettes")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     ALGORITHM_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +211,7 @@ class ClusterNeuronsRequest(_message.Message):
     FRAME_FIELD_NUMBER: _ClassVar[int]
     N_NULL_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    CUT_SILHOUETTES_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     algorithm: Algorithm
@@ -223,7 +228,8 @@ class ClusterNeuronsRequest(_message.Message):
     frame: Frame
     n_null: int
     seed: int
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ..., silhouette_thresholds: _Optional[_Iterable[float]] = ..., neighbours: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ..., frame: _Optional[_Union[Frame, str]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    cut_silhouettes: bool
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., threshold_schedule: _Optional[_Union[ThresholdSchedule, str]] = ..., until_stable: bool = ..., silhouette_thresholds: _Optional[_Iterable[float]] = ..., neighbours: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ..., frame: _Optional[_Union[Frame, str]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ..., cut_silhouettes: bool = ...) -> None: ...
 
 class EmbedNeuronsRequest(_message.Message):
     __slots__ = ("index", "neurons", "embedding", "layer_norm", "side", "frame")
@@ -542,7 +548,7 @@ class Timing(_message.Message):
     def __init__(self, queue_ns: _Optional[int] = ..., compute_ns: _Optional[int] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class ClusterNeuronsResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods", "silhouettes", "libraries", "significance", "merge_tests", "key_tokens", "null_metrics", "stability", "prediction_strength")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "labels", "merges", "heights", "node_centrals", "node_mean_distances", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "methods", "silhouettes", "libraries", "significance", "merge_tests", "key_tokens", "null_metrics", "stability", "prediction_strength", "cut_silhouettes")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -569,6 +575,7 @@ class ClusterNeuronsResponse(_message.Message):
     NULL_METRICS_FIELD_NUMBER: _ClassVar[int]
     STABILITY_FIELD_NUMBER: _ClassVar[int]
     PREDICTION_STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    CUT_SILHOUETTES_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -595,7 +602,8 @@ class ClusterNeuronsResponse(_message.Message):
     null_metrics: _tensor_pb2.Tensor
     stability: _tensor_pb2.Tensor
     prediction_strength: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., libraries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., significance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merge_tests: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., key_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_metrics: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., stability: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., prediction_strength: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    cut_silhouettes: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merges: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., heights: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., node_mean_distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., libraries: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., significance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., merge_tests: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., key_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_metrics: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., stability: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., prediction_strength: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., cut_silhouettes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class EmbedNeuronsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "embeddings")

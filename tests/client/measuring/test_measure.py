@@ -124,6 +124,8 @@ def check_matched(row, linkage, d, wanted):
     intra, inter = intra_inter(d, labels)
     assert near(row["matched_intra"], intra)
     assert near(row["matched_inter"], inter)
+    several = 1 < labels.max() < len(d)
+    assert near(row["matched_silhouette"], silhouette_score(d, labels, metric="precomputed") if several else None, 1e-5)
 
 
 def test_hac_and_scc_agree_as_scikit_learn_says(measured, polysem_client):
@@ -308,10 +310,13 @@ def test_table_1_is_the_median_over_neurons(measured):
     for layer in (None, 0, 1):
         part = mine if layer is None else mine & (measured.column("layer") == layer)
         row, values = rows[layer, "hac", "neuron", "folded"], measured.column("inter")[part]
+        other = measured.column("inter")[np.flatnonzero(part) + 2]  # of pre_mlp, folded
+        both = values[~np.isnan(values) & ~np.isnan(other)]
         assert row.n_neurons == part.sum()
         assert row.numbers["inter"].n_undefined == np.isnan(values).sum()
-        assert near(row.numbers["inter"].median, np.nanmedian(values), 1e-12)
-        assert near(row.numbers["inter"].mean, np.nanmean(values), 1e-12)
+        assert row.numbers["inter"].n_paired == len(both)
+        assert near(row.numbers["inter"].median, np.median(both), 1e-12)
+        assert near(row.numbers["inter"].mean, both.mean(), 1e-12)
 
 
 def test_the_fair_comparison_has_the_same_number_of_clusters(measured):
@@ -320,6 +325,7 @@ def test_the_fair_comparison_has_the_same_number_of_clusters(measured):
     assert a.mean_matched_clusters == a.mean_clusters
     assert abs(a.mean_matched_clusters - b.mean_matched_clusters) < 0.05  # but for ties
     assert a.numbers["matched_intra"] == a.numbers["intra"]
+    assert near(a.numbers["matched_silhouette"].median, a.numbers["silhouette"].median, 1e-12)
 
 
 def test_ranks_are_sorted_and_bounded(measured):

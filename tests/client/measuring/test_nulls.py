@@ -68,6 +68,14 @@ def test_ranks_show_it_first_with_q_beside_p(file):
     assert "q value" in CliRunner().invoke(cli, ["rank", str(file)], env={"COLUMNS": "250"}).output
 
 
+def test_ranks_go_by_q_and_are_bounded_by_it(file):
+    words = ["rank", str(file), "--by", "q_value", "--ascending", "--most", "q_value=0.1", "--json", "--top", "999"]
+    rows = [json.loads(line) for line in CliRunner().invoke(cli, words, catch_exceptions=False).output.splitlines()]
+    every = [row["q_value"] for row in ranking.rank(measurements.read(file)) if row["q_value"] is not None]
+    assert [row["q_value"] for row in rows] == sorted(q for q in every if q <= 0.1)
+    assert 0 < len(rows) < len(every)
+
+
 def test_q_by_hand():
     got = q_values(np.array([0.01, np.nan, 0.04, 0.03, 0.5]))
     np.testing.assert_allclose(got, [0.04, np.nan, 0.16 / 3, 0.16 / 3, 0.5])

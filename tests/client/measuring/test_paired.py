@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, kstest
 
 from polysem.client.commands.cli import cli
 from polysem.client.measuring import measurements, ranking, table1
-from polysem.client.measuring.paired import COMPARED, Difference, difference, differences
+from polysem.client.measuring.paired import COMPARED, Difference, _medians, difference, differences
 
 
 def test_only_neurons_that_are_defined_for_both_count():
@@ -55,44 +55,73 @@ def test_the_interval_is_scipys():
     assert found.low < 0.3 < found.high
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 51])
+def test_medians_are_distributed_as_those_of_samples_that_are_drawn(n):
+    values = np.random.default_rng(n).normal(size=n)
+    drawn = values[np.random.default_rng(0).integers(0, n, (1000, n))]
+    assert kstest(_medians(values), np.median(drawn, axis=1)).pvalue > 0.05
+
+
 @pytest.fixture(scope="module")
 def file(index_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("paired") / "m.parquet"
     words = ["measure", "0.0-30", "1.0-9", "--index", str(index_folder), "--out", str(out)]
+    words += [word for e in ("neuron", "pre_mlp", "permuted", "other") for word in ("--embedding", e)]
     assert CliRunner().invoke(cli, words, catch_exceptions=False).exit_code == 0
     return out
 
 
-def test_table1_pairs_the_embeddings_of_one_algorithm(file):
+OTHERS = ("pre_mlp", "other", "permuted")
+
+
+def test_table1_compares_neuron_embeddings_with_each_other_one(file):
     measured = measurements.read(file)
     rows = measured.rows(np.arange(len(measured)))
     found = table1.rows(measured, per_layer=True)
-    assert all((row.differences is None) == (row.embedding != "neuron") for row in found)
+    assert [row.embedding for row in found[:4]] == ["pre_mlp", "neuron", "permuted", "other"]
     for row in found:
-        if row.differences is None:
-            continue
-        values = {
-            e: {(r["layer"], r["neuron"]): r["inter"] for r in rows
-                if (r["algorithm"], r["embedding"]) == (row.algorithm, e) and row.layer in (None, r["layer"])}
-            for e in ("neuron", "pre_mlp")
-        }  # fmt: skip
-        both = [
-            mine - values["pre_mlp"][key]
-            for key, mine in values["neuron"].items()
-            if mine is not None and values["pre_mlp"][key] is not None
-        ]
-        assert row.differences["inter"].n_paired == len(both)
-        assert row.differences["inter"].median == (pytest.approx(np.median(both)) if both else None)
+        assert set(row.differences) == (set(OTHERS) if row.embedding == "neuron" else set())
+        for other, differences_ in row.differences.items():
+            values = {
+                e: {(r["layer"], r["neuron"]): r["inter"] for r in rows
+                    if (r["algorithm"], r["embedding"]) == (row.algorithm, e) and row.layer in (None, r["layer"])}
+                for e in ("neuron", other)
+            }  # fmt: skip
+            both = [
+                mine - values[other][key]
+                for key, mine in values["neuron"].items()
+                if mine is not None and values[other][key] is not None
+            ]
+            assert differences_["inter"].n_paired == len(both)
+            assert differences_["inter"].median == (pytest.approx(np.median(both)) if both else None)
+
+
+def test_rows_of_a_comparison_count_the_same_neurons(file):
+    measured = measurements.read(file)
+    rows = [r for r in measured.rows(np.arange(len(measured))) if r["algorithm"] == "hac" and r["n_examples"]]
+    of = {e: {(r["layer"], r["neuron"]): r for r in rows if r["embedding"] == e} for e in ("neuron", *OTHERS)}
+    in_all = [key for key in of["neuron"] if all(by[key]["inter"] is not None for by in of.values())]
+    assert 0 < len(in_all) < len(of["neuron"])
+    for row in table1.rows(measured)[:4]:
+        mine = of[row.embedding]
+        summary = row.numbers["inter"]
+        assert summary.median == pytest.approx(np.median([mine[key]["inter"] for key in in_all]))
+        assert summary.n_paired == len(in_all)
+        assert summary.n_undefined == sum(r["inter"] is None for r in mine.values())
+        assert row.n_neurons == len(mine)
 
 
 def test_it_is_printed_and_in_json(file):
     shown = CliRunner().invoke(cli, ["table1", str(file)], env={"COLUMNS": "200"}, catch_exceptions=False).output
-    assert "Neuron minus pre-MLP, the same neurons" in shown
+    assert "Neuron minus other embeddings, the same neurons" in shown
+    assert "hac, neuron − permuted" in shown
+    assert "controls, with the neuron's weights in a random order" in " ".join(shown.split())
     printed = CliRunner().invoke(cli, ["table1", str(file), "--json"]).output.splitlines()
     first = {row["embedding"]: row for row in reversed([json.loads(line) for line in printed])}
-    assert first["pre_mlp"]["differences"] is None
-    assert set(first["neuron"]["differences"]) == set(COMPARED)
-    assert first["neuron"]["differences"]["intra"]["low"] <= first["neuron"]["differences"]["intra"]["high"]
+    assert first["pre_mlp"]["differences"] == {}
+    of_permuted = first["neuron"]["differences"]["permuted"]
+    assert set(of_permuted) == set(COMPARED)
+    assert of_permuted["intra"]["low"] <= of_permuted["intra"]["high"]
 
 
 def test_with_rotations_hac_of_neuron_embeddings_is_measured_and_ranked_by_excess(index_folder, tmp_path, file):

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.questions.clustering import EmbeddingChoice
+from polysem.server.model import controls
 from polysem.server.model.families import FAMILIES
 from polysem.server.model.loading import load
 from polysem.server.model.model import Model
@@ -145,6 +146,25 @@ def test_gate_and_up_embeddings_are_of_gated_neurons(case):
             e = embeddings(case.ours, number, residual[0], neurons, choice)
             want = plain.h[0][:, None] * case.inputs(module)[place][0][neurons]
             assert_close(e, want.float(), **CLOSE)
+
+
+@pytest.mark.parametrize("layer_norm", ["folded", "raw"])
+def test_controls_are_the_neurons_formula_with_other_weights(case, layer_norm):
+    neurons, n = torch.tensor([0, 3]), case.ours.info.n_neurons_per_layer
+    for number, module, plain, residual, _ in case.layers():
+        other = embeddings(case.ours, number, residual[0], neurons, EmbeddingChoice("other", layer_norm, seed=5))
+        taken = controls.others(number, neurons, n, 5)
+        want = embeddings(case.ours, number, residual[0], taken, EmbeddingChoice("neuron", layer_norm))
+        assert torch.equal(other, want)
+        if layer_norm == "folded" and case.ours.mlps[number].beta is not None:
+            continue  # β stays outside
+        order = controls.orders(number, neurons, case.ours.info.d_model, 5)
+        h = plain.h[0][:, None]
+        rows = [weights[neurons].double().gather(1, order) for weights, _ in case.inputs(module)]
+        pre = [(h * w).sum(-1) + b[neurons].double() for w, (_, b) in zip(rows, case.inputs(module), strict=True)]
+        want = h * rows[0] if len(rows) == 1 else h * (pre[1][..., None] * rows[0] + pre[0][..., None] * rows[1])
+        permuted = embeddings(case.ours, number, residual[0], neurons, EmbeddingChoice("permuted", layer_norm, seed=5))
+        assert_close(permuted, want.float(), **CLOSE)
 
 
 def embeddings(model: Model, layer: int, x: Tensor, neurons: Tensor, choice: EmbeddingChoice) -> Tensor:
