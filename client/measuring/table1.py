@@ -29,7 +29,7 @@ _READ = (
     *dict.fromkeys(metric for metric, _ in SUMMARISED.values()),
     *("layer", "neuron", "n_examples", "n_clusters", "mean_distance", "method", "matched_n_clusters"),
 )
-ORDER = ("pre_mlp", "neuron")  # of embeddings, as the paper has them; then others, controls last
+ORDER = ("pre_mlp", "gate", "up", "neuron", *CONTROLS)
 VariantNames = tuple[str, str, str, str, str]
 
 
@@ -86,11 +86,7 @@ def _groups(measured: Measurements) -> list[list[VariantNames]]:
     for v in about:
         names = (v["algorithm"], v["linkage"] or "", v["embedding"], v["layer_norm"], v["frame"])
         found.setdefault((*names[:2], *names[3:]), []).append(names)
-    return [sorted(group, key=lambda names: _rank(names[2])) for group in found.values()]
-
-
-def _rank(embedding: str) -> int:
-    return ORDER.index(embedding) if embedding in ORDER else len(ORDER) + (embedding in CONTROLS)
+    return [sorted(group, key=lambda names: ORDER.index(names[2])) for group in found.values()]
 
 
 def _rows(columns: dict[str, Array], layer: int | None, group: list[VariantNames]) -> Iterator[Row]:

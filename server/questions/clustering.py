@@ -128,7 +128,7 @@ class ClusterWork:
         offsets = columns.offsets(out)
         self._put_key_tokens(out, offsets["example"])
         small = np.flatnonzero(n_examples <= MAX_IN_MATRIX)
-        batches = resident.device_batches(self.model, self.index, items[small], self.choice, n_null > 0)
+        batches = resident.device_batches(self.model, self.index, items[small], self.choice, self.clustering.n_null > 0)
         for batch, clustered in self._in_lanes(batches):
             _put(out, offsets, batch._replace(places=small[batch.places]), clustered)
         if self.clustering.neighbours is not None:
