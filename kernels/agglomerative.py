@@ -27,7 +27,7 @@ from polysem.kernels.arrays import (
     check_distances,
     raise_if_outside,
 )
-from polysem.kernels.definitions import LINKAGES, Linkage
+from polysem.kernels.definitions import LINKAGES, Linkage, check_linkage
 from polysem.kernels.dispatch import kernel
 from polysem.kernels.parallel import compiled, for_each_neuron, room
 
@@ -74,15 +74,14 @@ def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") 
     result = torch.empty((B, max(N - 1, 0), 4), dtype=torch.float64)
     bad = np.zeros(B, np.bool_)
     for_each_neuron(
-        _linkage_kernel, B, matrix, counts, LINKAGES[method], result.numpy(), bad, scratch=lambda: (_scratch(N),)
+        _linkage_kernel, B, matrix, counts, LINKAGES[method], result.numpy(), bad, scratch=lambda: (linkage_scratch(N),)
     )
     raise_if_outside(bad, matrix, counts)
     return result
 
 
 def _arguments(distances: Tensor, n_examples: Tensor, method: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    if method not in LINKAGES:
-        raise ValueError(f"method is {method!r}; expected one of {', '.join(LINKAGES)}")
+    check_linkage(method)
     sizes: Sizes = {}
     return as_distances(distances, sizes), as_counts(n_examples, sizes)
 
@@ -95,14 +94,14 @@ def _linkage_kernel(
     for b in range(first, B, step):
         n = counts[b]
         result[b, max(n - 1, 0) :] = np.nan
-        if not copy_distances(distances[b], n, work) or not _chain(work, n, method, result[b]):
+        if not copy_distances(distances[b], n, work) or not chain(work, n, method, result[b]):
             bad[b] = True
         elif n > 1:
-            _sort_by_height(result[b, : n - 1])
+            sort_by_height(result[b, : n - 1])
 
 
-def _scratch(N: int) -> Array:
-    """An odd number of cache lines a row, so that a column's entries fall into different cache sets."""
+def linkage_scratch(N: int) -> Array:
+    """(N, N) float32, an odd number of cache lines a row, so that a column's entries fall into different cache sets."""
     lines = N // 16 + 1
     return room((N, 16 * (lines + 1 - lines % 2)), np.float32)
 
@@ -130,7 +129,7 @@ def _copy_row(distances: Array, i: int, n: int, work: Array) -> int:
 
 
 @compiled
-def _chain(d: Array, n: int, method: int, merges: Array) -> bool:
+def chain(d: Array, n: int, method: int, merges: Array) -> bool:
     """All n - 1 merges as (slot, slot, height), children before parents; False where d is not symmetric.
 
     A merged cluster lives in the later slot of its two; `dead` is 0 for live slots, DEAD for others. A merge rewrites
@@ -237,7 +236,7 @@ def _unite(d: Array, n: int, x: int, y: int, size: Array, method: int) -> None:
 
 
 @compiled
-def _sort_by_height(merges: Array) -> None:
+def sort_by_height(merges: Array) -> None:
     """Sort the merges, stably, and turn slots into nodes, with the sizes."""
     n = len(merges) + 1
     order = np.argsort(merges[:, 2], kind="mergesort")

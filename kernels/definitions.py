@@ -41,6 +41,14 @@ class TreeMetrics(NamedTuple):
 
 Linkage = Literal["average", "complete", "single"]
 LINKAGES = {"average": 0, "complete": 1, "single": 2}
+
+
+def check_linkage(method: str) -> None:
+    """Raise ValueError for an unknown linkage."""
+    if method not in LINKAGES:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(LINKAGES)}")
+
+
 ACTIVATION_DTYPES = torch.float32, torch.bfloat16
 
 

@@ -1,7 +1,7 @@
 """Random rotations of a neuron's examples: null data sets of the same mean and covariance, without clusters.
 
 rotation, orders             the random numbers, seeded: one orthogonal matrix for each number of examples, and an order
-                             of the examples for each null
+                             of the examples for each null (Fisher and Yates, by SplitMix64)
 rotated_distances_reference  NumPy float64: says what is meant
 rotated_distances            CPU: two products of n × n matrices a null, in tiles of vector registers (gram.py, Numba)
                              CUDA: `gpu/rotations.py`, the same products by torch
@@ -24,15 +24,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polysem.kernels.arrays import Array, Sizes, as_array, as_counts
+from polysem.kernels.arrays import Array, Scalar, Sizes, as_array, as_counts
 from polysem.kernels.dispatch import kernel
 from polysem.kernels.gram import COLUMNS, ROWS, address, fill_panel, mirror, product_tile
 from polysem.kernels.parallel import compiled, for_each_neuron, room
 
-KEPT = 256  # rotations in memory: 40 kB each of 100 examples
+KEPT = 256  # rotations in memory: 80 kB each of 100 examples
+LARGEST_KEPT = 256  # of more examples they are made again, a hundredth of one null's work for each
 
 
-@lru_cache(KEPT)
 def rotation(n: int, seed: int) -> NDArray[np.float64]:
     """(n, n) a random orthogonal matrix Q with Q·1 = 1, uniform among all (Stewart 1980: QR of Gaussian numbers)."""
     if n < 2:
@@ -47,22 +47,22 @@ def rotation(n: int, seed: int) -> NDArray[np.float64]:
     return columns
 
 
-@lru_cache(KEPT)
-def orders(n: int, n_null: int, seed: int) -> NDArray[np.int32]:
-    """(n_null, n) a random order of 0..n-1 for each null; the first of many nulls are those of few."""
-    keys = np.random.default_rng([seed, n, 1]).random((n_null, n))
-    return keys.argsort(axis=1, kind="stable").astype(np.int32)
+def orders(n: int, first: int, last: int, seed: int) -> NDArray[np.int32]:
+    """(last - first, n) a random order of 0..n-1 for each of the nulls first..last - 1."""
+    drawn_ = np.empty((last - first, n), np.int32)
+    _draw_orders(n, first, np.uint64(seed), drawn_)
+    return drawn_
 
 
 def rotated_distances_reference(products: Tensor, n_examples: Tensor, first: int, last: int, seed: int = 0) -> Tensor:
     """As `rotated_distances`, in float64, rounded to float32 at the end."""
-    gram, counts = _arguments(products, n_examples, first, last, seed)
+    gram, counts = gram_arguments(products, n_examples, first, last, seed)
     B, N = gram.shape[:2]
     result = np.full((B, last - first, N, N), np.inf, np.float32)
     for b, n in enumerate(counts):
         q = rotation(int(n), seed)
         for r in range(first, last):
-            turned = q.T[:, orders(int(n), last, seed)[r]] @ q
+            turned = q.T[:, orders(int(n), r, r + 1, seed)[0]] @ q
             rotated = turned @ gram[b, :n, :n].astype(np.float64) @ turned.T
             result[b, r - first, :n, :n] = _cosine_distances_reference(rotated)
     return torch.from_numpy(result)
@@ -70,7 +70,7 @@ def rotated_distances_reference(products: Tensor, n_examples: Tensor, first: int
 
 def cosine_distances_reference(products: Tensor, n_examples: Tensor) -> Tensor:
     """The distances (B, N, N) of the examples as they are, as `rotated_distances_reference` gives those of a null."""
-    gram, counts = _arguments(products, n_examples, 0, 1, 0)
+    gram, counts = gram_arguments(products, n_examples, 0, 1, 0)
     result = np.full(gram.shape, np.inf, np.float32)
     for b, n in enumerate(counts):
         result[b, :n, :n] = _cosine_distances_reference(gram[b, :n, :n].astype(np.float64))
@@ -102,18 +102,15 @@ def rotated_distances(products: Tensor, n_examples: Tensor, first: int, last: in
     counts, nulls and seeds. O(3 N³) multiply-adds a null. Memory beside the result: 16 N² bytes a task, and 4 N² a
     neuron.
     """
-    gram, counts = _arguments(products, n_examples, first, last, seed)
+    gram, counts = gram_arguments(products, n_examples, first, last, seed)
     B, N = gram.shape[:2]
-    n_nulls = last - first
-    result = room((B, n_nulls, N, N), np.float32)
-    drawn = _drawn(counts, first, last, seed)
-    turned = room((B, N, N), np.float32)
-    for_each_neuron(_turn_kernel, B, gram, counts, *drawn, turned, scratch=lambda: _scratch(N))
-    for_each_neuron(_rotate_kernel, B * n_nulls, turned, counts, *drawn, result, scratch=lambda: _scratch(N))
+    result = room((B, last - first, N, N), np.float32)
+    arrays = *turned_products(gram, counts, seed), counts, first, np.uint64(seed), result
+    for_each_neuron(_rotate_kernel, B * (last - first), *arrays, scratch=lambda: rotation_scratch(N))
     return torch.from_numpy(result)
 
 
-def _arguments(
+def gram_arguments(
     products: Tensor, n_examples: Tensor, first: int, last: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     check_nulls(first, last, seed)
@@ -130,46 +127,48 @@ def check_nulls(first: int, last: int, seed: int) -> None:
         raise ValueError(f"seed is {seed}; expected 0 to 2^63 - 1")
 
 
-class _Drawn(NamedTuple):
-    """The random numbers of B neurons, those of one number of examples once.
+class Turned(NamedTuple):
+    """What all nulls of B neurons are made of.
 
-    forth, back  (S,) float32: Q and Qᵀ, row by row
-    orders       (S,) int32: of the nulls asked for
-    matrix_at, orders_at  (B,) int64: where each neuron's begin
+    products  (B, N, N) float32: Q G Qᵀ
+    back      (S,) float32: Qᵀ row by row, that of each number of examples once
+    back_at   (B,) int64: where each neuron's begins
     """
 
-    forth: NDArray[np.float32]
+    products: NDArray[np.float32]
     back: NDArray[np.float32]
-    orders: NDArray[np.int32]
-    matrix_at: NDArray[np.int64]
-    orders_at: NDArray[np.int64]
+    back_at: NDArray[np.int64]
 
 
-def _drawn(counts: NDArray[np.int64], first: int, last: int, seed: int) -> _Drawn:
+def turned_products(gram: NDArray[np.float32], counts: NDArray[np.int64], seed: int) -> Turned:
+    """Inner products (B, N, N) of counts (B,) examples, turned by the Q of their numbers."""
     sizes, which = np.unique(counts, return_inverse=True)
     matrices = [_single(int(n), seed) for n in sizes]
-    some = [orders(int(n), 1 << (last - 1).bit_length(), seed)[first:last].ravel() for n in sizes]  # few kinds are kept
-    ends = np.cumsum(sizes**2) if len(sizes) else sizes
-    order_ends = np.cumsum(sizes) * (last - first)
     empty = [np.zeros(0, np.float32)]
-    return _Drawn(
-        np.concatenate([forth for forth, _ in matrices] or empty),
-        np.concatenate([back for _, back in matrices] or empty),
-        np.concatenate(some or [np.zeros(0, np.int32)]),
-        (ends - sizes**2)[which],
-        (order_ends - sizes * (last - first))[which],
+    forth, back = (np.concatenate([of[side] for of in matrices] or empty) for side in (0, 1))
+    at = (np.cumsum(sizes**2) - sizes**2)[which]
+    turned = room(gram.shape, np.float32)
+    for_each_neuron(
+        _turn_kernel, len(gram), gram, counts, forth, at, turned, scratch=lambda: rotation_scratch(gram.shape[1])
     )
+    return Turned(turned, back, at)
 
 
-@lru_cache(KEPT)
 def _single(n: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Q and Qᵀ, row by row."""
+    return (_kept if n <= LARGEST_KEPT else _made)(n, seed)
+
+
+def _made(n: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     q = rotation(n, seed).astype(np.float32)
     return q.ravel(), np.ascontiguousarray(q.T).ravel()
 
 
-def _scratch(N: int) -> tuple[Array, ...]:
-    """The matrix that turns, its product with the inner products, their rotation, and a panel of columns.
+_kept = lru_cache(KEPT)(_made)
+
+
+def rotation_scratch(N: int) -> tuple[Array, ...]:
+    """An order, the matrix that turns, its product with the inner products, their rotation, and a panel of columns.
 
     Rows are an odd number of cache lines long, and there is room for a tile past the edge.
     """
@@ -178,7 +177,33 @@ def _scratch(N: int) -> tuple[Array, ...]:
     shape = (N + max(ROWS, COLUMNS), width)
     left, product, rotated = (room(shape, np.float32) for _ in range(3))
     left[:] = 0.0
-    return left, product, rotated, room((max(N, 1), COLUMNS), np.float32)
+    return np.empty(N, np.int32), left, product, rotated, room((max(N, 1), COLUMNS), np.float32)
+
+
+@compiled
+def _mixed(state: Scalar) -> Scalar:
+    """SplitMix64's output (Steele, Lea and Flood 2014)."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+@compiled
+def draw_order(n: int, null: int, seed: Scalar, order: Array) -> None:
+    """A random order of 0..n-1, for each seed, n and null another."""
+    state = _mixed(_mixed(_mixed(seed) + np.uint64(n)) + np.uint64(null))
+    for i in range(n):
+        order[i] = i
+    for i in range(n - 1, 0, -1):
+        state += np.uint64(0x9E3779B97F4A7C15)
+        k = ((_mixed(state) >> np.uint64(32)) * np.uint64(i + 1)) >> np.uint64(32)
+        order[i], order[k] = order[k], order[i]
+
+
+@compiled
+def _draw_orders(n: int, first: int, seed: Scalar, drawn: Array) -> None:
+    for r in range(len(drawn)):
+        draw_order(n, first + r, seed, drawn[r])
 
 
 @compiled
@@ -188,21 +213,18 @@ def _turn_kernel(
     gram: Array,
     counts: Array,
     forth: Array,
-    _back: Array,
-    _orders: Array,
-    matrix_at: Array,
-    _orders_at: Array,
+    at: Array,
     turned: Array,
+    _order: Array,
     left: Array,
     product: Array,
     rotated: Array,
     panel: Array,
 ) -> None:
-    """turned = Q G Qᵀ."""
     for b in range(first, len(counts), step):
-        n, at = counts[b], matrix_at[b]
+        n = counts[b]
         for i in range(n):
-            left[i, :n] = forth[at + i * n : at + (i + 1) * n]
+            left[i, :n] = forth[at[b] + i * n : at[b] + (i + 1) * n]
         left[n : n + COLUMNS, :n] = 0.0
         _conjugate(left, gram[b], n, product, rotated, panel)
         for i in range(n):
@@ -215,33 +237,49 @@ def _rotate_kernel(
     first: int,
     step: int,
     turned: Array,
-    counts: Array,
-    _forth: Array,
     back: Array,
-    orders: Array,
-    matrix_at: Array,
-    orders_at: Array,
+    back_at: Array,
+    counts: Array,
+    first_null: int,
+    seed: Scalar,
     result: Array,
+    order: Array,
     left: Array,
     product: Array,
     rotated: Array,
     panel: Array,
 ) -> None:
     n_nulls = result.shape[1]
-    inverse = np.empty(result.shape[2], np.float32)
     for unit in range(first, len(counts) * n_nulls, step):
         b, r = unit // n_nulls, unit % n_nulls
-        n, at = counts[b], matrix_at[b]
-        order = orders[orders_at[b] + r * n : orders_at[b] + (r + 1) * n]
-        for i in range(n):
-            row = back[at + i * n : at + (i + 1) * n]
-            for j in range(n):
-                left[i, j] = row[order[j]]
-        left[n : n + COLUMNS, :n] = 0.0
-        _conjugate(left, turned[b], n, product, rotated, panel)
-        _cosine_distances(rotated, n, inverse, result[b, r])
+        n = counts[b]
+        draw_order(n, first_null + r, seed, order)
+        rotate(turned[b], back, back_at[b], order, n, left, product, rotated, panel, result[b, r])
         result[b, r, :, n:] = np.inf
         result[b, r, n:, :n] = np.inf
+
+
+@compiled
+def rotate(
+    turned: Array,
+    back: Array,
+    at: int,
+    order: Array,
+    n: int,
+    left: Array,
+    product: Array,
+    rotated: Array,
+    panel: Array,
+    distances: Array,
+) -> None:
+    """The distances (N, N) of one null."""
+    for i in range(n):
+        row = back[at + i * n : at + (i + 1) * n]
+        for j in range(n):
+            left[i, j] = row[order[j]]
+    left[n : n + COLUMNS, :n] = 0.0
+    _conjugate(left, turned, n, product, rotated, panel)
+    _cosine_distances(rotated, n, distances)
 
 
 @compiled
@@ -271,7 +309,8 @@ def _tile(rows: Array, i: int, panel: Array, depth: int, result: Array, k: int) 
 
 
 @compiled
-def _cosine_distances(rotated: Array, n: int, inverse: Array, result: Array) -> None:
+def _cosine_distances(rotated: Array, n: int, result: Array) -> None:
+    inverse = np.empty(n, np.float32)
     for i in range(n):
         inverse[i] = 1.0 / np.sqrt(np.float64(rotated[i, i])) if rotated[i, i] > 0 else 0.0
     for i in range(n):

@@ -2,7 +2,7 @@
 
 rotation_test_reference  NumPy float64, from the definitions
 rotation_test            the best silhouette of the embeddings' cosine tree, and those of n_null rotations. Made of
-                         other kernels (rotations.py, agglomerative.py, silhouettes.py), so it runs where tensors are
+                         other kernels (products.py, null_silhouettes.py …), so it runs where tensors are
 gathered_rotation_test   the same, from a table of rows
 
 The statistic is the best silhouette over all cuts of the average-linkage tree. With `centre`, the default, the neuron's
@@ -21,13 +21,11 @@ from torch import Tensor
 from polysem.kernels import agglomerative, products, rotations, silhouettes
 from polysem.kernels.arrays import Sizes, checked
 from polysem.kernels.definitions import Linkage
-from polysem.kernels.dispatch import on_gpu
 from polysem.kernels.distances import gathered_cosine_distances
+from polysem.kernels.null_silhouettes import null_silhouettes
 
 TIE = 1e-5  # silhouettes nearer than this are equal: float32 distances are not better known
 UNIT = 2.0**-40  # nulls are summed as integers, so in any order alike
-MIB = 2**20
-ROOM, ROOM_ON_GPU = 64 * MIB, 1024 * MIB  # bytes of null distances at a time
 
 
 class RotationTest(NamedTuple):
@@ -58,7 +56,7 @@ def rotation_test_reference(
 
     def best(distances: Tensor) -> Tensor:
         trees = agglomerative.linkage_reference(distances, n_examples, method)
-        return _best(silhouettes.cut_silhouettes_reference(distances, trees, n_examples), n_examples)
+        return silhouettes.best_of_cuts(silhouettes.cut_silhouettes_reference(distances, trees, n_examples), n_examples)
 
     return compared(best(own), torch.stack([best(nulls[:, r]) for r in range(n_null)], 1))
 
@@ -84,8 +82,8 @@ def rotation_test(
 
     If the rows are draws of one Gaussian, whatever its mean and covariance, p is uniform on 1/(1 + n_null) … 1. A
     neuron gives the same bytes in any batch. Raises TypeError or ValueError for wrong dtypes, shapes, counts, seeds,
-    and for embeddings that are NaN or infinite. O(n² D + n_null · 3.5 n³) multiply-adds a neuron; memory beside the
-    arguments: 64 MiB of null distances (1 GiB on a GPU), or one null where that is more.
+    and for embeddings that are NaN or infinite. O(n² D + n_null · 1.5 n³) multiply-adds a neuron; memory beside the
+    arguments: 12 N² bytes a neuron, 40 N² a task (on a GPU 1 GiB of null distances, or one null where that is more).
     """
     rows, used, ones = _as_rows(embeddings, n_examples)
     return gathered_rotation_test(rows, used, ones, n_examples, None, n_null, seed, centre=centre, method=method)
@@ -124,9 +122,9 @@ def statistics_of(
     *,
     method: Linkage = "average",
 ) -> Tensor:
-    """The test's statistic of the embeddings as they are: `best_silhouettes` of their cosine trees, (B,) float64."""
+    """The test's statistic of the embeddings as they are, (B,) float64: the best silhouettes of their cosine trees."""
     distances = gathered_cosine_distances(rows, example_rows, weights, n_examples, offsets)
-    return best_silhouettes(distances, agglomerative.linkage(distances, n_examples, method), n_examples)
+    return silhouettes.best_silhouettes(distances, agglomerative.linkage(distances, n_examples, method), n_examples)
 
 
 def centring_offsets(
@@ -140,37 +138,6 @@ def centring_offsets(
     return -mean if offsets is None else offsets - mean
 
 
-def best_silhouettes(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> Tensor:
-    """The best silhouette over all cuts of each tree, (B,) float64: 0 where no cut separates anything, NaN for n < 3.
-
-    The arguments are those of `silhouettes.cut_silhouettes`.
-    """
-    return _best(silhouettes.cut_silhouettes(distances, linkage, n_examples), n_examples)
-
-
-def null_silhouettes(
-    gram: Tensor, n_examples: Tensor, first: int, last: int, seed: int = 0, method: Linkage = "average"
-) -> Tensor:
-    """`best_silhouettes` of the nulls first..last - 1 of each neuron: (B, last - first) float64.
-
-    gram  (B, N, N) float32, as `products.gathered_products` gives it; the rest as in `rotations.rotated_distances`
-    """
-    B, N = gram.shape[:2]
-    room = (ROOM_ON_GPU if on_gpu(gram) else ROOM) // (4 * max(N, 1) ** 2)
-    n_nulls = max(1, min(last - first, room))
-    n_neurons = max(1, room // n_nulls)
-    result = gram.new_empty((B, last - first), dtype=torch.float64)
-    for b in range(0, B, n_neurons):
-        counts = n_examples[b : b + n_neurons]
-        for r in range(first, last, n_nulls):
-            end = min(r + n_nulls, last)
-            d = rotations.rotated_distances(gram[b : b + n_neurons], counts, r, end, seed).flatten(0, 1)
-            repeated = counts.repeat_interleave(end - r)
-            best = best_silhouettes(d, agglomerative.linkage(d, repeated, method), repeated)
-            result[b : b + n_neurons, r - first : end - first] = best.view(len(counts), end - r)
-    return result
-
-
 def compared(best: Tensor, nulls: Tensor) -> RotationTest:
     """The test's result from best silhouettes (B,) and those of the nulls (B, n_null)."""
     n_null = nulls.shape[1]
@@ -180,14 +147,6 @@ def compared(best: Tensor, nulls: Tensor) -> RotationTest:
     p = (1.0 + (nulls >= best[:, None] - TIE).sum(1).double()) / (1.0 + n_null)
     nothing = best.isnan()
     return RotationTest(best, *(values.masked_fill(nothing, torch.nan) for values in (mean, sd, p)))
-
-
-def _best(of_cuts: Tensor, n_examples: Tensor) -> Tensor:
-    enough = n_examples.to(of_cuts.device) > 2
-    if of_cuts.shape[1] == 0:
-        return of_cuts.new_full((len(of_cuts),), torch.nan)
-    best = of_cuts.nan_to_num(nan=-torch.inf).amax(1)
-    return best.where(best > -torch.inf, 0.0).where(enough, torch.nan)
 
 
 def exact_sum(values: Tensor) -> Tensor:

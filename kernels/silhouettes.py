@@ -86,6 +86,23 @@ def _arguments(
 NO_TREE, BAD_DISTANCE = 1, 2
 
 
+def best_silhouettes(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> Tensor:
+    """The best silhouette over all cuts of each tree, (B,) float64: 0 where no cut separates anything, NaN for n < 3.
+
+    The arguments are those of `cut_silhouettes`.
+    """
+    return best_of_cuts(cut_silhouettes(distances, linkage, n_examples), n_examples)
+
+
+def best_of_cuts(silhouettes: Tensor, n_examples: Tensor) -> Tensor:
+    """(B,) of those (B, max(N-1, 0)) of the cuts."""
+    enough = n_examples.to(silhouettes.device) > 2
+    if silhouettes.shape[1] == 0:
+        return silhouettes.new_full((len(silhouettes),), torch.nan)
+    best = silhouettes.nan_to_num(nan=-torch.inf).amax(1)
+    return best.where(best > -torch.inf, 0.0).where(enough, torch.nan)
+
+
 def node_sums(N: int) -> Array:
     """Scratch of `score_cuts` for up to N examples."""
     return np.empty((max(2 * N - 1, 0), N))

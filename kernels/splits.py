@@ -19,6 +19,7 @@ from torch import Tensor
 
 from polysem.kernels import significance
 from polysem.kernels.definitions import Linkage
+from polysem.kernels.null_silhouettes import null_silhouettes
 from polysem.kernels.products import gathered_products
 from polysem.kernels.significance import TIE, RotationTest
 from polysem.kernels.tree import check_trees, tree_arguments
@@ -27,8 +28,10 @@ LEVEL = 0.05
 N_NULL = 99
 MOST_NULLS = 1999
 LEAST_EXAMPLES = 3  # of a node that can be tested
-PADDED = 1.2  # nodes are tested together that are at most so many times as large as the smallest
-ROOM = 4096 * 100 * 100  # entries of Gram matrices at a time
+ROUNDS = (19, 99, 199, 399, 799, 1599, MOST_NULLS)  # rotations of a node after which it is asked whether to go on
+PADDED = 1.2  # nodes are tested together that are at most so many times as large as the smallest, or that are FEW
+FEW = 64 * 100 * 100  # entries of Gram matrices, padded
+ROOM = 64 * FEW  # of them at a time
 
 
 class MergeTests(NamedTuple):
@@ -73,8 +76,8 @@ def significant_merges(
     method   the linkage of the trees inside the test
 
     A neuron gives the same bytes in any batch. Raises what `rotation_test` raises, ValueError for a level outside 0..1
-    and for what is no tree. Cost: n_null rotations of the root; if it is significant, 99 of each child and so on, and
-    up to MOST_NULLS where few of those are as good as the node itself.
+    and for what is no tree. Cost: n_null rotations of the root; if it is significant, 19 of each child and so on, and
+    up to MOST_NULLS while so few are as good as the node itself that it can be significant.
     """
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; expected more than 0 and less than 1")
@@ -95,9 +98,9 @@ def significant_merges(
         found: list[_Node] = []
         for together in _batches(nodes):
             levels = [level_of(len(node.members), int(counts[node.neuron]), level) for node in together]
-            for node, of_level, p in zip(together, levels, tester.p_values(together, levels), strict=True):
-                p_value[node.neuron, node.row], significant[node.neuron, node.row] = p, p <= of_level
-                found += _children(trees, counts, node.neuron, node.row) if p <= of_level else []
+            for node, (p, more) in zip(together, tester.tested(together, levels), strict=True):
+                p_value[node.neuron, node.row], significant[node.neuron, node.row] = p, more
+                found += _children(trees, counts, node.neuron, node.row) if more else []
         nodes = found
     device = rows.device
     return MergeTests(root, torch.from_numpy(p_value).to(device), torch.from_numpy(significant).to(device))
@@ -151,11 +154,12 @@ def _children(trees: NDArray[np.float64], counts: NDArray[np.int64], b: int, row
 
 
 def _batches(nodes: Sequence[_Node]) -> Iterator[list[_Node]]:
-    """Nodes of about one size together."""
+    """Few nodes together, and many of about one size."""
     batch: list[_Node] = []
     for node in sorted(nodes, key=lambda node: len(node.members)):
         size = len(node.members)
-        if batch and (size > PADDED * len(batch[0].members) or (len(batch) + 1) * size**2 > ROOM):
+        n_entries = (len(batch) + 1) * size**2
+        if batch and (n_entries > ROOM or (n_entries > FEW and size > PADDED * len(batch[0].members))):
             yield batch
             batch = []
         batch.append(node)
@@ -170,28 +174,30 @@ class _Tester:
         self._rows, self._used, self._weights, self._offsets = rows, example_rows, weights, offsets
         self._seed, self._method = seed, method
 
-    def p_values(self, nodes: Sequence[_Node], levels: Sequence[float]) -> list[float]:
-        """Test each node: 99 rotations first, then twice as many again while its level can be reached."""
+    def tested(self, nodes: Sequence[_Node], levels: Sequence[float]) -> list[tuple[float, bool]]:
+        """The p-value of each node and whether it is significant: ROUNDS of rotations while its level can be reached.
+
+        Rotations that are as good never grow fewer, so a node that stops would not be significant with all of them.
+        """
         counts = torch.tensor([len(node.members) for node in nodes], device=self._rows.device)
         gram, best = self._prepared(nodes, counts)
-        needed = np.array([min(nulls_for(level), MOST_NULLS) for level in levels])
-        may_reach = np.array([1 / (1 + n) for n in needed]) <= np.array(levels) * (1 + 1e-9)
-        n_done = np.zeros(len(nodes), int)
-        n_as_good = np.zeros(len(nodes), int)
-        left = np.arange(len(nodes))
-        first, last = 0, N_NULL
-        while len(left):
+        needed = np.array([nulls_for(level) for level in levels])
+        n_most = np.floor(np.array(levels) * (1 + needed) * (1 + 1e-9)).astype(int) - 1  # as good, if significant
+        n_most[needed > MOST_NULLS] = -1
+        n_done, n_as_good = np.zeros((2, len(nodes)), int)
+        left, first = np.arange(len(nodes)), 0
+        for last in ROUNDS:
             at = torch.from_numpy(left).to(gram.device)
-            nulls = significance.null_silhouettes(gram[at], counts[at], first, last, self._seed, self._method)
+            nulls = null_silhouettes(gram[at], counts[at], first, last, self._seed, self._method)
             as_good = (nulls >= best[at, None] - TIE).cpu().numpy()
-            wanted = np.minimum(needed[left], last) - first
-            n_as_good[left] += (as_good & (np.arange(last - first) < wanted[:, None])).sum(1)
-            n_done[left] += wanted
-            can = (1 + n_as_good[left]) / (1 + needed[left]) <= np.array(levels)[left] * (1 + 1e-9)
-            left = left[can & may_reach[left] & (n_done[left] < needed[left])]
-            first, last = last, min(2 * last + 1, MOST_NULLS)
-        p_values: list[float] = ((1 + n_as_good) / (1 + n_done)).tolist()
-        return p_values
+            n_done[left] = np.minimum(needed[left], last)
+            n_as_good[left] += (as_good & (np.arange(first, last) < needed[left, None])).sum(1)
+            left = left[(n_as_good[left] <= n_most[left]) & (n_done[left] < needed[left])]
+            if not len(left):
+                break
+            first = last
+        p_values = (1 + n_as_good) / (1 + n_done)
+        return list(zip(p_values.tolist(), (n_as_good <= n_most).tolist(), strict=True))
 
     def _prepared(self, nodes: Sequence[_Node], counts: Tensor) -> tuple[Tensor, Tensor]:
         """Gram matrices and best silhouettes of the nodes' examples, their own mean subtracted."""

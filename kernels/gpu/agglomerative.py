@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from polysem.kernels.arrays import Sizes, checked, checked_counts, raise_if_outside
-from polysem.kernels.definitions import LINKAGES, Linkage
+from polysem.kernels.definitions import LINKAGES, Linkage, check_linkage
 from polysem.kernels.gpu.copies import working_copy
 
 AVERAGE = tl.constexpr(LINKAGES["average"])
@@ -39,8 +39,7 @@ NO_FUSION = {"enable_fp_fusion": False}
 
 def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") -> Tensor:
     """As `polysem.kernels.agglomerative.linkage`, to the byte."""
-    if method not in LINKAGES:
-        raise ValueError(f"method is {method!r}; expected one of {', '.join(LINKAGES)}")
+    check_linkage(method)
     sizes: Sizes = {}
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), distances.device)
     counts = checked_counts(n_examples, sizes, matrix.device)

@@ -38,7 +38,7 @@ def _drawn(counts: Tensor, N: int, first: int, last: int, seed: int) -> tuple[Te
     order = torch.arange(N).repeat(len(sizes), last - first, 1)
     for s, n in enumerate(sizes.tolist()):
         matrices[s, :n, :n] = torch.from_numpy(rotation(n, seed))
-        order[s, :, :n] = torch.from_numpy(orders(n, 1 << (last - 1).bit_length(), seed)[first:last])
+        order[s, :, :n] = torch.from_numpy(orders(n, first, last, seed))
     which = which.to(counts.device)
     return matrices.to(counts.device)[which], order.to(counts.device)[which]
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy.stats import chisquare
 from sklearn.metrics.pairwise import cosine_distances
 
 from polysem.kernels.products import gathered_products
@@ -46,10 +47,20 @@ def test_other_seeds_and_other_numbers_of_examples_have_other_rotations():
     assert not np.allclose(rotation(6, 0)[:5, :5], rotation(5, 0))
 
 
-def test_orders_are_orders_and_few_are_the_first_of_many():
-    many = orders(7, 64, 3)
+def test_orders_are_orders_and_depend_on_their_null_alone():
+    many = orders(7, 0, 64, 3)
     assert (np.sort(many, 1) == np.arange(7)).all()
-    assert (orders(7, 16, 3) == many[:16]).all()
+    assert (orders(7, 5, 16, 3) == many[5:16]).all()
+
+
+def test_orders_are_uniform_and_others_for_each_seed_and_number():
+    """All 24 orders of 4 are as frequent (chi-square), and none repeats with another seed or number of examples."""
+    drawn = orders(4, 0, 4800, 0)
+    _, times = np.unique(drawn, axis=0, return_counts=True)
+    assert len(times) == 24
+    assert chisquare(times).pvalue > 0.01
+    assert not (orders(40, 0, 9, 1) == orders(40, 0, 9, 0)).all(1).any()
+    assert not (orders(41, 0, 9, 0)[:, :40] == orders(40, 0, 9, 0)).all(1).any()
 
 
 @BOTH
@@ -58,7 +69,7 @@ def test_distances_are_those_of_rows_that_numpy_rotates(function, n, d_model):
     e = np.random.default_rng(n).normal(1.0, 1.0, (n, d_model))
     got = function(products_of(torch.from_numpy(e[None]).float()), torch.tensor([n]), 0, 4, 11)
     q = rotation(n, 11)
-    for r, order in enumerate(orders(n, 4, 11)):
+    for r, order in enumerate(orders(n, 0, 4, 11)):
         rotated = q.T @ (q @ e)[np.argsort(order)]
         assert_allclose(rotated.mean(0), e.mean(0), atol=1e-12)  # the data set has the same mean and covariance
         assert_allclose(np.cov(rotated.T), np.cov(e.T), atol=1e-12)

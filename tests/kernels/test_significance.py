@@ -37,7 +37,7 @@ def test_statistic_and_p_are_those_of_rows_rotated_and_clustered_by_others(funct
     got = function(torch.from_numpy(e)[None], torch.tensor([12]), 19, 4, centre=centre)
     rows = e.astype(np.float64) - (e.mean(0) if centre else 0.0)
     q = rotation(12, 4)
-    nulls = [best_silhouette_by_others(q.T @ (q @ rows)[np.argsort(order)]) for order in orders(12, 32, 4)[:19]]
+    nulls = [best_silhouette_by_others(q.T @ (q @ rows)[np.argsort(order)]) for order in orders(12, 0, 19, 4)]
     best = best_silhouette_by_others(rows)
     assert got.best_silhouette.item() == pytest.approx(best, abs=1e-5)
     assert got.null_mean.item() == pytest.approx(np.mean(nulls), abs=1e-5)
@@ -93,10 +93,9 @@ def test_matches_the_reference(dtype, method):
         assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_batch_padding_and_chunks_change_no_bit(monkeypatch):
+def test_batch_and_padding_change_no_bit():
     e, n_examples = planted(2, 4, 40, 3, 1.0), torch.tensor([40, 25, 7, 2])
     together = rotation_test(e, n_examples, 30)
-    monkeypatch.setattr("polysem.kernels.significance.ROOM", 4 * 25 * 25 * 7)
     alone = rotation_test(e[1:2, :25].contiguous(), n_examples[1:2], 30)
     for of_all, of_one in zip(together, alone, strict=True):
         assert of_all[1].item() == of_one[0].item()

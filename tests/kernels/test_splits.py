@@ -86,15 +86,31 @@ def test_the_root_has_the_neurons_own_test():
     assert got.p_value[0, 28].item() == got.root.p_value.item()
 
 
-def test_a_node_has_the_test_of_its_examples_alone():
-    e = clusters(3, [24, 30])
+@pytest.mark.parametrize("sizes", [[24, 30], [8, 9, 4, 20], [3, 3, 5, 12]])
+def test_stopping_early_decides_as_all_rotations_of_a_nodes_examples_do(sizes):
+    e = clusters(3, sizes)
+    n = sum(sizes)
     trees, got = merges_of(e, seed=5)
     tree = trees[0].numpy()
-    for child in tree[-1, :2].astype(int):
-        members = members_of(tree, 54, child)
-        alone = rotation_test(e[:, members].contiguous(), torch.tensor([len(members)]), 99, 5)
-        if alone.p_value.item() > 0.05:  # few are needed to see that
-            assert got.p_value[0, child - 54].item() == alone.p_value.item()
+    tested = np.flatnonzero(~np.isnan(got.p_value[0, : n - 2].numpy()))
+    for row in tested:
+        members = members_of(tree, n, n + row)
+        level = level_of(len(members), n)
+        all_of_them = rotation_test(e[:, members].contiguous(), torch.tensor([len(members)]), nulls_for(level), 5)
+        assert got.significant[0, row].item() == (all_of_them.p_value.item() <= level)
+        if got.significant[0, row]:  # then none was left out
+            assert got.p_value[0, row].item() == all_of_them.p_value.item()
+    assert len(tested) >= len(sizes) - 1
+
+
+def test_a_node_that_cannot_be_significant_has_the_p_of_the_first_rotations():
+    e = clusters(0, [30, 30])
+    trees, got = merges_of(e)
+    for child in trees[0, -1, :2].int().tolist():
+        members = members_of(trees[0].numpy(), 60, child)
+        first = rotation_test(e[:, members].contiguous(), torch.tensor([len(members)]), 19)
+        assert got.p_value[0, child - 60].item() == first.p_value.item()
+        assert not got.significant[0, child - 60]
 
 
 def test_a_small_node_gets_the_nulls_that_its_level_needs():

@@ -31,7 +31,7 @@ def expected(rows, n_null, seed):
     """Means over rotations R·E, made and clustered one by one."""
     n = len(rows)
     q, found = rotations.rotation(n, seed), []
-    for order in rotations.orders(n, n_null, seed):
+    for order in rotations.orders(n, 0, n_null, seed):
         turned = (q.T[:, order] @ q) @ rows.astype(np.float64)
         np.testing.assert_allclose(turned.mean(0), rows.mean(0), atol=1e-5)  # the mean stays
         unit = turned / np.linalg.norm(turned, axis=1, keepdims=True)
