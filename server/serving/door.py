@@ -16,8 +16,12 @@ from polysem.proto.errors import Overloaded
 from polysem.server.serving.metrics import Metrics
 
 LEAST_IN_HAND = 8
-SPACING = 12  # rounds of the event loop between two calls out of lines, while it takes up new ones: five rounds each
+SPACING_S = 0.005  # between two calls out of lines while several shares call, or
+SPACING_CALLS = 3  # as many calls that have come meanwhile: gRPC's own queue must empty faster than our lines
+ALONE_SPACING_S = 0.0005
+COMPANY_S = 5.0  # after which a share that nobody else called beside is alone
 REFUSAL_EVERY_S = 0.01  # of one share
+WINDOW_S = 0.05  # in which as many calls of a share come in directly as it may have at once; further ones join its line
 MAX_HELD_S = 30.0  # of a refusal that is held back
 MAX_HELD = 2048  # refusals held back together
 RETRY_AFTER_S = 2.0
@@ -70,7 +74,9 @@ class _Lane:
 
     def __init__(self, kind: Kind, in_hand: int) -> None:
         self.kind, self.most = kind, in_hand
-        self.beginning = self.in_hand = 0
+        self.beginning = self.in_hand = self._entered = 0
+        self.window_s = 0.0  # when it began
+        self.forgetting = False
         self.line: deque[asyncio.Future[None]] = deque()
 
     @property
@@ -78,10 +84,23 @@ class _Lane:
         return self.beginning < self.kind.at_once and self.in_hand < self.most
 
     @property
+    def lets_pass(self) -> bool:
+        """Whether a call comes in without joining the line.
+
+        Calls that end at once never fill a lane; but for this bound a flood of them would wait in gRPC's own queue,
+        which serves all callers in one row.
+        """
+        now = time.monotonic()
+        if now - self.window_s > WINDOW_S:
+            self.window_s, self._entered = now, 0
+        return not self.line and self.has_room and self._entered < self.kind.at_once
+
+    @property
     def empty(self) -> bool:
         return not (self.in_hand or self.line)
 
     def take(self) -> None:
+        self._entered += 1
         self.beginning += 1
         self.in_hand += 1
 
@@ -122,7 +141,9 @@ class Door:
         self._in_hand = max(max_requests // 16, LEAST_IN_HAND)
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._lined: deque[_Lane] = deque()  # those with a line, whose turn is next first
-        self._moving = False
+        self._timer: asyncio.TimerHandle | None = None  # until the next turn
+        self._n_come = 0  # calls since the last one
+        self._last_share, self._company_until_s = "", 0.0
         self._totals: Counter[str] = Counter()
         self._next_refusal_s: dict[str, float] = {}
         self._held = 0
@@ -132,16 +153,23 @@ class Door:
 
     async def enter(self, share: str, kind: Kind, max_in_flight: int | None = None) -> Place:
         """The call's place, once there is one. Raises Overloaded. max_in_flight: the key's own cap, if it has one."""
+        self._n_come += 1
+        if share != self._last_share:
+            if self._last_share:
+                self._company_until_s = time.monotonic() + COMPANY_S
+            self._last_share = share
+        if self._timer is not None and self._n_come >= SPACING_CALLS:
+            self._next()
         most = max(self._in_hand, max_in_flight or 0) if kind is WORK else kind.in_hand
         lane = self._lanes.setdefault((share, kind.name), _Lane(kind, most))
         lane.most = most
         try:
             if not kind.waits and lane.in_hand + len(lane.line) >= most:
                 raise self._refusal(f"{most} {kind.name} are open already, as many as one key or connection may have")
-            if lane.line or not lane.has_room:
-                await self._wait(lane)
-            else:
+            if lane.lets_pass:
                 lane.take()
+            else:
+                await self._wait(lane)
         except BaseException:
             self._forget(share, lane)
             raise
@@ -185,23 +213,32 @@ class Door:
         self._forget(share, lane)
 
     def _forget(self, share: str, lane: _Lane) -> None:
-        """Let go of a lane that nobody is in."""
-        if lane.empty:
+        """Let go of a lane that nobody is in, once its window is over."""
+        if lane.empty and not lane.forgetting:
+            lane.forgetting = True
+            asyncio.get_running_loop().call_later(WINDOW_S, self._forgotten, share, lane)
+
+    def _forgotten(self, share: str, lane: _Lane) -> None:
+        lane.forgetting = False
+        if time.monotonic() - lane.window_s <= WINDOW_S:
+            self._forget(share, lane)
+        elif lane.empty:
             self._lanes.pop((share, lane.kind.name), None)
 
     # ---- Lines move one call at a time, by turns
 
     def _move(self) -> None:
         """Let the next one in after a while, if there is one."""
-        if not self._moving and any(lane.line and lane.has_room for lane in self._lined):
-            self._moving = True
-            self._count_down(SPACING)
+        if self._timer is None and any(lane.line and lane.has_room for lane in self._lined):
+            self._n_come = 0
+            spacing_s = SPACING_S if time.monotonic() < self._company_until_s else ALONE_SPACING_S
+            self._timer = asyncio.get_running_loop().call_later(spacing_s, self._next)
 
-    def _count_down(self, n: int) -> None:
-        if n:
-            asyncio.get_running_loop().call_soon(self._count_down, n - 1)
-            return
-        self._moving = False
+    def _next(self) -> None:
+        """Let one in from the line whose turn it is."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for _ in range(len(self._lined)):
             lane = self._lined.popleft()
             if lane.line:

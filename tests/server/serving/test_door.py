@@ -20,9 +20,12 @@ def run(scenario, **options):
     return asyncio.run(main())
 
 
-async def settle():
-    for _ in range(200):
+async def settle(door):
+    """Until nobody's turn is due."""
+    for _ in range(20):
         await asyncio.sleep(0)
+    while door._timer is not None:
+        await asyncio.sleep(doors.ALONE_SPACING_S)
 
 
 def entering(door, share, kind, n):
@@ -53,12 +56,33 @@ def test_each_method_counts_as_one_kind(method, kind):
 def test_one_shares_line_holds_up_no_other_share():
     async def scenario(door):
         flood = entering(door, "ada", PING, 500)
-        await settle()
+        await settle(door)
         assert n_in(flood) == PING.at_once
         (await asyncio.gather(*entering(door, "ben", PING, 1)))[0].left()
         (await asyncio.gather(*entering(door, "ada", WORK, 1)))[0].left()
         for task in flood:
             task.cancel()
+
+    run(scenario)
+
+
+def test_a_flood_of_calls_that_end_at_once_waits_in_its_line_and_not_before_the_door():
+    async def scenario(door):
+        n_ended = 0
+
+        async def ping(share):
+            nonlocal n_ended
+            (await door.enter(share, PING)).left()
+            n_ended += 1
+
+        (await asyncio.gather(*entering(door, "ben", PING, 1)))[0].left()
+        flood = [asyncio.create_task(ping("ada")) for _ in range(100)]
+        await asyncio.sleep(0)
+        assert n_ended == PING.at_once
+        await asyncio.create_task(ping("ben"))
+        assert n_ended <= PING.at_once + 100 // doors.SPACING_CALLS + 1
+        await asyncio.gather(*flood)
+        assert n_ended == 101
 
     run(scenario)
 
@@ -82,24 +106,22 @@ def test_a_line_moves_in_order_and_to_its_end():
 def test_a_call_that_answers_makes_room_for_the_next_and_counts_until_its_end():
     async def scenario(door):
         calls = entering(door, "ada", WORK, 70)
-        await settle()
+        await settle(door)
         assert n_in(calls) == WORK.at_once
         for task in calls[: WORK.at_once]:
             task.result().begun()
             task.result().begun()  # of its second answer
-        for _ in range(10):
-            await settle()
+        await settle(door)
         assert n_in(calls) == 64  # a sixteenth of the server's bound
         calls[0].result().left()
-        await settle()
+        await settle(door)
         assert n_in(calls) == 64  # those that came in later have not answered
         calls[63].result().begun()
-        await settle()
+        await settle(door)
         assert n_in(calls) == 65
         for task in calls[1:64]:
             task.result().left()
-        for _ in range(10):
-            await settle()
+        await settle(door)
         assert n_in(calls) == 70
 
     run(scenario)
@@ -112,7 +134,7 @@ def test_a_keys_own_cap_may_be_larger_than_its_share():
             places.append(await door.enter("ada", WORK, 20))
             places[-1].begun()
         further = entering(door, "ben", WORK, 9)  # without a cap of its own: a sixteenth, at the least 8
-        await settle()
+        await settle(door)
         assert n_in(further) == 8 or not further[8].cancel()
 
     run(scenario, max_requests=16)
@@ -150,7 +172,7 @@ def test_all_shares_together_have_a_bound():
 def test_a_line_has_a_bound():
     async def scenario(door):
         calls = entering(door, "ada", PING, PING.at_once + 17)
-        await settle()
+        await settle(door)
         refused = [task for task in calls if task.done() and task.exception()]
         assert [str(task.exception()) for task in refused] == [
             "16 pings wait already, as many as one key or connection may have; end some, or try again in 2 s"
@@ -163,20 +185,28 @@ def test_a_line_has_a_bound():
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([PING, WORK, JOB]), st.booleans()), max_size=60))
 def test_whoever_leaves_from_wherever_nothing_stays_behind(calls):
+    with pytest.MonkeyPatch.context() as patch:
+        for wait in ("WINDOW_S", "SPACING_S", "ALONE_SPACING_S"):
+            patch.setattr(doors, wait, 0.0)
+        leave(calls)
+
+
+def leave(calls):
     async def scenario(door):
         tasks = [(asyncio.create_task(door.enter(share, kind)), stays) for share, kind, stays in calls]
+        there = {task for task, _ in tasks}
         await asyncio.sleep(0)
         for task, stays in tasks:
             if not stays:
                 task.cancel()
-        for _ in range(len(tasks) + 1):
-            await settle()
-            for task, _ in tasks:
-                if task.done() and not task.cancelled() and task.result() is not None:
+        while any(not task.done() or task in there for task, _ in tasks):
+            await settle(door)
+            for task in [task for task in there if task.done()]:
+                there.remove(task)
+                if not task.cancelled():
                     task.result().left()
-                    task.result().left = lambda: None
-        assert all(task.done() for task, _ in tasks)
-        assert not door._lanes
+        while door._lanes:
+            await asyncio.sleep(0)
         assert not any(door._totals.values())
 
     run(scenario)
@@ -191,7 +221,7 @@ def test_refusals_of_one_share_are_spaced_out_and_those_of_another_are_not(monke
         monkeypatch.setattr(doors, "MAX_HELD_S", 7200.0)
         third = asyncio.create_task(door.hold_back("ada"))
         await door.hold_back("ben")
-        await settle()
+        await settle(door)
         assert not third.done()
         third.cancel()
 
