@@ -246,7 +246,8 @@ class Client:
         every_layer  search the whole model; else the neuron's own layer, as embeddings of different layers share no
                      common meaning
         limit        how many for each cluster, most similar first
-        options      how all neurons are clustered, as in `cluster`
+        options      how all neurons are clustered, as in `cluster`. Frames centred and standardised are those of the
+                     embeddings compared, too; in frame own, where each neuron has a mean of its own, these stay raw
 
         The first question about a clustering clusters the whole index on the server, which keeps what it needs for
         those that follow.

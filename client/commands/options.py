@@ -206,7 +206,10 @@ def reads_corpus(command: Command) -> Command:
                 help="Also keep examples of each neuron's most negative activations. Default: both for gated models.",
             ),
             click.option(
-                "--layers", callback=_layers, metavar="4,12,20|0-7", help="Layers to keep. Default: all of the model's."
+                "--layers",
+                callback=layers_of,
+                metavar="4,12,20|0-7",
+                help="Layers to keep. Default: all of the model's.",
             ),
             click.option(
                 "--skip-positions",
@@ -217,7 +220,8 @@ def reads_corpus(command: Command) -> Command:
     )
 
 
-def _layers(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+def layers_of(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    """The layers of an option such as 4,12 or 0-7; None where it is not given."""
     return None if text is None else parse_layers(text)
 
 

@@ -34,12 +34,14 @@ class Layout:
     merges   (M, 2) int32: the nodes joined, first the one drawn first; i < n is leaf i of the drawing, n + i merge i
     heights  (n + M,) float64: distance at which each node was joined; 0 for a leaf, never decreasing over the merges
     labels   (n + M,) int32: the feature cluster of each node; ABOVE_THE_CUT for a merge of several
+    significant  (M,) bool: merges whose two sides are more than one cloud; none where that was not tested
     """
 
     leaves: IntArray
     merges: IntArray
     heights: DoubleArray
     labels: IntArray
+    significant: npt.NDArray[np.bool_]
 
     def places(self, leaf_places: npt.ArrayLike | None = None) -> DoubleArray:
         """(n + M,) where each node stands across the leaves: a merge halfway between the two it joins.
@@ -73,18 +75,30 @@ class Layout:
                 node[n + i] = len(kept) + len(merges)
                 merges.append(sides)
                 rows.append(n + i)
+        of_merges = np.array(rows[len(kept) :], int) - n
         return Layout(
-            self.leaves[kept], np.array(merges, np.int32).reshape(-1, 2), self.heights[rows], self.labels[rows]
+            self.leaves[kept],
+            np.array(merges, np.int32).reshape(-1, 2),
+            self.heights[rows],
+            self.labels[rows],
+            self.significant[of_merges],
         )
 
 
 def layout(neuron: "Neuron") -> Layout:
     """The drawing of a neuron at its cut. O(n)."""
-    return arrange(neuron.linkage, neuron.labels, neuron.distance_threshold)
+    tests = neuron.merge_tests
+    significant = None if tests is None else tests[:, 1] > 0
+    return arrange(neuron.linkage, neuron.labels, neuron.distance_threshold, significant)
 
 
-def arrange(linkage: DoubleArray, labels: IntArray, distance_threshold: float) -> Layout:
-    """The drawing of a SciPy linkage (M, 4) whose cut gave labels (n,)."""
+def arrange(
+    linkage: DoubleArray,
+    labels: IntArray,
+    distance_threshold: float,
+    significant: npt.NDArray[np.bool_] | None = None,
+) -> Layout:
+    """The drawing of a SciPy linkage (M, 4) whose cut gave labels (n,); significant (M,): of its merges."""
     n, merges = len(labels), linkage[:, :2].astype(np.int32)
     heights = np.concatenate([np.zeros(n), linkage[:, 2]])
     node_labels = np.concatenate([labels, np.full(len(merges), ABOVE_THE_CUT)]).astype(np.int32)
@@ -106,7 +120,8 @@ def arrange(linkage: DoubleArray, labels: IntArray, distance_threshold: float) -
     leaves[rank] = np.arange(n)
     merges = np.where(merges < n, rank[np.minimum(merges, n - 1)], merges).astype(np.int32)
     node_labels[:n] = labels[leaves]
-    return Layout(leaves, merges, heights, node_labels)
+    none = np.zeros(len(merges), bool)
+    return Layout(leaves, merges, heights, node_labels, none if significant is None else significant)
 
 
 def _ranks(merges: IntArray, sizes: npt.NDArray[np.int64], n: int) -> IntArray:

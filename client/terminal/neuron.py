@@ -125,7 +125,7 @@ class _Figure:
         rows = np.array([row for row, line in enumerate(lines) if line.example is not None])
         axis = _Axis(drawn.heights.max(), self._neuron.distance_threshold, tree_width)
         tree = _tree(drawn, rows, len(lines), axis, self._colours)
-        head = _pair(Text("cosine distance", "dim"), _legend(coloured), tree_width)
+        head = _pair(Text("cosine distance", "dim"), _legend(coloured, bool(drawn.significant.any())), tree_width)
         head.truncate(options.max_width)
         yield head
         yield from axis.texts()
@@ -179,12 +179,13 @@ def _heading(cluster: Cluster, examples: Sequence[Example], colour: str, width: 
     return heading
 
 
-def _legend(coloured: bool) -> Text:
+def _legend(coloured: bool, significant: bool) -> Text:
+    marks = f"◆ central  {SIGNIFICANT} significant merge  " if significant else "◆ central  "
     if not coloured:
-        return Text("◆ central  «key token»", "dim")
+        return Text(f"{marks}«key token»", "dim")
     ramp = shaded((" ", level / 8) for level in range(1, 9))
     return Text.assemble(
-        ("◆ central  ", "dim"), key_text("key token", coloured), ("  activation 0 ", "dim"), ramp, (" max", "dim")
+        (marks, "dim"), key_text("key token", coloured), ("  activation 0 ", "dim"), ramp, (" max", "dim")
     )
 
 
@@ -200,6 +201,7 @@ def _pair(left: Text, right: Text, width: int) -> Text:
 
 UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8
 STROKES = " ╵╷│╴╯╮┤╶╰╭├─┴┬┼"  # by the sum of the directions that meet in a cell
+SIGNIFICANT = "◇"
 
 
 class _Axis:
@@ -235,7 +237,8 @@ class _Axis:
 
 
 def _tree(drawn: Layout, rows: IntArray, n_rows: int, axis: _Axis, colours: dict[int, str]) -> list[Text]:
-    """The dendrogram, a Text a row; leaf i stands in row rows[i]. ● where a cluster's branch crosses the cut."""
+    """The dendrogram, a Text a row; leaf i stands in row rows[i]. ● where a cluster's branch crosses the cut, ◇ at
+    significant merges."""
     strokes = np.zeros((n_rows, axis.width), np.int8)
     owner = np.full(strokes.shape, dendrogram.ABOVE_THE_CUT)
     n = len(drawn.leaves)
@@ -259,14 +262,22 @@ def _tree(drawn: Layout, rows: IntArray, n_rows: int, axis: _Axis, colours: dict
         for node in (first, second):
             if x[node] > column:
                 branch(node, column)
-    return [_tree_line(strokes[row], owner[row], axis.cut, colours) for row in range(n_rows)]
+    marked = set(zip(y[n:][drawn.significant].tolist(), x[n:][drawn.significant].tolist(), strict=True))
+    return [
+        _tree_line(strokes[row], owner[row], axis.cut, colours, {column for at, column in marked if at == row})
+        for row in range(n_rows)
+    ]
 
 
-def _tree_line(strokes: npt.NDArray[np.int8], owner: IntArray, cut: int, colours: dict[int, str]) -> Text:
+def _tree_line(
+    strokes: npt.NDArray[np.int8], owner: IntArray, cut: int, colours: dict[int, str], marked: set[int]
+) -> Text:
     line = Text()
     for column, (stroke, label) in enumerate(zip(strokes.tolist(), owner.tolist(), strict=True)):
         colour = colours.get(label, "")
-        if column != cut:
+        if column in marked:
+            line.append(SIGNIFICANT, f"bold {colour}")
+        elif column != cut:
             line.append(STROKES[stroke], colour)
         elif stroke:
             line.append("●", f"bold {colour}")

@@ -193,17 +193,20 @@ def run(
     seed: int = 0,
     n_null: int = 99,
     progress: Progress = lambda n, total: None,
+    layers: Sequence[int] | None = None,
 ) -> Found:
-    """Mix, plant, cluster and score; the same for the same index, model and seed.
+    """Mix, plant, cluster and score; the same for the same side of an index, model and seed.
 
     n_mixtures   of each kind in each layer, at most
     n_suggested  so many of these are also cut as suggested
     n_null       rotations of each test from which suggested cuts come
+    layers       whose neurons are mixed; None: all that the index holds
 
-    Raises FailedPrecondition where no two neurons of the index can be mixed. Cost: 48 clusterings a mixture, and 192
-    of gated neurons; the significant merges of those cut as suggested take most of the time.
+    Raises FailedPrecondition where no two neurons can be mixed, and for layers that the index does not hold. Cost: 48
+    clusterings a mixture, and 192 of gated neurons; the significant merges of those cut as suggested take most of the
+    time.
     """
-    mixed = mixtures(model, index, n_mixtures, seed)
+    mixed = mixtures(model, index, n_mixtures, seed, layers)
     if not mixed:
         raise FailedPrecondition(
             f"no neurons of the index {index.info.name!r} can be mixed: a mixture needs 10 examples or more of each of "

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from polysem.client.commands.options import print_json
+from polysem.client.commands.options import SIDE, layers_of, print_json
+from polysem.proto.sides import Side
 
 MOST_NULLS = 1999
 
@@ -21,6 +22,8 @@ def benchmark() -> None:
 
 @benchmark.command()
 @click.option("--index", type=click.Path(path_type=Path), help="An index's folder; none: the demo's.")
+@SIDE
+@click.option("--layers", callback=layers_of, metavar="4,12,20|0-7", help="Layers to mix. Default: all that it holds.")
 @click.option("--model", help="The index's model, where it is no longer at its place.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
 @click.option(
@@ -53,6 +56,8 @@ def benchmark() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row instead of tables.")
 def planted(
     index: Path | None,
+    side: Side,
+    layers: tuple[int, ...] | None,
     model: str | None,
     device: str,
     n_mixtures: int,
@@ -79,12 +84,13 @@ def planted(
         engine = open_engine(settings)
         found = run(
             engine.model,
-            engine.index(""),
+            engine.index("", side),
             n_mixtures,
             n_suggested,
             seed,
             n_null,
             lambda n, total: shown.advance("planted", n, total),
+            layers,
         )
     if as_json:
         for row in tables.as_json(found):

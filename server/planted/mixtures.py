@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from polysem.proto.arrays import Array
+from polysem.proto.errors import FailedPrecondition
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
@@ -48,14 +49,22 @@ class Mixture(NamedTuple):
     truth: Array
 
 
-def mixtures(model: Model, index: Index, n_mixtures: int, seed: int) -> list[Mixture]:
-    """At most n_mixtures of each kind in each layer that the index holds, the same for the same seed.
+def mixtures(
+    model: Model, index: Index, n_mixtures: int, seed: int, layers: Sequence[int] | None = None
+) -> list[Mixture]:
+    """At most n_mixtures of each kind in each of the layers (None: all that are held), the same for the same seed.
 
-    Fewer where a layer has not the neurons for them. Cost: a forward of 128 contexts.
+    Fewer where a layer has not the neurons for them. Raises FailedPrecondition for a layer that is not held. Cost: a
+    forward of 128 contexts.
     """
-    layers = [_Layer(model, index, layer, seed) for layer in index.info.held_layers]
-    found = [mixture for of in layers for kind in KINDS[:3] for mixture in of.mixed(kind, n_mixtures)]
-    return found + _with_random_contexts(model, index, layers, n_mixtures, seed)
+    held = index.info.held_layers
+    if absent := set(held if layers is None else layers) - set(held):
+        raise FailedPrecondition(
+            f"layer {min(absent)} is not in the index {index.info.name!r}; name layers that it holds"
+        )
+    of_layers = [_Layer(model, index, layer, seed) for layer in (held if layers is None else sorted(set(layers)))]
+    found = [mixture for of in of_layers for kind in KINDS[:3] for mixture in of.mixed(kind, n_mixtures)]
+    return found + _with_random_contexts(model, index, of_layers, n_mixtures, seed)
 
 
 def pre_activations(model: Model, layer: int, neurons: Sequence[int], x: Tensor) -> Tensor:

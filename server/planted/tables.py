@@ -10,13 +10,20 @@ from rich.text import Text
 
 from polysem.client.terminal.tables import right_aligned
 from polysem.server.index.format import layers_in_words
-from polysem.server.planted.benchmark import Found
+from polysem.server.planted.benchmark import Combination, Found
 from polysem.server.planted.mixtures import KINDS
 from polysem.server.planted.planting import Planting
 from polysem.server.planted.scoring import Scores
 
+PLANTED: dict[Planting, str] = {"units": "sum of units", "weights": "one neuron with added weights"}
 Interval = tuple[float, float, float]
-HEADINGS = {"at_true": "ARI, true number", "best": "ARI, best of 2–12", "suggested": "ARI, suggested", "auc": "AUC"}
+HEADINGS = {
+    "at_true": "ARI,\ntrue\nnumber",
+    "best": "ARI,\nbest of\n2–12",
+    "suggested": "ARI,\nsuggested",
+    "auc": "AUC",
+}
+WAY = "embedding, frame,\nalgorithm,\nLayerNorm"
 
 
 def tables(found: Found) -> RenderableType:
@@ -51,28 +58,28 @@ def as_json(found: Found) -> Iterator[dict[str, Any]]:
 def _grid(found: Found, planting: Planting) -> Table:
     rows = {(row.kind, row.combination): row for row in found.rows() if row.planting == planting}
     kinds = [kind for kind in KINDS if any(kind == of for of, _ in rows)]
-    table = right_aligned("embedding, frame, algorithm, LayerNorm", *HEADINGS.values(), *kinds)
+    table = _narrow(WAY, *HEADINGS.values(), *kinds)
     table.title, table.title_justify = _title(found, planting), "left"
     means = sorted((row for row in rows.values() if row.kind == "all"), key=lambda row: -row.best[0])
     for row in means:
         scores = [_shown(getattr(row, name)) for name in HEADINGS]
-        by_kind = [f"{rows[kind, row.combination].best[0]:.2f}" for kind in kinds]
-        table.add_row(str(row.combination), *scores, *by_kind)
+        by_kind = [_number(rows[kind, row.combination].best[0]) for kind in kinds]
+        table.add_row(_way(row.combination), *scores, *by_kind)
     return table
 
 
 def _title(found: Found, planting: Planting) -> str:
     if len(found.plantings) == 1:
         return "Planted truth: sum of units, which is one neuron with added weights"
-    return f"Planted truth: {'sum of units' if planting == 'units' else 'one neuron with added weights'}"
+    return f"Planted truth: {PLANTED[planting]}"
 
 
 def _held_out(found: Found, planting: Planting) -> Table:
-    table = right_aligned("", "embedding, frame, algorithm, LayerNorm", *HEADINGS.values(), "chosen exceeds it by")
+    table = _narrow("", WAY, *HEADINGS.values(), "chosen\nexceeds\nit by")
     table.title, table.title_justify = f"Reported on {layers_in_words(found.layers[1::2])}", "left"
     for held in found.held_out(planting):
         behind = "–" if held.name == "chosen" else _shown(held.behind)
-        table.add_row(held.name, str(held.combination), *(_shown(held.scores[name]) for name in HEADINGS), behind)
+        table.add_row(held.name, _way(held.combination), *(_shown(held.scores[name]) for name in HEADINGS), behind)
     return table
 
 
@@ -82,7 +89,7 @@ def _note(found: Found) -> str:
     counts = ", ".join(f"{kind} {of:,}" for kind, of in zip(KINDS, n, strict=True))
     return (
         f"{len(found.mixtures):,} mixtures ({counts}), {_n_suggested(scores):,} of them cut as suggested. Mean over "
-        "kinds (low–high: 95 % interval of the bootstrap over mixtures); last columns: the best of 2–12 by kind. "
+        "kinds, below it the 95 % interval of the bootstrap over mixtures; last columns: the best of 2–12 by kind. "
         f"Chosen on {layers_in_words(found.chosen_on)}, by the best of 2–12."
     )
 
@@ -91,9 +98,25 @@ def _n_suggested(scores: Scores) -> int:
     return sum(not math.isnan(value) for value in scores.suggested.tolist())
 
 
+def _narrow(*headings: str) -> Table:
+    """A table for 80 columns, whose rows have two lines."""
+    table = right_aligned(*headings)
+    table.padding, table.columns[0].justify = 0, "left"
+    return table
+
+
+def _way(way: Combination) -> str:
+    return f"{way.embedding}, {way.frame},\n{way.algorithm}, {way.layer_norm}"
+
+
 def _shown(interval: Interval) -> str:
-    mean, low, high = interval
-    return "–" if math.isnan(mean) else f"{mean:.2f} ({low:.2f}–{high:.2f})"
+    mean, low, high = map(_number, interval)
+    return mean if mean == "–" else f"{mean}\n{low}–{high}"
+
+
+def _number(value: float) -> str:
+    """Two decimals, without the zero before them."""
+    return "–" if math.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
 
 
 def _or_none(interval: Interval) -> list[float] | None:

@@ -27,7 +27,7 @@ from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import EmbeddingWeights, Model, Visit
 from polysem.server.model.tokenizer import Pieces
-from polysem.server.questions import characters
+from polysem.server.questions import characters, frames
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.resident import device_batches
@@ -158,17 +158,31 @@ class ExplainWork:
         which = torch.from_numpy(labels.astype(np.int64)).to(members.device)
         sums = torch.zeros((int(labels.max()) + 1, members.shape[1]), dtype=torch.float64, device=members.device)
         means = sums.index_add(0, which, members) / torch.bincount(which)[:, None]  # (C, D)
-        mean_distances = 1 - self._units(xhat, batch.how) @ means.T  # (F, C)
+        mean_distances = 1 - self._units(self._framed(neuron, xhat), batch.how) @ means.T  # (F, C)
         least, nearest = (found.cpu().numpy() for found in mean_distances.min(dim=1))
         return np.where(least <= self.clustering.distance_threshold, nearest, -1), least.clip(0, 2)
 
+    def _framed(self, neuron: IntArray, xhat: Tensor) -> Tensor:
+        """What the batch's weights embed of tokens with x̂ (F, D): x̂, or the embedding in the layer's frame itself."""
+        if self.choice.frame == "raw" or not self.model.weights_vary(self.choice):
+            return xhat
+        layer, j = neuron[0].tolist()
+        how = frames.weights(self.model, self.index, layer, torch.tensor([j]), self.choice).double()
+        x = frames.layer_frame(self.model, self.index, layer, self.choice, xhat.double())
+        return self._embedded(x, how, xhat.double())
+
     def _units(self, xhat: Tensor, how: EmbeddingWeights) -> Tensor:
         """(P, D) float64 unit embeddings of x̂ (P, D) by one neuron; 0 where the embedding is."""
-        x, (weights, offsets, up, biases) = xhat.double(), how.double()
+        x = xhat.double()
+        return functional.normalize(self._embedded(x, how.double(), x), dim=1)
+
+    def _embedded(self, x: Tensor, how: EmbeddingWeights, read: Tensor) -> Tensor:
+        """(P, D) float64 embeddings of x (P, D) by one neuron, whose gates are those of x̂ as it is, `read` (P, D)."""
+        weights, offsets, up, biases = how
         if up is not None and biases is not None:
-            weights = (x @ up.T + biases[:, 1]) * weights + (x @ weights.T + biases[:, 0]) * up
+            weights = (read @ up.T + biases[:, 1]) * weights + (read @ weights.T + biases[:, 0]) * up
         e = x * weights
-        return functional.normalize(e if offsets is None else e + offsets, dim=1)
+        return e if offsets is None else e + offsets
 
     # ---- The strongest
 
@@ -268,10 +282,6 @@ def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
         )
     if not ids:
         raise InvalidArgument("the text has no tokens: give one with letters", "text")
-    if query.choice.frame != "raw" and engine.model.weights_vary(query.choice):
-        raise InvalidArgument(
-            f"frame is {query.choice.frame!r}; by these embeddings a text is explained in frame raw only", "frame"
-        )
     work = work_of(engine, index, query.choice, query.clustering)
     provenance = engine.provenance(index, query.choice, query.clustering)
     return ExplainPlan(work, neurons, pieces, query, provenance)

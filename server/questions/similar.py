@@ -22,6 +22,7 @@ from polysem.proto.facts import Provenance
 from polysem.proto.neurons import NeuronId, NeuronRange
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.proto.questions.similar import SimilarBatch, Similarity, SimilarQuery
+from polysem.server.questions import frames
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.clusters_of_trees import Clusters
 from polysem.server.questions.engine import Engine, Plan
@@ -144,14 +145,20 @@ class SimilarWork:
         index.check_rows(layer, examples)
         stored_rows, scales = resident(model.device).rows(index, layer)
         places = torch.from_numpy(examples).to(model.device)
-        choice = EmbeddingChoice(self.similarity, self.clustering.choice.layer_norm)
+        frame = self.clustering.choice.frame
+        choice = EmbeddingChoice(
+            self.similarity, self.clustering.choice.layer_norm, frame if frame in frames.OF_LAYERS else "raw"
+        )
         of = neurons if self.similarity == "neuron" else neurons[:1]  # of h the weights are the same for all neurons
-        how = model.embedding_weights(layer, torch.from_numpy(of.astype(np.int64)), choice)
+        how = frames.weights(model, index, layer, torch.from_numpy(of.astype(np.int64)), choice)
         factors = None
         if how.up is not None and how.biases is not None:
             one = torch.ones(len(places), dtype=torch.int32, device=model.device)
             factors = gated_factors(stored_rows, places[:, None], how.weights, how.up, how.biases, one, scales)
-        return functional.normalize(embedded(stored_rows[places][:, None], how, factors)[:, 0], dim=1)
+        x = stored_rows[places].float() if scales is None else stored_rows[places].float() * scales[places][:, None]
+        if how.up is not None or scales is not None:  # no weights say the frame
+            x = frames.layer_frame(model, index, layer, choice, x)
+        return functional.normalize(embedded(x[:, None], how, factors)[:, 0], dim=1)
 
     def _rows_of(self, neuron: NeuronId) -> tuple[int, int]:
         """First and last + 1 of the neuron's clusters."""

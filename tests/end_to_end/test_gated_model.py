@@ -279,10 +279,34 @@ def test_frames_of_gated_neurons(client, folders, embedding):
     assert neuron.metrics.mean_distance == pytest.approx((1 - unit @ unit.T)[pairs].mean(), abs=1e-4)
 
 
-def test_a_text_is_explained_by_gated_neurons_in_frame_raw_only(client):
-    with pytest.raises(InvalidArgument, match="frame is 'own'; by these embeddings a text is explained in frame raw"):
-        client.explain("a text", NEURON, frame="own")[0]
-    assert client.explain("a text", NEURON, frame="own", embedding="pre_mlp")[0]
+@pytest.mark.parametrize("frame", ["raw", "own", "centred", "standardised"])
+@pytest.mark.parametrize("embedding", ["neuron", "other"])
+def test_a_context_s_own_key_token_is_explained_as_the_example_is_clustered(client, embedding, frame):
+    """Its mean distance to its cluster follows from the embeddings of the same frame."""
+    how = {"embedding": embedding, "frame": frame, "distance_threshold": 1.2}
+    neuron = client.cluster(NEURON, n_null=0, **how)[0]
+    cluster = neuron.clusters[0]
+    e = client.embed(NEURON, embedding=embedding, frame=frame)[0].embeddings.astype(float)
+    unit = e / np.linalg.norm(e, axis=1, keepdims=True)
+    example = client.examples(NEURON, examples=[cluster.central], whole_context=True)[0]
+    explained = client.explain("".join(example.tokens[1:]), NEURON, **how)  # BOS apart
+    fired = explained[example.key - 1].firings[0]
+    of_cluster = [1 - unit[cluster.central] @ unit[c.members].T.mean(1) for c in neuron.clusters]
+    assert fired.distance == pytest.approx(min(of_cluster), abs=3e-3)
+
+
+@pytest.mark.parametrize("similarity", ["neuron", "pre_mlp"])
+@pytest.mark.parametrize("frame", ["raw", "own", "centred", "standardised"])
+def test_similar_clusters_are_compared_in_the_frame_of_the_layer(client, similarity, frame):
+    neuron = client.cluster(NEURON, n_null=0, frame=frame)[0]
+    found = client.similar(NEURON, neuron.clusters[0].label, similarity=similarity, frame=frame, limit=3)
+    framed = {"embedding": similarity, "frame": "raw" if frame == "own" else frame}
+    mine = client.embed(NEURON, **framed)[0].embeddings[neuron.clusters[0].central].astype(float)
+    assert len(found) == 3
+    for other in found:
+        theirs = client.embed(other.neuron, **framed)[0].embeddings[other.central].astype(float)
+        cosine = mine @ theirs / np.linalg.norm(mine) / np.linalg.norm(theirs)
+        assert other.similarity == pytest.approx(cosine, abs=1e-5)
 
 
 def test_a_measurement_is_of_a_side_and_of_the_layers_that_are_there(client, tmp_path):

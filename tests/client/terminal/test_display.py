@@ -21,7 +21,7 @@ from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
 PROVENANCE = Provenance("i", "", "m", "", "0", EmbeddingChoice(), Clustering())
 
 
-def neuron_of(points, texts=("text",), threshold=0.5):
+def neuron_of(points, texts=("text",), threshold=0.5, merge_tests=None):
     """A neuron whose examples lie at `points` on a line, with its true tree."""
     n = len(points)
     z = scipy_linkage(np.array(points, float)[:, None], "average") if n > 1 else np.zeros((0, 4))
@@ -34,7 +34,10 @@ def neuron_of(points, texts=("text",), threshold=0.5):
     metrics = Metrics(n, len(set(labels)), None, None, None, None, None, None)
     examples = [example(i, texts[i % len(texts)]) for i in range(n)]
     asker = SimpleNamespace(examples=lambda *neurons, index, side: examples)
-    return Neuron(NeuronId(1, 2), labels, tree, metrics, threshold, "matrix", PROVENANCE, Timing(0, 0, 1), asker)
+    timing = Timing(0, 0, 1)
+    return Neuron(
+        NeuronId(1, 2), labels, tree, metrics, threshold, "matrix", PROVENANCE, timing, asker, merge_tests=merge_tests
+    )
 
 
 def example(place, text, key=1):
@@ -67,6 +70,19 @@ def test_any_neuron_is_drawn_within_the_width(n, width):
         plain = [line for line in text.splitlines() if "\x1b" not in line]
         assert all(cell_len(line) <= width for line in plain)
     assert f"neuron {neuron.id}" in notebook.neuron_html(neuron)
+
+
+def test_significant_merges_are_marked_and_only_these():
+    plain = neuron_of([0, 0.1, 5, 5.1, 5.2])
+    assert "◇" not in drawn(terminal.neuron_panel(plain, plain.examples))
+    tested = neuron_of([0, 0.1, 5, 5.1, 5.2], merge_tests=np.array([[np.nan, 0], [0.3, 0], [0.01, 0], [0.01, 1.0]]))
+    text = drawn(terminal.neuron_panel(tested, tested.examples))
+    assert text.count("◇") == 2  # the root, and the legend
+    assert "◇ significant merge" in text
+    layout = dendrogram.layout(tested)
+    assert layout.significant.tolist() == [False, False, False, True]
+    assert layout.pruned([0, 4]).significant.tolist() == [True]
+    assert layout.pruned([2, 4]).significant.tolist() == [False]
 
 
 def test_equal_examples_make_one_cluster_at_distance_0():

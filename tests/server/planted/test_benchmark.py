@@ -15,6 +15,9 @@ from polysem.server.planted.benchmark import PAPER, PRE_MLP, Found, bootstrap
 from polysem.server.planted.mixtures import Mixture
 from polysem.server.planted.scoring import Scores
 
+from ..model import tiny_families
+from ..model.tiny_families import TINY
+
 HERE = ("two", "three", "random")  # of the small index, whose neurons share no token often enough
 OTHER = PAPER._replace(frame="own")
 COMPATIBLE = Path(__file__).parents[2] / "compatibility"
@@ -122,6 +125,37 @@ def test_the_command_says_the_same_again_and_draws_tables_of_it(index_folder, ro
     assert "Planted truth: sum of units, which is one neuron with added weights" in shown
     assert "Reported on layer 1" in shown
     assert "Chosen on layer 0" in shown
+
+
+def test_tables_are_whole_in_80_columns(index_folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = printed("--index", index_folder, "--mixtures", 2, "--suggested", 0, "--layers", "0,1").stdout
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "neuron, own," in shown
+
+
+def test_layers_and_a_side_can_be_named(tmp_path, corpus_file):
+    """Of a gated model, in both plantings; mixtures of the negative side are of its examples."""
+    from polysem.proto.facts import Selection
+    from polysem.server.corpus.documents import Corpus
+    from polysem.server.indexing.builder import Recipe, build
+    from polysem.server.model.loading import load
+
+    model = load(str(tiny_families.write(tmp_path / "llama", TINY["llama, biases"])), "cpu")
+    corpus = Corpus(str(corpus_file), max_documents=60)
+    build(model, corpus, tmp_path / "gated", Recipe(Selection("first", 0.3, 30), bos=True))
+    here = ("--index", tmp_path / "gated", "--mixtures", 1, "--suggested", 0, "--json", "--layers", "1")
+    of_side = {}
+    for side in ("positive", "negative"):
+        found = [json.loads(line) for line in printed(*here, "--side", side).stdout.splitlines()]
+        assert {row["planting"] for row in found} == {"units", "weights"}
+        assert {row["embedding"] for row in found} == {"neuron", "pre_mlp", "gate", "up"}
+        assert not any("held_out" in row for row in found)  # one layer
+        of_side[side] = [row["best"] for row in found]
+    assert of_side["positive"] != of_side["negative"]
+    with pytest.raises(FailedPrecondition, match="layer 7 is not in the index 'gated'"):
+        printed("--index", tmp_path / "gated", "--layers", "1,7")
 
 
 def test_an_index_of_version_0_1_0_has_no_frames_of_layers(tmp_path):
