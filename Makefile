@@ -5,6 +5,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEMO := $(VENV)/.demo
 STUBS := .venv-stubs
 LENS := .venv-lens
 SMOLLM2 := .venv-smollm2
@@ -19,15 +20,22 @@ BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-$(INSTALLED): pyproject.toml
+$(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Polysem needs Python 3.11 or newer, this is " + sys.version'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[server,explorer,figures,dev]'
+	touch $@ $(DEMO)
+
+# Modules are compiled when they are imported: of torch's and transformers' thousands the demo imports a small part.
+$(DEMO): pyproject.toml | $(VENV)/bin/python
+	test $(INSTALLED) -nt $< || $(BIN)/pip install --quiet --no-compile $(PIP_ARGS) -e '.[server,explorer]'
 	touch $@
 
-setup: $(INSTALLED) ## make .venv with server and tests
+setup: $(INSTALLED) ## make .venv with server, tests and linters
 
-demo: setup ## see it work
+demo: $(DEMO) ## see it work; installs the server and the explorer alone
 	@$(BIN)/polysem demo
 
 test: setup ## the whole suite

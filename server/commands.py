@@ -31,45 +31,70 @@ UNITS = {
 
 
 @click.command()
-@click.option("--model", default="demo", show_default=True, help="demo, a folder, or a hub name such as gpt2.")
+@click.option(
+    "--model", default="demo", show_default=True, help="Model to read with: demo, a folder, or a hub name such as gpt2."
+)
 @click.option(
     "--corpus",
     default="pydocs",
     show_default=True,
-    help="pydocs, a .jsonl, .jsonl.gz, .txt or .parquet file, a folder, or hf:NAME:CONFIG:SPLIT.",
+    help="Texts to read: pydocs, a .jsonl, .jsonl.gz, .txt or .parquet file, a folder, or hf:NAME:CONFIG:SPLIT.",
 )
-@click.option("--out", help="The index's folder, or a URL such as s3://bucket/name; it must not exist yet.")
+@click.option("--out", help="Folder to write, or a URL such as s3://bucket/name; it must not exist yet.")
 @click.option(
-    "--preset", type=click.Choice(["paper"]), default="paper", show_default=True, help="What the others default to."
+    "--preset",
+    type=click.Choice(["paper"]),
+    default="paper",
+    show_default=True,
+    help="Set of defaults for the options below.",
 )
 @click.option(
-    "--selection", type=click.Choice(["first", "top", "quantile"]), help="Which contexts become dataset examples."
+    "--selection",
+    type=click.Choice(["first", "top", "quantile"]),
+    help="Rule that chooses the dataset examples. Default: first.",
 )
-@click.option("--min-activation-fraction", type=float, help="Of the neuron's maximum, for `first`; paper: 0.75.")
-@click.option("--max-examples", type=int, help="Of each neuron; paper: 100.")
-@click.option("--seed", type=int, help="Of the order in which `quantile` draws contexts; default 0.")
+@click.option(
+    "--min-activation-fraction",
+    type=float,
+    help="Least activation of an example, as a share of the neuron's maximum (first). Default: 0.75.",
+)
+@click.option("--max-examples", type=int, help="Most examples per neuron. Default: 100.")
+@click.option("--seed", type=int, help="Seed by which `quantile` draws contexts. Default: 0.")
 @click.option(
     "--max-activations",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Each neuron's maximum for the selection, instead of the corpus's own: .npy, (layers, neurons) floats.",
+    help="Maxima to use for the selection in place of the corpus's own: .npy, (layers, neurons) floats.",
 )
-@click.option("--context-length", type=int, help="Tokens that the model reads at once; default: all that it can.")
-@click.option("--windows", type=click.Choice(["first", "all"]), help="Of each document; paper: first.")
+@click.option("--context-length", type=int, help="Tokens per context. Default: as many as the model can read.")
+@click.option(
+    "--windows", type=click.Choice(["first", "all"]), help="Contexts to read of each document. Default: first."
+)
 @reads_corpus
-@click.option("--max-documents", type=click.IntRange(min=1), help="At most the first so many with text in them.")
-@click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
-@click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of stopping at it.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
-@click.option("--split-layers", metavar="cuda:0,cuda:1", help="Spread the model's layers over these devices.")
-@click.option("--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--max-documents", type=click.IntRange(min=1), help="Most documents to read, counted from the first.")
+@click.option("--text-field", default="text", show_default=True, help="Field of a JSON line that holds the text.")
+@click.option("--skip-bad-documents", is_flag=True, help="Leave out documents that are not text. Default: stop.")
+@click.option("--device", default="auto", show_default=True, help="Device to use: cpu, cuda, cuda:N, or auto.")
+@click.option("--split-layers", metavar="cuda:0,cuda:1", help="Devices to spread the model's layers over.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Number format of the model's arithmetic.",
+)
 @click.option(
     "--batch-tokens",
     type=click.IntRange(min=1),
-    help="Tokens read at once; changes no choice. Default: 4,096 on a CPU, 65,536 on a GPU.",
+    help="Tokens per forward pass; does not change the result. Default: 4,096 on a CPU, 65,536 on a GPU.",
 )
 @executes
-@click.option("--verify", type=click.Path(path_type=Path), metavar="DIR", help="Only check every byte of this index.")
+@click.option(
+    "--verify",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Check every byte of this index and do nothing else.",
+)
 def index(
     model: str,
     corpus: str,
@@ -87,9 +112,9 @@ def index(
     executor: str,
     **flags: Any,
 ) -> None:
-    """Read a corpus with a model and keep what clustering needs, in a folder.
+    """Read a corpus with a model and write an index.
 
-    Interrupted, it goes on where it was when the same command is given again.
+    If it is interrupted, the same command resumes it.
 
     \b
     polysem index --model gpt2 --corpus openwebtext.jsonl --max-documents 10000 --out gpt2-owt
@@ -188,60 +213,80 @@ def _verify(folder: Path) -> None:
     "--index",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="An index's folder; the first is the default. None: the demo's.",
+    help="Folder of an index; the first is the default one. Repeatable. Default: the demo's index.",
 )
-@click.option("--model", help="The indexes' model, where it is no longer at its place.")
-@click.option("--host", help="Address to listen on, or unix:/path of a socket; default 127.0.0.1.")
-@click.option("--port", type=int, help="Port to listen on; default 50051; 0: any free one.")
-@click.option("--insecure", is_flag=True, default=None, help="Listen on other addresses, without TLS or keys.")
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM certificate; read anew when it changes.")
+@click.option("--model", help="Path of the indexes' model, if it has moved.")
+@click.option("--host", help="Address to listen on, or unix:/path of a socket. Default: 127.0.0.1.")
+@click.option("--port", type=int, help="Port to listen on; 0 takes any free one. Default: 50051.")
+@click.option("--insecure", is_flag=True, default=None, help="Listen on other addresses without TLS or keys.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="PEM certificate; reloaded when it changes.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="PEM private key of the certificate.")
 @click.option(
-    "--require-keys/--no-keys", default=None, help="Only `polysem keys` come in; default: where others reach it."
+    "--require-keys/--no-keys",
+    default=None,
+    help="Require a key of `polysem keys`. Default: yes, except on loopback and unix sockets.",
 )
-@click.option("--state", type=click.Path(path_type=Path), help="Folder of keys, audit log and jobs, on a local disk.")
-@click.option("--audit-log", type=click.Path(path_type=Path), help="JSON lines, one a call; default: in the state.")
-@click.option("--audit-max-bytes", type=int, help="Of all audit files, the oldest go first; default 100 MiB.")
-@click.option("--audit-days", type=float, help="How long audit files are kept; default 90.")
-@click.option("--metrics-port", type=int, help="Prometheus and `polysem top` read it, 9464 by custom; default: none.")
-@click.option("--metrics-host", help="Address of the metrics; default 127.0.0.1.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), help="Of what goes to stderr; default text.")
-@click.option("--device", help="cpu, cuda, cuda:N, or auto (default).")
-@click.option("--split-layers", metavar="cuda:0,cuda:1", help="Spread the model's layers over these devices.")
+@click.option("--state", type=click.Path(path_type=Path), help="Folder for keys, audit log and jobs, on a local disk.")
 @click.option(
-    "--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), help="Of the model's arithmetic; default float32."
+    "--audit-log",
+    type=click.Path(path_type=Path),
+    help="Audit log to write, one JSON line per call. Default: in the state folder.",
+)
+@click.option("--audit-max-bytes", type=int, help="Most bytes of audit files. Default: 100 MiB.")
+@click.option("--audit-days", type=float, help="Days to keep audit files. Default: 90.")
+@click.option("--metrics-port", type=int, help="Port for Prometheus and `polysem top`, by custom 9464. Default: none.")
+@click.option("--metrics-host", help="Address to serve metrics on. Default: 127.0.0.1.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Format of the log. Default: text.")
+@click.option("--device", help="Device to use: cpu, cuda, cuda:N, or auto (default).")
+@click.option("--split-layers", metavar="cuda:0,cuda:1", help="Devices to spread the model's layers over.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    help="Number format of the model's arithmetic. Default: float32.",
 )
 @click.option(
     "--neighbour-library",
     type=click.Choice(["auto", "cuml", "scikit-learn", "torch"]),
-    help="Nearest neighbours are searched by it; default auto: torch, but cuML where a GPU serves large neurons.",
+    help="Library that searches nearest neighbours. Default: auto (torch; cuML if a GPU serves large neurons).",
 )
-@click.option("--max-batch-cost", type=float, help="n_examples² · d_model of one batch on the device.")
-@click.option("--max-wait-ms", type=float, help="How long a batch that is not full waits for more; default 0.")
-@click.option("--bulk-batch-ms", type=float, help="What a batch of bulk work should take; default 20.")
-@click.option("--max-requests-in-flight", type=int, help="Further ones are refused; default 1024.")
-@click.option("--max-queued-cost", type=float, help="Of all work not yet begun; default 10,000 batches.")
-@click.option("--drain-s", type=float, help="Seconds that requests in flight get when the server stops; default 30.")
+@click.option(
+    "--max-batch-cost", type=float, help="Largest cost of a batch, n_examples² · d_model summed over neurons."
+)
+@click.option("--max-wait-ms", type=float, help="Milliseconds a batch waits to be filled. Default: 0.")
+@click.option("--bulk-batch-ms", type=float, help="Milliseconds a batch of bulk work should take. Default: 20.")
+@click.option("--max-requests-in-flight", type=int, help="Most requests at a time; more are refused. Default: 1024.")
+@click.option(
+    "--max-queued-cost", type=float, help="Largest cost of all waiting work; more is refused. Default: 10,000 batches."
+)
+@click.option("--drain-s", type=float, help="Seconds that requests may take when the server stops. Default: 30.")
 @click.option(
     "--corpora",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="A corpus that jobs may index, by its file name: a .jsonl, .jsonl.gz or .txt file, or a folder.",
+    help="Corpus that jobs may index by its file name: a .jsonl, .jsonl.gz or .txt file, or a folder. Repeatable.",
 )
-@click.option("--max-jobs", type=int, help="Unfinished jobs; further ones are refused; default 100.")
-@click.option("--max-result-bytes", type=int, help="Of all kept results, indexes too; default 50 GiB.")
-@click.option("--max-upload-bytes", type=int, help="Of all uploaded corpora together; default 10 GiB.")
-@click.option("--key-share", type=float, help="Of jobs, results and uploads that one key may have; default 0.5.")
-@click.option("--min-free-bytes", type=int, help="Of its disk, that jobs and uploads leave free; default 256 MiB.")
-@click.option("--result-days", type=float, help="How long results and uploads are kept; default 30.")
+@click.option("--max-jobs", type=int, help="Most unfinished jobs; more are refused. Default: 100.")
+@click.option("--max-result-bytes", type=int, help="Most bytes of results, with indexes. Default: 50 GiB.")
+@click.option("--max-upload-bytes", type=int, help="Most bytes of all uploaded corpora. Default: 10 GiB.")
+@click.option("--key-share", type=float, help="Share of jobs, results and uploads per key. Default: 0.5.")
 @click.option(
-    "--executor", type=click.Choice(["local", "ray"]), help="Where jobs are done; ray: by workers of a Ray cluster."
+    "--min-free-bytes", type=int, help="Bytes of the disk that jobs and uploads leave free. Default: 256 MiB."
 )
-@click.option("--ray-address", metavar="auto|local|HOST:PORT", help="The cluster; default: that of this machine.")
-@click.option("--ray-gpus", type=float, help="Of a worker, 0.5 for two on one; default: 1 where there are any.")
-@click.option("--ray-workers", type=int, help="Default: as many as the cluster has room for.")
-@click.option("--ray-wait-s", type=float, help="Until a worker must be there; default 300.")
-@click.option("--config", type=click.Path(path_type=Path), help="A TOML file with these settings.")
+@click.option("--result-days", type=float, help="Days to keep results and uploads. Default: 30.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    help="Machines that jobs run on: this one (local), or the workers of a Ray cluster.",
+)
+@click.option(
+    "--ray-address", metavar="auto|local|HOST:PORT", help="Ray cluster. Default: the one this machine belongs to."
+)
+@click.option(
+    "--ray-gpus", type=float, help="GPUs per worker; 0.5 puts two workers on one. Default: 1 if there are GPUs."
+)
+@click.option("--ray-workers", type=int, help="Number of workers. Default: as many as the cluster has room for.")
+@click.option("--ray-wait-s", type=float, help="Seconds to wait for a first worker. Default: 300.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file with these settings.")
 def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
     """Serve indexes over gRPC until Ctrl-C or SIGTERM.
 
@@ -308,7 +353,7 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
 
 @click.group()
 def keys() -> None:
-    """Say who may ask a server that other machines reach.
+    """Create, list and revoke the access keys of a server.
 
     \b
     polysem keys create --owner ada                        prints the key, once
@@ -322,28 +367,28 @@ STATE = click.option(
     type=click.Path(path_type=Path),
     envvar="POLYSEM_STATE",
     show_envvar=True,
-    help="The server's state folder; default ~/.local/state/polysem.",
+    help="State folder of the server. Default: ~/.local/state/polysem.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @keys.command()
-@click.option("--owner", required=True, help="Whose it is: a name, a script.")
+@click.option("--owner", required=True, help="Owner of the key: a person's or a script's name.")
 @click.option(
     "--class",
     "class_",
     type=click.Choice(["interactive", "bulk"]),
     default="interactive",
     show_default=True,
-    help="bulk: all its requests wait behind interactive ones.",
+    help="Class of the key; all requests of a bulk key wait behind interactive ones.",
 )
-@click.option("--max-in-flight", type=click.IntRange(min=1), help="Requests it may have at once; default: no cap.")
+@click.option("--max-in-flight", type=click.IntRange(min=1), help="Most requests at a time. Default: no cap.")
 @click.option(
     "--daily-quota",
     type=click.FloatRange(min=0, min_open=True),
-    help="n_examples² · d_model served in a day (UTC): 100 examples of GPT2-small cost 7.7e6. Default: no quota.",
+    help="Cost served per day (UTC), n_examples² · d_model: 100 examples of GPT2-small cost 7.7e6. Default: no quota.",
 )
-@click.option("--admin", is_flag=True, help="It may see and end the jobs, uploads and indexes of all keys.")
+@click.option("--admin", is_flag=True, help="Let the key see and end the jobs, uploads and indexes of all keys.")
 @STATE
 @AS_JSON
 def create(
@@ -355,7 +400,7 @@ def create(
     state: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a key. It is printed once and kept nowhere: give it to its owner now."""
+    """Make a key and print it, once. It is not stored: give it to its owner now."""
     from polysem.server.paths import state_folder
     from polysem.server.serving import keys as store
 
@@ -373,7 +418,7 @@ def create(
 @STATE
 @AS_JSON
 def list_keys(state: Path | None, as_json: bool) -> None:
-    """Show all keys: owner, class, caps, last use. Not the keys themselves, which are kept nowhere."""
+    """List all keys: id, owner, class, caps, last use. The keys themselves are not stored."""
     from polysem.server.paths import state_folder
     from polysem.server.serving import keys as store
 
@@ -411,7 +456,9 @@ def list_keys(state: Path | None, as_json: bool) -> None:
 @click.argument("key")
 @STATE
 def revoke(key: str, state: Path | None) -> None:
-    """Let KEY (its id in `polysem keys list`) in no more; calls at work are ended too."""
+    """Revoke KEY; its calls in flight end as well.
+
+    KEY is an id of `polysem keys list`."""
     from polysem.server.paths import state_folder
     from polysem.server.serving import keys as store
 
@@ -425,11 +472,13 @@ def _key_json(key: Any) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--svg", type=click.Path(path_type=Path), help="Also draw the first neuron into this file.")
-@click.option("--report", type=click.Path(path_type=Path), help="Where to write the page; else in the cache folder.")
-@click.option("--force", is_flag=True, help="Replace these files if they are there.")
+@click.option("--svg", type=click.Path(path_type=Path), help="SVG file to draw the first neuron into.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), help="HTML file to write the page to. Default: in the cache folder."
+)
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 def demo(svg: Path | None, report: Path | None, force: bool) -> None:
-    """See it work: a small model, its neurons fallen apart, through the real server and client.
+    """Show the embedded model's neurons through a real server.
 
     Builds an index of the embedded model over Python's own documentation and source (kept for the next time), serves
     it on a loopback port, and asks through the client. Writes the neurons shown as a page for a browser, too.

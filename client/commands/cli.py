@@ -17,6 +17,19 @@ from polysem.proto.errors import PolysemError
 GROUPS = ("neurons", "questions", "pictures", "server", "jobs", "measure")  # files of this folder
 OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what writing to it may meet
 
+# What `polysem --help` lists, in the order of use: what a command needs, and the commands that need it.
+NEEDS = {
+    "Need nothing": ("demo", "index", "keys"),
+    "Need an index (the demo's, unless you name one)": ("serve", "measure", "benchmark"),
+    "Need a file that `polysem measure` wrote": ("rank", "table1"),
+    "Need a server (--server or POLYSEM_SERVER)": (
+        *("info", "health", "top"),
+        *("neurons", "cluster", "examples", "statistics", "similar", "importance", "explain"),
+        *("explore", "report", "figure"),
+        *("corpus", "jobs"),
+    ),
+}
+
 LOOKALIKES = "polysem-lookalikes"
 OF_ASCII = str.maketrans(
     {"●": "o", "█": "#", "◂": "<", "…": "~", "«": "<", "»": ">", "×": "x", "·": ".", "≥": ">", "⏎": "\\", "→": ">"}
@@ -49,6 +62,22 @@ class Commands(click.Group):
             return cast("click.Command", joined[name].load())
         commands = (command for group in GROUPS for command in _commands(group))
         return next((command for command in commands if command.name == name), None)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, grouped by what they need, each with its first line."""
+        names = self.list_commands(context)
+        known = {name for group in NEEDS.values() for name in group}
+        others = {"Others": tuple(name for name in names if name not in known)}
+        width = max(len(name) for name in names)
+        for title, group in (NEEDS | others).items():
+            rows = [(name.ljust(width), self._first_line(context, name)) for name in group if name in names]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def _first_line(self, context: click.Context, name: str) -> str:
+        command = self.get_command(context, name)
+        return "" if command is None else (command.help or "").strip().partition("\n")[0]
 
 
 def _commands(group: str) -> Sequence[click.Command]:

@@ -29,13 +29,13 @@ ID = click.argument("id_", metavar="ID")
 REQUEST_ID = click.option(
     "--request-id",
     metavar="TEXT",
-    help="Of your own: submitting it again gives the job that it made, not a second one.",
+    help="Name of your own for this request; the same name returns the same job.",
 )
 
 
 @click.group()
 def jobs() -> None:
-    """Let a server do work that takes long: measure the whole model, index a corpus.
+    """Let the server measure a model or index a corpus.
 
     A job lives on the server: close the laptop, and find it again by its id from another machine. It goes on by itself
     when the server is restarted. Results are kept for as long as `polysem jobs list` says.
@@ -52,7 +52,7 @@ def jobs() -> None:
 
 @jobs.group()
 def submit() -> None:
-    """Queue a job; its id is printed. Jobs run one after another."""
+    """Queue a job and print its id. Jobs run one after another."""
 
 
 @submit.command(epilog=NEURONS_HELP)
@@ -63,7 +63,7 @@ def submit() -> None:
 @REQUEST_ID
 @asks_server
 def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, **options: Any) -> None:
-    """Measure NEURONS, or all, by each algorithm on each embedding in each LayerNorm mode.
+    """Cluster NEURONS, or all, in every way you name.
 
     The result is the Parquet file that `polysem measure` writes.
     """
@@ -73,25 +73,37 @@ def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_jso
 
 @submit.command()
 @click.argument("name")
-@click.option("--corpus", required=True, metavar="NAME", help="One of `polysem corpus list`.")
+@click.option("--corpus", required=True, metavar="NAME", help="Corpus to read, by its name in `polysem corpus list`.")
 @click.option(
     "--selection", type=click.Choice(["first", "top", "quantile"]), default="first", show_default=True,
-    help="Which contexts become dataset examples.",
+    help="Rule that chooses the dataset examples. Default: first.",
 )  # fmt: skip
 @click.option(
-    "--min-activation-fraction", type=float, default=0.75, show_default=True, help="Of the maximum, for first."
+    "--min-activation-fraction",
+    type=float,
+    default=0.75,
+    show_default=True,
+    help="Least activation of an example, as a share of the neuron's maximum (first).",
 )
-@click.option("--max-examples", type=int, default=100, show_default=True, help="Of each neuron.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of quantile's order.")
-@click.option("--context-length", type=click.IntRange(min=1), help="Tokens read at once; default: all that it can.")
+@click.option("--max-examples", type=int, default=100, show_default=True, help="Most examples per neuron.")
 @click.option(
-    "--windows", type=click.Choice(["first", "all"]), default="first", show_default=True, help="Of a document."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed by which `quantile` draws contexts."
+)
+@click.option(
+    "--context-length", type=click.IntRange(min=1), help="Tokens per context. Default: as many as the model can read."
+)
+@click.option(
+    "--windows",
+    type=click.Choice(["first", "all"]),
+    default="first",
+    show_default=True,
+    help="Contexts to read of each document.",
 )
 @reads_corpus
-@click.option("--max-documents", type=click.IntRange(min=1), help="At most the first so many with text in them.")
-@click.option("--text-field", default="text", show_default=True, help="The field of JSON lines that holds the text.")
-@click.option("--skip-bad-documents", is_flag=True, help="Leave out what is no text, instead of failing.")
-@click.option("--shared", is_flag=True, help="Let other keys ask about the index, too.")
+@click.option("--max-documents", type=click.IntRange(min=1), help="Most documents to read, counted from the first.")
+@click.option("--text-field", default="text", show_default=True, help="Field of a JSON line that holds the text.")
+@click.option("--skip-bad-documents", is_flag=True, help="Leave out documents that are not text. Default: fail.")
+@click.option("--shared", is_flag=True, help="Let other keys use the index as well.")
 @REQUEST_ID
 @asks_server
 def index(
@@ -123,7 +135,7 @@ def index(
 
 
 @jobs.command("list")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the latest so many.")
+@click.option("--limit", type=click.IntRange(min=1), help="Number of jobs to list, latest first.")
 @asks_server
 def list_jobs(server: str, timeout_s: float | None, as_json: bool, limit: int | None) -> None:
     """List jobs, latest first."""
@@ -163,13 +175,13 @@ def show(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
 @ID
 @click.option(
     "--heartbeat", "heartbeat_s", type=click.FloatRange(0.1, 60), default=HEARTBEAT_S, show_default=True,
-    help="Seconds of silence after which the server says that it is still there.",
+    help="Seconds of silence after which the server sends a sign of life.",
 )  # fmt: skip
 @asks_server
 def watch(id_: str, server: str, timeout_s: float | None, as_json: bool, heartbeat_s: float) -> None:
-    """Follow a job until it has finished. Exit status 1 where it did not end well.
+    """Follow a job until it ends. Exit status 1 if it failed or was cancelled.
 
-    Leaving with Ctrl-C does the job no harm. With --json every change is an object on a line of its own.
+    Ctrl-C stops watching; the job goes on. With --json every change is an object on a line of its own.
     """
     with connect(server, timeout_s) as client:
         job = None
@@ -190,7 +202,7 @@ def watch(id_: str, server: str, timeout_s: float | None, as_json: bool, heartbe
 @ID
 @asks_server
 def cancel(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
-    """Stop a job; what it made is removed. A finished job is left as it is."""
+    """Stop a job and remove what it made. A finished job stays as it is."""
     with connect(server, timeout_s) as client:
         _show(client.jobs.cancel(id_), as_json)
 
@@ -199,7 +211,7 @@ def cancel(id_: str, server: str, timeout_s: float | None, as_json: bool) -> Non
 @ID
 @asks_server
 def delete(id_: str, server: str, timeout_s: float | None, as_json: bool) -> None:
-    """Forget a finished job and remove its result from the server, an index too."""
+    """Delete a finished job and its result, an index too."""
     with connect(server, timeout_s) as client:
         client.jobs.delete(id_)
     print_json({"deleted": id_}) if as_json else click.echo(f"{id_} is deleted")
@@ -213,7 +225,7 @@ def delete(id_: str, server: str, timeout_s: float | None, as_json: bool) -> Non
 def fetch(id_: str, server: str, timeout_s: float | None, as_json: bool, out: Path, force: bool) -> None:
     """Write the result of a done job to a file, and check its sha256.
 
-    Broken off, it goes on where it was when the same command is given again.
+    If it is interrupted, the same command resumes it.
     """
     with connect(server, timeout_s) as client:
         job = client.jobs.get(id_)
@@ -227,18 +239,18 @@ def fetch(id_: str, server: str, timeout_s: float | None, as_json: bool, out: Pa
 
 @click.group()
 def corpus() -> None:
-    """Texts on the server, for `polysem jobs submit index`."""
+    """Upload, list and delete corpora on the server."""
 
 
 @corpus.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--name", help="On the server; default: the file's.")
-@click.option("--shared", is_flag=True, help="Let jobs of other keys index it, too.")
+@click.option("--name", help="Name on the server. Default: the file's.")
+@click.option("--shared", is_flag=True, help="Let jobs of other keys index it as well.")
 @asks_server
 def upload(file: Path, name: str | None, shared: bool, server: str, timeout_s: float | None, as_json: bool) -> None:
-    """Send FILE (.jsonl, .jsonl.gz or .txt) to the server, whole or not at all.
+    """Send FILE (.jsonl, .jsonl.gz or .txt) to the server.
 
-    Broken off it leaves nothing there. The same file again is found to be there already.
+    If it is interrupted, nothing is left there. A file that is there already is not sent again.
     """
     with connect(server, timeout_s) as client, _bar("upload", None) as progress:
         kept = client.jobs.upload(file, name, shared=shared, sent=progress)
@@ -252,7 +264,7 @@ def upload(file: Path, name: str | None, shared: bool, server: str, timeout_s: f
 @corpus.command("list")
 @asks_server
 def list_corpora(server: str, timeout_s: float | None, as_json: bool) -> None:
-    """List the corpora that jobs can name: the server's own and those uploaded."""
+    """List the corpora that jobs can name."""
     with connect(server, timeout_s) as client:
         for one in client.jobs.corpora():
             if as_json:

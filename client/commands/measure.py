@@ -39,13 +39,17 @@ def asks_either(command: Any) -> Any:
     """Options of commands that ask a server, or one that they run in their own process."""
     command = BULK(connects(command))
     for option in (
-        click.option("--index", metavar="NAME|FOLDER", help="An index of the server; without --server, its folder."),
+        click.option(
+            "--index",
+            metavar="NAME|FOLDER",
+            help="Index to measure: its name on the server, or its folder without --server.",
+        ),
         click.option(
             "--server",
             envvar="POLYSEM_SERVER",
             show_envvar=True,
             metavar="HOST:PORT",
-            help="The server to ask; without one, this process does the work.",
+            help="Server to ask. Default: do the work in this process.",
         ),
     ):
         command = option(command)
@@ -67,7 +71,9 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1)
-@click.option("--out", required=True, help="The Parquet file, or its URL, s3://bucket/name; a row a clustering.")
+@click.option(
+    "--out", required=True, help="Parquet file to write, or a URL such as s3://bucket/name; one row per clustering."
+)
 @FORCE
 @measures(get_args(Algorithm))
 @click.option(
@@ -76,7 +82,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
     type=click.IntRange(0, 1999),
     default=0,
     show_default=True,
-    help="Rotations to compare each neuron with, in rows of hac: is its clustering more than chance? 99 is usual.",
+    help="Number of random rotations to compare each neuron with (rows of hac only); 99 is usual.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rotations and controls.")
 @SIDE
@@ -101,9 +107,9 @@ def measure(
     executor: str,
     **ray: Any,
 ) -> None:
-    """Cluster every neuron, or NEURONS, in every way asked for, and write the metrics to a Parquet file.
+    """Cluster every neuron in several ways; write a Parquet file.
 
-    Interrupted, it goes on where it was when the same command is given again.
+    If it is interrupted, the same command resumes it.
 
     \b
     polysem measure --out demo.parquet                      the demo's index, in this process
@@ -178,10 +184,10 @@ def workers(
 
 @click.command("table1")
 @FILE
-@click.option("--per-layer", is_flag=True, help="Also a row for each layer.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row instead of tables.")
+@click.option("--per-layer", is_flag=True, help="Also print a row for each layer.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per row.")
 def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
-    """Print the paper's Table 1 from FILE, which `polysem measure` wrote, and the fair comparison beside it."""
+    """Print the paper's Table 1, and a fairer comparison."""
     measured = measurements.read(Path(os.path.expanduser(file)))
     if as_json:
         for row in table1.rows(measured, per_layer):
@@ -197,16 +203,18 @@ def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
 @click.option(
     "--by", help="A column of FILE, or q_value.  [default: excess_silhouette where it was measured, else n_clusters]"
 )
-@click.option("--ascending", is_flag=True, help="The lowest first.")
-@click.option("--rare", is_flag=True, help="Neurons with a common and a rare behaviour, with the rare one's texts.")
-@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="So many neurons.")
-@click.option("--least", multiple=True, metavar="COLUMN=NUMBER", help="Only neurons with at least that; repeatable.")
-@click.option("--most", multiple=True, metavar="COLUMN=NUMBER", help="Only neurons with at most that; repeatable.")
-@click.option("--algorithm", type=click.Choice(get_args(Algorithm)), help="Default: the file's first.")
-@click.option("--embedding", type=click.Choice(get_args(Embedding)), help="Default: the file's first.")
-@click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), help="Default: the file's first.")
-@click.option("--frame", type=click.Choice(get_args(Frame)), help="Default: the file's first.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a neuron instead of a table.")
+@click.option("--ascending", is_flag=True, help="List the lowest first.")
+@click.option(
+    "--rare", is_flag=True, help="List neurons with a common and a rare behaviour, with the rare one's texts."
+)
+@click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Number of neurons to list.")
+@click.option("--least", multiple=True, metavar="COLUMN=NUMBER", help="Smallest value of a column to keep. Repeatable.")
+@click.option("--most", multiple=True, metavar="COLUMN=NUMBER", help="Largest value of a column to keep. Repeatable.")
+@click.option("--algorithm", type=click.Choice(get_args(Algorithm)), help="Rows to use. Default: the file's first.")
+@click.option("--embedding", type=click.Choice(get_args(Embedding)), help="Rows to use. Default: the file's first.")
+@click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), help="Rows to use. Default: the file's first.")
+@click.option("--frame", type=click.Choice(get_args(Frame)), help="Rows to use. Default: the file's first.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per neuron.")
 @asks_either
 def print_rank(
     file: Path,
@@ -221,7 +229,7 @@ def print_rank(
     index: str | None,
     **variant: str | None,
 ) -> None:
-    """List the neurons of FILE, which `polysem measure` wrote, by one of its columns.
+    """List a measured file's neurons, sorted by any column.
 
     \b
     polysem rank gpt2.parquet --by n_clusters --least n_examples=25

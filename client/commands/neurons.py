@@ -32,7 +32,7 @@ from polysem.proto.sides import Side
 @click.option(
     "--n-null",
     type=click.IntRange(0, 1999),
-    help="Compare each neuron with so many rotations of its examples.  [default: 99 of one neuron, none of several]",
+    help="Number of random rotations to compare each neuron with.  [default: 99 for one neuron, none for several]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rotations and controls.")
 @INDEX
@@ -69,9 +69,11 @@ def cluster(
     "chosen",
     type=click.IntRange(min=0),
     multiple=True,
-    help="Only the example with this number; may be repeated.",
+    help="Show only the example with this number. Repeatable.",
 )
-@click.option("--whole-context", is_flag=True, help="All that the model read, not only the text around the key token.")
+@click.option(
+    "--whole-context", is_flag=True, help="Show everything the model read, not only the text around the key token."
+)
 @INDEX
 @SIDE
 @BULK
@@ -86,7 +88,7 @@ def examples(
     index: str | None,
     side: Side,
 ) -> None:
-    """Show the texts on which NEURONS fire, highlighted by activation."""
+    """Show the texts on which NEURONS fire."""
     with connect(server, timeout_s) as client:
         found = client.examples(*neurons, examples=chosen, whole_context=whole_context, index=index, side=side)
         if as_json:
@@ -128,11 +130,13 @@ def statistics(
 
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1)
-@click.option("--sort", "sort_by", metavar="METRIC", help="Sort by it; -METRIC puts the largest first.")
-@click.option("--min", "least", metavar="METRIC=N", multiple=True, help="Only at least; may be repeated.")
-@click.option("--max", "most", metavar="METRIC=N", multiple=True, help="Only at most; may be repeated.")
-@click.option("--limit", type=click.IntRange(min=1), help="How many; with --json all, else 20.")
-@click.option("--skip", type=click.IntRange(min=0), default=0, help="How many to pass over first.")
+@click.option("--sort", "sort_by", metavar="METRIC", help="Metric to sort by; -METRIC puts the largest first.")
+@click.option(
+    "--min", "least", metavar="METRIC=N", multiple=True, help="Smallest value of a metric to keep. Repeatable."
+)
+@click.option("--max", "most", metavar="METRIC=N", multiple=True, help="Largest value of a metric to keep. Repeatable.")
+@click.option("--limit", type=click.IntRange(min=1), help="Number of neurons to list. Default: 20; all with --json.")
+@click.option("--skip", type=click.IntRange(min=0), default=0, help="Number of neurons to skip first.")
 @clusters_examples
 @INDEX
 @SIDE
@@ -148,7 +152,7 @@ def neurons(
     thresholds: str | None,
     **options: Any,
 ) -> None:
-    """List NEURONS, or all of the index, filtered and sorted by their metrics.
+    """List neurons, filtered and sorted by their metrics.
 
     METRIC is n_examples, n_clusters, max_distance, mean_distance, intra, inter, silhouette, largest_share,
     second_share, maximum_activation, mean_activation or share_positive. Neurons of which it is undefined come last.

@@ -51,10 +51,10 @@ def connect(server: str, timeout_s: float | None = None) -> Client:
     )
 
 
-FORCE = click.option("--force", is_flag=True, help="Replace the file if it is there.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite an existing file.")
 
 BULK = click.option(
-    "--bulk", is_flag=True, expose_value=False, callback=_keep, help="It may wait behind interactive requests."
+    "--bulk", is_flag=True, expose_value=False, callback=_keep, help="Let this request wait behind interactive ones."
 )
 
 
@@ -67,9 +67,9 @@ def connects(command: Command) -> Command:
             show_envvar=True,
             expose_value=False,
             callback=_keep,
-            help="The key that the server's owner gave you.",
+            help="Access key, from whoever runs the server.",
         ),
-        click.option("--tls", is_flag=True, expose_value=False, callback=_keep, help="Speak TLS with the server."),
+        click.option("--tls", is_flag=True, expose_value=False, callback=_keep, help="Connect with TLS."),
         click.option(
             "--ca",
             envvar="POLYSEM_CA",
@@ -77,7 +77,7 @@ def connects(command: Command) -> Command:
             expose_value=False,
             callback=_keep,
             metavar="FILE",
-            help="Speak TLS; the certificate of the server or its CA.",
+            help="Connect with TLS; the server's certificate or that of its CA.",
         ),
     ):
         command = option(command)
@@ -88,8 +88,13 @@ def asks_server(command: Command) -> Command:
     """Options of every command that asks a server."""
     command = connects(command)
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of pictures."),
-        click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), help="Seconds to wait."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line."),
+        click.option(
+            "--timeout",
+            "timeout_s",
+            type=click.FloatRange(min=0, min_open=True),
+            help="Seconds to wait for the answer.",
+        ),
         click.option(
             "--server",
             default=DEFAULT_TARGET,
@@ -113,28 +118,34 @@ def _several_of(option: str, name: str, names: Any, default: Sequence[str], abou
     return click.option(option, name, type=kind, multiple=True, default=default, show_default=True, help=about)
 
 
-LINKAGE = _one_of("--linkage", Linkage, Clustering().linkage, "Linkage of hac.")
+LINKAGE = _one_of("--linkage", Linkage, Clustering().linkage, "Linkage that hac uses.")
 DISTANCE_THRESHOLD = click.option(
     "--distance-threshold",
     type=float,
     default=Clustering().distance_threshold,
     show_default=True,
-    help="Cosine distance at which to cut the tree, 0 to 2.",
+    help="Cosine distance at which to cut the tree (0 to 2).",
 )
 _THRESHOLDS = click.option(
-    "--thresholds", help="Thresholds of scc's rounds: linear, geometric, or increasing numbers like 0.1,0.3,0.5."
+    "--thresholds", help="Thresholds of SCC's rounds: linear, geometric, or increasing numbers such as 0.1,0.3,0.5."
 )
-_UNTIL_STABLE = click.option("--until-stable", is_flag=True, help="Repeat each round of scc until nothing merges.")
+_UNTIL_STABLE = click.option("--until-stable", is_flag=True, help="Repeat each round of SCC until nothing merges.")
 _NEIGHBOURS = click.option(
     "--neighbours",
     type=int,
     metavar="K",
-    help="Cluster the graph of K nearest neighbours instead of all distances: scc, or single linkage.",
+    help="Cluster the graph of K nearest neighbours instead of all distances (scc, or single linkage).",
 )
-_ALGORITHM, _LAYER_NORM = "Clustering algorithm.", "Where LayerNorm's γ and β go."
+_ALGORITHM, _LAYER_NORM = (
+    "Clustering algorithm.",
+    "Whether LayerNorm's γ is folded into the weights (folded) or applied to the input (raw).",
+)
 _EMBEDDING = "Embedding to cluster; gate and up: of gated neurons; permuted and other: controls with other weights."
-_FRAME = "Mean that is subtracted first: none, the layer's (and its deviations divided by), or the neuron's own."
-_REPEATABLE = "May be repeated."
+_FRAME = (
+    "Mean to subtract first: none (raw), the layer's (centred; standardised also divides by its deviations), "
+    "or the neuron's own."
+)
+_REPEATABLE = "Repeatable."
 
 
 def _all(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
@@ -176,19 +187,19 @@ def measures(algorithms: Sequence[str]) -> Callable[[Command], Command]:
             "--best-cut/--no-best-cut",
             default=default.best_cut,
             show_default=True,
-            help="Also find each tree's best silhouette, over 20 cuts; it takes some time.",
+            help="Also find each tree's best silhouette over 20 cuts (slower).",
         ),
     )
     return lambda command: _all(command, options)
 
 
-INDEX = click.option("--index", metavar="NAME", help="One of the server's indexes (see `polysem info`).")
+INDEX = click.option("--index", metavar="NAME", help="Index to ask, by its name in `polysem info`.")
 SIDE = click.option(
     "--side",
     type=click.Choice(SIDES),
     default="positive",
     show_default=True,
-    help="End of the activations to look at; negative where the index has both.",
+    help="Side of the activations to look at; negative only if the index holds it.",
 )
 
 
@@ -198,7 +209,7 @@ def reads_corpus(command: Command) -> Command:
         command,
         (
             click.option(
-                "--bos/--no-bos", default=None, help="Begin each window with BOS. Default: as the model does."
+                "--bos/--no-bos", default=None, help="Begin each context with BOS. Default: as the model does."
             ),
             click.option(
                 "--sides",
@@ -214,7 +225,7 @@ def reads_corpus(command: Command) -> Command:
             click.option(
                 "--skip-positions",
                 type=click.IntRange(min=0),
-                help="Tokens at each window's start, after BOS, that are never key tokens. Default: 0.",
+                help="Tokens at the start of each context, after BOS, that are never key tokens. Default: 0.",
             ),
         ),
     )
@@ -250,23 +261,27 @@ def executes(command: Command) -> Command:
     """Options of where the bulk work goes on: `executor`, and `ray_…`, which `ray_options` reads."""
     for option in (
         click.option(
-            "--ray-wait-s", type=float, default=300.0, show_default=True, help="Until a worker must be there."
+            "--ray-wait-s", type=float, default=300.0, show_default=True, help="Seconds to wait for a first worker."
         ),
-        click.option("--ray-workers", type=int, help="Default: as many as the cluster has room for."),
-        click.option("--ray-gpus", type=float, help="Of a worker, 0.5 for two on one; default: 1 where there are any."),
+        click.option(
+            "--ray-workers", type=int, help="Number of workers. Default: as many as the cluster has room for."
+        ),
+        click.option(
+            "--ray-gpus", type=float, help="GPUs per worker; 0.5 puts two workers on one. Default: 1 if there are GPUs."
+        ),
         click.option(
             "--ray-address",
             default="auto",
             show_default=True,
             metavar="auto|local|HOST:PORT",
-            help="The cluster that this machine is part of, one of this machine alone, or another.",
+            help="Ray cluster: auto (the one this machine belongs to), local (this machine alone), or HOST:PORT.",
         ),
         click.option(
             "--executor",
             type=click.Choice(["local", "ray"]),
             default="local",
             show_default=True,
-            help="Where the work is done: in this process, or by workers of a Ray cluster.",
+            help="Machines that do the work: this one (local), or the workers of a Ray cluster.",
         ),
     ):
         command = option(command)

@@ -22,7 +22,7 @@ from polysem.client.commands.options import (
 
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neurons", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="File to write.")
 @FORCE
 @clusters_examples
 @INDEX
@@ -38,7 +38,7 @@ def report(
     thresholds: str | None,
     **options: Any,
 ) -> None:
-    """Write a page about NEURONS, with their trees and texts, into one HTML file.
+    """Write NEURONS, their trees and texts into one HTML file.
 
     It needs no server and no network to be read, and its trees can be cut anew in it. A page has room for 40 neurons;
     of more, those with most clusters are drawn and the others stand in a table.
@@ -59,13 +59,19 @@ def report(
 
 @click.command()
 @click.argument("neuron")
-@click.option("--kind", type=click.Choice(["dendrogram", "behaviours", "comparison"]), default="dendrogram")
+@click.option(
+    "--kind",
+    type=click.Choice(["dendrogram", "behaviours", "comparison"]),
+    default="dendrogram",
+    show_default=True,
+    help="Figure to draw: the paper's Figure 2, 3 or 4.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     default="figure.svg",
     show_default=True,
-    help="Its name ends in svg, png, pdf or html.",
+    help="File to write, ending in .svg, .png, .pdf or .html.",
 )
 @FORCE
 @clusters_examples
@@ -83,7 +89,7 @@ def figure(
     thresholds: str | None,
     **options: Any,
 ) -> None:
-    """Draw a figure of a NEURON such as 7.1234 for a paper.
+    """Draw a figure of a NEURON for a paper.
 
     \b
     dendrogram  the tree with its clusters in colour and a text at each leaf (Foote 2024, Figure 2)
@@ -115,9 +121,15 @@ def figure(
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any free one.")
-@click.option("--insecure", is_flag=True, help="Listen beyond loopback, though pages have neither TLS nor a password.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="Port to listen on; 0 takes any free one.",
+)
+@click.option("--insecure", is_flag=True, help="Listen on other addresses than loopback, without TLS or a password.")
 @asks_server
 def explore(server: str, timeout_s: float | None, as_json: bool, host: str, port: int, insecure: bool) -> None:
     """Look at neurons in a web browser.

@@ -29,17 +29,21 @@ from polysem.proto.sides import Side
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neuron", metavar="NEURON")
 @click.option(
-    "--cluster", "labels", type=click.IntRange(min=0), multiple=True, help="Only of this cluster; may be repeated."
+    "--cluster", "labels", type=click.IntRange(min=0), multiple=True, help="Search only for this cluster. Repeatable."
 )
 @click.option(
     "--similarity",
     type=click.Choice(get_args(Similarity)),
     default="pre_mlp",
     show_default=True,
-    help="Which embedding of the central examples is compared.",
+    help="Embedding of the central examples to compare.",
 )
 @click.option("--every-layer", is_flag=True, help="Search the whole model instead of the neuron's own layer.")
-@click.option("--limit", type=click.IntRange(min=1), help="How many for each cluster; else 20 for one, 3 for several.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Number of similar clusters per cluster. Default: 20 for one, 3 for several.",
+)
 @clusters_examples
 @INDEX
 @SIDE
@@ -54,7 +58,7 @@ def similar(
     thresholds: str | None,
     **options: Any,
 ) -> None:
-    """Find the clusters of other neurons that are most similar to NEURON's.
+    """Find clusters of other neurons that are like NEURON's.
 
     Clusters are compared by the cosine of their central examples' embeddings: with pre_mlp they fire on like tokens in
     like contexts, with neuron they also read the same directions of the residual stream.
@@ -104,10 +108,21 @@ def _centrals(
     "chosen",
     type=click.IntRange(min=0),
     multiple=True,
-    help="Only the example with this number; may be repeated.",
+    help="Show only the example with this number. Repeatable.",
 )
-@click.option("--tokens-before", type=click.IntRange(min=0), default=20, show_default=True, help="How many are masked.")
-@click.option("--mask-token", type=click.IntRange(min=0), metavar="ID", help="What stands in for them; else the BOS.")
+@click.option(
+    "--tokens-before",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Number of tokens before the key token to mask.",
+)
+@click.option(
+    "--mask-token",
+    type=click.IntRange(min=0),
+    metavar="ID",
+    help="Token to put in place of a masked one. Default: the model's BOS.",
+)
 @INDEX
 @SIDE
 @asks_server
@@ -122,7 +137,7 @@ def importance(
     index: str | None,
     side: Side,
 ) -> None:
-    """Show which earlier tokens the key activations of NEURONS' examples depend on.
+    """Show which earlier tokens an activation depends on.
 
     Each token before the key token is masked in turn; shown is the share of the key activation that is lost, relative
     to what is lost when the key token itself is masked. The model reads an example once for each token: name the
@@ -168,7 +183,7 @@ def importance_json(importance: Importance, example: Example) -> dict[str, Any]:
     type=click.FloatRange(0, 1),
     default=0.25,
     show_default=True,
-    help="A neuron fires from this share of its maximum on.",
+    help="Share of a neuron's maximum from which it counts as firing.",
 )
 @click.option(
     "--strongest",
@@ -176,7 +191,7 @@ def importance_json(importance: Importance, example: Example) -> dict[str, Any]:
     type=click.IntRange(1),
     default=5,
     show_default=True,
-    help="Without NEURONS: how many.",
+    help="Number of neurons to show per token, if no NEURONS are given.",
 )
 @clusters_examples
 @INDEX
@@ -191,7 +206,7 @@ def explain(
     thresholds: str | None,
     **options: Any,
 ) -> None:
-    """Show what NEURONS make of your own TEXT, token by token.
+    """Show what NEURONS make of your own TEXT.
 
     Where a neuron fires, the feature cluster that the token falls in is named: the one with the smallest mean distance
     to its members, if that is at most the distance threshold. Without NEURONS: those that fire hardest at each token,

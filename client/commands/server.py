@@ -34,11 +34,13 @@ def info(server: str, timeout_s: float | None, as_json: bool) -> None:
     envvar="POLYSEM_SERVER_NAME",
     show_envvar=True,
     metavar="NAME",
-    help="The name in the server's certificate, where it is not the host's.",
+    help="Name in the server's certificate, if it is not the host's.",
 )
-@click.option("--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait for it to answer.")
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0), default=0.0, help="Seconds to wait until the server answers."
+)
 def health(server: str, timeout_s: float | None, as_json: bool, server_name: str | None, wait_s: float) -> None:
-    """Say whether a server answers requests: exit status 0 if it does, else 1. Needs no key.
+    """Say whether a server answers: exit status 0 or 1.
 
     For a container's health check, and for scripts that wait for a server: polysem health --wait 120
     """
@@ -71,13 +73,20 @@ def health(server: str, timeout_s: float | None, as_json: bool, server_name: str
     show_default=True,
     show_envvar=True,
     metavar="HOST:PORT",
-    help="Where the server's metrics are: its --metrics-port.",
+    help="HOST:PORT of the server's metrics (its --metrics-port).",
 )
-@click.option("--every", "every_s", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds.")
-@click.option("--once", is_flag=True, help="Show one picture and leave.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object each time instead of a picture.")
+@click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two readings.",
+)
+@click.option("--once", is_flag=True, help="Print one reading and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print each reading as a JSON object.")
 def top(metrics: str, every_s: float, once: bool, as_json: bool) -> None:
-    """Watch a server at work: its queue, batches, device, calls, refusals, and who uses it.
+    """Watch a server's queue, batches, device and callers.
 
     Reads the port of `polysem serve --metrics-port 9464`; from another machine through `ssh -L 9464:localhost:9464`.
     """

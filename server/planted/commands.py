@@ -12,7 +12,7 @@ MOST_NULLS = 1999
 
 @click.group()
 def benchmark() -> None:
-    """Score what Polysem offers against a known truth.
+    """Score embeddings and algorithms against a known truth.
 
     \b
     polysem benchmark planted                        on the demo's index
@@ -21,18 +21,18 @@ def benchmark() -> None:
 
 
 @benchmark.command()
-@click.option("--index", type=click.Path(path_type=Path), help="An index's folder; none: the demo's.")
+@click.option("--index", type=click.Path(path_type=Path), help="Folder of the index. Default: the demo's index.")
 @SIDE
-@click.option("--layers", callback=layers_of, metavar="4,12,20|0-7", help="Layers to mix. Default: all that it holds.")
-@click.option("--model", help="The index's model, where it is no longer at its place.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
+@click.option("--layers", callback=layers_of, metavar="4,12,20|0-7", help="Layers to mix. Default: all of the index.")
+@click.option("--model", help="Path of the index's model, if it has moved.")
+@click.option("--device", default="auto", show_default=True, help="Device to use: cpu, cuda, cuda:N, or auto.")
 @click.option(
     "--mixtures",
     "n_mixtures",
     type=click.IntRange(1),
     default=40,
     show_default=True,
-    help="Mixtures of each kind in each layer.",
+    help="Number of mixtures of each kind in each layer.",
 )
 @click.option(
     "--suggested",
@@ -40,7 +40,7 @@ def benchmark() -> None:
     type=click.IntRange(0),
     default=4,
     show_default=True,
-    help="How many of these are also cut as suggested, which takes most of the time.",
+    help="Number of these to cut as suggested as well (most of the time goes there).",
 )
 @click.option(
     "--null",
@@ -48,12 +48,12 @@ def benchmark() -> None:
     type=click.IntRange(1, MOST_NULLS),
     default=99,
     show_default=True,
-    help="Rotations of each test from which suggested cuts come.",
+    help="Number of rotations in each test that suggests a cut.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of mixtures and tests."
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the mixtures and tests."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a row instead of tables.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per row.")
 def planted(
     index: Path | None,
     side: Side,
@@ -66,7 +66,9 @@ def planted(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Mix the examples of known neurons, and see which clustering finds which example came from which neuron.
+    """Score how well each clustering separates known neurons.
+
+    The examples of several neurons are mixed and clustered; the truth is which example came from which neuron.
 
     Mixtures are of two neurons, of three, of two at one shared key token, and of one neuron and random contexts. Every
     embedding, frame, algorithm and LayerNorm mode is scored; the best one on every other layer is reported on the
