@@ -19,10 +19,13 @@ be dropped for good from any part of the corpus,
   first (`first`); they are stronger, or as strong and earlier (`top`). `first` also drops what is below
   fraction · (maximum so far), since the maximum only grows. What is left are the contexts that were among the k
   strongest when they were read: about k·(1 + ln(C / k)) of C in random order.
+- top: also once k others, wherever they stand, are plainly stronger, by 1/64 or more: more than rounding makes of texts
+  that are alike. Of C contexts little more than k are left.
 - quantile: when in every interval that holds it and is (maximum so far) / 10 long, q contexts are drawn before it, q
   being what the lowest band gives. The band that it will lie in is as long or longer, whatever the final maximum, so it
-  holds such an interval around it, and q contexts to be drawn first. As draws are random, about 2q of the contexts in
-  any interval of that length are left, some 2k to 3k in all, however many were read.
+  holds such an interval around it, and q contexts to be drawn first. Contexts are counted in bins of a FINE-th of that
+  length, of which any such interval holds FINE - 1 neighbours whole. As draws are random, some 2k to 3k are left in
+  all, however many were read.
 What is dropped is never chosen, and the rules choose alike from any parts that hold all that is chosen; so parts can be
 joined in any grouping (its tests check that by property). Keeping what any final maximum may ask for spares a second
 forward, or C · J stored activations. Where the maximum is given, each part of `first` and `quantile` keeps what it
@@ -32,7 +35,8 @@ Ties. Attention is causal, so contexts that are alike up to the key token have t
 product rounds differently with the number of its rows, though, and with what is read together such activations come to
 differ in the last bit. So candidates carry a hash of their text up to the key token, and `select` gives those alike the
 activation of the earliest: a tie is a tie, whatever the batches were. No candidate is lost by that before: the k
-earlier ones for which a context is dropped are at least as strong also after it. `quantile` draws by number, not by
+earlier ones for which a context is dropped are at least as strong also after it, and plainly stronger ones are, too.
+`quantile` draws by number, not by
 activation, so ties only keep texts alike in one band. An activation that is within rounding of a threshold or of a
 band's edge may fall on either side of it.
 """
@@ -48,6 +52,8 @@ from polysem.proto.facts import Selection
 from polysem.server.indexing.columns import column_sums, transposed
 
 N_BANDS = 10
+FINE = 8
+SHIFT = 18  # of a float32's bits, so that 5 of its fraction are left: bins of 1/32 to 1/64 of what is in them
 TAKEN_AT_ONCE = 1 << 16
 
 
@@ -108,7 +114,7 @@ def candidates(
     n_contexts, n_neurons = maxima.shape
     every = np.arange(n_neurons + 1, dtype=np.int64) * n_contexts
     activations = transposed(maxima).ravel()
-    order = np.tile(_order(first_context + np.arange(n_contexts), rule), n_neurons)
+    order = np.tile(_order(first_context + np.arange(n_contexts), every[:2], rule), n_neurons)
     keep = _may_be_chosen(every, activations, order, rule, given)
     offsets = np.zeros(n_neurons + 1, np.int64)
     np.cumsum(np.count_nonzero(keep.reshape(n_neurons, n_contexts), axis=1), out=offsets[1:])
@@ -127,7 +133,7 @@ def join(parts: Sequence[Candidates], rule: Selection, given: Array | None = Non
     order = np.empty(len(columns[0]), np.int64)
     for_each_neuron(_in_order, len(offsets) - 1, places, columns[0], offsets, order)
     all_ = Candidates(offsets, *(_take(column, order) for column in columns))
-    keep = _may_be_chosen(all_.offsets, all_.activations, _order(all_.contexts, rule), rule, given)
+    keep = _may_be_chosen(all_.offsets, all_.activations, _order(all_.contexts, offsets, rule), rule, given)
     return _kept(all_, keep)
 
 
@@ -149,14 +155,21 @@ def select(remaining: Candidates, maxima: Array, rule: Selection) -> Candidates:
     """The chosen contexts of each neuron, given the maximum (J,) of each: over the whole corpus, or another."""
     activations = remaining.activations.copy()
     for_each_neuron(_tie, len(remaining.offsets) - 1, remaining.offsets, remaining.prefixes, activations)
-    order = _order(remaining.contexts, rule)
+    order = _order(remaining.contexts, remaining.offsets, rule)
     keep = _is_chosen(remaining.offsets, activations, order, rule, maxima)
     return _kept(remaining._replace(activations=activations), keep)
 
 
-def _order(contexts: Array, rule: Selection) -> Array:
-    """`draws` for `quantile`; the other rules go by corpus order and need none."""
-    return draws(contexts, rule.seed) if rule.rule == "quantile" else np.empty(0, np.uint64)
+def _order(contexts: Array, offsets: Array, rule: Selection) -> Array:
+    """(E,) int32: each neuron's entries in the order in which `quantile` draws them, by their place among its own.
+
+    The other rules go by corpus order and need none: (0,).
+    """
+    if rule.rule != "quantile":
+        return np.empty(0, np.int32)
+    drawn = np.empty(len(contexts), np.int32)
+    for_each_neuron(_by_draw, len(offsets) - 1, offsets, draws(contexts, rule.seed), drawn)
+    return drawn
 
 
 def _may_be_chosen(offsets: Array, activations: Array, order: Array, rule: Selection, given: Array | None) -> Array:
@@ -165,9 +178,10 @@ def _may_be_chosen(offsets: Array, activations: Array, order: Array, rule: Selec
         keep: Array = _is_chosen(offsets, activations, order, rule, given)
     elif rule.rule == "quantile":
         keep = _marked(_may_be_drawn, offsets, activations, order, k // N_BANDS + k % N_BANDS)
+    elif rule.rule == "top":
+        keep = _marked(_may_be_strongest, offsets, activations, activations.view(np.int32), k)
     else:
-        fraction = rule.min_activation_fraction if rule.rule == "first" else 0.0
-        keep = _marked(_is_candidate, offsets, activations, k, fraction)
+        keep = _marked(_may_be_first, offsets, activations, k, rule.min_activation_fraction)
     return keep
 
 
@@ -282,7 +296,7 @@ def _tie(first: int, step: int, offsets: Array, prefixes: Array, activations: Ar
 
 
 @compiled
-def _is_candidate(
+def _may_be_first(
     first: int, step: int, offsets: Array, activations: Array, k: int, fraction: float, keep: Array
 ) -> None:
     for j in range(first, len(offsets) - 1, step):
@@ -294,20 +308,63 @@ def _is_candidate(
         for i in range(begin, end):
             keep[i] = activations[i] > 0 and np.float64(activations[i]) >= least
             n += keep[i]
-        if n <= k:
-            continue
-        strongest = np.zeros(k, np.float32)  # the k strongest so far, as a heap with the weakest on top
-        for i in range(begin, end):
-            if keep[i]:  # those that are dropped already are weaker
-                keep[i] = activations[i] > strongest[0]  # 0 where fewer than k were kept
-                if keep[i]:
-                    strongest[0] = activations[i]
-                    _sink(strongest)
+        if n > k:
+            _drop_beaten(activations[begin:end], k, keep[begin:end])
 
 
 @compiled
-def _sink(heap: Array) -> None:
-    i = 0
+def _may_be_strongest(
+    first: int, step: int, offsets: Array, activations: Array, bits: Array, k: int, keep: Array
+) -> None:
+    """bits (E,) int32: the activations', which stand in the same order where they are positive."""
+    counts = np.zeros(1 << (31 - SHIFT), np.int32)  # the first is of those that are not positive, too
+    for j in range(first, len(offsets) - 1, step):
+        begin, end = offsets[j], offsets[j + 1]
+        highest = np.int32(0)
+        for i in range(begin, end):
+            counts[max(bits[i], 0) >> SHIFT] += 1
+            highest = max(highest, bits[i])
+        least = highest >> SHIFT
+        n_above = counts[least]
+        while least > 0 and n_above < k:
+            least -= 1
+            n_above += counts[least]
+        n = 0
+        for i in range(begin, end):
+            counts[max(bits[i], 0) >> SHIFT] = 0
+            keep[i] = (bits[i] > 0) & (bits[i] >> SHIFT >= least - 1)
+            n += keep[i]
+        if n > k:
+            _drop_beaten(activations[begin:end], k, keep[begin:end])
+
+
+@compiled
+def _drop_beaten(activations: Array, k: int, keep: Array) -> None:
+    """Drop those that k earlier ones are at least as strong as; what was dropped before is weaker than what is kept."""
+    strongest, n = np.empty(k, np.float32), 0  # the k strongest so far, as a heap with the weakest on top
+    for i in range(len(activations)):
+        if keep[i] and n < k:
+            strongest[n] = activations[i]
+            n += 1
+            if n == k:
+                for root in range(k // 2 - 1, -1, -1):
+                    _sink(strongest, root)
+        elif keep[i]:
+            keep[i] = not _is_beaten(activations[i], strongest)
+
+
+@compiled
+def _is_beaten(value: float, strongest: Array) -> bool:
+    """Whether as many as the heap `strongest` holds were at least as strong before; if not, it takes the value in."""
+    if value <= strongest[0]:
+        return True
+    strongest[0] = value
+    _sink(strongest, 0)
+    return False
+
+
+@compiled
+def _sink(heap: Array, i: int) -> None:
     while 2 * i + 1 < len(heap):
         child = 2 * i + 1
         if child + 1 < len(heap) and heap[child + 1] < heap[child]:
@@ -349,8 +406,8 @@ def _is_drawn(
             continue
         left = np.full(N_BANDS, k // N_BANDS)
         left[0] += k % N_BANDS
-        for rank in np.argsort(order[offsets[j] : offsets[j + 1]]):
-            i = offsets[j] + rank
+        for place in order[offsets[j] : offsets[j + 1]]:
+            i = offsets[j] + place
             if activations[i] > 0:
                 band = _band(np.float64(activations[i]), maxima[j])
                 chosen[i] = left[band] > 0
@@ -367,45 +424,43 @@ def _band(activation: float, maximum: float) -> int:
 
 
 @compiled
-def _may_be_drawn(first: int, step: int, offsets: Array, activations: Array, order: Array, q: int, keep: Array) -> None:
-    """Those that fewer than q come before, by `order`, in some interval around them that a band may be."""
+def _by_draw(first: int, step: int, offsets: Array, draws: Array, drawn: Array) -> None:
     for j in range(first, len(offsets) - 1, step):
-        values, drawn = activations[offsets[j] : offsets[j + 1]], order[offsets[j] : offsets[j + 1]]
-        by_value = np.argsort(values)
-        by_value = by_value[np.searchsorted(values[by_value], 0, side="right") :]  # the positive ones
-        n = len(by_value)
-        if n == 0:
-            continue
-        ascending = values[by_value].astype(np.float64)
-        # 2^-20 shorter than a band can be, a margin for the rounding of differences
-        length = ascending[-1] / N_BANDS * (1 - 2.0**-20)
-        # Neighbours by value among those not yet visited; the last drawn are visited first, so all of them come before.
-        below, above = np.arange(-1, n - 1), np.arange(1, n + 1)
-        for place in np.argsort(drawn[by_value])[::-1]:
-            keep[offsets[j] + by_value[place]] = _has_interval(ascending, below, above, place, length, q)
-            if below[place] >= 0:
-                above[below[place]] = above[place]
-            if above[place] < n:
-                below[above[place]] = below[place]
+        drawn[offsets[j] : offsets[j + 1]] = np.argsort(draws[offsets[j] : offsets[j + 1]])
 
 
 @compiled
-def _has_interval(values: Array, below: Array, above: Array, i: int, length: float, q: int) -> bool:
-    """Whether fewer than q neighbours lie in some (values[i] − s, values[i] + length − s], 0 < s <= length.
+def _may_be_drawn(first: int, step: int, offsets: Array, activations: Array, order: Array, q: int, keep: Array) -> None:
+    """Those that fewer than q come before, by `order`, in FINE - 1 neighbouring bins that a band around them may hold.
 
-    s is tried from the smallest upwards, each time as large as it can be with no further one below.
+    Window w holds the bins w - FINE to w - 2. A band that holds a value of bin b holds one of the windows b + 1 to
+    b + FINE + 1 whole; window FINE is the first, for no band begins below 0. The maximum is in the middle of the last
+    bin. Where values crowd in few bins, their own bin decides: else all of it would be kept.
     """
-    highest, n_above = i, 0
-    while n_above < q and above[highest] < len(values):
-        highest, n_above = above[highest], n_above + 1
-    next_below, n_below = below[i], 0
-    while n_below < q:
-        s = length if next_below < 0 else min(values[i] - values[next_below], length)
-        while n_above > 0 and values[highest] - values[i] > length - s:
-            highest, n_above = below[highest], n_above - 1
-        if s > 0 and n_below + n_above < q:
-            return True
-        if s == length:
-            return False
-        next_below, n_below = below[next_below], n_below + 1
-    return False
+    last = N_BANDS * FINE
+    seen = np.empty(last + FINE + 2, np.int32)  # in each window
+    n_kept = np.empty(last + 1, np.int32)  # of each bin
+    ends = np.empty((last + 1, 2, q), np.float32)  # the strongest of a bin, and minus the weakest, once 2 q are kept
+    for j in range(first, len(offsets) - 1, step):
+        begin, end = offsets[j], offsets[j + 1]
+        maximum = np.float32(0)
+        for i in range(begin, end):
+            maximum = activations[i] if activations[i] > maximum else maximum
+        n_bins = (last + 0.5) / np.float64(maximum) if maximum > 0 else 0.0
+        seen[:FINE], seen[FINE:], n_kept[:] = q, 0, 0
+        for place in order[begin:end]:
+            i = begin + place
+            if activations[i] <= 0:
+                continue
+            b = int(np.float64(activations[i]) * n_bins)
+            below, least, above = seen[b + 1], q, seen[b + FINE + 1]
+            for w in range(b + 2, b + FINE + 1):
+                least = min(least, seen[w])
+                seen[w] += 1
+            if n_kept[b] >= 2 * q:  # a band holds all of its bin that is as strong or all that is as weak
+                above = q if _is_beaten(activations[i], ends[b, 0]) else above
+                below = q if _is_beaten(-activations[i], ends[b, 1]) else below
+            keep[i] = min(below, least, above) < q
+            n_kept[b] += keep[i]
+            if keep[i] and n_kept[b] == 2 * q:
+                ends[b] = -np.inf

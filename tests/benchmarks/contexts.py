@@ -6,8 +6,8 @@
 
 `reduced` is the scan's choice of candidates and sums from key activations; `counted` the collecting pass's histogram;
 `joined` what becomes of the candidates after the scan, of 4 shards. In turn, each commit in a process of its own that
-stays; both must give the same bytes. Key activations are made so that few are near the maximum, as of a real model:
-`first` leaves some 20 of 256.
+stays; both must choose the same, to the byte. Key activations are made so that few are near the maximum, as of a real
+model: `first` leaves some 20 of 256.
 """
 
 import argparse
@@ -53,7 +53,8 @@ def compare(how):
         process.wait()
     assert len({results[0]["digest"] for results in found.values()}) == 1, "the commits do not give the same"
     n = how.contexts * how.layers * how.neurons
-    print(f"{how.contexts} contexts, {how.layers} layers of {how.neurons:,} neurons, rule {how.rule}")
+    print(f"{how.contexts} contexts, {how.layers} layers of {how.neurons:,} neurons, rule {how.rule}; candidates left:")
+    print(", ".join(f"{name} {results[0]['left']:.1f}" for name, results in found.items()))
     print("| ns a context and neuron |", " | ".join(PARTS), "| all |")
     print("|" + "---|" * 5)
     for name, results in found.items():
@@ -116,6 +117,7 @@ def child(how):
         list(torch.from_numpy(strength[:, layer * N : (layer + 1) * N].copy()).split(n_batch))
         for layer in range(how.layers)
     ]
+    parts = [scan.reduced(found._replace(first=i * C), info, reading, rule).candidates for i in range(4)]
     for _ in sys.stdin:
         times = {}
         begin = time.perf_counter()
@@ -130,13 +132,10 @@ def child(how):
                 add_to_histogram(histogram, batches[layer][first // n_batch], maximum[mine])
             histograms.append(histogram.numpy())
         times["counted"] = time.perf_counter() - begin
-        shifted = [
-            reduced.candidates._replace(contexts=reduced.candidates.contexts + np.int32(i * C)) for i in range(4)
-        ]
         begin = time.perf_counter()
-        chosen = selection.select(selection.join(shifted, rule), reduced.sums.maximum, rule)
+        chosen = selection.select(selection.join(parts, rule), reduced.sums.maximum, rule)
         times["joined"] = (time.perf_counter() - begin) / 4
-        arrays = [*reduced.candidates, *reduced.sums, *histograms, *chosen]
+        arrays = [*reduced.sums, *histograms, *chosen]
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
         n_left = len(reduced.candidates.contexts) / J
         print(json.dumps(times | {"digest": digest, "left": n_left}), flush=True)

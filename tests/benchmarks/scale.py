@@ -33,12 +33,12 @@ class Measured:
 # Candidates a neuron of a shard of so many contexts, k = 100: tests/benchmarks/shards.py
 CANDIDATES = {
     "first": {256: 14.3, 1024: 31.9, 2560: 52.8, 3328: 61.0},
-    "top": {256: 177, 1024: 313, 2560: 403, 3328: 432},
+    "top": {256: 104, 1024: 116, 2560: 123, 3328: 124},
 }
 
 
 def candidates(rule, shard_contexts):
-    """Between what was measured, and beyond it, in a line of the logarithm: k more of `top` for each factor e."""
+    """Between what was measured, and beyond it, in a line of the logarithm."""
     pairs = list(pairwise(CANDIDATES[rule].items()))
     (s0, c0), (s1, c1) = next((pair for pair in pairs if shard_contexts <= pair[1][0]), pairs[-1])
     return c0 + (c1 - c0) * math.log(shard_contexts / s0) / math.log(s1 / s0)
@@ -87,7 +87,7 @@ def plan(shape, n_gpus, how):
     forward_s = operations * how.tokens / (Measured.products * Measured.share_of_products)
     cells_s = contexts * J * (Measured.scan_s_a_cell + Measured.collect_s_a_cell)
     examples = J * k
-    left = k * (1 + math.log(contexts / k))  # a neuron's candidates once all is joined, at most
+    left = {"first": k * (1 + math.log(contexts / k)), "top": 1.25 * k}  # a neuron's candidates once all is joined
     per_neuron = {rule: candidates(rule, shard_contexts) for rule in CANDIDATES}
     scan_bytes = {rule: J * (20 * c + 28) for rule, c in per_neuron.items()}
     around_bytes = 124 if how.gated else 62  # 31 activations
@@ -95,7 +95,9 @@ def plan(shape, n_gpus, how):
     count_bytes = 2 if shard_contexts < 1 << 16 else 4
     collected = 64 * count_bytes * J * shards + rows_bytes  # the histograms of each shard
     kept = {rule: shards * b + collected for rule, b in scan_bytes.items()}
-    joined = {rule: shards * J * (c + left / 15) for rule, c in per_neuron.items()}  # 15 shards with what was left
+    joined = {
+        rule: shards * J * (c + left[rule] / 15) for rule, c in per_neuron.items()
+    }  # 15 shards with what was left
     return Plan(
         shape=shape,
         n_gpus=n_gpus,
@@ -113,7 +115,9 @@ def plan(shape, n_gpus, how):
             for rule, b in scan_bytes.items()
         },
         join_s={rule: n * Measured.join_s_a_candidate[rule] / how.cores for rule, n in joined.items()},
-        join_bytes={rule: 3 * (15 * b + 20 * J * left) * min(R, RUNS_AT_ONCE) / R for rule, b in scan_bytes.items()},
+        join_bytes={
+            rule: 3 * (15 * b + 20 * J * left[rule]) * min(R, RUNS_AT_ONCE) / R for rule, b in scan_bytes.items()
+        },
         kept_bytes=kept,
         index_bytes=examples * (2 * D + around_bytes + 16) + 2 * how.tokens + 16 * (contexts + how.documents) + 280 * J,
     )

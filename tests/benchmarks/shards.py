@@ -53,8 +53,8 @@ def run(folder, arguments):
     pieces = [held.load(first, last) for first, last in shards.ranges(len(held), arguments.shard_contexts)]
     reading = ReadOptions(1, BATCH_TOKENS["cpu"], tuple(range(loaded.info.n_layers)), ("positive",))
     found = [
-        [scan.key_activations(loaded, some, reading, lambda n: None) for some in loaded.split(shards.SHARD_CONTEXTS)]
-        for loaded in pieces
+        [scan.key_activations(loaded, part, reading, lambda n: None) for part in some.split(shards.SHARD_CONTEXTS)]
+        for some in pieces
     ]
     n_neurons = loaded.info.n_layers * loaded.info.n_neurons_per_layer
     print(f"{loaded.info.id}: {n_neurons:,} neurons; {len(pieces)} shards of {arguments.shard_contexts:,} contexts, ")
@@ -86,9 +86,9 @@ def collect(loaded, pieces, reading, chosen, maximum):
     ]
     stage = stages.CollectStage(reading, maximum)
     sizes = []
-    for loaded in pieces:
-        parts = [layer.of(loaded.first, loaded.first + len(loaded))[0] for layer in layers]
-        sizes.append(len(shards.packed(stage(loaded, (loaded, parts), lambda n: None)())))
+    for some in pieces:
+        parts = [layer.of(some.first, some.first + len(some))[0] for layer in layers]
+        sizes.append(len(shards.packed(stage(loaded, (some, parts), lambda n: None)())))
     print(f"{len(chosen.contexts):,} examples; collect shards of {min(sizes):,} to {max(sizes):,} bytes")
 
 
