@@ -10,12 +10,13 @@ STUBS := .venv-stubs
 LENS := .venv-lens
 SMOLLM2 := .venv-smollm2
 LOCKED := .venv-lock
+SITE := .venv-docs
 CUML := build/cuml
 NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures wheel lock sbom audit image bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures docs wheel demo-of-wheel lock sbom audit image bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -109,16 +110,38 @@ build/smollm2: tests/real_model/make_checkpoint.py $(SMOLLM2)/.installed
 smollm2: build/smollm2 ## a real gated model, SmolLM2-135M: hooks, an index of 500 documents, Table 1
 	POLYSEM_SMOLLM2=$(abspath $<) $(BIN)/pytest -q -s tests/real_model
 
-wheel: setup ## build the wheel and check what is in it, and what it is without extras
+# The generator finds what .venv has, whose package it reads.
+$(SITE)/.installed: pyproject.toml $(INSTALLED)
+	test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
+	$(BIN)/$(PACKAGES) > $$($(SITE)/bin/$(PACKAGES))/found-in-venv.pth
+	$(SITE)/bin/pip install --quiet $(PIP_ARGS) $$($(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	touch $@
+
+docs: export PYTHONPATH = src
+docs: $(SITE)/.installed ## build the docs site, build/docs/index.html: broken links, failing doctests and undocumented names fail
+	$(SITE)/bin/sphinx-build -q -E -W --keep-going -b html docs build/docs
+	$(SITE)/bin/sphinx-build -q -W --keep-going -b doctest docs build/doctest
+	$(SITE)/bin/python docs/check_names.py build/docs/objects.inv
+
+wheel: setup $(LOCKED)/.installed ## build sdist and, from it, the wheel; check what is in them, and what the client is without extras
 	rm -rf dist build/lib build/bdist.*
-	$(BIN)/pip wheel --quiet --no-deps $(PIP_ARGS) --wheel-dir dist .
+	$(LOCKED)/bin/python -m build --outdir dist . > build/wheel.log || { cat build/wheel.log; exit 1; }
+	$(LOCKED)/bin/twine check --strict dist/*
 	$(BIN)/python tests/packaging/check_wheel.py dist/polysem-*.whl
 	$(MAKE) sbom
+
+# What the wheel needs is found in .venv; the wheel itself, and its index of the demo, are new.
+demo-of-wheel: wheel ## run the demo from the built wheel, in an environment that has never seen this repository's files
+	rm -rf build/of-wheel
+	$(PYTHON) -m venv build/of-wheel
+	$(BIN)/$(PACKAGES) > $$(build/of-wheel/bin/$(PACKAGES))/found-in-venv.pth
+	build/of-wheel/bin/pip install --quiet --no-deps $(PIP_ARGS) dist/polysem-*.whl
+	cd build/of-wheel && XDG_CACHE_HOME=$$PWD/cache bin/polysem demo
 
 # What the CPU image installs, and what is known of it. An environment of its own.
 $(LOCKED)/.installed: Makefile
 	test -x $(LOCKED)/bin/python || $(PYTHON) -m venv $(LOCKED)
-	$(LOCKED)/bin/pip install --quiet $(PIP_ARGS) 'pip-tools>=7' 'cyclonedx-bom>=7' 'pip-audit>=2.7'
+	$(LOCKED)/bin/pip install --quiet $(PIP_ARGS) 'build>=1.2' 'twine>=6' 'pip-tools>=7' 'cyclonedx-bom>=7' 'pip-audit>=2.7'
 	touch $@
 
 lock: $(LOCKED)/.installed ## renew what the CPU image installs, with hashes (Python 3.11; pip must find a CPU build of torch)
@@ -175,4 +198,4 @@ picture: setup ## draw the pictures of README and docs (the explorer's with Debi
 	$(BIN)/python docs/make_pictures.py
 
 clean: ## remove what can be made again
-	rm -rf $(VENV) $(STUBS) $(LENS) $(LOCKED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(STUBS) $(LENS) $(LOCKED) $(SITE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

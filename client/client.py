@@ -360,6 +360,7 @@ class Client:
             raise connection.translated(error, self.target, self._check_open) from None
 
     def close(self) -> None:
+        """Close the connection. Calls made afterwards raise FailedPrecondition."""
         self._open_stub = None
         self._channel.close()
 

@@ -70,6 +70,7 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 def silhouette_reference(d: NDArray[np.float64], label: NDArray[np.int32]) -> float:
+    """Mean silhouette, -1..1, of one neuron's distances d (n, n) and labels (n,); NaN for 1 or n clusters."""
     names, sizes = np.unique(label, return_counts=True)
     if not 1 < len(names) < len(label):
         return np.nan

@@ -113,6 +113,7 @@ def rotated_distances(products: Tensor, n_examples: Tensor, first: int, last: in
 def gram_arguments(
     products: Tensor, n_examples: Tensor, first: int, last: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The arguments, checked: Gram matrices (B, N, N) float32 and counts (B,). Raises ValueError."""
     check_nulls(first, last, seed)
     sizes: Sizes = {}
     gram = as_array("products", products, "B N N", sizes, (torch.float32,))

@@ -45,35 +45,35 @@ class InvalidArgument(PolysemError, ValueError):
 
 
 class NotFound(PolysemError, LookupError):
-    pass
+    """Something that a request names does not exist."""
 
 
 class UnknownNeuron(NotFound):
-    pass
+    """The model has no such layer or neuron."""
 
 
 class UnknownIndex(NotFound):
-    pass
+    """The server holds no index of that name."""
 
 
 class UnknownModel(NotFound):
-    pass
+    """The name is neither the embedded model, nor a folder, nor a name on the hub."""
 
 
 class FailedPrecondition(PolysemError):
-    pass
+    """The request cannot work in the present state of things."""
 
 
 class DamagedIndex(FailedPrecondition):
-    pass
+    """An index is truncated, changed, or of another version."""
 
 
 class ForeignIndex(FailedPrecondition):
-    pass
+    """An index was made with another model's weights."""
 
 
 class BadCorpus(FailedPrecondition):
-    pass
+    """A corpus cannot be read as text."""
 
 
 class Overloaded(PolysemError):
@@ -85,36 +85,36 @@ class Overloaded(PolysemError):
 
 
 class QuotaExceeded(Overloaded):
-    pass
+    """The key has used up its quota for the day."""
 
 
 class DeadlineExceeded(PolysemError, TimeoutError):
-    pass
+    """The answer did not come within the time given."""
 
 
 class Cancelled(PolysemError):
-    pass
+    """The call was cancelled before its answer was complete."""
 
 
 class Unauthenticated(PolysemError):
-    pass
+    """The server requires a key, and the call has none that it knows."""
 
 
 class PermissionDenied(PolysemError, PermissionError):
-    pass
+    """The key may not do this."""
 
 
 class Unavailable(PolysemError, ConnectionError):
-    pass
+    """No server answers there, or it is draining."""
 
 
 class WarmingUp(Unavailable):
-    pass
+    """The server is loading its model and will answer soon."""
 
 
 class Unsupported(PolysemError):
-    pass
+    """The other end has a version that does not know this."""
 
 
 class Internal(PolysemError):
-    pass
+    """A bug. The message says where the server logged it."""

@@ -16,7 +16,12 @@ from polysem.proto.errors import InvalidArgument
 
 
 class NeuronId(NamedTuple):
-    """MLP neuron `neuron` of layer `layer`, both from 0."""
+    """MLP neuron `neuron` of layer `layer`, both from 0.
+
+    >>> from polysem.client import NeuronId
+    >>> str(NeuronId(7, 1234))
+    '7.1234'
+    """
 
     layer: int
     neuron: int

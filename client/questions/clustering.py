@@ -84,6 +84,7 @@ class Cluster(NamedTuple):
 
     @property
     def size(self) -> int:
+        """The number of members."""
         return len(self.members)
 
 
@@ -202,10 +203,12 @@ class Neuron:
 
     @cached_property
     def linkage(self) -> DoubleArray:
+        """(n − 1, 4) float64: the whole tree in SciPy's linkage format."""
         return cutting.linkage(self._tree)
 
     @cached_property
     def clusters(self) -> tuple[Cluster, ...]:
+        """The feature clusters at this cut, largest first."""
         tops = cutting.top_nodes(self._tree, len(self.labels), self.distance_threshold)
         found = [self._cluster(label, node) for label, node in enumerate(tops)]
         found.sort(key=lambda cluster: -cluster.size)  # stable: of equals the lower label first

@@ -55,6 +55,7 @@ class Example:
 
     @property
     def text(self) -> str:
+        """The tokens, joined."""
         return "".join(self.tokens)
 
     @property
