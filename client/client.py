@@ -143,8 +143,9 @@ class Client:
         index               a name from `indexes()`; None: the server's default
         side                of the activations: positive, or negative where the index has both; so in every question
         n_null              0..1999: compare each neuron with so many rotations of its examples, which have no clusters
-                            (`Neuron.significance`, `significant_clusters`, `significant_cut`); None: 99 where one
-                            neuron is named, else none, at no cost
+                            (`Neuron.significance`), and its merges (`significant_clusters`, `significant_cut`), and say
+                            how stable its clusters are: 0.1 s a neuron of 100 examples. None: 99 of the neuron alone
+                            where one is named, 0.02 s; else what the index holds, at no cost
         seed                of those rotations, and of what permuted and other draw (0 in all other questions)
         """
         call = clustering.call(

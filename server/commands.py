@@ -2,17 +2,17 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from polysem.client.commands.options import destination_of, executes, published, ray_options, reads_corpus
+from polysem.server.key_commands import keys as keys
 
 if TYPE_CHECKING:
     from polysem.proto.work.shards import Executor
@@ -27,6 +27,7 @@ UNITS = {
     "choose": "layers",
     "collect": "tokens",
     "write": "layers",
+    "test": "neurons",
 }
 
 
@@ -90,6 +91,18 @@ UNITS = {
 )
 @executes
 @click.option(
+    "--null",
+    "n_null",
+    type=click.IntRange(1, 1999),
+    help="Then compare each neuron with so many rotations of its examples and keep the results for listings.",
+)
+@click.option(
+    "--add-nulls",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Add these results to an index that is there, 99 rotations by default, and do nothing else.",
+)
+@click.option(
     "--verify",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -109,6 +122,8 @@ def index(
     batch_tokens: int | None,
     max_activations: Path | None,
     verify: Path | None,
+    n_null: int | None,
+    add_nulls: Path | None,
     executor: str,
     **flags: Any,
 ) -> None:
@@ -120,16 +135,24 @@ def index(
     polysem index --model gpt2 --corpus openwebtext.jsonl --max-documents 10000 --out gpt2-owt
     polysem index --model gpt2 --corpus openwebtext.jsonl --executor ray --out gpt2-owt
     polysem index --verify gpt2-owt
+    polysem index --add-nulls gpt2-owt
     """
     if verify is not None:
         _verify(verify)
         return
+    if add_nulls is not None:
+        _add_nulls(add_nulls, n_null or 99, flags["seed"], (device, dtype, split_layers))
+        return
     if out is None:
         raise click.UsageError("say where the index goes: --out FOLDER")
+    if n_null is not None and executor != "local":
+        raise click.UsageError("--null is for this machine's model; add the tests afterwards with --add-nulls")
     from polysem.client.terminal.progress import bars
     from polysem.server.corpus.documents import Corpus
     from polysem.server.index.format import open_index
     from polysem.server.indexing import builder
+    from polysem.server.model.model import Model
+    from polysem.server.questions import held
 
     ray = ray_options(flags)
     how = _recipe(builder.PRESETS[preset], **flags)
@@ -142,7 +165,11 @@ def index(
                 bars(UNITS) as shown,
                 _reads(executor, source, model, device, split_layers, dtype, ray, shown.note) as (reader, where),
             ):
-                builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, maxima, where)
+                if not (destination.local / held.WORK).exists():  # killed while neurons were tested
+                    builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, maxima, where)
+                if n_null is not None:
+                    assert isinstance(reader, Model)  # as it is where the executor is local
+                    held.hold(reader, open_index(destination.local), n_null, how.selection.seed, shown.advance)
         info = open_index(destination.local).info
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
@@ -199,6 +226,20 @@ def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
         if option in given
     }
     return replace(preset, selection=replace(preset.selection, **rule), **given)
+
+
+def _add_nulls(folder: Path, n_null: int, seed: int | None, model: tuple[str, str, str | None]) -> None:
+    from polysem.client.terminal.progress import bars
+    from polysem.server.index.format import open_index
+    from polysem.server.model.loading import load
+    from polysem.server.questions import held
+    from polysem.server.settings import devices_of
+
+    found, (device, dtype, layers) = open_index(Path(os.path.expanduser(folder))), model
+    with bars(UNITS) as shown:
+        reader = load(found.info.model_id, device, dtype, devices_of(layers))
+        held.hold(reader, found, n_null, seed or 0, shown.advance)
+    click.echo(f"{folder}: each neuron compared with {n_null} rotations of its examples; serve it anew to see them")
 
 
 def _verify(folder: Path) -> None:
@@ -349,126 +390,6 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
         logs.log.critical(error.message)
         sys.exit(1)
     say("stopped")
-
-
-@click.group()
-def keys() -> None:
-    """Create, list and revoke the access keys of a server.
-
-    \b
-    polysem keys create --owner ada                        prints the key, once
-    polysem keys create --owner nightly --class bulk --max-in-flight 4 --daily-quota 1e13
-    polysem keys revoke 1a2b3c4d                           at once, also for a running server
-    """
-
-
-STATE = click.option(
-    "--state",
-    type=click.Path(path_type=Path),
-    envvar="POLYSEM_STATE",
-    show_envvar=True,
-    help="State folder of the server. Default: ~/.local/state/polysem.",
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-@keys.command()
-@click.option("--owner", required=True, help="Owner of the key: a person's or a script's name.")
-@click.option(
-    "--class",
-    "class_",
-    type=click.Choice(["interactive", "bulk"]),
-    default="interactive",
-    show_default=True,
-    help="Class of the key; all requests of a bulk key wait behind interactive ones.",
-)
-@click.option("--max-in-flight", type=click.IntRange(min=1), help="Most requests at a time. Default: no cap.")
-@click.option(
-    "--daily-quota",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Cost served per day (UTC), n_examples² · d_model: 100 examples of GPT2-small cost 7.7e6. Default: no quota.",
-)
-@click.option("--admin", is_flag=True, help="Let the key see and end the jobs, uploads and indexes of all keys.")
-@STATE
-@AS_JSON
-def create(
-    owner: str,
-    class_: Any,
-    max_in_flight: int | None,
-    daily_quota: float | None,
-    admin: bool,
-    state: Path | None,
-    as_json: bool,
-) -> None:
-    """Make a key and print it, once. It is not stored: give it to its owner now."""
-    from polysem.server.paths import state_folder
-    from polysem.server.serving import keys as store
-
-    key, token = store.create(state_folder(state), owner, class_, max_in_flight, daily_quota, admin)
-    if as_json:
-        click.echo(json.dumps(_key_json(key) | {"token": token}))
-        return
-    click.echo(
-        f"key {key.id} of {key.owner}, {key.class_}{', administrator' if admin else ''}; its holder sets", err=True
-    )
-    click.echo(f"POLYSEM_TOKEN={token}")
-
-
-@keys.command("list")
-@STATE
-@AS_JSON
-def list_keys(state: Path | None, as_json: bool) -> None:
-    """List all keys: id, owner, class, caps, last use. The keys themselves are not stored."""
-    from polysem.server.paths import state_folder
-    from polysem.server.serving import keys as store
-
-    found = store.listed(state_folder(state))
-    if as_json:
-        for key in found:
-            click.echo(json.dumps(_key_json(key)))
-        return
-    from rich.table import Table
-
-    from polysem.client import terminal
-
-    table = Table(box=None, pad_edge=False)
-    for heading in (
-        "key",
-        "owner",
-        "class",
-        "may see and end",
-        "in flight",
-        "quota a day",
-        "created",
-        "last used",
-        "revoked",
-    ):
-        table.add_column(heading)
-    for key in found:
-        quota = "–" if key.daily_quota is None else f"{key.daily_quota:.3g}"
-        whose = "all keys' jobs" if key.admin else "its own"
-        cells = (key.id, key.owner, key.class_, whose, str(key.max_in_flight or "–"), quota)
-        table.add_row(*cells, key.created[:10], (key.last_used or "never")[:16], (key.revoked or "")[:16])
-    terminal.console().print(table if found else "no keys yet: polysem keys create --owner NAME")
-
-
-@keys.command()
-@click.argument("key")
-@STATE
-def revoke(key: str, state: Path | None) -> None:
-    """Revoke KEY; its calls in flight end as well.
-
-    KEY is an id of `polysem keys list`."""
-    from polysem.server.paths import state_folder
-    from polysem.server.serving import keys as store
-
-    revoked = store.revoke(state_folder(state), key)
-    click.echo(f"key {revoked.id} of {revoked.owner} is revoked")
-
-
-def _key_json(key: Any) -> dict[str, Any]:
-    fields = asdict(key)
-    return {"class": fields.pop("class_")} | {name: fields[name] for name in fields if name != "sha256"}
 
 
 @click.command()

@@ -33,10 +33,11 @@ server/corpus        proto
 server/model         proto proto/questions
 server/index         proto proto/work
 server/indexing      kernels proto proto/work server/corpus server/index server/model
-server/questions     kernels kernels/large proto proto/questions proto/wire server/index server/model
+server/questions     kernels kernels/large proto proto/questions proto/wire proto/work server/index server/model
 server/serving       proto proto/questions proto/wire server/index server/model server/paths server/questions
                      server/settings v1
 server/demo          proto proto/work server/corpus server/index server/indexing server/model server/paths
+                     server/questions
 server/opening       kernels kernels/large proto server/demo server/index server/indexing server/model server/questions
                      server/serving server/settings
 server/local_client  proto proto/questions server/opening server/questions server/serving server/settings
@@ -54,7 +55,8 @@ server/planted       client client/commands client/measuring client/terminal ker
 server/tour          client client/drawing client/measuring client/terminal server
 server/commands      client client/commands client/terminal proto server/app server/corpus server/demo server/index
                      server/indexing server/model server/opening server/paths server/questions server/ray_cluster
-                     server/serving server/settings server/tour
+                     server/serving server/settings server/key_commands server/tour
+server/key_commands  client server/paths server/serving
 """
 FILES = {
     "polysem." + path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path

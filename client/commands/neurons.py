@@ -19,7 +19,7 @@ from polysem.client.commands.options import (
     say_if_none,
     thresholds_of,
 )
-from polysem.client.questions.clustering import Neuron
+from polysem.client.questions.clustering import Neuron, wholly_tested
 from polysem.client.questions.examples import Example
 from polysem.client.questions.statistics import Statistics
 from polysem.proto.questions.clustering import mixed_methods
@@ -47,6 +47,7 @@ def cluster(
     One neuron is shown with its tree and texts, several as a table of metrics. With --json each is an object on a line
     of its own, printed as it arrives.
     """
+    options["n_null"] = wholly_tested(options["n_null"], *neurons)
     with connect(server, timeout_s) as client:
         clusters = client.cluster(*neurons, thresholds=thresholds_of(thresholds), **options)
         if as_json:
@@ -196,13 +197,17 @@ def _metric_end(text: str) -> tuple[str, float]:
 
 
 def _tests_json(neuron: Neuron) -> dict[str, Any]:
-    """The rotation test, where it was asked for."""
+    """The rotation test, where it was asked for or the index holds it."""
     found, tests = neuron.significance, neuron.merge_tests
-    if found is None or tests is None:
+    if found is None:
         return {}
-    return {
+    of_neuron = {
         "significance": {name: None if value != value else value for name, value in found._asdict().items()},
         "excess_silhouette": found.excess,
+    }
+    if tests is None:
+        return of_neuron
+    return of_neuron | {
         "significant_clusters": neuron.significant_clusters,
         "significant_cut": neuron.significant_cut,
         "prediction_strength": neuron.prediction_strength,

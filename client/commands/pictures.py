@@ -18,6 +18,7 @@ from polysem.client.commands.options import (
     print_json,
     thresholds_of,
 )
+from polysem.client.questions.clustering import wholly_tested
 
 
 @click.command(epilog=NEURONS_HELP)
@@ -102,6 +103,7 @@ def figure(
     files.check_free(out, force)
     try:
         with connect(server, timeout_s) as client:
+            options["n_null"] = wholly_tested(None, neuron)
             found = client.cluster(neuron, thresholds=thresholds_of(thresholds), **options)
             if len(found) != 1:
                 raise click.UsageError(f"{neuron} names {len(found):,} neurons; a figure shows one, like 7.1234")

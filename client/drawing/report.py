@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from polysem.client.client import Client
 from polysem.client.drawing import browser, notebook
-from polysem.client.questions.clustering import Neuron
+from polysem.client.questions.clustering import Neuron, wholly_tested
 from polysem.client.questions.examples import Example
 
 MAX_NEURONS = 40  # with their texts; about 150 KB each at 100 examples
@@ -55,7 +55,7 @@ def make(client: Client, *neurons: str, index: str | None = None, **options: obj
     At most MAX_NEURONS are drawn with their texts, those with most clusters first where there are more; the table has
     MAX_TABLE_ROWS rows at most. The page says what it leaves out.
     """
-    found = client.cluster(*neurons, index=index, **options)  # type: ignore[arg-type]
+    found = client.cluster(*neurons, index=index, n_null=wholly_tested(None, *neurons), **options)  # type: ignore[arg-type]
     asked = list(found)
     drawn = asked if len(asked) <= MAX_NEURONS else sorted(asked, key=_most_behaviours)[:MAX_NEURONS]
     texts = {id(neuron): neuron.examples for neuron in drawn}

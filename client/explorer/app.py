@@ -33,6 +33,7 @@ from polysem.client.client import Client
 from polysem.client.drawing import browser
 from polysem.client.explorer.asking import Asking
 from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
+from polysem.client.questions.clustering import wholly_tested
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken
 from polysem.proto import errors
@@ -335,7 +336,7 @@ class _Pages:
         )
 
     def _data(self, id_: NeuronId, view: View) -> dict[str, Any]:
-        neuron = self._client.cluster(id_, **view.clustering())[0]
+        neuron = self._client.cluster(id_, n_null=wholly_tested(None, id_), **view.clustering())[0]
         return browser.data(neuron, self._client.examples(id_, **view.asked_of()) if len(neuron.labels) else [])
 
     def _index(self, view: View) -> IndexInfo:

@@ -13,7 +13,9 @@ from polysem.proto.wire import columns
 def significance_columns(batch: ClusterBatch) -> dict[str, Array]:
     """Columns of the rotation test for B neurons, (B,) each; undefined where the batch holds no tests."""
     B = len(batch.n_examples)
-    tested = batch.significance.ndim == 2 and batch.significance.shape[1] > 0
+    tested = (
+        batch.merge_tests.ndim == 2 and batch.merge_tests.shape[1] > 0
+    )  # what the index alone holds is not measured
     best, mean, sd, p = batch.significance.T if tested else np.full((4, B), np.nan)
     clusters = np.full(B, UNDEFINED)
     ends = columns.offsets(batch)["merge"]

@@ -13,7 +13,15 @@ from polysem.client.calls import Call
 from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
 from polysem.client.questions.options import ClusteringOptions, read_options
-from polysem.client.questions.significance import Significance, stability_of, strength_of, tests_of, verdict
+from polysem.client.questions.significance import (
+    TESTS,
+    Significance,
+    stability_of,
+    strength_of,
+    test_columns,
+    tests_of,
+    verdict,
+)
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
 from polysem.client.views import or_none, or_nones
@@ -411,10 +419,13 @@ def _by_neuron(batches: Sequence[ClusterBatch]) -> Columns:
     methods = tables.joined([batch.methods for batch in batches])
     found = [baseline_columns(batch) for batch in batches]
     baselines = {name: tables.joined([of[name] for of in found]) for name in Baselines._fields}
+    tested = [test_columns(batch) for batch in batches]
+    tests = {name: tables.joined([of[name] for of in tested]) for name in TESTS}
     return (
         tables.neurons([batch.neurons for batch in batches])
         | tables.columns_of(batches, {name: np.int32 if name[:2] == "n_" else np.float64 for name in METRICS})
         | baselines
+        | tests
         | {"method": [METHODS[method - 1] for method in methods.tolist()]}
     )
 
@@ -442,7 +453,7 @@ class Clusters(Stream[Neuron]):
         return notebook.table_html(self.columns())
 
 
-N_NULL = 99  # of a question about one neuron
+N_NULL = 99  # of one neuron
 
 
 def call(
@@ -454,11 +465,12 @@ def call(
     seed: int = 0,
     **options: Unpack[ClusteringOptions],
 ) -> Call[Clusters]:
-    """asker: whom the neurons ask for more; None: they cannot. n_null None: N_NULL of one neuron, none of more."""
+    """asker: whom the neurons ask for more; None: they cannot. n_null None: N_NULL of one neuron alone, else none."""
     choice, clustering = read_options(**options)
+    neuron_only = n_null is None
     if n_null is None:
         n_null = N_NULL if n_named(neurons) == 1 else 0
-    clustering = replace(clustering, n_null=n_null, seed=seed)
+    clustering = replace(clustering, n_null=n_null, neuron_only=neuron_only and n_null > 0, seed=seed)
     query = ClusterQuery(parse_neurons(*neurons), checks.index_name(index), choice.seeded(seed), clustering, side)
     return cluster_call(query, asker, n_named(neurons))
 
@@ -466,6 +478,11 @@ def call(
 def cluster_call(query: ClusterQuery, asker: Asker | None = None, expected: int | None = None) -> Call[Clusters]:
     view = partial(_Neurons, asker=asker)
     return Call("ClusterNeurons", encode_cluster_query(query), ClusterBatch, view, Clusters, expected)
+
+
+def wholly_tested(n_null: int | None, *neurons: NeuronLike) -> int | None:
+    """The n_null that draws a tree with its significant merges by default: N_NULL of one neuron."""
+    return N_NULL if n_null is None and n_named(neurons) == 1 else n_null
 
 
 MAX_COUNTED = 100_000  # neurons of a range, for a progress bar

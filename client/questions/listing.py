@@ -34,7 +34,12 @@ class ListedNeuron:
     second_share        0..1: examples in the second largest cluster
     maximum_activation  and mean_activation: of its key activations over all contexts
     share_positive      0..1: contexts in which it is positive
-    rare                a common and a rare behaviour: of 20 or more examples at least 0.9 in one cluster, 3 or more not
+    rare                a common and a rare behaviour: of 20 or more examples at least 0.9 in one cluster, 3 or more
+                        not; where the neuron was tested, with a p_value of .05 or less
+    p_value             of the rotation test that the index holds of it: a small one says, not one Gaussian cloud
+    null_silhouette     mean best silhouette of its rotations
+    excess_silhouette   by how much its own exceeds that, in frame own: how far apart its clusters are. These three are
+                        None where the index holds no test; `polysem index --add-nulls` makes them
     method              how its tree was made, as of Neuron; numbers of neighbours and neighbour_tree are approximate
                         and do not compare with others. None: left out, or an older server
     """
@@ -55,6 +60,9 @@ class ListedNeuron:
     rare: bool
     side: Side = "positive"
     method: Method | None = None
+    p_value: float | None = None
+    null_silhouette: float | None = None
+    excess_silhouette: float | None = None
 
 
 def listed_of(answer: Answer) -> list[ListedNeuron]:

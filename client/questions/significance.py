@@ -41,11 +41,23 @@ def verdict(p_value: float, n_null: int) -> str:
 def tests_of(batch: ClusterBatch, i: int, merges: slice) -> tuple[Significance | None, DoubleArray | None]:
     """The test of the batch's neuron i, and of its merges; None where there is none.
 
-    That is from an older server, where none was asked for, and for too few or too many examples.
+    That is from an older server, where none was asked for or held, and for too few or too many examples.
     """
     if batch.significance.ndim < 2 or not batch.significance.shape[1] or np.isnan(batch.significance[i, 0]):
         return None, None
-    return Significance(*batch.significance[i].tolist()), batch.merge_tests[merges]
+    of_merges = batch.merge_tests.ndim == 2 and batch.merge_tests.shape[1] > 0
+    return Significance(*batch.significance[i].tolist()), batch.merge_tests[merges] if of_merges else None
+
+
+TESTS = ("p_value", "excess_silhouette")
+
+
+def test_columns(batch: ClusterBatch) -> dict[str, DoubleArray]:
+    """TESTS of B neurons, (B,) float64; NaN where there is none."""
+    if batch.significance.ndim < 2 or not batch.significance.shape[1]:
+        return dict.fromkeys(TESTS, np.full(len(batch.neurons), np.nan))
+    best, mean, _, p = batch.significance.T
+    return {"p_value": p, "excess_silhouette": best - mean}
 
 
 def stability_of(batch: ClusterBatch) -> DoubleArray | None:

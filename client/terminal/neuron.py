@@ -82,7 +82,9 @@ def _significance(neuron: Neuron) -> str:
     if found is None:
         return ""
     split = counted(neuron.significant_clusters or 0, "significant cluster")
-    if (neuron.significant_clusters or 0) > 1:
+    if neuron.significant_clusters is None:
+        split = "its merges were not tested"
+    elif neuron.significant_clusters > 1:
         strength = written(neuron.prediction_strength)
         split += f", as at a cut of {neuron.significant_cut:.2f}; prediction strength {strength}"
     return (

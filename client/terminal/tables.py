@@ -31,6 +31,7 @@ _ACTIVATION_COLUMNS = {
 }
 
 
+_TESTS = {"p_value": "p", "excess_silhouette": "excess"}
 _BASELINES = {"token_agreement": "token AMI", "single_token_share": "one token", "singleton_share": "singletons"}
 
 
@@ -47,8 +48,9 @@ def metrics_table(neurons: Iterable[Neuron]) -> Table:
 
 def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     """Neurons as a table, and how many there are; * at those with a common and a rare behaviour."""
-    names = (*_COLUMNS, *_ACTIVATION_COLUMNS)
-    table = right_aligned("neuron", *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values(), "")
+    held = _TESTS if any(neuron.p_value is not None for neuron in neurons) else {}
+    names = (*held, *_COLUMNS, *_ACTIVATION_COLUMNS)
+    table = right_aligned("neuron", *held.values(), *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values(), "")
     if neurons.n_approximate:
         table.add_column("method", no_wrap=True)
     for neuron in neurons:

@@ -86,6 +86,7 @@ class Clustering:
     neighbours             of scc and single linkage: cluster the graph of so many nearest neighbours; None: exactly,
                            but scc above 20,000 examples on the graph of 25
     n_null                 rotations of each neuron's examples that its best silhouette is compared with; 0: no test
+    neuron_only            test neither its merges nor how stable its clusters are, most of the cost of n_null
     seed                   of those rotations
     """
 
@@ -97,6 +98,7 @@ class Clustering:
     silhouette_thresholds: tuple[float, ...] = ()
     neighbours: int | None = None
     n_null: int = 0
+    neuron_only: bool = False
     seed: int = 0
     cut_silhouettes: bool = False
 
@@ -178,9 +180,10 @@ class ClusterBatch:
     methods              (B,) int32: how the tree was made, a place in METHODS plus 1
     silhouettes          (B, C) float64: of the cuts at the C silhouette_thresholds asked for
     libraries            (B,) int32: what searched nearest neighbours, a place in LIBRARIES plus 1; 0: an older server
-    significance         (B, 4) float64, (B, 0) where none was asked for: best silhouette, mean and deviation of those
-                         of rotations, p-value
-    merge_tests          (M, 2) float64, likewise: each merge's p-value, NaN if not tested, and 1 where significant
+    significance         (B, 4) float64, (B, 0) where none was asked for or held: best silhouette, mean and deviation of
+                         those of rotations, p-value
+    merge_tests          (M, 2) float64, (M, 0) where none was asked for: each merge's p-value, NaN if not tested, and 1
+                         where significant
     key_tokens           (E,) int32: id of each example's key token; empty from an older server
     null_metrics         (B, 4) float64, likewise as significance: n_clusters, intra, inter and silhouette of rotations
     stability            (E, 1) float64, (E, 0) where none was asked for: of each example's cluster, NaN of one
@@ -356,6 +359,7 @@ def encode_cluster_query(query: ClusterQuery) -> pb.ClusterNeuronsRequest:
         neurons=encode_ranges(query.neurons),
         silhouette_thresholds=query.clustering.silhouette_thresholds,
         n_null=query.clustering.n_null,
+        neuron_only=query.clustering.neuron_only,
         seed=query.choice.seed or query.clustering.seed,
         cut_silhouettes=query.clustering.cut_silhouettes,
         side=encode_side(query.side),
@@ -370,6 +374,7 @@ def decode_cluster_query(request: pb.ClusterNeuronsRequest) -> ClusterQuery:
         clustering,
         silhouette_thresholds=tuple(request.silhouette_thresholds),
         n_null=request.n_null,
+        neuron_only=request.neuron_only and request.n_null > 0,
         seed=request.seed if request.n_null else 0,
         cut_silhouettes=request.cut_silhouettes,
     )

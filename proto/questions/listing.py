@@ -1,7 +1,7 @@
 """Neurons filtered and sorted by their metrics, page by page: ListNeurons."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,6 +14,7 @@ from polysem.proto.facts import Provenance, Timing, decode_head, encode_head
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.questions.clustering import (
     APPROXIMATE,
+    LEVEL,
     METHODS,
     Clustering,
     EmbeddingChoice,
@@ -42,7 +43,11 @@ NeuronMetric = Literal[
     "maximum_activation",
     "mean_activation",
     "share_positive",
+    "p_value",
+    "null_silhouette",
+    "excess_silhouette",
 ]
+OF_TESTS: tuple[NeuronMetric, ...] = ("p_value", "null_silhouette", "excess_silhouette")
 MAX_PAGE_SIZE = 4096
 MAX_METRIC_RANGES = 64
 NEURON_METRICS: tuple[NeuronMetric, ...] = get_args(NeuronMetric)
@@ -77,7 +82,7 @@ class ListQuery:
     side: Side = "positive"
 
 
-@columnar(pb.ListNeuronsResponse, "neuron", later=["methods"])
+@columnar(pb.ListNeuronsResponse, "neuron", later=["methods", "p_value", "null_silhouette", "excess_silhouette"])
 @dataclass(frozen=True, eq=False)
 class NeuronTable:
     """Metrics of B neurons, in the order asked.
@@ -85,9 +90,11 @@ class NeuronTable:
     neurons                        (B, 2) int32
     n_examples, n_clusters         (B,) int32
     max_distance … share_positive  (B,) float64, NaN where undefined; second_share: of the second largest cluster
-    rare                           (B,) int32: as `is_rare` says, of neurons that are not tested
+    rare                           (B,) int32: as `is_rare` says
     methods                        (B,) int32: how the tree was made, a place in METHODS plus 1; 0: left out, or an
                                    older server
+    p_value … excess_silhouette    (B,) float64, NaN where the index holds no rotation test: its p-value, the mean of
+                                   the rotations' best silhouettes, and by how much the neuron's own exceeds that
 
     A neuron with examples but no clusters is too large for the linkage asked for, and was left out.
     """
@@ -107,6 +114,9 @@ class NeuronTable:
     share_positive: DoubleArray
     rare: IntArray
     methods: IntArray
+    p_value: DoubleArray
+    null_silhouette: DoubleArray
+    excess_silhouette: DoubleArray
 
     @property
     def unclustered(self) -> npt.NDArray[np.bool_]:
@@ -131,12 +141,16 @@ class NeuronPage:
 
 
 def is_rare(
-    n_examples: npt.NDArray[Any], largest_share: DoubleArray, significant_clusters: npt.NDArray[Any] | None = None
+    n_examples: npt.NDArray[Any],
+    largest_share: DoubleArray,
+    significant_clusters: npt.NDArray[Any] | None = None,
+    p_value: DoubleArray | None = None,
 ) -> npt.NDArray[np.bool_]:
     """Whether neurons have a common and a rare behaviour, (B,).
 
     Of 20 examples or more at least 0.9 lie in one cluster and at least 3 do not; where it is known which merges are
-    significant (0 or more significant_clusters; below 0 and NaN: not known), they tell at least two clusters apart.
+    significant (0 or more significant_clusters; below 0 and NaN: not known), they tell at least two clusters apart, and
+    where the neuron's p-value is known (not NaN), it is LEVEL or less.
     """
     minority = np.rint(n_examples * (1 - largest_share))
     rare: npt.NDArray[np.bool_] = (
@@ -146,6 +160,8 @@ def is_rare(
     )
     if significant_clusters is not None:
         rare &= ~((significant_clusters >= 0) & (significant_clusters < 2))
+    if p_value is not None:
+        rare &= ~(p_value > LEVEL)
     return rare
 
 
@@ -225,7 +241,7 @@ def _decode_metric_range(message: pb.MetricRange) -> MetricRange:
 
 
 def encode_neuron_page(page: NeuronPage, provenance: Provenance, timing: Timing) -> pb.ListNeuronsResponse:
-    """One message: a page of MAX_PAGE_SIZE neurons takes a third of what fits."""
+    """One message: a page of MAX_PAGE_SIZE neurons takes half of what fits."""
     columns_: dict[str, Any] = {name: encode_tensor(getattr(page.table, name)) for name in LAYOUTS[NeuronTable].axes}
     return pb.ListNeuronsResponse(
         **encode_head(provenance, timing),
@@ -240,5 +256,7 @@ def decode_neuron_page(message: pb.ListNeuronsResponse) -> tuple[NeuronPage, Pro
     table = Joiner(NeuronTable).add(message)
     if table is None:
         raise Internal("a page of neurons came in pieces: the server is newer than this client")
+    if table.p_value.dtype.kind != "f":  # an older server says nothing
+        table = replace(table, **dict.fromkeys(OF_TESTS, np.full(len(table.neurons), np.nan)))
     page = NeuronPage(table, message.n_matching, message.next_page_token, message.n_approximate)
     return page, *decode_head(message)

@@ -1,4 +1,4 @@
-"""The demo's index: the embedded model read over a sample of `pydocs`, kept in the cache folder."""
+"""The demo's index: the embedded model read over a sample of `pydocs`, each neuron tested, kept in the cache folder."""
 
 import platform
 from importlib.metadata import version
@@ -7,11 +7,12 @@ from pathlib import Path
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.server.corpus.documents import PYDOCS, Corpus
-from polysem.server.index.format import FORMAT, file_sha256
+from polysem.server.index.format import FORMAT, file_sha256, open_index
 from polysem.server.indexing import builder
 from polysem.server.indexing.builder import LAYOUT, Progress, Recipe
 from polysem.server.model.loading import DEMO_FOLDER, DEMO_MODEL, load
 from polysem.server.paths import cache_folder
+from polysem.server.questions import held
 
 N_DOCUMENTS = 3000
 RECIPE = Recipe(Selection("first", 0.75, 100))
@@ -32,4 +33,7 @@ def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int =
     if not folder.is_dir():
         corpus = Corpus(PYDOCS, max_documents=n_documents)
         builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
+    index = open_index(folder)
+    if index.nulls is None:
+        held.hold(load(DEMO_MODEL), index, progress=progress)
     return folder

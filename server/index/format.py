@@ -3,6 +3,7 @@
 manifest.json   format, model, corpus and selection with their hashes, counts, sha256 and size of every file below
 manifest.sha256 its own, as sha256sum writes it
 contexts/       token ids, windows, document names (server/index/contexts.py)
+nulls.npz       the rotation test of each neuron, where one was asked for (server/index/nulls.py)
 statistics/     of each neuron's key activations: maximum, mean, share_positive (J,) and histogram (J, 64)
 layer_00/ …     xhat (P, D) float16: x̂ of each key token, stored once however many neurons share it
                 scales (P,) float32 that its rows are to be multiplied by, where no norm bounds them
@@ -36,7 +37,7 @@ from polysem.proto.errors import DamagedIndex, FailedPrecondition, ForeignIndex,
 from polysem.proto.facts import IndexInfo, ModelInfo, Selection, decode_indexes, encode_indexes
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.sides import Side
-from polysem.server.index import arrays
+from polysem.server.index import arrays, nulls
 from polysem.server.index.contexts import Contexts
 from polysem.server.index.soundness import CheckedRows, array_file, check
 
@@ -123,6 +124,11 @@ class Index:
             names = [name for name in Layer._fields if name != "scales" or (folder / "scales.npy").exists()]
             self._layers[layer] = Layer(**{name: arrays.load(folder / f"{name}.npy") for name in names})
         return self._layers[layer]
+
+    @cached_property
+    def nulls(self) -> nulls.HeldNulls | None:
+        """The rotation tests that it holds of its side's neurons; None where it holds none. Raises DamagedIndex."""
+        return nulls.read(self)
 
     @property
     def has_moments(self) -> bool:
@@ -320,6 +326,8 @@ def open_index(folder: Path) -> Index:
         check(index)
         if decode_indexes(encode_indexes([index.info])) != [index.info]:
             raise ValueError("what it says of the index has other types than it should have")
+    for side in index.info.sides:
+        _ = index.of(side).nulls
     return index
 
 

@@ -18,8 +18,8 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,14 +47,14 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
-from polysem.server.model.model import EmbeddingWeights, Model
-from polysem.server.questions import memory, nulls, resident
+from polysem.server.model.model import Model
+from polysem.server.questions import memory, nulls, resident, rotation_tests
 from polysem.server.questions.engine import Engine, Plan
+from polysem.server.questions.held import held_tests
 from polysem.server.questions.resident import DeviceBatch
 
 MAX_IN_MATRIX = 4096
 MAX_IN_LINEAR_MEMORY = 20_000
-MAX_TESTED = 1000  # examples of a neuron that is compared with rotations
 COST_OF_ONE = {"cpu": 1e8, "cuda": 3e9}  # some 5 ms: what one tree costs that is made by itself, besides
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class ClusterWork:
         n = self.index.n_examples[items[:, 0], items[:, 1]].astype(np.float64)
         by_itself = 0.0 if self.clustering.neighbours is None else COST_OF_ONE[self.model.device.type]
         n_null = self.clustering.n_null
-        rotating = (n_null + min(n_null, nulls.N_MEANS)) * 3.5 * np.where(n <= MAX_TESTED, n, 0) ** 3
+        rotating = (n_null + min(n_null, nulls.N_MEANS)) * 3.5 * np.where(n <= rotation_tests.MAX_TESTED, n, 0) ** 3
         return (n**2 + 1) * self.model.info.d_model + by_itself + rotating
 
     def takes(self, n_examples: Array) -> Array:
@@ -139,7 +139,8 @@ class ClusterWork:
             made, clustered = self._large(batch)
             _put(out, offsets, *_read(batch._replace(places=np.array([place])), clustered, nullcontext()))
             _say(out, np.array([place]), made.method, made.library)
-        return out
+        held = None if self.clustering.n_null else held_tests(self.index, self.choice, items)
+        return out if held is None else replace(out, significance=held)
 
     def _put_key_tokens(self, out: ClusterBatch, ends: columns.Offsets) -> None:
         """The key token of each example, layer by layer."""
@@ -200,25 +201,27 @@ class ClusterWork:
         return made if self.clustering.n_null == 0 else self._tested(batch, made, d)
 
     def _tested(self, batch: DeviceBatch, made: Clustered, d: Tensor) -> Clustered:
-        """With the rotation test of each neuron and of its merges, in frame `own`, as it is calibrated."""
-        rows, at, how = batch.rows, batch.example_rows, batch.how
-        if how.up is not None or batch.scales is not None:  # no weights and offsets say it
-            x = rows[at].float() if batch.scales is None else rows[at].float() * batch.scales[at][..., None]
-            rows = resident.embedded(x, how, batch.factors).flatten(0, 1)
-            at = torch.arange(at.numel(), device=at.device).view(at.shape)
-            how = EmbeddingWeights(torch.ones_like(how.weights))
-        n = batch.n_examples.where(batch.n_examples <= MAX_TESTED, 0)
-        trees = made.trees.where((n > 0)[:, None, None], torch.nan)
+        """With the rotation test of each neuron, and unless it is asked for alone, of its merges, and stability.
+
+        No distances of samples and rotations say a graph of nearest neighbours, so trees of one have the tests alone.
+        """
         n_null, seed = self.clustering.n_null, self.clustering.seed
-        found = splits.significant_merges(rows, at, how.weights, n, trees, how.offsets, n_null=n_null, seed=seed)
+        embedded = rotation_tests.embedded_rows(batch)
+        n = embedded.n_examples
+        if self.clustering.neighbours is None:
+            gram = products.gathered_products(*embedded)
+            made = made._replace(null_metrics=nulls.null_metrics(gram, n, self._labels, n_null, seed))
+        if self.clustering.neuron_only:
+            return made._replace(significance=torch.stack(list(rotation_tests.tests_of(batch, n_null, seed)), dim=1))
+        trees = made.trees.where((n > 0)[:, None, None], torch.nan)
+        rows, at, weights, n, offsets = embedded
+        found = splits.significant_merges(rows, at, weights, n, trees, offsets, n_null=n_null, seed=seed)
         tests = torch.stack([found.p_value, found.significant.double()], dim=2)
         made = made._replace(significance=torch.stack(list(found.root), dim=1), merge_tests=tests)
-        if self.clustering.neighbours is not None:  # no distances of samples and rotations say that graph
+        if self.clustering.neighbours is not None:
             return made
-        gram = products.gathered_products(rows, at, how.weights, n, how.offsets)
         k = splits.significant_clusters(trees, found.significant, n)
         return made._replace(
-            null_metrics=nulls.null_metrics(gram, n, self._labels, n_null, seed),
             stability=stability.cluster_stability(d, made.labels, n, self._labels, seed=seed),
             prediction_strength=stability.prediction_strength(d, n, k, self._trees, seed=seed),
         )
@@ -326,15 +329,11 @@ def _read(
         trees, labels = clustered.trees.cpu(), clustered.labels.cpu()
         cuts = clustered.silhouettes.cpu(), _on_cpu(clustered.cut_silhouettes)
         read = Clustered(trees, labels, measured, *cuts)
-        if clustered.significance is not None and clustered.merge_tests is not None:
-            read = read._replace(
-                significance=clustered.significance.cpu(),
-                merge_tests=clustered.merge_tests.cpu(),
-                null_metrics=_on_cpu(clustered.null_metrics),
-                stability=_on_cpu(clustered.stability),
-                prediction_strength=_on_cpu(clustered.prediction_strength),
-            )
-        return batch, read
+        of_tests: dict[str, Any] = {name: _on_cpu(getattr(clustered, name)) for name in _OF_TESTS}
+        return batch, read._replace(**of_tests)
+
+
+_OF_TESTS = ("significance", "merge_tests", "null_metrics", "stability", "prediction_strength")
 
 
 def _on_cpu(values: Tensor | None) -> Tensor | None:
@@ -357,8 +356,9 @@ def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBa
     out.silhouettes[places] = clustered.silhouettes.numpy()
     if clustered.cut_silhouettes is not None:
         out.cut_silhouettes[to_merge, 0] = clustered.cut_silhouettes.numpy()[merges]
-    if clustered.significance is not None and clustered.merge_tests is not None:
+    if clustered.significance is not None:
         out.significance[places] = clustered.significance.numpy()
+    if clustered.merge_tests is not None:
         out.merge_tests[to_merge] = clustered.merge_tests.numpy()[merges]
     if clustered.null_metrics is not None:
         out.null_metrics[places] = clustered.null_metrics.numpy()
@@ -375,6 +375,7 @@ _METRICS = ("max_distance", "mean_distance", "intra", "inter", "silhouette", "la
 def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, clustering: Clustering) -> ClusterBatch:
     b, e, m = len(neurons), int(n_examples.sum()), int(np.maximum(n_examples - 1, 0).sum())
     n_cuts, n_null = len(clustering.silhouette_thresholds), clustering.n_null
+    of_merges = n_null and not clustering.neuron_only
     return ClusterBatch(
         neurons=neurons,
         n_examples=n_examples,
@@ -389,11 +390,11 @@ def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, clustering: Clu
         silhouettes=np.empty((b, n_cuts)),
         libraries=np.full(b, LIBRARIES.index("polysem") + 1, np.int32),
         significance=np.full((b, 4 if n_null else 0), np.nan),
-        merge_tests=np.tile([[np.nan, 0.0]], (m, 1)) if n_null else np.empty((m, 0)),
+        merge_tests=np.tile([[np.nan, 0.0]], (m, 1)) if of_merges else np.empty((m, 0)),
         key_tokens=np.empty(e, np.int32),
         null_metrics=np.full((b, 4 if n_null else 0), np.nan),
-        stability=np.full((e, 1 if n_null else 0), np.nan),
-        prediction_strength=np.full((b, 1 if n_null else 0), np.nan),
+        stability=np.full((e, 1 if of_merges else 0), np.nan),
+        prediction_strength=np.full((b, 1 if of_merges else 0), np.nan),
         cut_silhouettes=np.full((m, 1 if clustering.cut_silhouettes else 0), np.nan),
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.questions.clustering import ClusterBatch
-from polysem.proto.questions.listing import NeuronTable, is_rare
+from polysem.proto.questions.listing import OF_TESTS, NeuronTable, is_rare
 from polysem.server.index.format import Index
 from polysem.server.questions.clustering import ClusterWork, empty_cluster_batch
 from polysem.server.questions.clusters_of_trees import Clusters, clusters_of, joined
@@ -34,6 +34,9 @@ METRICS = (
     "silhouette",
     "largest_share",
     "methods",
+    "p_value",
+    "null_silhouette",
+    "excess_silhouette",
 )
 
 
@@ -87,16 +90,24 @@ class WholeIndexes:
         items = work.index.every_neuron
         taken = work.takes(work.index.n_examples[items[:, 0], items[:, 1]])
         nothing = empty_cluster_batch(items[:0], np.zeros(0, np.int32), work.clustering)
-        metrics = [{name: getattr(nothing, name) for name in METRICS}]
+        metrics = [_metrics(nothing)]
         clusters = [clusters_of(nothing, 0.0)]
         async for answer in self._batcher.stream(work, items[taken], callers.current.get()):
             batch = answer.batch
             assert isinstance(batch, ClusterBatch)
-            metrics.append({name: getattr(batch, name) for name in METRICS})
+            metrics.append(_metrics(batch))
             clusters.append(await asyncio.to_thread(clusters_of, batch, work.clustering.distance_threshold))
         every = joined(clusters)
         table = await asyncio.to_thread(_table, work.index, taken, metrics, every)
         return WholeIndex(table, every, time.monotonic_ns() - started_ns)
+
+
+def _metrics(batch: ClusterBatch) -> dict[str, Array]:
+    """Of each neuron, (B,): METRICS, those of tests NaN where the index holds none."""
+    found = {name: getattr(batch, name) for name in METRICS if name not in OF_TESTS}
+    B = len(batch.neurons)
+    best, mean, _, p = batch.significance.T if batch.significance.shape[1] else np.full((4, B), np.nan)
+    return found | {"p_value": p, "null_silhouette": mean, "excess_silhouette": best - mean}
 
 
 def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
@@ -112,7 +123,7 @@ def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], cluste
         maximum_activation=statistics.maximum[at].astype(np.float64),
         mean_activation=statistics.mean[at].astype(np.float64),
         share_positive=statistics.share_positive[at].astype(np.float64),
-        rare=is_rare(m["n_examples"], m["largest_share"]).astype(np.int32),
+        rare=is_rare(m["n_examples"], m["largest_share"], p_value=m["p_value"]).astype(np.int32),
     )
 
 

@@ -12,10 +12,11 @@ import pytest
 from polysem.client import Client
 from polysem.client.baselines import Baselines
 from polysem.client.questions.clustering import METRICS
+from polysem.client.questions.significance import TESTS
 from polysem.client.streams import Stream
 from polysem.proto.errors import Cancelled, FailedPrecondition, Unavailable, UnknownNeuron
 
-COLUMNS = ["layer", "neuron", *METRICS, *Baselines._fields, "method", "side"]
+COLUMNS = ["layer", "neuron", *METRICS, *Baselines._fields, *TESTS, "method", "side"]
 
 # ---- When something is asked
 

@@ -41,6 +41,32 @@ def test_one_neuron_is_tested_by_default_and_several_are_not(polysem_client):
     assert polysem_client.cluster(NEURON, n_null=0)[0].significant_cut is None
 
 
+def test_by_default_the_neuron_alone_is_tested_and_when_asked_its_merges_too(polysem_client):
+    alone, wholly = polysem_client.cluster(NEURON)[0], polysem_client.cluster(NEURON, n_null=99)[0]
+    assert alone.significance == wholly.significance
+    assert alone.baselines == wholly.baselines  # with what rotations have at the cut
+    assert (alone.merge_tests, alone.significant_clusters, alone.prediction_strength) == (None, None, None)
+    assert {cluster.stability for cluster in alone.clusters} == {None}
+    assert wholly.significant_clusters is not None
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(terminal.neuron_panel(alone, alone.examples))
+    assert "its merges were not tested" in console.export_text()
+    written = neuron_json(alone)
+    assert written["excess_silhouette"] == alone.significance.excess
+    assert "significant_merges" not in written
+
+
+def test_who_looks_at_one_neuron_sees_its_significant_merges(polysem_client):
+    from polysem.client.commands.cli import cli
+
+    wholly = polysem_client.cluster(NEURON, n_null=99)[0]
+    arguments = ["cluster", NEURON, "--json", "--server", polysem_client.target]
+    (row,) = [
+        json.loads(line) for line in CliRunner().invoke(cli, arguments, catch_exceptions=False).stdout.splitlines()
+    ]
+    assert row["significant_clusters"] == wholly.significant_clusters
+
+
 def test_company_and_repetition_change_no_bit(polysem_client):
     alone = polysem_client.cluster(NEURON, n_null=20)[0]
     together = polysem_client.cluster("0.0-20", n_null=20)[3]
@@ -95,7 +121,7 @@ def test_groups_and_cut_by_hand():
 
 
 def test_it_is_said_in_terminal_json_and_browser(polysem_client, index_folder):
-    neuron = polysem_client.cluster(NEURON)[0]
+    neuron = polysem_client.cluster(NEURON, n_null=99)[0]
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(terminal.neuron_panel(neuron, neuron.examples))
     said = console.export_text()

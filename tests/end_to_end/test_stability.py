@@ -64,7 +64,7 @@ def test_company_changes_no_bit(polysem_client):
 
 
 def test_it_is_said_in_json_terminal_and_browser(polysem_client):
-    neuron = polysem_client.cluster("0.3")[0]
+    neuron = polysem_client.cluster("0.3", n_null=99)[0]
     written = json.loads(json.dumps(neuron_json(neuron)))
     assert [c["stability"] for c in written["clusters"]] == [c.stability for c in neuron.clusters]
     assert written["prediction_strength"] == neuron.prediction_strength
