@@ -56,7 +56,7 @@ server/tour          client client/drawing client/measuring client/terminal serv
 server/commands      client client/commands client/terminal proto server/app server/corpus server/demo server/index
                      server/indexing server/model server/opening server/paths server/questions server/ray_cluster
                      server/serving server/settings server/key_commands server/tour
-server/key_commands  client server/paths server/serving
+server/key_commands  client/terminal server/paths server/serving
 """
 FILES = {
     "polysem." + path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path

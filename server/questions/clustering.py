@@ -48,7 +48,7 @@ from polysem.proto.questions.clustering import (
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
-from polysem.server.questions import memory, nulls, resident, rotation_tests
+from polysem.server.questions import costs, memory, nulls, resident, rotation_tests
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.held import held_tests
 from polysem.server.questions.resident import DeviceBatch
@@ -94,12 +94,11 @@ class ClusterWork:
     library: libraries.Library = "torch"
 
     def costs(self, items: IntArray) -> Array:
-        """n_examples² · d_model, and a constant where each tree is made by itself, so that batches stay short."""
+        """n_examples² · d_model, what tests cost, and a constant for a tree made by itself: batches stay short."""
         n = self.index.n_examples[items[:, 0], items[:, 1]].astype(np.float64)
         by_itself = 0.0 if self.clustering.neighbours is None else COST_OF_ONE[self.model.device.type]
-        n_null = self.clustering.n_null
-        rotating = (n_null + min(n_null, nulls.N_MEANS)) * 3.5 * np.where(n <= rotation_tests.MAX_TESTED, n, 0) ** 3
-        return (n**2 + 1) * self.model.info.d_model + by_itself + rotating
+        testing = costs.tests(n, self.clustering.n_null, self.clustering.neuron_only)
+        return (n**2 + 1) * self.model.info.d_model + by_itself + testing
 
     def takes(self, n_examples: Array) -> Array:
         """(B,) bool: whether neurons of so many examples are not too large for what was asked."""

@@ -1,0 +1,50 @@
+"""What tests cost in the queue; that it is about what they take is for tests/benchmarks/tests_cost.py."""
+
+import numpy as np
+import pytest
+
+from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
+from polysem.server.index.format import open_index
+from polysem.server.questions import costs
+from polysem.server.questions.clustering import ClusterWork
+
+N = np.array([0, 2, 30, 100, 1000, 1001])
+
+
+def test_who_does_not_ask_pays_nothing():
+    assert costs.tests(N, 0, False).tolist() == costs.tests(N, 0, True).tolist() == [0.0] * 6
+
+
+def test_neurons_too_large_to_be_tested_cost_nothing_more():
+    assert costs.tests(N, 99, False)[-1] == 0
+    assert (costs.tests(N, 99, False)[:-1] > 0).all()
+
+
+def test_more_examples_more_rotations_and_merges_cost_more():
+    alone, wholly = costs.tests(N[:-1], 99, True), costs.tests(N[:-1], 99, False)
+    assert (np.diff(alone) > 0).all()
+    assert (wholly > alone).all()
+    assert (costs.tests(N[:-1], 199, True) > 1.5 * alone).all()
+
+
+def test_rotations_of_many_examples_cost_as_their_cube():
+    few, many = costs.tests(np.array([500, 1000]), 99, True)
+    assert 4 < many / few < 8
+
+
+def test_one_rotation_is_no_bargain_where_merges_are_tested():
+    """Their tests have 99 rotations each whatever is asked for."""
+    one, hundred = (costs.tests(np.array([100]), n_null, False)[0] for n_null in (1, 99))
+    assert one > hundred / 3
+
+
+@pytest.mark.parametrize("neuron_only", [False, True])
+def test_work_counts_them_beside_the_clustering(index_folder, small_model, neuron_only):
+    index = open_index(index_folder)
+    plain, tested = (
+        ClusterWork(small_model, index, EmbeddingChoice(), Clustering(n_null=n_null, neuron_only=neuron_only))
+        for n_null in (0, 99)
+    )
+    items = index.every_neuron
+    n = index.n_examples[items[:, 0], items[:, 1]]
+    np.testing.assert_allclose(tested.costs(items) - plain.costs(items), costs.tests(n, 99, neuron_only))
