@@ -3,7 +3,8 @@
     python tests/benchmarks/calibration.py [--sets 400] [--n-null 99] [--seed 0] [--n-examples 80] [--frame own raw]
 
 Each line is one way to make a set; `sets` sets of it, each tested once, with rotations of its own. Prints the share
-with p <= .05 with a 95 % interval (Wilson), and the mean excess silhouette (best minus null mean). Rows without clusters:
+with p <= .05 with a 95 % interval (Wilson), and the mean excess silhouette (best minus null mean). Rows without
+clusters:
 
 Gaussian      of many shapes: n from 30 to 300, flat and steep spectra, near and far means
 exponential   independent entries, Exp(1) times the square root of a spectrum: 1/k, 1/k² or flat
