@@ -225,7 +225,13 @@ def matched(name: str, causal: Any, stored: Mapping[str, StoredTensor]) -> dict[
 def _check_unknown(name: str, causal: Any, prefix: str, keys: Iterable[str]) -> None:
     heads = {key.removeprefix(prefix) for key in causal.state_dict()}
     ignored = getattr(type(causal.base_model), "_keys_to_ignore_on_load_unexpected", None) or []
-    ignored = [*ignored, r"rotary_emb\.inv_freq", r"attn\.(masked_)?bias$", r"attention\.(masked_)?bias$"]
+    ignored = [
+        *ignored,
+        r"^embed_out\.",
+        r"rotary_emb\.inv_freq",
+        r"attn\.(masked_)?bias$",
+        r"attention\.(masked_)?bias$",
+    ]
     unknown = [key for key in keys if key not in heads and not any(re.search(pattern, key) for pattern in ignored)]
     inside = {key.partition(".")[0] for key in causal.base_model.state_dict()}
     if of_layers := [key for key in unknown if key.partition(".")[0] in inside]:

@@ -14,7 +14,9 @@ from polysem.proto.errors import FailedPrecondition, UnknownModel
 from polysem.server.model.families import FAMILIES
 from polysem.server.model.loading import load
 
+from . import tiny_families
 from .spoil import TOKENS, as_gpt2_model, change_config, change_weights, read, refusal
+from .tiny_families import TINY
 
 # ---- Kinds of models that are not read
 
@@ -80,6 +82,11 @@ def test_what_old_checkpoints_carry_is_not_warned_of(folder, caplog, small_model
     old = {"h.0.attn.bias": torch.ones(1, 1, 32, 32), "lm_head.weight": torch.ones(257, 24)}
     change_weights(folder, lambda weights: as_gpt2_model(weights) | old)
     assert load(str(folder), "cpu").info.sha256 == small_model.info.sha256
+    assert caplog.text == ""
+
+
+def test_the_head_of_pythia_is_not_warned_of(tmp_path, caplog):
+    load(str(tiny_families.write(tmp_path, TINY["gpt_neox"])), "cpu")
     assert caplog.text == ""
 
 

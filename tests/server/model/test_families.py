@@ -61,6 +61,40 @@ def case(request, tmp_path_factory) -> Case:
     return Case(tiny, ours, theirs, hooked(theirs, tiny, TOKENS), shown)
 
 
+ROPE = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+ODD = [  # settings that move none of what a family says of itself
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True, "activation_function": "relu", "tie_word_embeddings": False}),
+    ("gptj", {"rotary_dim": 12, "activation_function": "gelu", "n_inner": None}),
+    ("gpt_neox", {"rotary_pct": 1.0, "attention_bias": False, "tie_word_embeddings": True, "layer_norm_eps": 1e-2}),
+    ("phi", {"qk_layernorm": True, "partial_rotary_factor": 1.0, "num_key_value_heads": 2}),
+    ("falcon, new", {"bias": True, "num_kv_heads": 2, "activation": "relu"}),
+    ("bloom", {"tie_word_embeddings": False, "layer_norm_epsilon": 1e-2}),
+    (
+        "llama",
+        {"head_dim": 20, "rope_parameters": ROPE | {"original_max_position_embeddings": 32}, "hidden_act": "relu"},
+    ),
+    ("mistral", {"sliding_window": 3, "num_key_value_heads": 2, "tie_word_embeddings": True}),
+    ("gemma2", {"layer_types": ["full_attention"] * 2, "attention_bias": True, "attn_logit_softcapping": None}),
+    ("gemma3_text", {"layer_types": ["full_attention", "sliding_attention"], "rope_local_base_freq": 100.0}),
+    ("olmo", {"clip_qkv": 0.5, "num_key_value_heads": 2, "tie_word_embeddings": True}),
+    ("phi3", {"partial_rotary_factor": 0.5, "sliding_window": 4, "hidden_act": "gelu"}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), ODD, ids=str)
+def test_odd_settings_that_are_legal_change_nothing_of_where_it_reads(name, settings, tmp_path):
+    from transformers import AutoModel
+
+    tiny = TINY[name]._replace(config=TINY[name].config | settings)
+    folder = tiny_families.write(tmp_path, tiny)
+    plain = hooked(AutoModel.from_pretrained(folder, dtype=torch.float64).eval(), tiny, TOKENS)
+    shown: list[tuple[Tensor, Tensor]] = []
+    load(str(folder), "cpu").read(TOKENS, lambda _layer, residual, a: shown.append((residual.clone(), a.clone())))
+    for seen, (residual, a) in zip(plain, shown, strict=True):
+        assert_close(residual, seen.x.float(), **CLOSE)
+        assert_close(a, seen.a.float(), rtol=2e-5, atol=2e-5 * float(seen.a.abs().max()))
+
+
 def test_every_family_has_a_tiny_model():
     assert {tiny.model_type for tiny in TINY.values()} == set(FAMILIES)
 
