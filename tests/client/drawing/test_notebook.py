@@ -19,6 +19,7 @@ def test_the_example_notebook_runs(path, index_folder, tmp_path, monkeypatch):
     for cell in notebook.cells:  # over the small index of these tests, which has no neuron 2.185
         cell.source = cell.source.replace("polysem.server.local()", f"polysem.server.local({str(index_folder)!r})")
         cell.source = cell.source.replace("2.185", "0.1").replace('"2.*"', '"1.*"')
+        cell.source = cell.source.replace('"n_examples"] >= 25', '"n_examples"] >= 3')
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
     client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3")
@@ -26,6 +27,21 @@ def test_the_example_notebook_runs(path, index_folder, tmp_path, monkeypatch):
     shown = [output.data for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
     assert any("Polysem.show" in data.get("text/html", "") for data in shown)
     assert sum("image/png" in data for data in shown) == 2
+    tables = " ".join(data["text/html"] for data in shown if "<table" in data.get("text/html", ""))
+    for words in ("stability", "p-value", "agreement with key tokens", "ARI", "model sha256"):
+        assert words in tables, words
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_notebook_is_kept_with_what_it_showed(path):
+    nbformat = pytest.importorskip("nbformat")
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert "site-packages" not in path.read_text("utf-8")
 
 
 def test_the_readmes_cells_run_again_and_again_in_one_notebook(polysem_client, index_folder, tmp_path, monkeypatch):
