@@ -1,4 +1,4 @@
-"""What both clients send, and how the messages of an answer become batches again."""
+"""Requests that both clients send, and how an answer's messages become batches again."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ class Assembler:
 
     @property
     def timeout_s(self) -> float | None:
-        """What is left of the time given."""
+        """Return the time left of the time given."""
         return None if self._ends is None else max(self._ends - time.monotonic(), 0.0)
 
     def resumes(self, error: grpc.RpcError) -> bool:

@@ -100,7 +100,7 @@ def is_unseen(text: str) -> bool:
 
 
 def _alone(text: str) -> str:
-    """What cannot be seen alone: marks on a dotted circle, else codes; of one character its name."""
+    """Show a character that cannot be seen alone: marks on a dotted circle, else codes; its name if it stands alone."""
     if all(unicodedata.category(character) in ("Mn", "Me") for character in text) and not _selects(text):
         return DOTTED_CIRCLE + text
     if len(text) == 1 and (name := unicodedata.name(text, "")):

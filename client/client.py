@@ -136,7 +136,7 @@ class Client:
                             corpus · standardised: that, and x̂ divided by the layer's deviations · own: without the
                             mean of the neuron's own examples
         distance_threshold  0..2: where the tree is cut
-        thresholds          of scc's rounds, increasing, or the name of a schedule; None: linear, 0.02 to 1.0
+        thresholds          thresholds of SCC's rounds, increasing, or the name of a schedule; None: linear, 0.02 to 1.0
         until_stable        of scc: repeat each round until nothing merges
         neighbours          1..1024: of scc and single linkage, cluster the graph of each example's so many nearest, an
                             approximation; None: exactly, but scc above 20,000 examples on the graph of 25
@@ -199,7 +199,7 @@ class Client:
     def statistics(
         self, *neurons: NeuronLike, index: str | None = None, side: Side = "positive"
     ) -> StatisticsOfNeurons:
-        """How strongly the neurons fire over the corpus, and the band of it that their dataset examples come from."""
+        """Return how strongly the neurons fire over the corpus, and the band that their dataset examples come from."""
         return self._stream(statistics.call(neurons, index, side))
 
     def neurons(
@@ -265,7 +265,7 @@ class Client:
         side: Side = "positive",
         places: Sequence[int] = (),
     ) -> Importances:
-        """How much the neurons' key activations lose when a token before the key token is masked, one at a time.
+        """Measure how much of the key activations is lost when each earlier token is masked in turn (token ablation).
 
         examples       which of each neuron's examples, by number; none: all. Version 0.1.0 called them places
         tokens_before  how many tokens before the key token are masked; it is masked, too
@@ -285,7 +285,7 @@ class Client:
         side: Side = "positive",
         **options: Unpack[ClusteringOptions],
     ) -> Explanation:
-        """What neurons make of your own text, token by token; without neurons: those that fire hardest at each token.
+        """Explain your own text, token by token; without neurons: those that fire hardest at each token.
 
         text                     read as one context: at least a token, at most what the model reads at once
         neurons                  at most 256. Where one fires, its token falls in the feature cluster with the smallest

@@ -1,4 +1,4 @@
-"""How a client reaches a server: channel options, retries, TLS, and what each call carries besides its question."""
+"""Connection to a server: channel options, retries, TLS, and what each call carries besides its question."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ REPLICAS_CONFIG = SERVICE_CONFIG | {
 
 
 def _address(target: str) -> tuple[str, list[tuple[str, Any]]]:
-    """How gRPC writes the target, and the channel's options."""
+    """Return the target as gRPC writes it, and the channel's options."""
     options: list[tuple[str, Any]] = [("grpc.keepalive_time_ms", 60_000)]  # the server allows a ping every 30 s
     options.append(("grpc.keepalive_timeout_ms", 20_000))
     options.append(("grpc.max_reconnect_backoff_ms", 5_000))  # a server that comes back is found within that
@@ -87,7 +87,7 @@ def _address(target: str) -> tuple[str, list[tuple[str, Any]]]:
 def translated(
     error: grpc.RpcError | asyncio.CancelledError, target: str, check_open: Callable[[], object]
 ) -> BaseException:
-    """What to raise in place of gRPC's error: what the server raised, or what came between.
+    """Return what to raise in place of gRPC's error: what the server raised, or what came between.
 
     check_open  raises where the client was closed, which is then all that there is to say
 

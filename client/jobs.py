@@ -338,7 +338,7 @@ class Jobs:
 
 
 class AsyncJobs:
-    """As `Jobs`, whose docstrings hold here, to be awaited."""
+    """The methods of `Jobs`, whose docstrings hold here, to be awaited."""
 
     def __init__(self, stub: Callable[[], Any], target: str, timeout_s: float | None) -> None:
         self._stub, self._target, self._timeout_s = stub, target, timeout_s

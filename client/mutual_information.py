@@ -44,7 +44,7 @@ def _expected(n: int, a_sizes: Array, b_sizes: Array) -> float:
 
 @lru_cache(KEPT)
 def _term(n: int, a: int, b: int) -> float:
-    """What a group of a items and one of b are expected to share of the information (equation 24 of the paper)."""
+    """Return the information that a group of a items and one of b are expected to share (equation 24 of the paper)."""
     shared = np.arange(max(1, a + b - n), min(a, b) + 1)
     f = _log_factorials(n)
     log_chance = f[a] + f[b] + f[n - a] + f[n - b] - f[n] - f[shared] - f[a - shared] - f[b - shared]

@@ -168,7 +168,7 @@ class Stream(Sequence[Item]):
 
 
 def _lasting(error: BaseException) -> PolysemError:
-    """What further reading raises after a failure, so that half an answer never passes for a whole one."""
+    """Return what further reading raises after a failure, so that half an answer never passes for a whole one."""
     return error if isinstance(error, PolysemError) else Cancelled("reading this answer was interrupted; ask again")
 
 

@@ -9,7 +9,7 @@ from polysem.proto.neurons import NeuronId
 
 
 def neuron_id(pair: IntArray) -> NeuronId:
-    """Of a row (2,) of a column of neurons."""
+    """Return the neuron id of a row (2,) of a column of neurons."""
     return NeuronId(int(pair[0]), int(pair[1]))
 
 

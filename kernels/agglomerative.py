@@ -35,7 +35,7 @@ DEAD = np.int32(0x7FFFFFFF)  # or-ed onto the bits of a float32, later in order 
 
 
 def linkage_reference(distances: Tensor, n_examples: Tensor, method: Linkage = "average") -> Tensor:
-    """As `linkage`, from the definition: two clusters are as far as the mean, largest or smallest of their pairs."""
+    """Compute `linkage` from the definition: a cluster distance is the mean, largest or smallest over pairs."""
     matrix, counts = _arguments(distances, n_examples, method)
     check_distances(matrix, counts)
     B, N = matrix.shape[:2]
@@ -118,7 +118,7 @@ def copy_distances(distances: Array, n: int, work: Array) -> bool:
 
 @compiled
 def _copy_row(distances: Array, i: int, n: int, work: Array) -> int:
-    """How many of the row's entries are not in 0..2; the diagonal is not asked."""
+    """Count the row's entries that are not in 0..2, except on the diagonal."""
     outside = 0
     for k in range(n):
         value = distances[i, k]

@@ -1,4 +1,4 @@
-"""What every kernel asks of its tensors, and what is said when they do not fit.
+"""Checks that every kernel makes of its tensors, and what it says when they do not fit.
 
 The GPU halves ask with `checked`; for the CPU halves tensors become NumPy arrays, without a copy.
 """

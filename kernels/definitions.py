@@ -1,4 +1,4 @@
-"""What the two halves of a kernel share: the metrics they return, the linkages, and checks of their arguments."""
+"""Definitions that the two halves of a kernel share: metrics, linkages, and checks of arguments."""
 
 from typing import Literal, NamedTuple
 

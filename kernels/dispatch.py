@@ -1,4 +1,4 @@
-"""Where a kernel runs: where its tensors are."""
+"""Choice of where a kernel runs: where its tensors are."""
 
 import inspect
 from collections.abc import Callable

@@ -40,7 +40,7 @@ def weighted_cosine_distances_reference(
     up: Tensor | None = None,
     factors: Tensor | None = None,
 ) -> Tensor:
-    """As `weighted_cosine_distances`, in float64, rounded to float32 at the end."""
+    """Compute `weighted_cosine_distances` in float64, rounded to float32 at the end."""
     rows, used, (w, o, v, f), counts = _direct_arguments(x, weights, n_examples, offsets, precision, up, factors)
     result = np.full((*used.shape, used.shape[1]), np.inf, np.float32)
     for b, n in enumerate(counts):

@@ -26,7 +26,7 @@ def gated_factors_reference(
     n_examples: Tensor,
     scales: Tensor | None = None,
 ) -> Tensor:
-    """As `gated_factors`, in float64, rounded to float32 at the end."""
+    """Compute `gated_factors` in float64, rounded to float32 at the end."""
     x, used, w, v, b, counts, s = gate_arguments(rows, example_rows, weights, up, biases, n_examples, scales)
     result = torch.zeros(*used.shape, 2)
     for neuron, n in enumerate(counts.tolist()):

@@ -204,7 +204,7 @@ def fill_panel(e: Array, k: int, D: int, panel: Array) -> None:
 
 @compiled
 def mirror(result: Array, n: int) -> None:
-    """What is above the diagonal becomes what is below it."""
+    """Copy what is above the diagonal to below it."""
     whole = n // WIDTH * WIDTH
     for i in range(0, whole, WIDTH):
         for k in range(0, i, WIDTH):

@@ -24,7 +24,7 @@ BLOCK = 1024  # neurons whose maxima and places take 9 kB
 def key_tokens_reference(
     activations: Tensor, lengths: Tensor, n_skipped: int, n_ends: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """As `key_tokens`, from the definition."""
+    """Compute `key_tokens` from the definition."""
     values, n_tokens = key_token_arguments(activations, lengths, n_skipped, n_ends)
     strongest = torch.empty(n_ends, values.shape[0], values.shape[2])
     where = torch.empty(strongest.shape, dtype=torch.int32)

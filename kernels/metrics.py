@@ -38,7 +38,7 @@ from polysem.kernels.tree import check_trees, is_tree
 
 
 def cluster_metrics_reference(distances: Tensor, labels: Tensor, n_examples: Tensor) -> ClusterMetrics:
-    """As `cluster_metrics`, from the definitions."""
+    """Compute `cluster_metrics` from the definitions."""
     matrix, clusters, counts = _cluster_arguments(distances, labels, n_examples)
     check_distances(matrix, counts)
     rows = []

@@ -43,7 +43,7 @@ def null_silhouettes(
 
 
 def _scratch(N: int) -> tuple[Array, ...]:
-    """Those of a rotation, its distances, those that the tree is made in, the tree, sums, and silhouettes of cuts."""
+    """Buffers of a rotation: its distances, those that the tree is made in, the tree, sums, and silhouettes of cuts."""
     n_rows = max(N - 1, 0)
     tree = np.empty((n_rows, 4)), node_sums(N), np.empty(n_rows)
     return *rotation_scratch(N), room((N, N), np.float32), linkage_scratch(N), *tree

@@ -1,4 +1,4 @@
-"""How the CPU halves are compiled, and how they share the cores: one neuron is the unit of work.
+"""Compilation of the CPU halves, and how they share the cores: one neuron is the unit of work.
 
 Every kernel is `kernel(first, step, *arrays)` and does neurons first, first + step, …: plain Numba, the GIL released
 throughout, spread over the calling thread and a pool of Python threads. One neuron's arithmetic never depends on its

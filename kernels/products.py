@@ -23,7 +23,7 @@ from polysem.kernels.rows import embed
 def mean_embeddings_reference(
     rows: Tensor, example_rows: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
-    """As `mean_embeddings`, in float64, rounded to float32 at the end."""
+    """Compute `mean_embeddings` in float64, rounded to float32 at the end."""
     table, used, (w, o, *_), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
     result = np.zeros(w.shape)
     for b, n in enumerate(counts):
@@ -58,7 +58,7 @@ def mean_embeddings(
 def gathered_products_reference(
     rows: Tensor, example_rows: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
-    """As `gathered_products`, in float64, rounded to float32 at the end."""
+    """Compute `gathered_products` in float64, rounded to float32 at the end."""
     table, used, (w, o, *_), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
     result = np.zeros((*used.shape, used.shape[1]), np.float32)
     for b, n in enumerate(counts):

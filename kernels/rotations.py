@@ -55,7 +55,7 @@ def orders(n: int, first: int, last: int, seed: int) -> NDArray[np.int32]:
 
 
 def rotated_distances_reference(products: Tensor, n_examples: Tensor, first: int, last: int, seed: int = 0) -> Tensor:
-    """As `rotated_distances`, in float64, rounded to float32 at the end."""
+    """Compute `rotated_distances` in float64, rounded to float32 at the end."""
     gram, counts = gram_arguments(products, n_examples, first, last, seed)
     B, N = gram.shape[:2]
     result = np.full((B, last - first, N, N), np.inf, np.float32)
@@ -129,7 +129,7 @@ def check_nulls(first: int, last: int, seed: int) -> None:
 
 
 class Turned(NamedTuple):
-    """What all nulls of B neurons are made of.
+    """Data that all nulls of B neurons are made of.
 
     products  (B, N, N) float32: Q G Qᵀ
     back      (S,) float32: Qᵀ row by row, that of each number of examples once

@@ -34,7 +34,7 @@ from polysem.kernels.parallel import compiled, for_each_neuron, room
 
 
 def linkage_reference(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_stable: bool = False) -> Tensor:
-    """As `linkage`, from the definition."""
+    """Compute `linkage` from the definition."""
     matrix, counts, taus = _arguments(distances, n_examples, thresholds)
     check_distances(matrix, counts)
     B, N = matrix.shape[:2]

@@ -46,7 +46,7 @@ def rotation_test_reference(
     centre: bool = True,
     method: Linkage = "average",
 ) -> RotationTest:
-    """As `rotation_test`, by the references of all its parts."""
+    """Compute `rotation_test` by the references of all its parts."""
     rotations.check_nulls(0, n_null, seed)
     rows, used, ones = _as_rows(embeddings, n_examples)
     offsets = -products.mean_embeddings_reference(rows, used, ones, n_examples) if centre else None

@@ -28,7 +28,7 @@ from polysem.kernels.tree import check_trees, is_tree
 
 
 def cut_silhouettes_reference(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> Tensor:
-    """As `cut_silhouettes`, from the definition."""
+    """Compute `cut_silhouettes` from the definition."""
     matrix, trees, counts = _arguments(distances, linkage, n_examples)
     check_distances(matrix, counts)
     check_trees(trees, counts)
@@ -161,7 +161,7 @@ def score_cuts(distances: Array, n: int, tree: Array, sums: Array, result: Array
 
 @compiled
 def _ranges(tree: Array, n: int) -> tuple[Array, Array]:
-    """Of each node the first of its examples in the order of the leaves, and how many it has."""
+    """Return each node's first example in the order of the leaves, and how many it has."""
     begin, size = np.zeros(2 * n - 1, np.int64), np.ones(2 * n - 1, np.int64)
     for row in range(n - 1):
         size[n + row] = size[int(tree[row, 0])] + size[int(tree[row, 1])]

@@ -17,7 +17,7 @@ from polysem.kernels.parallel import compiled, for_each_neuron
 
 
 def cut_reference(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor) -> Tensor:
-    """As `cut`, from the definition."""
+    """Compute `cut` from the definition."""
     trees, counts, width = tree_arguments(linkage, n_examples)
     thresholds = _thresholds(distance_threshold, len(counts))
     check_trees(trees, counts)

@@ -1,1 +1,1 @@
-"""What both ends share: types, errors, and the codec between them and the wire (package `polysem.v1`)."""
+"""Types, errors and codec that both ends share, between them and the wire (package `polysem.v1`)."""

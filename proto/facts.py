@@ -23,7 +23,7 @@ from polysem.v1 import neuron_service_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server accepts; costs are in n_examples² · d_model.
+    """Limits of what the server accepts; costs are in n_examples² · d_model.
 
     max_requests_in_flight_of_key, daily_cost_quota  the key's own; 0: no limit
     max_neighbours                                   0: a server that clusters no graphs of neighbours when asked
@@ -118,7 +118,7 @@ class IndexInfo:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What a reader of the index should know of its corpus, a sentence each."""
+        """Facts that a reader of the index should know of its corpus, a sentence each."""
         found = []
         if n := self.n_longer_documents:
             found.append(f"{_documents(n)} longer than one context; --windows all reads them whole")

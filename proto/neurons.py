@@ -150,7 +150,7 @@ def _checked(named: object, layer: int, first: int | None, last: int | None) -> 
 
 
 def _shown(named: object) -> str:
-    """What was named, as far as a message has room for it."""
+    """Return what was named, as far as a message has room for it."""
     try:
         text = repr(named)
     except ValueError:  # a number of thousands of digits

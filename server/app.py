@@ -157,7 +157,7 @@ async def _set_health(servicer: health.HealthServicer, status: Any) -> None:
 
 
 async def _loaded(load: Callable[[], Engine]) -> Engine:
-    """What `load` returns, from a thread that does not keep the process alive: Ctrl-C ends a long build at once."""
+    """Run `load` in a thread that does not keep the process alive: Ctrl-C ends a long build at once."""
     loop = asyncio.get_running_loop()
     engine: asyncio.Future[Engine] = loop.create_future()
 

@@ -196,7 +196,7 @@ def _reads(
     ray: dict[str, Any],
     note: Callable[[str], None],
 ) -> Iterator[tuple["ModelDescription", "Executor | None"]]:
-    """What reads the corpus: the model here, or as workers have it, and their executor."""
+    """Yield what reads the corpus: the model here, or as workers have it, and their executor."""
     if executor == "local":
         from polysem.server.model.loading import load
         from polysem.server.settings import devices_of

@@ -75,7 +75,7 @@ class LocalClient:
                 self._await(stream.aclose)
 
     def _await(self, function: Any, *arguments: Any) -> Any:
-        """What the event loop makes of it; raises Cancelled once this client is closed."""
+        """Return what the event loop makes of it; raises Cancelled once this client is closed."""
 
         async def wait() -> Any:
             return await function(*arguments)

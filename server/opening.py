@@ -1,4 +1,4 @@
-"""What a server serves: the indexes that its settings name and their model, or the demo's."""
+"""Opening of what a server serves: the indexes that its settings name and their model, or the demo's."""
 
 import logging
 import os
@@ -59,7 +59,7 @@ def _most_examples(indexes: Sequence[Index]) -> int:
 
 
 def named_library(settings: Settings, device: torch.device) -> Library | None:
-    """What searches nearest neighbours by the settings, imported; None where they leave it open.
+    """Import and return what searches nearest neighbours by the settings; None where they leave it open.
 
     Raises InvalidArgument for one that does not run on the device, FailedPrecondition where it cannot be imported.
     """

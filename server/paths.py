@@ -1,4 +1,4 @@
-"""Where the server keeps what it can make again (the demo index, compiled kernels), and what it cannot (keys, jobs)."""
+"""Folders of what the server can make again (the demo index, compiled kernels), and what it cannot (keys, jobs)."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def state_folder(named: Path | None = None) -> Path:
-    """Where the server keeps what it cannot make again, as named, else $XDG_STATE_HOME/polysem; not made here.
+    """Return the folder of what cannot be made again, as named, else $XDG_STATE_HOME/polysem; not made here.
 
     Without a home it lies under the temporary folder.
     """
@@ -38,7 +38,7 @@ def state_folder(named: Path | None = None) -> Path:
 
 
 def temporary_folder() -> Path:
-    """Of this user, under the temporary folder; not made here."""
+    """Return this user's folder under the temporary folder; not made here."""
     return Path(tempfile.gettempdir()) / f"polysem-{os.getuid()}"
 
 

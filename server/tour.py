@@ -116,7 +116,7 @@ def _row(clusters: Clusters) -> Sequence[str]:
 
 
 def command() -> str:
-    """How this process was started, as it can be typed again in the same terminal: `polysem` where that is it."""
+    """Return how this process was started, to be typed again in the same terminal: `polysem` where that is it."""
     script = Path(sys.argv[0])
     if script.suffix == ".py":  # python -m polysem
         return shlex.join([sys.executable, "-m", "polysem"])

@@ -41,7 +41,7 @@ OF_ASCII = str.maketrans(
 
 
 def _lookalikes(error: UnicodeError) -> tuple[str, int]:
-    """What a terminal's encoding does not have: ASCII that looks like it, else a question mark."""
+    """Replace what a terminal's encoding lacks by ASCII that looks like it, else by a question mark."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     looks = error.object[error.start : error.end].translate(OF_ASCII)

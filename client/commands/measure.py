@@ -153,7 +153,7 @@ def measure(
 
 
 def _named(option: str, given: Sequence[Any], default: str) -> Sequence[Any]:
-    """What the command line names of the option; else the default."""
+    """Return what the command line names for the option, else the default."""
     source = click.get_current_context().get_parameter_source(option)
     return (default,) if source is click.core.ParameterSource.DEFAULT else given
 

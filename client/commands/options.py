@@ -252,7 +252,7 @@ def print_json(value: Any) -> None:
 
 
 def say_if_none(found: Sequence[Any], chosen: Sequence[int]) -> None:
-    """Of commands that show examples."""
+    """Say so if a command that shows examples found none."""
     if not len(found):
         click.echo("none of these neurons has " + ("an example of such a number" if chosen else "dataset examples"))
 
@@ -294,7 +294,7 @@ def ray_options(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def destination_of(out: str, force: bool = False) -> Destination:
-    """Where the command's result goes; it depends on all arguments but those of where the work is done."""
+    """Return where the command's result goes; it depends on all arguments but those of where the work is done."""
     given = click.get_current_context().params.items()
     depends = {name: value for name, value in given if name not in ("executor", "force") and name[:4] != "ray_"}
     return Destination(out, force, json.dumps(depends, default=str, sort_keys=True))

@@ -1,4 +1,4 @@
-"""What a server's metrics say, live: `polysem top`. Reads the metrics' port, which a full queue does not slow."""
+"""Live view of a server's metrics: `polysem top`. Reads the metrics' port, which a full queue does not slow."""
 
 import re
 import time
@@ -57,7 +57,7 @@ def parse(text: str, time_s: float) -> Sample:
 
 
 def read(address: str, timeout_s: float = 5.0) -> Sample:
-    """What host:port says now. Raises Unavailable, InvalidArgument."""
+    """Read the metrics that host:port gives now. Raises Unavailable, InvalidArgument."""
     try:
         with _opener(address).open(f"http://{address}/metrics", timeout=timeout_s) as answer:
             return parse(answer.read().decode("utf-8", "replace"), time.monotonic())

@@ -89,7 +89,7 @@ def example_data(example: "Example") -> dict[str, Any]:
 
 
 def note(neuron: "Neuron") -> str:
-    """How the tree was made, in words."""
+    """Say in words how the tree was made."""
     p = neuron.provenance
     embedding = p.choice.words
     frame = "" if p.choice.frame == "raw" else f", frame {p.choice.frame}"

@@ -41,7 +41,7 @@ STYLE = {"font.size": 8, "svg.fonttype": "none", "svg.hashsalt": "polysem", "fon
 
 
 class Look(NamedTuple):
-    """How a cluster is told from others: by its letter and size, and by a colour."""
+    """Marks that distinguish a cluster: its letter, size and colour."""
 
     letter: str
     size: int
@@ -135,7 +135,7 @@ def _looks(neuron: "Neuron") -> dict[int, Look]:
 
 
 def _looks_as(other: "Neuron", neuron: "Neuron") -> dict[int, Look]:
-    """Of another clustering of the neuron's examples: a cluster looks as the one that it shares most examples with.
+    """Marks for another clustering of the neuron's examples: a cluster looks like the one it shares most examples with.
 
     Clusters that have no such one come after the neuron's letters. By label.
     """

@@ -64,7 +64,7 @@ def make(client: Client, *neurons: str, index: str | None = None, **options: obj
 
 
 def _most_behaviours(neuron: Neuron) -> tuple[int, float]:
-    """Those with several clusters of some size come first, of equals the clearest."""
+    """Sort neurons with several clusters of some size first, of equals the clearest."""
     large = sum(cluster.size >= 4 for cluster in neuron.clusters)
     return -large, -(neuron.metrics.silhouette or -1.0)
 
@@ -94,7 +94,7 @@ def _page(asked: Sequence[Neuron], drawn: Sequence[Neuron], articles: str, named
 
 
 def _words(asked: Sequence[Neuron], drawn: Sequence[Neuron], named: str) -> str:
-    """What was asked, what is shown, and what is not."""
+    """Say what was asked, what is shown, and what is not."""
     empty = sum(not neuron.metrics.n_examples for neuron in asked)
     sentences = [f"Asked for: {named}."]
     if empty:

@@ -134,7 +134,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
 
 
 class _Headers:
-    """What every answer carries, also that of an error."""
+    """Middleware that adds the headers of every answer, also of an error."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -165,7 +165,7 @@ def _version(path: Path) -> str:
 
 
 def _static_address(name: str) -> str:
-    """Of a file as it is now, so that a browser may keep it for good."""
+    """Return the address of a file as it is now, so that a browser may keep it for good."""
     return f"/static/{name}?v={_version(STATIC[name])}"
 
 
@@ -308,7 +308,7 @@ class _Pages:
         raise errors.NotFound(f"neuron {id_} has no example {number}")
 
     def importance_json(self, request: Request) -> Response:
-        """Of each token of an example, up to its key token: how much the activation needs it, 0..1."""
+        """Return for each token of an example, up to its key token, how much the activation needs it, 0..1."""
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
         number = _number(request, "example")
         example = self._example(id_, number, view, whole=False)

@@ -28,7 +28,7 @@ class Asking:
         self._under_way: dict[str, Future[Response]] = {}
 
     async def answer(self, address: str, ask: Callable[[], Response]) -> Response:
-        """What `ask` answers.
+        """An answer of `ask`.
 
         Raises what it raises, Overloaded where too many ask, DeadlineExceeded where the server is at work on it,
         Unavailable where the server says nothing.

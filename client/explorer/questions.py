@@ -1,4 +1,4 @@
-"""What an address of the explorer asks: a permanent link is a question, and a question is written as one.
+"""Questions in the explorer's addresses: a permanent link is a question, and a question is written as one.
 
 Everything comes from an address bar, so everything is checked, and told in words where it is wrong.
 """
@@ -35,7 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class View:
-    """How neurons are clustered: the part of an address after `?`, with its defaults left out."""
+    """Clustering of neurons: the part of an address after `?`, with its defaults left out."""
 
     algorithm: Any = "hac"
     linkage: Any = "average"
@@ -60,7 +60,7 @@ class View:
         return cls(**found, index=parameters.get("index") or None)
 
     def clustering(self) -> dict[str, Any]:
-        """As arguments of `Client.cluster`."""
+        """Return it as arguments of `Client.cluster`."""
         return {name: getattr(self, name) for name in (*CHOICES, "distance_threshold", "index")}
 
     def asked_of(self) -> dict[str, Any]:

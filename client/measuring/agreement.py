@@ -1,4 +1,4 @@
-"""How far clusterings of the same examples agree: the adjusted Rand index (Hubert and Arabie 1985)."""
+"""Agreement of clusterings of the same examples: the adjusted Rand index (Hubert and Arabie 1985)."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from polysem.proto.arrays import Array, IntArray
 
 
 def adjusted_rand_index(a: IntArray, b: IntArray) -> float:
-    """Of two clusterings (n,): 1 the same, about 0 by chance, down to −0.5. Raises ValueError for unequal lengths."""
+    """Compare two clusterings (n,): 1 the same, about 0 by chance, −0.5 at the least. ValueError: unequal lengths."""
     if len(a) != len(b):
         raise ValueError(f"clusterings of {len(a)} and of {len(b)} examples cannot be compared")
     return float(adjusted_rand_indexes(a, b, np.array([len(a)]))[0]) if len(a) > 1 else 1.0

@@ -181,7 +181,7 @@ def own_columns(variant: Variant, trees: Trees, side: Side) -> dict[str, Array]:
 
 
 def agreement_columns(variant: Variant, trees: dict[Variant, Trees]) -> dict[str, Array]:
-    """How far hac and scc agree, in the rows of both."""
+    """Return how far hac and scc agree, in the rows of both."""
     both = {
         other.algorithm: trees[other]
         for other in trees

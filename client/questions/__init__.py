@@ -1,1 +1,1 @@
-"""What the client asks and hands out, a file a question: the call, and what its answer becomes."""
+"""Questions of the client, a file each: the call, and what its answer becomes."""

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Of one neuron's clustering at a cut. None where undefined; distances lie in 0..2.
+    """Metrics of one neuron's clustering at a cut. None where undefined; distances lie in 0..2.
 
     max_distance, mean_distance  over all pairs of examples
     intra, inter                 mean distance over all pairs in the same cluster, in different clusters
@@ -166,7 +166,7 @@ class Neuron:
 
     @cached_property
     def baselines(self) -> Baselines:
-        """What the clusters are to be compared with: key tokens, singletons, and chance at the same cut."""
+        """Baselines to compare the clusters with: key tokens, singletons, and chance at the same cut."""
         return baselines_of(self.labels, self.key_tokens, self._null_metrics)
 
     @property
@@ -184,7 +184,7 @@ class Neuron:
 
     @cached_property
     def significant_clusters(self) -> int | None:
-        """How many of those groups have 3 examples or more; 1 where nothing is significant; None where not tested."""
+        """Number of those groups with 3 examples or more; 1 if nothing is significant; None if not tested."""
         groups = self.significant_labels
         return None if groups is None else int((np.bincount(groups) >= cutting.LEAST_IN_CLUSTER).sum())
 
@@ -489,7 +489,7 @@ MAX_COUNTED = 100_000  # neurons of a range, for a progress bar
 
 
 def n_named(neurons: Sequence[NeuronLike]) -> int | None:
-    """How many neurons are named, each once; None where only the server knows how large a layer is."""
+    """Number of neurons named, each counted once; None if only the server knows how large a layer is."""
     named: set[tuple[int, int]] = set()
     for layer, first, last in parse_neurons(*neurons):
         if layer is None or first is None or last is None or last - first > MAX_COUNTED:

@@ -60,7 +60,7 @@ class Example:
 
     @property
     def key_part(self) -> Part:
-        """What the key token is: its text, or the character of which it is a part."""
+        """The key token: its text, or the character of which it is a part."""
         return characters.part(self.tokens, self.key, *self.key_of)
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""What neurons make of your own text: `Client.explain`."""
+"""Your own text as neurons see it: `Client.explain`."""
 
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, Unpack
@@ -21,7 +21,7 @@ from polysem.proto.wire import columns
 
 
 class Firing(NamedTuple):
-    """What a neuron makes of a token.
+    """A neuron at one token of a text.
 
     activation  after the activation function
     share       of the neuron's maximum over the corpus, on the negative side of its minimum; above 1 where the text
@@ -116,7 +116,7 @@ class Explanation(Stream[ExplainedToken]):
 
     @property
     def parts(self) -> list[Part]:
-        """What each token is: its text, or the character of which it is a part."""
+        """The tokens: the text of each, or the character of which it is a part."""
         texts = [token.text for token in self]
         return [characters.part(texts, i, *token.part_of) for i, token in enumerate(self)]
 

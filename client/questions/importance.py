@@ -23,7 +23,7 @@ from polysem.proto.wire import columns
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """How much of an example's key activation is lost when a token up to the key token is masked.
+    """Share of an example's key activation that is lost when a token up to the key token is masked.
 
     example      its number: where it stands in the neuron's labels
     activation   at the key token, nothing masked

@@ -111,7 +111,7 @@ class Listing(Stream[ListedNeuron]):
 
     @property
     def n_approximate(self) -> int:
-        """Those of n_matching whose trees are of graphs of nearest neighbours: the others' numbers do not compare."""
+        """Number of n_matching whose trees are of graphs of nearest neighbours: the others' numbers do not compare."""
         self._has(0)
         return self._read[0].n_approximate if self._read else 0
 

@@ -9,7 +9,7 @@ from polysem.proto.questions.clustering import Algorithm, Clustering, EmbeddingC
 
 
 class ClusteringOptions(EmbeddingOptions, total=False):
-    """How neurons are clustered: see `Client.cluster`."""
+    """Options of clustering: see `Client.cluster`."""
 
     algorithm: Algorithm
     linkage: Linkage

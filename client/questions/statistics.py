@@ -1,4 +1,4 @@
-"""How strongly neurons fire: `Client.statistics`."""
+"""Statistics of how strongly neurons fire: `Client.statistics`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -54,7 +54,7 @@ def _header(neuron: Neuron) -> Text:
 
 
 def _by_chance(neuron: Neuron) -> str:
-    """What rotations have at the cut; nothing where not asked for."""
+    """Say what rotations have at the cut; nothing if they were not requested."""
     b = neuron.baselines
     if b.null_n_clusters is None:
         return ""
@@ -169,7 +169,7 @@ class _Figure:
 
 
 def _heading(cluster: Cluster, examples: Sequence[Example], colour: str, width: int, coloured: bool) -> Text:
-    """What sets the cluster apart, in a line: how many examples, and the tokens they fire on."""
+    """Describe the cluster in a line: how many examples, and the tokens they fire on."""
     name = (f"{cluster.letter} · {counted(cluster.size, 'example')}", "bold")
     stable = "" if cluster.stability is None else f"stability {cluster.stability:.2f} · "
     label = (f" · label {cluster.label}", "dim")

@@ -1,4 +1,4 @@
-"""What a server says of itself."""
+"""Description of a server."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def _own(limits: Limits) -> str:
 
 
 def _kept(index: IndexInfo) -> str:
-    """What of the model an index holds, where it is not the positive side of all layers."""
+    """Say what of the model an index holds, if it is not the positive side of all layers."""
     found = ["both sides"] if "negative" in index.sides else []
     found += [f"layers {', '.join(map(str, index.layers))}"] if index.layers else []
     found += [f"without the first {index.skip_positions} tokens"] if index.skip_positions else []
@@ -29,7 +29,7 @@ def _kept(index: IndexInfo) -> str:
 
 
 def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) -> RenderableType:
-    """What a server is and has."""
+    """Describe a server and its indexes."""
     model = about.model
     facts = Table.grid(padding=(0, 2))
     for name, value in (

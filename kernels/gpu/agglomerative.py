@@ -38,7 +38,7 @@ NO_FUSION = {"enable_fp_fusion": False}
 
 
 def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") -> Tensor:
-    """As `polysem.kernels.agglomerative.linkage`, to the byte."""
+    """Compute `polysem.kernels.agglomerative.linkage`, to the byte."""
     check_linkage(method)
     sizes: Sizes = {}
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), distances.device)

@@ -64,7 +64,7 @@ def weighted_cosine_distances(
     up: Tensor | None = None,
     factors: Tensor | None = None,
 ) -> Tensor:
-    """As `polysem.kernels.distances.weighted_cosine_distances`, but that a pair's last bits may depend on its slots.
+    """Compute `polysem.kernels.distances.weighted_cosine_distances`; a pair's last bits may depend on its slots.
 
     precision   "float32", "tf32" or "bf16": of the products; embeddings equal after that rounding are at distance 0
     """
@@ -250,7 +250,7 @@ def _factors(factors, at, read, GATED: tl.constexpr):
 
 @triton.jit
 def _rounded(e, PRECISION: tl.constexpr):
-    """As the products see it: to the nearest, of two to the even one."""
+    """Round as the products do: to the nearest, of two to the even one."""
     if PRECISION == "float32":
         return e
     DROPPED: tl.constexpr = 13 if PRECISION == "tf32" else 16

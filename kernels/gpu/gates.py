@@ -23,7 +23,7 @@ def gated_factors(
     n_examples: Tensor,
     scales: Tensor | None = None,
 ) -> Tensor:
-    """As `polysem.kernels.gates.gated_factors`."""
+    """Compute `polysem.kernels.gates.gated_factors`."""
     x, used, w, v, b, counts, s = gate_arguments(rows, example_rows, weights, up, biases, n_examples, scales)
     B, N = used.shape
     result = torch.zeros(B, N, 2, device=x.device)

@@ -18,7 +18,7 @@ OPTIONS = {"num_warps": 4}
 
 
 def key_tokens(activations: Tensor, lengths: Tensor, n_skipped: int, n_ends: int = 1) -> tuple[Tensor, Tensor]:
-    """As `polysem.kernels.key_tokens.key_tokens`."""
+    """Compute `polysem.kernels.key_tokens.key_tokens`."""
     activations, lengths = key_token_arguments(activations, lengths, n_skipped, n_ends)
     lengths = lengths.to(activations.device, non_blocking=True)
     b, T, N = activations.shape

@@ -35,7 +35,7 @@ Options = tuple[dict[str, Any], dict[str, Any]]  # constants, and how to launch
 
 
 def cluster_metrics(distances: Tensor, labels: Tensor, n_examples: Tensor) -> ClusterMetrics:
-    """As `polysem.kernels.metrics.cluster_metrics`, for tensors of one device."""
+    """Compute `polysem.kernels.metrics.cluster_metrics` for tensors of one device."""
     sizes: Sizes = {}
     device = distances.device
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), device)
@@ -47,7 +47,7 @@ def cluster_metrics(distances: Tensor, labels: Tensor, n_examples: Tensor) -> Cl
 
 
 def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples: Tensor) -> TreeMetrics:
-    """As `polysem.kernels.metrics.tree_metrics`, for tensors of one device."""
+    """Compute `polysem.kernels.metrics.tree_metrics` for tensors of one device."""
     sizes: Sizes = {"4": 4}
     device = distances.device
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), device)
@@ -129,7 +129,7 @@ def _scores(own: Tensor, nearest_other: Tensor, n_own: Tensor) -> Tensor:
 
 
 def _sums_by_cluster(matrix: Tensor, label: Tensor, size: Tensor, counts: Tensor) -> tuple[Tensor, ...]:
-    """Of each example's distances: sum inside its cluster, least mean to another cluster, sum, largest; 0 in padding.
+    """Return per example: distances' sum inside its cluster, least mean to another, sum, largest; 0 in padding.
 
     returns  four (B, N+1) float64
     """

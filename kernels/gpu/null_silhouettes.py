@@ -13,7 +13,7 @@ ROOM = 1 << 30  # bytes of null distances at a time
 def null_silhouettes(
     products: Tensor, n_examples: Tensor, first: int, last: int, seed: int = 0, method: Linkage = "average"
 ) -> Tensor:
-    """As `polysem.kernels.null_silhouettes.null_silhouettes`; memory: 1 GiB, or one null where that is more."""
+    """Compute `polysem.kernels.null_silhouettes.null_silhouettes`; memory: 1 GiB, or one null where that is more."""
     rotations.check_nulls(first, last, seed)
     check_linkage(method)
     sizes: Sizes = {}

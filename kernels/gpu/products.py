@@ -25,7 +25,7 @@ SHAPE = {"TILE": 64, "BLOCK": 32, "num_warps": 4, "enable_fp_fusion": False}
 def mean_embeddings(
     rows: Tensor, example_rows: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
-    """As `polysem.kernels.products.mean_embeddings`, to the byte."""
+    """Compute `polysem.kernels.products.mean_embeddings`, to the byte."""
     table, used, (w, o, *_), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
     total = torch.zeros_like(w, dtype=torch.float64)
     for i in range(used.shape[1]):
@@ -39,7 +39,7 @@ def mean_embeddings(
 def gathered_products(
     rows: Tensor, example_rows: Tensor, weights: Tensor, n_examples: Tensor, offsets: Tensor | None = None
 ) -> Tensor:
-    """As `polysem.kernels.products.gathered_products`, for tensors of one device."""
+    """Compute `polysem.kernels.products.gathered_products` for tensors of one device."""
     table, used, (w, o, *_), counts = gathered_arguments(rows, example_rows, weights, n_examples, offsets)
     (B, N), D = used.shape, table.shape[1]
     result = torch.zeros((B, N, N), device=table.device)

@@ -13,7 +13,7 @@ from polysem.kernels.rotations import check_nulls, orders, rotation
 
 
 def rotated_distances(products: Tensor, n_examples: Tensor, first: int, last: int, seed: int = 0) -> Tensor:
-    """As `polysem.kernels.rotations.rotated_distances`, for tensors of one device."""
+    """Compute `polysem.kernels.rotations.rotated_distances` for tensors of one device."""
     check_nulls(first, last, seed)
     sizes: Sizes = {}
     gram = checked("products", products, "B N N", sizes, (torch.float32,), products.device)
@@ -44,7 +44,7 @@ def _drawn(counts: Tensor, N: int, first: int, last: int, seed: int) -> tuple[Te
 
 
 def _symmetric(matrices: Tensor) -> Tensor:
-    """What is below the diagonal, on both sides of it."""
+    """Copy what is below the diagonal to above it."""
     return matrices.tril() + matrices.tril(-1).transpose(1, 2)
 
 

@@ -34,7 +34,7 @@ ROWS, COLS = 8, 128  # the tile of a scan, rows at most and columns at least
 
 
 def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_stable: bool = False) -> Tensor:
-    """As `polysem.kernels.scc.linkage`, to the byte, for tensors of one device; holds 8·B·N² bytes for a while."""
+    """Compute `polysem.kernels.scc.linkage`, to the byte, for tensors of one device; holds 8·B·N² bytes for a while."""
     sizes: Sizes = {}
     device = distances.device
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), device)

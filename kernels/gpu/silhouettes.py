@@ -27,7 +27,7 @@ UNITS = tl.constexpr(2.0**44)
 
 
 def cut_silhouettes(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> Tensor:
-    """As `polysem.kernels.silhouettes.cut_silhouettes`, for tensors of one device."""
+    """Compute `polysem.kernels.silhouettes.cut_silhouettes` for tensors of one device."""
     sizes: Sizes = {"4": 4}
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), distances.device)
     sizes["N-1"] = max(sizes["N"] - 1, 0)

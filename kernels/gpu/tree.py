@@ -12,7 +12,7 @@ from polysem.kernels.definitions import raise_if_no_tree
 
 
 def cut(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor) -> Tensor:
-    """As `polysem.kernels.tree.cut`, for tensors of one device."""
+    """Compute `polysem.kernels.tree.cut` for tensors of one device."""
     sizes: Sizes = {"4": 4}
     device = linkage.device
     trees = checked("linkage", linkage, "B N-1 4", sizes, (torch.float64,), device)

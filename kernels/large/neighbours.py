@@ -156,7 +156,7 @@ class _Graph:
         return torch.arange(len(self.slot), device=self.slot.device)
 
     def nearest(self) -> tuple[Tensor, Tensor]:
-        """Of each sub-cluster the first of the nearest, and its distance; itself, at `inf`, where it has no edge."""
+        """Find each sub-cluster's first nearest one, and its distance; itself, at `inf`, where it has no edge."""
         rows, columns, total = self.cells
         score = total / (self.size[rows] * self.size[columns])
         best = torch.full_like(self.size, -torch.inf).scatter_reduce_(0, rows, score, "amax")

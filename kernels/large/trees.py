@@ -194,7 +194,7 @@ def average_linkage(unit: Tensor) -> Tensor:
 
 
 def _equals(unit: Tensor) -> Tensor:
-    """Of each row, the lowest index of a row equal to it."""
+    """Return for each row the lowest index of a row equal to it."""
     group = torch.unique(unit, dim=0, return_inverse=True)[1]
     own = torch.arange(len(unit), device=unit.device)
     lowest = torch.full_like(own, len(unit)).scatter_reduce(0, group, own, "amin")
@@ -295,7 +295,7 @@ def scc_linkage(unit: Tensor, thresholds: Tensor, until_stable: bool = False) ->
 
 
 def absorb_leftovers(tree: Tree, slots: Tensor) -> None:
-    """What no round merged joins the first of them."""
+    """Join what no round merged to the first of them."""
     tree.absorb(slots[1:], slots[:1].expand(max(len(slots) - 1, 0)), LEFTOVER_HEIGHT)
 
 
@@ -336,7 +336,7 @@ class _Rounds:
 
 
 def _twins(unit: Tensor) -> Tensor:
-    """Of each row, the lowest other row equal to it, or -1; zeros are no twins."""
+    """Return for each row the lowest other row equal to it, or -1; zeros are no twins."""
     lowest, own = _equals(unit), torch.arange(len(unit), device=unit.device)
     others = lowest != own
     second = torch.full_like(own, len(unit)).scatter_reduce(0, lowest[others], own[others], "amin")

@@ -1,1 +1,1 @@
-"""What is asked and answered, a file a question: its query, its rules, its batch, and both on the wire."""
+"""Questions and answers, a file each: the query, its rules, its batch, and both on the wire."""

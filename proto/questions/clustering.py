@@ -399,7 +399,7 @@ def encode_clustering(choice: EmbeddingChoice, clustering: Clustering) -> dict[s
 
 
 def decode_clustering(message: Any) -> tuple[EmbeddingChoice, Clustering]:
-    """Of a ClusterNeuronsRequest or a Clustering, which have the same fields."""
+    """Decode a ClusterNeuronsRequest or a Clustering, which have the same fields."""
     schedule = name_of(message.threshold_schedule, _SCHEDULES, "threshold_schedule")
     given = message.HasField("distance_threshold")
     clustering = Clustering(

@@ -1,4 +1,4 @@
-"""What neurons make of a text: ExplainText."""
+"""Explanation of a text by neurons: ExplainText."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ class ExplanationBatch:
 
 
 def check_explain(query: ExplainQuery) -> None:
-    """Raise InvalidArgument for what is no text, or a fraction or number outside its range."""
+    """Raise InvalidArgument for what is not text, or a fraction or number outside its range."""
     check_choice(query.choice)
     check_clustering(query.clustering)
     _check_text(query.text)

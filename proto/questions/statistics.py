@@ -1,4 +1,4 @@
-"""How strongly neurons fire over the corpus: GetNeuronStatistics."""
+"""Statistics of how strongly neurons fire over the corpus: GetNeuronStatistics."""
 
 from dataclasses import dataclass
 

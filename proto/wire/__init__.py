@@ -1,1 +1,1 @@
-"""What every question shares on the wire: tensors, columns, batches of messages, names, errors."""
+"""Parts that every question shares on the wire: tensors, columns, batches of messages, names, errors."""

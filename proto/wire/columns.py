@@ -38,7 +38,7 @@ class Axis(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How the columns of a kind of batch lie.
+    """Layout of the columns of a kind of batch.
 
     message  the class of its messages, which have a field for each column; None where it is never sent
     item     the axis of its items
@@ -87,7 +87,7 @@ def _column(name: str) -> Callable[[Any], npt.NDArray[Any]]:
 
 
 def n_items(batch: AnyBatch) -> int:
-    """How many items it has."""
+    """Number of items."""
     return len(getattr(batch, LAYOUTS[type(batch)].column))
 
 

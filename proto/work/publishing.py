@@ -18,7 +18,7 @@ LAST = "manifest.json"  # of an index: what makes a folder one
 
 
 class Destination:
-    """Where a result goes: a path, or a URL.
+    """Destination of a result: a path, or a URL.
 
     depends  on what the result does; another one for the same URL is made under another name
     local    where it is to be made: the path, or the URL's last name with a hash of URL and `depends`
@@ -48,7 +48,7 @@ class Destination:
 
     @property
     def kept(self) -> Path:
-        """Where there is what is done, where it was interrupted."""
+        """Path of what is done, if it was interrupted."""
         made = self.url is not None and self.local.exists()
         return self.local if made else self.local.with_name(f"{self.local.name}.tmp")
 

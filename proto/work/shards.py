@@ -41,7 +41,7 @@ def key(**parts: Any) -> str:
 
 
 def contexts_a_shard(n_contexts: int) -> int:
-    """Of an index build: so many that a large corpus, too, has some thousand shards."""
+    """Contexts a shard of an index build: so many that a large corpus, too, has some thousand shards."""
     return SHARD_CONTEXTS * max(math.ceil(n_contexts / (SHARD_CONTEXTS * MAX_SHARDS)), 1)
 
 
@@ -59,7 +59,7 @@ class Shard(NamedTuple):
 
 
 class Ledger:
-    """What is done of a job, in its folder's ledger.sqlite. For one process at a time: see `sole_worker`."""
+    """Ledger of what is done of a job, in its folder's ledger.sqlite. For one process at a time: see `sole_worker`."""
 
     def __init__(self, folder: Path) -> None:
         self._lock = Lock()  # threads take turns
@@ -106,7 +106,7 @@ class Stage(NamedTuple):
 
 
 class Executor(Protocol):
-    """Where shards are made."""
+    """The place where shards are made."""
 
     def finish(self, ledger: Ledger, stage: Stage) -> None:
         """Make the stage's shards that the ledger has not; each is recorded once its file is there.
@@ -125,7 +125,7 @@ class LocalExecutor:
         self._held = held
 
     def finish(self, ledger: Ledger, stage: Stage) -> None:
-        """What `compute` returns is called, and its arrays written, beside the next shards' `compute`."""
+        """Call and write what `compute` returns, beside the next shards' `compute`."""
 
         def rest(shard: Shard, arrays: Callable[[], Arrays]) -> None:
             write(shard.path, arrays())
@@ -152,7 +152,7 @@ def write(path: Path, arrays: Arrays) -> None:
 
 
 def packed(arrays: Arrays) -> memoryview:
-    """What `write` would write."""
+    """Return what `write` would write."""
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getbuffer()

@@ -33,7 +33,7 @@ class _Frame(NamedTuple):
 
 @dataclass
 class CorpusElsewhere(Corpus):
-    """As `Corpus`, with the same documents and errors; a child reads it.
+    """A `Corpus` with the same documents and errors, read by a child process.
 
     for_workers  other machines are to read it too, in its ranges; else it has none, and one child reads all
     """
@@ -106,7 +106,7 @@ def _range(values: list[Any]) -> Range:
 
 
 def _answers(corpus: Corpus, what: str, *wanted: Any) -> Iterator[_Frame]:
-    """What the child writes."""
+    """Yield what the child writes."""
     if what == "ranges":
         for found in corpus.ranges() or ():
             yield _Frame(_RANGE, json.dumps(found), "")

@@ -39,7 +39,7 @@ class Document(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """What a range of a corpus holds.
+    """Contents of a range of a corpus.
 
     documents  with text
     n_skipped  left out among them
@@ -158,14 +158,14 @@ class Corpus:
         self.anchored = self._given_path()
 
     def _given_path(self) -> Path:
-        """Where it lies, if its id is a path."""
+        """Return where it lies, if its id is a path."""
         if self.anchored is not None:
             return self.anchored
         name = tables.name_of(self.id) if self.id.startswith(tables.HUGGING_FACE) else self.id
         return Path(os.path.expanduser(name)).absolute()  # "~nobody" stays as it is
 
     def _place(self) -> tuple[str, Path]:
-        """What it is, and where."""
+        """Return what it is, and where."""
         if self.path is None and self.id == PYDOCS:
             return "pydocs", Path()
         path = self.path or self._given_path()
@@ -189,7 +189,7 @@ class Corpus:
         )
 
     def with_text(self, range_: Range) -> Iterator[Document]:
-        """Those of a range, as they are read; raises BadCorpus where one is bad and may not be skipped."""
+        """Yield the documents of a range, as they are read; raises BadCorpus for a bad one that may not be skipped."""
         return (document for document in self._read(range_) if document.text and not document.text.isspace())
 
     def _read(self, range_: Range) -> Iterator[Document]:
@@ -281,7 +281,7 @@ class Corpus:
         try:
             (name + text).encode()
         except UnicodeEncodeError as error:
-            raise ValueError("holds half a surrogate pair, which is no text") from error
+            raise ValueError("holds an unpaired surrogate, which is not text") from error
         return Document(name, text)
 
     def _text(self, data: bytes, place: str) -> str | None:
@@ -289,7 +289,7 @@ class Corpus:
         if len(data) > MAX_DOCUMENT_BYTES:
             self._bad(f"{place} is larger than {MAX_DOCUMENT_BYTES >> 20} MiB, which is no document")
         elif b"\0" in data:
-            self._bad(f"{place} holds a NUL byte, so it is no text")
+            self._bad(f"{place} holds a NUL byte, so it is not text")
         else:
             try:
                 return data.decode("utf-8")
@@ -299,7 +299,7 @@ class Corpus:
 
     def _bad(self, problem: str) -> None:
         if not self.skip_bad:
-            raise BadCorpus(f"{problem}; mend it, or leave such documents out with --skip-bad-documents")
+            raise BadCorpus(f"{problem}; fix it, or leave such documents out with --skip-bad-documents")
         self.n_skipped += 1
 
 

@@ -78,7 +78,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def fingerprint(place: Path, times: bool) -> str:
-    """What is cheap to know of a file (its size, its first and last 64 KiB) or a folder (names and sizes), hashed.
+    """Hash what is cheap to know of a file (its size, its first and last 64 KiB) or a folder (names and sizes).
 
     times  when each was changed, too: the same on one machine only
     """

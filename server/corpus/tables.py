@@ -94,7 +94,7 @@ class DataSet:
             yield file, self.rows(file, text_field)
 
     def rows(self, file: Range, text_field: str) -> Iterator[Mapping[str, Any]]:
-        """Those of one file of a range."""
+        """Yield the documents of one file of a range."""
         if _is_parquet(file.files[0]):
             yield from _translated_rows(self._id, file, text_field)
             return
@@ -102,8 +102,8 @@ class DataSet:
             yield from self._stream.shard(len(self._files), file.file - 1) if file.file else self._stream
 
     def fingerprint(self, times: bool) -> str:
-        """Of the folder and of files elsewhere, as corpus_ranges.fingerprint has it; URLs name a hub's commit. Empty
-        where it has no ranges."""
+        """Fingerprint of the folder and of files elsewhere, as corpus_ranges.fingerprint has it; URLs name a hub's
+        commit. Empty where it has no ranges."""
         if not self._has_ranges:
             return ""
         found = [ranges.fingerprint(self._folder, times)] if self._folder.is_dir() else []
@@ -287,7 +287,7 @@ def _translated(id_: str) -> Iterator[None]:
 
 
 def _in_a_line(error: Exception) -> str:
-    """What it says, on one line and not too long: where columns differ, the library names them in further lines."""
+    """Return the error on one line, not too long: where columns differ, the library names them in further lines."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= MAX_ERROR_CHARACTERS else words[: MAX_ERROR_CHARACTERS - 1] + "…"
 

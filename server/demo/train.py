@@ -66,7 +66,7 @@ class Loss(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What a run comes to; all but the first on the held-out documents."""
+    """Results of a run; all but the first on the held-out documents."""
 
     train_nats: float  # a token, mean over the last epoch
     trained: Loss

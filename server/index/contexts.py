@@ -104,7 +104,7 @@ class LoadedContexts(NamedTuple):
 
 
 class ContextRange(NamedTuple):
-    """Where contexts first..last − 1 lie."""
+    """Return where contexts first..last − 1 lie."""
 
     folder: Path
     first: int
@@ -135,7 +135,7 @@ class Cut(NamedTuple):
 
 
 def token_dtype(n_tokens: int) -> type[np.uint16] | type[np.int32]:
-    """Of stored token ids."""
+    """Return the number type of stored token ids."""
     return np.uint16 if n_tokens <= 1 << 16 else np.int32
 
 

@@ -1,4 +1,4 @@
-"""What the arrays of an index must be, so that a server can answer from them whatever their bytes are.
+"""Checks of an index's arrays, so that a server can answer from them whatever their bytes are.
 
 `check` is made when an index is opened: types, sizes against each other, and one pass over each array but the two large
 ones. x̂ and the activations around key tokens are checked where they are read, x̂ by blocks of rows, each once. So

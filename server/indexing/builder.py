@@ -61,7 +61,7 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an index is made of a model and a corpus.
+    """Recipe by which an index is made of a model and a corpus.
 
     context_length  None: the model's own
     bos             each window begins with BOS; None: as the model wants it
@@ -247,7 +247,7 @@ class _Build:
         _sync_folder(out.parent)
 
     def _describe(self) -> dict[str, Any]:
-        """What the index depends on; an unfinished build must agree with it."""
+        """Return what the index depends on; an unfinished build must agree with it."""
         model, recipe = self._model, self._recipe
         windowing = self._windowing
         facts = {
@@ -433,7 +433,7 @@ class _Build:
         _sync_folder(folder)
 
     def _write_statistics(self, folder: Path, side: Side, mine: Array, n: int, histograms: Sequence[Array]) -> None:
-        """Of one side's neurons `mine` (J',) over n contexts."""
+        """Reduce one side's neurons `mine` (J',) over n contexts."""
         sums, sign = self._sums, SIGNS[side]
         arrays.save(folder / "maximum.npy", sign * sums.maximum[mine])
         arrays.save(folder / "mean.npy", (sign * sums.total[mine] / n).astype(np.float32))

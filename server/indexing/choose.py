@@ -29,7 +29,7 @@ def flattened(part: Scan, n_runs: int) -> dict[str, Array]:
 
 
 def sums(paths: Iterable[Path]) -> Sums:
-    """Of all shards."""
+    """Choose from all shards."""
     return added(Sums(**shards.read(path, Sums._fields)) for path in paths)
 
 
@@ -78,7 +78,7 @@ def choose(
 def layer_by_layer(
     pool: Executor, of_run: Callable[[int], Done], n_runs: int, n_sides: int, advance: Callable[[int], None]
 ) -> list[Done]:
-    """What of_run gives for runs 0..n_runs − 1, made one layer after the other; advance is told of each whole layer."""
+    """Yield what of_run gives for runs 0..n_runs − 1, layer by layer; advance is told of each whole layer."""
     order = np.arange(n_runs).reshape(n_sides, -1).T.ravel().tolist()
     made = {}
     for run, done in zip(order, pool.map(of_run, order), strict=True):

@@ -1,5 +1,5 @@
-"""What a context costs beside the model: passes over key activations (C, J) of C contexts and J neurons, a block of
-neurons at a time, so that memory is read once and what is made of a block stays in the first cache.
+"""Work that a context costs beside the model: passes over key activations (C, J) of C contexts and J neurons, a block
+of neurons at a time, so that memory is read once and what is made of a block stays in the first cache.
 
 column_sums       maximum, total and number of positive ones of each neuron
 transposed        (J, C), each neuron's in one run

@@ -30,7 +30,7 @@ Advance = Callable[[int], None]  # told of tokens read
 
 
 class ReadOptions(NamedTuple):
-    """How contexts are fed to the model, and what is looked at.
+    """Settings of how contexts are fed to the model, and what is looked at.
 
     n_skipped  tokens at each context's start that are never key tokens
     layers     ascending
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Of J neurons' key activations, as strengths: maximum (J,) float32, total (J,) float64, n_positive (J,) int64."""
+    """Sums of J neurons' strengths: maximum (J,) float32, total (J,) float64, n_positive (J,) int64."""
 
     maximum: Array
     total: Array
@@ -65,7 +65,7 @@ class Sums(NamedTuple):
 
 
 def added(parts: Iterable[Sums]) -> Sums:
-    """Those of all parts' contexts; floats are added in their order."""
+    """Join the parts of all contexts; floats are added in their order."""
     every = iter(parts)
     whole = next(every)
     for part in every:
@@ -83,13 +83,13 @@ class Totals(NamedTuple):
 
 
 def added_totals(parts: Iterable[Totals]) -> Totals:
-    """Those of all parts, added in their order."""
+    """Join all parts, adding in their order."""
     n_tokens, total, squares = zip(*parts, strict=True)
     return Totals(np.sum(n_tokens), np.sum(total, axis=0), np.sum(squares, axis=0))
 
 
 class Scan(NamedTuple):
-    """Of J neurons over a shard."""
+    """Results of the scan of J neurons over a shard."""
 
     candidates: Candidates
     sums: Sums
@@ -112,8 +112,8 @@ def batches(loaded: LoadedContexts, batch_tokens: int) -> Iterator[Batch]:
 
 
 class KeyActivations(NamedTuple):
-    """Of C contexts from `first` on and J neurons of all runs: strength (C, J) float32 and where (C, J) int32, of each
-    neuron's key activation and key token; prefixes (C, T) uint64, as `prefix_hashes` gives them."""
+    """Strongest tokens of C contexts from `first` on and J neurons of all runs: strength (C, J) float32 and where (C,
+    J) int32, of each neuron's key activation and key token; prefixes (C, T) uint64, as `prefix_hashes` gives them."""
 
     first: int
     strength: Array
@@ -123,7 +123,7 @@ class KeyActivations(NamedTuple):
 
 
 def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, advance: Advance) -> KeyActivations:
-    """What the model says of the loaded contexts: the scan's one forward. Holds C · J · 8 bytes on its device, read at
+    """Run the scan's one forward over the loaded contexts. Holds C · J · 8 bytes on its device, read at
     the end only, so that a GPU need not wait for each layer's answer to be fetched."""
     info, device = model.info, model.device
     n = info.n_neurons_per_layer
@@ -179,7 +179,7 @@ def _fetched(tensor: Tensor) -> Array:
 def reduced(
     found: KeyActivations, info: ModelInfo, reading: ReadOptions, rule: Selection, given: Array | None = None
 ) -> Scan:
-    """What is kept of them; on the CPU, and nothing of the model is run any more.
+    """Return what is kept of them, on the CPU; nothing of the model is run any more.
 
     given  (J,) float32: the neurons' maxima, where they are not to be the corpus's own
 
@@ -273,7 +273,7 @@ class ChosenByShard:
 
 
 class Collected(NamedTuple):
-    """Of one run over a shard.
+    """Results of one run over a shard.
 
     xhat       (P', D) float16
     scales     (P',) float32 that its rows are to be multiplied by: powers of two, 1 where a norm bounds them

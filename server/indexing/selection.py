@@ -138,7 +138,7 @@ def join(parts: Sequence[Candidates], rule: Selection, given: Array | None = Non
 
 
 def split(all_: Candidates, n: int) -> list[Candidates]:
-    """Those of n equal runs of neurons, as views; n divides J."""
+    """Split into n equal runs of neurons, as views; n divides J."""
     size = (len(all_.offsets) - 1) // n
     runs = [all_.offsets[first : first + size + 1] for first in range(0, n * size, size)]
     return [Candidates(run - run[0], *(column[run[0] : run[-1]] for column in all_[1:])) for run in runs]
@@ -263,7 +263,7 @@ def _fill(
 
 @compiled
 def _in_order(first: int, step: int, places: Array, contexts: Array, offsets: Array, order: Array) -> None:
-    """Where each neuron's entries of all parts stand, in corpus order."""
+    """Return where each neuron's entries of all parts stand, in corpus order."""
     for j in range(first, len(offsets) - 1, step):
         mine = order[offsets[j] : offsets[j + 1]]
         n = 0
@@ -285,7 +285,7 @@ def _ascends(values: Array, order: Array) -> bool:
 
 @compiled
 def _tie(first: int, step: int, offsets: Array, prefixes: Array, activations: Array) -> None:
-    """Those of a neuron that share a prefix get the activation of the earliest."""
+    """Give a neuron's entries that share a prefix the activation of the earliest."""
     for j in range(first, len(offsets) - 1, step):
         begin, end = offsets[j], offsets[j + 1]
         order = np.argsort(prefixes[begin:end], kind="mergesort")
@@ -431,7 +431,7 @@ def _by_draw(first: int, step: int, offsets: Array, draws: Array, drawn: Array) 
 
 @compiled
 def _may_be_drawn(first: int, step: int, offsets: Array, activations: Array, order: Array, q: int, keep: Array) -> None:
-    """Those that fewer than q come before, by `order`, in FINE - 1 neighbouring bins that a band around them may hold.
+    """Mark those that fewer than q precede, by `order`, in FINE - 1 neighbouring bins that a band may hold.
 
     Window w holds the bins w - FINE to w - 2. A band that holds a value of bin b holds one of the windows b + 1 to
     b + FINE + 1 whole; window FINE is the first, for no band begins below 0. The maximum is in the middle of the last

@@ -1,4 +1,4 @@
-"""What a worker does of an index build: contexts of a range of the corpus, then the model's two passes over them.
+"""Stages of an index build that a worker does: contexts of a range, then the model's two passes over them.
 
 All pickle, so that a worker on another machine gets them once, and then ranges only.
 """
@@ -80,7 +80,7 @@ class ScanStage:
     at_once: int
 
     def __call__(self, model: Model, taken: LoadedContexts | ContextRange, advance: Advance) -> Callable[[], Arrays]:
-        """What was read is reduced beside the next."""
+        """Return a function that reduces what was read, beside the next."""
         first, *others = _read(taken).split(self.at_once)
         found = scan.key_activations(model, first, self.reading, advance)
         parts: list[Scan] = []

@@ -152,7 +152,7 @@ class Tokenising:
         return self._work / f"tokenise-{key}.npz"
 
     def _advance(self, n: int) -> None:
-        """Of what is read beyond `max_documents`, or again, nothing is told."""
+        """Say nothing of what is read beyond `max_documents`, or again."""
         most = self._corpus.max_documents
         new = n if most is None else min(n, most - self._reported)
         self._reported += new

@@ -17,7 +17,7 @@ _BATCH = 256  # documents tokenised at once
 
 @dataclass(frozen=True)
 class Windowing:
-    """How documents are cut.
+    """Settings of how documents are cut.
 
     bos_id          the token that begins each window, or None
     skip_positions  tokens after it that are never key tokens; a window of no more is left out

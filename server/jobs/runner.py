@@ -59,7 +59,7 @@ MEASUREMENTS = "measurements.parquet"
 
 
 class JobProgress(NamedTuple):
-    """How far the running job is."""
+    """Return how far the running job is."""
 
     id: str
     stage: str = ""
@@ -155,7 +155,7 @@ class JobRunner:
 
     @property
     def batch_tokens(self) -> int:
-        """Of a new job; small where the device is shared with callers."""
+        """Tokens a forward of a new job; small where the device is shared with callers."""
         return (BATCH_TOKENS if self._ray is None else builder.BATCH_TOKENS)[self._engine.model.device.type]
 
     def _check_name(self, name: str) -> None:
@@ -192,7 +192,7 @@ class JobRunner:
                     self._run(task)
                     continue
             except Exception:
-                log.exception("jobs are held up; trying again in %g s", TIDY_S)
+                log.exception("the job runner failed; retrying in %g s", TIDY_S)
             self._wake.wait(TIDY_S)
 
     def tidy(self) -> None:
@@ -296,7 +296,7 @@ class JobRunner:
 
     @contextmanager
     def _reads(self, task: Task, corpus: Corpus) -> Iterator[tuple[ModelDescription, Executor | None]]:
-        """What reads the corpus, and where."""
+        """Yield what reads the corpus, and where."""
         if self._ray is None:
             yield _BetweenBatches(self._engine.model, self._batcher, self._caller(task)), None
             return

@@ -89,7 +89,7 @@ class Jobs:
 
 
 def _ray(settings: Settings) -> RayOptions | None:
-    """How jobs use a cluster, where they do."""
+    """Settings of the cluster that jobs use, if any."""
     if settings.executor == "local":
         return None
     options = RayOptions(settings.ray_address, settings.ray_gpus, settings.ray_workers, settings.ray_wait_s)

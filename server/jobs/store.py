@@ -1,4 +1,4 @@
-"""What the server remembers of jobs and uploads: one SQLite file (WAL) in its state folder.
+"""Memory of jobs and uploads: one SQLite file (WAL) in the server's state folder.
 
 state/jobs.sqlite     jobs and uploaded corpora
 state/corpora/        uploads: KEY/NAME, NAME of no key's; `.upload-…` is one under way
@@ -256,7 +256,7 @@ class JobStore:
         return jobs, str(rows[size - 1]["seq"]) if len(rows) > size else ""
 
     def _ahead(self, rows: Sequence[sqlite3.Row]) -> Mapping[str, int]:
-        """How many jobs run before each queued one, by id; looked up only where there is one among the rows."""
+        """Count the jobs that run before each queued one, by id; looked up only if there is one among the rows."""
         if not any(row["state"] == "queued" for row in rows):
             return {}
         running = self._rows("SELECT 1 FROM jobs WHERE state = 'running'")
@@ -377,11 +377,11 @@ class JobStore:
         ]
 
     def job_folder(self, id_: str) -> Path:
-        """Where the job's files are. Ids come from here, never from a caller unseen: `get` first."""
+        """Return where the job's files are. Ids come from here, never from a caller unseen: `get` first."""
         return self.folder / "jobs" / id_
 
     def disk_bytes(self, id_: str) -> int:
-        """Of the job's files."""
+        """Return the size of the job's files."""
         n_bytes = 0
         for path in self.job_folder(id_).rglob("*"):
             with suppress(FileNotFoundError):  # renamed meanwhile

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 
 def reference(owner: str, name: str) -> str:
-    """What names an upload among all keys' uploads: OWNER/NAME; of those of no key NAME."""
+    """Name of an upload among all keys' uploads: OWNER/NAME; NAME for those of no key."""
     return f"{owner}/{name}" if owner else name
 
 
 def owner_and_name(reference: str) -> tuple[str, str]:
-    """What `reference` was made of."""
+    """Return what `reference` was made of."""
     owner, _, name = reference.rpartition("/")
     return owner, name
 

@@ -48,7 +48,7 @@ class Corpora:
                 store.forget_corpus(one)
 
     def list(self, caller: Caller) -> Sequence[CorpusInfo]:
-        """Those that the caller may name, by name; of an upload's name its own first."""
+        """List the uploads that the caller may name, by name; of an upload's name its own first."""
         own = [CorpusInfo(name) for name in {PYDOCS, *self._allowed}]
         return sorted([*own, *self._seen(caller)], key=lambda corpus: corpus.name)
 
@@ -62,7 +62,7 @@ class Corpora:
         return next(found, None)
 
     def reference(self, name: str, caller: Caller) -> str:
-        """What `open` takes for the corpus that the caller means. Raises NotFound."""
+        """Return what `open` takes for the corpus that the caller means. Raises NotFound."""
         if name in self._allowed or name == PYDOCS:
             return name
         if (corpus := self._upload(name, caller)) is None:

@@ -1,4 +1,4 @@
-"""What watchers of jobs are sent: of each job one look and one encoding, however many watch it."""
+"""Messages to watchers of jobs: of each job one look and one encoding, however many watch it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""What a family of models says of itself: all that the rest of the server asks of one.
+"""Interface of a model family: all that the rest of the server asks of one.
 
 The MLP of a layer reads a vector x of the residual stream, most often through a norm, by the input weights of its
 neurons. A family says where that is in its modules; `Model` reads it there.

@@ -267,5 +267,5 @@ def _chunks(tensor: StoredTensor, n: int = 1 << 21) -> Iterator[Tensor]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """Return the error's text in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

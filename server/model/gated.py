@@ -71,7 +71,7 @@ def _phi3_mlps(phi3: Any) -> Sequence[Mlp]:
 
 
 def _gemma_refuses(config: Any) -> str | None:
-    """As embedding models do."""
+    """Return the switch of bidirectional attention, which embedding models use, if it is set."""
     return "use_bidirectional_attention" if config.use_bidirectional_attention else None
 
 

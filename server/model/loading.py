@@ -78,7 +78,7 @@ def _checked_device(device: str, dtype: str) -> torch.device:
 
 
 def _source(name: str) -> str:
-    """What from_pretrained is given for the name."""
+    """Return what from_pretrained is given for the name."""
     if name == DEMO_MODEL:
         return str(DEMO_FOLDER)
     folder = Path(os.path.expanduser(name))  # "~nobody" stays as it is
@@ -218,6 +218,6 @@ def _filled(
 
 
 def _own_dtype(config: Any) -> torch.dtype | None:
-    """What the config says that the weights are meant in."""
+    """Return the number type that the config says the weights are meant in."""
     dtype: torch.dtype | str | None = config.dtype
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype

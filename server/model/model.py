@@ -33,7 +33,7 @@ Past = Sequence[tuple[Tensor, Tensor]]
 
 
 class EmbeddingWeights(NamedTuple):
-    """How B neurons embed x̂: e = x̂ ⊙ weights + offsets, and with `up` e = x̂ ⊙ (u · weights + g · up).
+    """Weights by which B neurons embed x̂: e = x̂ ⊙ weights + offsets, and with `up` e = x̂ ⊙ (u · weights + g · up).
 
     Then each example has a gate of its own, g = x̂ · weights + biases[:, 0] and u = x̂ · up + biases[:, 1].
 
@@ -59,7 +59,7 @@ class _SeenEnough(Exception):
 
 @dataclass(eq=False)
 class ModelDescription:
-    """What is known of a model without holding it. device: where it is read, here or elsewhere."""
+    """Describe a model without holding it. device: where it is read, here or elsewhere."""
 
     info: ModelInfo
     tokenizer: Tokenizer
@@ -130,7 +130,7 @@ class Model(ModelDescription):
 
     @property
     def n_bytes(self) -> int:
-        """Of its weights, on the device."""
+        """Return the bytes of its weights, on the device."""
         return sum(weights.nbytes for weights in self._transformer.parameters())
 
     @torch.inference_mode()
@@ -150,7 +150,7 @@ class Model(ModelDescription):
 
     @torch.inference_mode()
     def past(self, tokens: Tensor, last_layer: int) -> Past:
-        """What `read` up to that layer needs of tokens (P,) int64 before its own. Cost: one forward up to there."""
+        """Return what `read` up to that layer needs of the tokens (P,) int64 before its own. Cost: one forward."""
         from transformers import DynamicCache
 
         if not len(tokens):
@@ -200,7 +200,7 @@ class Model(ModelDescription):
         return not self.bounded or (self.info.gated and choice.of_weights)
 
     def embedding_weights(self, layer: int, neurons: Tensor, choice: EmbeddingChoice) -> EmbeddingWeights:
-        """How the neurons (B,) int64 embed x̂. Folded puts γ into the weights; without γ and β the modes are the same.
+        """Return how the neurons (B,) int64 embed x̂. Folded puts γ into the weights; without γ, β the modes are one.
 
         Foote 2024, eq. 1, for neurons that are not gated; else h ⊙ ∂z/∂h of z = g · u. Controls have the same with
         other weights and, of gated neurons, with the gates that these give.

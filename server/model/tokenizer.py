@@ -86,7 +86,7 @@ class Tokenizer:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the tokenizer's whole definition, in hexadecimal."""
+        """Return the sha256 of the tokenizer's whole definition, in hexadecimal."""
         return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -119,7 +119,7 @@ class Tokenizer:
         return texts
 
     def _decoded(self, ids: Sequence[int], continues: bool) -> list[str]:
-        """Of ids that are no added tokens."""
+        """Decode ids that are no added tokens."""
         stream = DecodeStream(skip_special_tokens=False)
         if continues:
             for id_ in self._anchor:

@@ -81,7 +81,7 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What the benchmark found.
+    """Findings of the benchmark.
 
     mixtures   in the order of the scores
     plantings  "units" alone where units and weights are the same

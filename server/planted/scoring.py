@@ -1,4 +1,4 @@
-"""How well a clustering of planted embeddings finds what was planted.
+"""Scores of how well a clustering of planted embeddings finds what was planted.
 
 at_true    adjusted Rand index (ARI) with the truth of the cut to as many clusters as there are sources
 best       the highest ARI of the cuts to 2 … 12 clusters

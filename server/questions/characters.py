@@ -12,8 +12,8 @@ class Decodes(Protocol):
 
 
 def parts(tokenizer: Decodes, ids: Sequence[int], texts: Sequence[str], places: Sequence[int]) -> list[tuple[int, int]]:
-    """Of each token at `places`, which of a character's tokens it is, from 1, and how many they are; (1, 1): of whole
-    characters.
+    """Return for each token at `places` which of a character's tokens it is, from 1, and how many they are; (1, 1): of
+    whole characters.
 
     texts  of all ids: joined they are the text; a character of several tokens stands at its last one
 

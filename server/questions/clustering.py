@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 
 
 class Clustered(NamedTuple):
-    """What the kernels give for a batch."""
+    """Results of the kernels for a batch."""
 
     trees: Tensor
     labels: Tensor
@@ -300,7 +300,7 @@ def _too_little(error: Exception, batch: DeviceBatch) -> FailedPrecondition:
 
 
 def _say(out: ClusterBatch, places: Array, method: Method, library: Library) -> None:
-    """How the trees at these places were made."""
+    """Return how the trees at these places were made."""
     out.methods[places] = METHODS.index(method) + 1
     out.libraries[places] = LIBRARIES.index(library) + 1
 

@@ -27,7 +27,7 @@ MAX_NEURONS_PER_REQUEST = 1 << 20
 
 
 class Work(Protocol):
-    """What to do with items (M, k) int32 of an index."""
+    """Work to do with items (M, k) int32 of an index."""
 
     def costs(self, items: IntArray) -> Array:
         """(M,) float64: n_examples² · d_model, or its like."""
@@ -140,7 +140,7 @@ class Engine:
     def provenance(
         self, index: Index, choice: EmbeddingChoice = EmbeddingChoice(), clustering: Clustering | None = None
     ) -> Provenance:
-        """What an answer about the index depends on. Raises FailedPrecondition for a frame that the index lacks."""
+        """Return what an answer about the index depends on. FailedPrecondition for a frame that the index lacks."""
         frames.check_frame(index, choice)
         info = index.info
         return Provenance(

@@ -29,7 +29,7 @@ class ExampleWork:
     whole: WholeContexts | None
 
     def costs(self, items: IntArray) -> Array:
-        """Of reading contexts, where they are whole; else what clustering a hundred examples takes."""
+        """Return the cost of reading contexts, where they are whole; else what clustering a hundred examples takes."""
         if self.whole is None:
             return np.full(len(items), SMALL_COST * self.model.info.d_model)
         return self.whole.costs(items)

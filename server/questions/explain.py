@@ -69,7 +69,7 @@ class ExplainWork:
         return np.arange(len(self.ids), dtype=np.int32)[:, None]
 
     def costs(self, items: IntArray) -> Array:
-        """Of all: a context is read, and each neuron's examples are met as in the clustering of them."""
+        """Return the cost of the whole text: one forward, plus one pass over each neuron's examples."""
         reading = float(self.model.reading_cost(np.array(len(self.ids))))
         return np.full(len(items), (reading + 1e3 * self.model.info.d_model * len(self.neurons)) / len(self.ids))
 
@@ -124,7 +124,7 @@ class ExplainWork:
     # ---- Neurons that were named
 
     def _of_those_named(self) -> _Firings:
-        """Of each token all K neurons, in the order asked."""
+        """Return for each token all K neurons, in the order asked."""
         asked = np.array(self.neurons, np.int32)
         shape = len(self.ids), len(asked)
         activations, clusters, distances = np.zeros(shape, np.float32), np.full(shape, -1), np.full(shape, np.nan)
@@ -163,7 +163,7 @@ class ExplainWork:
         return np.where(least <= self.clustering.distance_threshold, nearest, -1), least.clip(0, 2)
 
     def _framed(self, neuron: IntArray, xhat: Tensor) -> Tensor:
-        """What the batch's weights embed of tokens with x̂ (F, D): x̂, or the embedding in the layer's frame itself."""
+        """Return what the weights embed of tokens with x̂ (F, D): x̂, or the embedding in the layer's frame."""
         if self.choice.frame == "raw" or not self.model.weights_vary(self.choice):
             return xhat
         layer, j = neuron[0].tolist()
@@ -187,7 +187,7 @@ class ExplainWork:
     # ---- The strongest
 
     def _of_the_strongest(self) -> _Firings:
-        """Of each token the neurons with the highest shares of their maxima, hardest first; no clusters."""
+        """Return for each token the neurons with the highest shares of their maxima, hardest first; no clusters."""
         comparable = _comparable(self.index)  # (L, N)
         sign = self.index.sign
         maximum = torch.from_numpy(np.where(comparable, self.index.statistics.maximum, 0)).to(self.model.device)

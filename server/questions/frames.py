@@ -35,7 +35,7 @@ def check_frame(index: Index, choice: EmbeddingChoice) -> None:
 
 
 def weights(model: Model, index: Index, layer: int, neurons: Tensor, choice: EmbeddingChoice) -> EmbeddingWeights:
-    """How neurons (B,) int64 embed x̂ in the frame; in `own`, and gated neurons, as in `raw`, to go on from."""
+    """Return how neurons (B,) int64 embed x̂ in the frame; in `own`, and gated neurons, as in `raw`, to go on from."""
     how = model.embedding_weights(layer, neurons, choice)
     if choice.frame not in OF_LAYERS or how.up is not None or index.layer(layer).scales is not None:
         return how
@@ -53,7 +53,7 @@ def layer_frame(model: Model, index: Index, layer: int, choice: EmbeddingChoice,
 
 
 def _moments(model: Model, index: Index, layer: int, choice: EmbeddingChoice) -> tuple[Tensor, Tensor]:
-    """What is subtracted from x̂, and what it is then multiplied by, (D,) each, on the model's device.
+    """Return what is subtracted from x̂, and what it is then multiplied by, (D,) each, on the model's device.
 
     In mode `raw` h = γ ⊙ x̂ + β, whose deviation is that of x̂ times γ (of signs cosines know nothing).
     """

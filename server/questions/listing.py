@@ -24,7 +24,7 @@ _FINGERPRINT_BYTES = 12
 
 
 def first_place(index: Index, query: ListQuery) -> int:
-    """Where the page begins in the order asked for.
+    """Place where the page begins, in the order asked for.
 
     Raises InvalidArgument for a token that is none, or of another question.
     """

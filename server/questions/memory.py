@@ -1,4 +1,4 @@
-"""What happens where the device's memory does not suffice: an answer in words, and the memory is let go."""
+"""Guard for when the device's memory does not suffice: an answer in words, and the memory is let go."""
 
 import traceback
 

@@ -1,4 +1,4 @@
-"""What chance gives at the same cut: metrics of rotations of a neuron's examples, clustered as the neuron was."""
+"""Chance at the same cut: metrics of rotations of a neuron's examples, clustered as the neuron was."""
 
 from collections.abc import Callable
 

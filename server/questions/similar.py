@@ -91,7 +91,7 @@ class SimilarWork:
         )
 
     def _find(self, rows: Array) -> list[_Found]:
-        """Of each of the rows (B,) the most similar clusters of other neurons."""
+        """Find for each of the rows (B,) the most similar clusters of other neurons."""
         found: dict[int, _Found] = {}
         of_layers = self.clusters.neurons[rows, 0]
         for layer in np.unique(of_layers).tolist():
@@ -120,7 +120,7 @@ class SimilarWork:
         return _Found(near[order], exact[order])
 
     def _cosines(self, rows: Array, unit: Tensor) -> Array:
-        """(K,) float64, each from its own two embeddings alone, so that company changes no bit and equals are equal."""
+        """(K,) float64, each from its own two embeddings alone: no batch changes it, and equals are equal."""
         exact, one = np.empty(len(rows)), unit.cpu().numpy().astype(np.float64)
         layers = self.clusters.neurons[rows, 0]
         for layer in np.unique(layers).tolist():

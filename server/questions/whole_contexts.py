@@ -79,7 +79,7 @@ class WholeContexts:
         return ids, self._model.tokenizer.texts(ids)
 
     def _places(self, items: IntArray) -> Array:
-        """Where the examples stand in the request."""
+        """Return where the examples stand in the request."""
         return np.asarray(self._order[np.searchsorted(self._sorted, self._keys(items))])
 
     def _keys(self, items: IntArray) -> Array:

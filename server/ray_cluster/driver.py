@@ -100,7 +100,7 @@ class RayExecutor:
         return self._pool.wait_for(n)
 
     def ask(self, question: Callable[[Any], Any]) -> Any:
-        """What a worker answers of what it holds; waits for the first, and asks another where that dies."""
+        """Return what a worker answers of what it holds; waits for the first, and asks another where that dies."""
         while True:
             self.wait_for(1)
             worker = next(iter(self._pool.ready))

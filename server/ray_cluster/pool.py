@@ -21,7 +21,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RayOptions:
-    """How a job uses a cluster.
+    """Options of how a job uses a cluster.
 
     address  auto: the cluster that this machine is part of; local: one of this machine alone; or HOST:PORT
     gpus     of each worker, fractions allowed; None: 1 where the cluster has any, else 0
@@ -98,7 +98,7 @@ class WorkerPool:
                 time.sleep(1.0)
 
     def wait(self, references: list[Any]) -> list[Any]:
-        """Those that came within a second; workers that begin are seen to meanwhile."""
+        """Return the answers that came within a second; workers that begin are seen to meanwhile."""
         if not (waiting := [*references, *self._arriving, *self._beginning]):
             wait(self._sending, timeout=1.0)
             return []
@@ -136,7 +136,7 @@ class WorkerPool:
 
     @property
     def _asked(self) -> dict[str, float]:
-        """Of the cluster for one worker. Without a GPU a CPU for each of its threads, as far as a machine has them."""
+        """Resources of the cluster for one worker. Without a GPU a CPU for each thread, if a machine has as many."""
         gpus = self._options.gpus
         if gpus is None:
             gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
@@ -244,7 +244,7 @@ class WorkerPool:
 
 
 def cause(error: Exception) -> BaseException:
-    """What went wrong in the worker, as far as Ray tells."""
+    """Return what went wrong in the worker, as far as Ray tells."""
     inner = getattr(error, "cause", None)
     return inner if isinstance(inner, BaseException) else error
 
@@ -267,7 +267,7 @@ def _blocks(path: Path) -> Iterator[Any]:
 
 
 def _n_threads() -> int:
-    """Of torch, here and in every worker: the last digits of a product depend on it."""
+    """Return torch's number of threads, here and in every worker: the last digits of a product depend on it."""
     import torch
 
     return torch.get_num_threads()

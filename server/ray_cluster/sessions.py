@@ -1,4 +1,4 @@
-"""What `polysem index` and `polysem measure` do on a Ray cluster, up to the work itself."""
+"""Sessions of `polysem index` and `polysem measure` on a Ray cluster, up to the work itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +85,6 @@ def measuring(folder: Path | None, options: dict[str, Any], report: Report) -> I
 
 
 def index_payload(index: Index, model: ModelDescription | None = None) -> IndexPayload:
-    """What workers hold to measure the index with the model; None: with the one that the index names, in float32."""
+    """Return what workers hold to measure the index with the model; None: the index's own, in float32."""
     name, dtype = (index.info.model_id, "float32") if model is None else (model.info.id, model.dtype)
     return IndexPayload(index.folder.resolve(), index.info.sha256, name, dtype)

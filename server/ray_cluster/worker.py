@@ -27,7 +27,7 @@ BLOCK_BYTES = 32 << 20  # of what travels at once
 
 
 class WorkerPayload(Protocol):
-    """What a worker is to hold; pickles.
+    """Contents that a worker is to hold; pickles.
 
     folders  that it is read from: their names, and where they lie for the driver
     """
@@ -36,7 +36,7 @@ class WorkerPayload(Protocol):
     def folders(self) -> Mapping[str, Path]: ...
 
     def open(self, stack: ExitStack, folders: Mapping[str, Path]) -> tuple[Any, str]:
-        """What is held, from folders that are there, until the stack is left; and the kind of its device, cpu or cuda.
+        """Yield what is held, from folders that are there, until the stack is left; and its device, cpu or cuda.
 
         Raises FailedPrecondition where it is not what the driver has.
         """
@@ -113,7 +113,7 @@ def _check_same(noun: str, name: str, wanted: str, found: str) -> None:
 
 
 class Versions(NamedTuple):
-    """What driver and workers must agree in."""
+    """Facts that driver and workers must agree in."""
 
     software: str
     index_format: int
@@ -126,7 +126,7 @@ class Versions(NamedTuple):
 
 
 class Begun(NamedTuple):
-    """What a worker says once it has begun.
+    """Facts that a worker says once it has begun.
 
     lacks    names of folders that must be sent before it can open its payload
     device   cpu or cuda
@@ -174,7 +174,7 @@ class Worker:
         return tuple(name for name, folder in held.folders.items() if not self._place(name, folder).is_dir())
 
     def _place(self, name: str, folder: Path) -> Path:
-        """Where the folder lies here: where the driver has it, or where it was sent."""
+        """Return where the folder lies here: where the driver has it, or where it was sent."""
         sent = self._sent / name / folder.name
         return sent if sent.is_dir() or not folder.is_dir() else folder
 
@@ -194,7 +194,7 @@ class Worker:
         (self._sent / f"{name}.partial").rename(self._sent / name)
 
     def answer(self, question: Callable[[Any], Any]) -> Any:
-        """What the question makes of what is held."""
+        """Return what the question makes of what is held."""
         return question(self._held)
 
     def make(self, compute: shards.Compute, taken: Any, path: Path, mark: Path) -> Any:

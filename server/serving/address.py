@@ -1,4 +1,4 @@
-"""Where a server listens: loopback and unix sockets are open; elsewhere it wants TLS and keys, or `--insecure`."""
+"""Addresses of a server: loopback and unix sockets are open; others require TLS and keys, or `--insecure`."""
 
 import ipaddress
 import logging
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def target(settings: Settings, port: int) -> str:
-    """What a client on this machine is given."""
+    """Return the target for a client on this machine."""
     if settings.host.startswith(UNIX):
         return settings.host
     return f"[{settings.host}]:{port}" if ":" in settings.host else f"{settings.host}:{port}"
 
 
 def wants_keys(settings: Settings) -> bool:
-    """Where the settings leave it open: on an address that other machines reach."""
+    """Say whether keys are required where the settings leave it open: on an address that other machines reach."""
     if settings.require_keys is not None:
         return settings.require_keys
     return not (settings.insecure or is_local(settings.host))

@@ -64,11 +64,11 @@ class _Request:
         return float(self.ends[-1] - self.ends[self.done])
 
     def fitting(self, room: float) -> int:
-        """How many of the next items cost at most `room` together."""
+        """Count how many of the next items cost at most `room` together."""
         return int(np.searchsorted(self.ends[self.done + 1 :], self.ends[self.done] + room, side="right"))
 
     def cost(self, n: int) -> float:
-        """Of the next n items."""
+        """Return the cost of the next n items."""
         return float(self.ends[self.done + n] - self.ends[self.done])
 
 
@@ -114,7 +114,7 @@ class _Shares:
         self._served[share] = max(self.of(share), self._level)
 
     def choose(self, ready: list[_Request]) -> _Request:
-        """Of the key with the least served; among its requests and among equal keys the first."""
+        """Return the first request of the key that was served least; of equal keys the first."""
         lead = min(ready, key=lambda request: self.of(request.caller.share))
         self._level = max(self._level, self.of(lead.caller.share))
         return lead
@@ -268,7 +268,7 @@ class Batcher:
         return "bulk" if time.monotonic_ns() - self._bulk_served_ns > BULK_TURN_S * 1e9 else "interactive"
 
     def _bulk_limit(self, work: Work) -> float:
-        """What work of this kind costs in `bulk_batch_ms`, as far as is known."""
+        """Return what work of this kind costs in `bulk_batch_ms`, as far as is known."""
         rate = self._bulk_rates.get(type(work))
         if rate is None:
             return self.max_batch_cost / 8
@@ -290,7 +290,7 @@ class Batcher:
                 await self._run(batch.parts)
 
     def _wait_s(self, batch: _Batch) -> float:
-        """How long the batch may yet wait for others to join."""
+        """Return how long the batch may yet wait for others to join."""
         if batch.reason != "waited":
             return 0.0
         oldest_ns = min(part.request.arrived_ns for part in batch.parts)
@@ -336,7 +336,7 @@ class Batcher:
             first = last
 
     def _learn(self, parts: list[_Taken], compute_ns: int) -> None:
-        """What cost is done in a second; of bulk batches by kind of work, since their size follows from it."""
+        """Learn the cost done in a second; of bulk batches by kind of work, since their size follows from it."""
         self.metrics.stage_seconds.labels("compute").observe(compute_ns / 1e9)
         rate = sum(part.cost for part in parts) / max(compute_ns / 1e9, 1e-6)
         self._rate += 0.3 * (rate - self._rate)

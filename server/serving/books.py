@@ -1,5 +1,5 @@
-"""What a server writes down beside its calls. It fails no call: what cannot be written is logged once, tried again, and
-shown in the metrics."""
+"""Records that a server writes beside its calls. They fail no call: what cannot be written is logged once, tried again,
+and shown in the metrics."""
 
 import logging
 import os

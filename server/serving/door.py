@@ -65,7 +65,7 @@ _OF_METHOD = {
 
 
 def kind_of(method: str) -> Kind:
-    """What calls of a method count as."""
+    """Return what calls of a method count as."""
     return _OF_METHOD.get(method) or (JOB if method.startswith(_JOBS) else WORK)
 
 

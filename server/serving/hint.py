@@ -1,4 +1,4 @@
-"""What `polysem serve` says to try: commands that work as printed, on the same machine."""
+"""Commands that `polysem serve` says to try: they work as printed, on the same machine."""
 
 import shlex
 from collections.abc import Iterator

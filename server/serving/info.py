@@ -1,4 +1,4 @@
-"""What a server says of itself."""
+"""Facts that a server gives about itself."""
 
 from polysem.proto.facts import Limits, ServerInfo
 from polysem.proto.questions.clustering import MAX_NEIGHBOURS, MAX_THRESHOLDS

@@ -1,4 +1,4 @@
-"""What happens around every call: is the server ready, who asks, how it ended; exceptions become statuses here."""
+"""Interceptor around every call: is the server ready, who asks, how it ended; exceptions become statuses here."""
 
 import asyncio
 import contextlib
@@ -205,7 +205,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             raise asyncio.CancelledError from None
 
     def _translated(self, call: Call, error: Exception) -> PolysemError:
-        """What the caller reads of it."""
+        """Return what the caller reads of it."""
         if isinstance(error, PolysemError):
             error.message = self.redaction.text(error.message)
             return error

@@ -69,7 +69,7 @@ def create(
 
 
 def revoke(state: Path, id_: str) -> Key:
-    """Let the key in no more, even where the disk is full. Raises NotFound."""
+    """Revoke the key, even if the disk is full. Raises NotFound."""
     with _changing(state, in_place=True) as keys:
         if id_ not in keys:
             raise NotFound(f"there is no key {id_!r} in {state / KEYS}; see `polysem keys list`")

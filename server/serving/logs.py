@@ -1,4 +1,4 @@
-"""What a server writes down: its log on stderr, and the audit log, a JSON line a call. Never a key, never a text."""
+"""Logs of a server: its log on stderr, and the audit log, a JSON line a call. Never a key, never a text."""
 
 import json
 import logging
@@ -102,7 +102,7 @@ def _without_grpc(record: logging.LogRecord) -> bool:
 
 
 def audit_path(settings: Settings) -> Path | None:
-    """Where the audit log goes: as named, else into the state folder where there are keys."""
+    """Return where the audit log goes: as named, else into the state folder where there are keys."""
     if settings.audit_log is not None:
         return Path(os.path.expanduser(settings.audit_log))
     return state_folder(settings.state) / AUDIT if address.wants_keys(settings) else None

@@ -1,4 +1,4 @@
-"""What Prometheus reads of a server, on a port of its own. One `Metrics` a server; all names begin with polysem_."""
+"""Metrics of a server for Prometheus, on a port of its own. One `Metrics` a server; all names begin with polysem_."""
 
 import threading
 from collections.abc import Callable, Iterable, Mapping

@@ -103,7 +103,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
             yield message
 
     async def _labels(self, plan: explain.ExplainPlan) -> list[Array]:
-        """Of each neuron's dataset examples."""
+        """Return the cluster labels of each neuron's dataset examples."""
         labels: list[Array] = []
         async for answer in self._batcher.stream(plan.clustering, plan.neurons, callers.current.get()):
             assert isinstance(answer.batch, ClusterBatch)

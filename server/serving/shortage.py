@@ -1,4 +1,4 @@
-"""What an operating system's error says to a caller: that the server is short of something, and never a path of it."""
+"""Words for an operating system's error: that the server is short of something, and never a path of it."""
 
 import re
 import sqlite3
@@ -16,7 +16,7 @@ OUT_OF_DESCRIPTORS = "the server has no file descriptor left; try again in a min
 
 
 def shortage(error: BaseException | None) -> Overloaded | None:
-    """What the error, or one that it comes from, lacks; None where it lacks nothing that comes back."""
+    """Return what the error, or one that it comes from, lacks; None where it lacks nothing that comes back."""
     while error is not None:
         if is_full(error):
             return Overloaded(FULL, RETRY_AFTER_S)

@@ -79,7 +79,7 @@ def alone(folder: Path, name: str) -> Iterator[None]:
 
 
 def stamp(path: Path) -> Stamp | None:
-    """What changes with the file; None where there is none."""
+    """Return what changes with the file; None where there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -20,7 +20,7 @@ class Spare:
         self._held: int | None = os.open(os.devnull, os.O_RDONLY)
 
     def lent(self, read: Callable[[], Read]) -> Read:
-        """What `read` returns; called again with the spare descriptor free where it fails for lack of one."""
+        """Return what `read` returns; called again with the spare descriptor free where it fails for lack of one."""
         try:
             return read()
         except Exception as error:

@@ -97,8 +97,8 @@ BAD_LINES = {
     "a number": (b"12", "is not a JSON object"),
     "a number for a text": (b'{"text": 12}', r"has no text in its field 'text'; fields with text: none"),
     "null for a text": (b'{"text": null, "body": "b"}', "has no text in its field 'text'; fields with text: 'body'"),
-    "half a pair": (b'{"text": "\\ud800"}', "half a surrogate pair"),
-    "half a pair in the id": (b'{"text": "a", "id": "\\udc00"}', "half a surrogate pair"),
+    "half a pair": (b'{"text": "\\ud800"}', "unpaired surrogate"),
+    "half a pair in the id": (b'{"text": "a", "id": "\\udc00"}', "unpaired surrogate"),
 }
 
 

@@ -49,7 +49,7 @@ BAD = {
     "not JSON": (b'{"text": ', "line 2 .* is not JSON"),
     "no object": (b"[1, 2]", "line 2 .* is not a JSON object"),
     "no text": (b'{"txt": "x", "n": 1}', "no text in its field 'text'; fields with text: 'txt'"),
-    "half a surrogate": (rb'{"text": "\ud800"}', "half a surrogate pair"),
+    "half a surrogate": (rb'{"text": "\ud800"}', "unpaired surrogate"),
     "not UTF-8": (b'{"text": "\xff"}', "not UTF-8"),
     "a NUL": (b'{"text": "\0"}', "NUL byte"),
     "too large": (b'{"text": "' + b"x" * 300 + b'"}', "larger than"),
