@@ -32,20 +32,19 @@ REPLACED = {
 }
 
 
-def docstrings(path):
-    """Every docstring of a file with the line where it begins."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield getattr(node, "lineno", 1), text
+def docstrings(node, line=1):
+    """The docstrings of a module or class and of everything public in it, each with its line."""
+    yield line, ast.get_docstring(node) or ""
+    for child in getattr(node, "body", []):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            yield from docstrings(child, child.lineno)
 
 
-def test_every_docstring_begins_with_a_subject_or_a_verb():
+def test_every_public_docstring_begins_with_a_subject_or_a_verb():
     found = [
         f"{path.relative_to(ROOT)}:{line} {text.splitlines()[0]}"
         for path in SOURCES
-        for line, text in docstrings(path)
+        for line, text in docstrings(ast.parse(path.read_text("utf-8")))
         if NO_SUBJECT.match(text)
     ]
     assert found == []

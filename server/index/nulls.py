@@ -25,7 +25,7 @@ COLUMNS = 4
 
 
 class HeldNulls(NamedTuple):
-    """Of one side: n_null rotations, seeded, of each neuron's examples in frame own."""
+    """Rotations of one side: n_null, seeded, of each neuron's examples in frame own."""
 
     n_null: int
     seed: int
@@ -33,7 +33,7 @@ class HeldNulls(NamedTuple):
 
 
 def read(index: "Index") -> HeldNulls | None:
-    """Those of the index's side; None where it holds none. Raises DamagedIndex."""
+    """Read the rotations of the index's side; None where it holds none. Raises DamagedIndex."""
     path = index.folder / FILE
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""What tests of neurons cost in the queue, in its units: the n_examples² · d_model of a clustering.
+"""Cost of tests of neurons in the queue, in its units: the n_examples² · d_model of a clustering.
 
 Fitted to tests/benchmarks/tests_cost.py on a CPU, where one core does 9.5e6 units a millisecond.
 """

@@ -25,7 +25,7 @@ class Embedded(NamedTuple):
 
 
 def embedded_rows(batch: DeviceBatch) -> Embedded:
-    """Those of the batch, held in memory where no weights and offsets say them."""
+    """Return the embeddings of the batch, held in memory where no weights and offsets say them."""
     rows, at, how = batch.rows, batch.example_rows, batch.how
     if how.up is not None or batch.scales is not None:
         x = rows[at].float() if batch.scales is None else rows[at].float() * batch.scales[at][..., None]

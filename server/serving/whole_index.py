@@ -103,7 +103,7 @@ class WholeIndexes:
 
 
 def _metrics(batch: ClusterBatch) -> dict[str, Array]:
-    """Of each neuron, (B,): METRICS, those of tests NaN where the index holds none."""
+    """Return METRICS of each neuron, (B,), those of tests NaN where the index holds none."""
     found = {name: getattr(batch, name) for name in METRICS if name not in OF_TESTS}
     B = len(batch.neurons)
     best, mean, _, p = batch.significance.T if batch.significance.shape[1] else np.full((4, B), np.nan)
