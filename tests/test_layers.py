@@ -52,6 +52,9 @@ server/in_process    client server/app server/opening server/serving server/sett
 server               server/in_process server/paths
 server/planted       client client/commands client/measuring client/terminal kernels proto proto/questions
                      server/index server/model server/opening server/questions server/settings
+server/reproduce     client/commands client/measuring client/terminal proto proto/questions proto/work
+                     server/corpus server/index server/indexing server/local_client server/model server/opening
+                     server/planted server/settings
 server/tour          client client/drawing client/measuring client/terminal server
 server/commands      client client/commands client/terminal proto server/app server/corpus server/demo server/index
                      server/indexing server/model server/opening server/paths server/questions server/ray_cluster

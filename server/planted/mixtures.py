@@ -11,6 +11,7 @@ pre-activation is half of its median over its own examples, or more.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -29,6 +30,7 @@ N_EXAMPLES = 60  # of a mixture, at most
 LEAST_EXAMPLES = 10  # of each of its sources
 FIRES = 0.5  # of a neuron's median pre-activation over its examples
 N_PASSES = 3  # over a layer's neurons, to find partners
+TRIES = 50  # for each mixture: where hardly any neurons can be mixed, trying all takes minutes
 N_CONTEXTS = 128  # that are read for `random`
 AT_ONCE_TOKENS = 4096
 
@@ -117,7 +119,7 @@ class _Layer:
         """At most so many mixtures of neurons, of kind two, three or token."""
         found: list[Mixture] = []
         taken: set[int] = set()
-        for neurons, token in self._drawn(kind):
+        for neurons, token in islice(self._drawn(kind), TRIES * n_mixtures):
             if len(found) == n_mixtures:
                 break
             if taken.isdisjoint(neurons) and (mixture := self._mixture(kind, neurons, token)) is not None:

@@ -1,4 +1,5 @@
-"""A hub of data sets on this machine: of its HTTP interface as much as the real libraries ask for to stream one."""
+"""A hub on this machine: of its HTTP interface as much as the real libraries ask for to stream a data set, and to load
+a model."""
 
 import hashlib
 import json
@@ -13,13 +14,16 @@ from urllib.parse import unquote, urlsplit
 
 
 class Hub(ThreadingHTTPServer):
-    """Keeps the data set lab/texts: each commit is a folder; `head` is the newest one's name, 40 hex digits."""
+    """Keeps the data set lab/texts: each commit is a folder; `head` is the newest one's name, 40 hex digits.
+
+    model  a folder, which is the model lab/gpt2
+    """
 
     daemon_threads = True
 
-    def __init__(self, commits: dict[str, Path]) -> None:
+    def __init__(self, commits: dict[str, Path], model: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Answers)
-        self.commits = commits
+        self.commits, self.model = commits, model
         self.head = next(iter(commits))
         self.sent: list[tuple[str, str, int]] = []  # commit, file and bytes of each answer with some of a file's
         self.n_looked_up = 0  # how often the data set itself was asked for
@@ -30,8 +34,8 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(commits: dict[str, Path]) -> Iterator[Hub]:
-    with Hub(commits) as hub:
+def serving(commits: dict[str, Path], model: Path | None = None) -> Iterator[Hub]:
+    with Hub(commits, model) as hub:
         thread = threading.Thread(target=hub.serve_forever)
         thread.start()
         try:
@@ -53,7 +57,14 @@ class _Answers(BaseHTTPRequestHandler):
         elif found := re.fullmatch(r"/api/datasets/lab/texts/tree/(\w+)/?(.*)", path):
             self._list(self.server.commits[self._commit(found[1])], found[2])
         elif found := re.fullmatch(r"/datasets/lab/texts/resolve/(\w+)/(.+)", path):
-            self._file(self._commit(found[1]), found[2])
+            self._file(self._commit(found[1]), found[2], self.server.commits[self._commit(found[1])])
+        elif path == "/api/models/lab/gpt2" and self.server.model is not None:
+            names = [{"rfilename": file.name} for file in sorted(self.server.model.iterdir())]
+            self._json({"id": "lab/gpt2", "modelId": "lab/gpt2", "sha": self.server.head, "siblings": names})
+        elif self.server.model is not None and (found := re.fullmatch(r"/api/models/lab/gpt2/tree/\w+/?(.*)", path)):
+            self._list(self.server.model, found[1])
+        elif self.server.model is not None and (found := re.fullmatch(r"/lab/gpt2/resolve/\w+/(.+)", path)):
+            self._file(self.server.head, found[1], self.server.model)
         else:
             self._answer(404, headers={"X-Error-Code": "RepoNotFound"})
 
@@ -78,8 +89,8 @@ class _Answers(BaseHTTPRequestHandler):
             ]
         )
 
-    def _file(self, commit: str, name: str) -> None:
-        path = self.server.commits[commit] / name
+    def _file(self, commit: str, name: str, folder: Path) -> None:
+        path = folder / name
         if not path.is_file():
             return self._answer(404, headers={"X-Error-Code": "EntryNotFound"})
         data, status = path.read_bytes(), 200
