@@ -1,4 +1,4 @@
-"""What a study found, in words and tables, from its files alone."""
+"""The report of a study: what it found, in words and tables, from its files alone."""
 
 import json
 import math
@@ -99,7 +99,7 @@ def claims(rows: Sequence[Row], algorithm: str) -> list[dict[str, Any]]:
 
 
 def tests(tested: Measurements) -> list[dict[str, Any]]:
-    """Of each embedding: how many neurons are more than chance, and by how much more neuron embeddings exceed it."""
+    """Return of each embedding how many neurons exceed chance, and by how much more neuron embeddings do."""
     embedding, values = tested.column("embedding"), {name: tested.column(name) for name in _TESTS}
     of = {name: np.flatnonzero(embedding == name) for name in NAMES}
     return [_tests(name, mine, of["neuron"], values) for name, mine in of.items()]

@@ -59,7 +59,7 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked for; the same study gives the same files.
+    """A study as it is asked for; the same study gives the same files.
 
     model, corpus       as `polysem index` takes them; of no account where `index` is named
     max_documents       the first so many with text in them
@@ -92,7 +92,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it is done. model: the index's, where it is no longer at its place."""
+    """The machine that does it. model: the index's, where it is no longer at its place."""
 
     device: str = "auto"
     dtype: str = "float32"
