@@ -173,3 +173,13 @@ def test_wrong_arguments_are_refused(function):
     with pytest.raises(ValueError, match=r"embeddings\[0, 2, 1\] is nan; expected finite numbers"):
         function(spoilt, n_examples)
     assert not function(spoilt, torch.tensor([2]), 1).p_value.nan_to_num().any()  # padding is never read
+
+
+@pytest.mark.parametrize("n", [4, 5, 6, 10])
+@pytest.mark.parametrize("n_here", [1, 2])
+def test_examples_at_two_places_are_one_cloud_however_they_were_rounded(n, n_here):
+    """They lie on a line, and so do their rotations: all best silhouettes are alike but for rounding, which moves p."""
+    noise = torch.Generator().manual_seed(0)
+    places = torch.randn((20, 2, 24), generator=noise)[:, (torch.arange(n) >= n_here).long()]
+    e = places * (1 + 3e-7 * torch.randn(places.shape, generator=noise))
+    assert rotation_test(e, torch.full((20,), n), 99, 3).p_value.min() > 0.5
