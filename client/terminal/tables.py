@@ -36,11 +36,16 @@ _BASELINES = {"token_agreement": "token AMI", "single_token_share": "one token",
 
 
 def metrics_table(neurons: Iterable[Neuron]) -> Table:
-    """A row a neuron, in the order given; – where a metric is undefined."""
-    table = right_aligned("neuron", *_COLUMNS.values(), *_BASELINES.values())
+    """A row a neuron, in the order given, those with a test with p and excess; – where a metric is undefined."""
+    neurons = list(neurons)
+    held = _TESTS if any(neuron.significance for neuron in neurons) else {}
+    table = right_aligned("neuron", *held.values(), *_COLUMNS.values(), *_BASELINES.values())
     for neuron in neurons:
+        test = neuron.significance
+        tests = [written(test and test.p_value), written(test and test.excess)] if held else []
         numbers = [metric_text(neuron.metrics, name) for name in _COLUMNS]
-        table.add_row(str(neuron.id), *numbers, *(metric_text(neuron.baselines, name) for name in _BASELINES))
+        numbers += [metric_text(neuron.baselines, name) for name in _BASELINES]
+        table.add_row(str(neuron.id), *tests, *numbers)
     found = [neuron.method for neuron in neurons]
     table.caption = mixed_methods(sum(method in APPROXIMATE for method in found), len(found)) or None
     return table

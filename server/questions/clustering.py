@@ -50,7 +50,7 @@ from polysem.server.index.format import Index
 from polysem.server.model.model import Model
 from polysem.server.questions import costs, memory, nulls, resident, rotation_tests
 from polysem.server.questions.engine import Engine, Plan
-from polysem.server.questions.held import held_tests
+from polysem.server.questions.held import held_nulls, held_tests
 from polysem.server.questions.resident import DeviceBatch
 
 MAX_IN_MATRIX = 4096
@@ -97,7 +97,7 @@ class ClusterWork:
         """n_examples² · d_model, what tests cost, and a constant for a tree made by itself: batches stay short."""
         n = self.index.n_examples[items[:, 0], items[:, 1]].astype(np.float64)
         by_itself = 0.0 if self.clustering.neighbours is None else COST_OF_ONE[self.model.device.type]
-        testing = costs.tests(n, self.clustering.n_null, self.clustering.neuron_only)
+        testing = costs.of_tests(n, self.clustering.n_null, self.clustering.neuron_only, self._is_held)
         return (n**2 + 1) * self.model.info.d_model + by_itself + testing
 
     def takes(self, n_examples: Array) -> Array:
@@ -138,8 +138,14 @@ class ClusterWork:
             made, clustered = self._large(batch)
             _put(out, offsets, *_read(batch._replace(places=np.array([place])), clustered, nullcontext()))
             _say(out, np.array([place]), made.method, made.library)
-        held = None if self.clustering.n_null else held_tests(self.index, self.choice, items)
-        return out if held is None else replace(out, significance=held)
+        return replace(out, significance=held_tests(self.index, self.choice, items)) if self._is_held else out
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether the index holds all that is wanted of rotation tests."""
+        held, wanted = held_nulls(self.index, self.choice), self.clustering
+        asked = wanted.neuron_only and held is not None and (held.n_null, held.seed) == (wanted.n_null, wanted.seed)
+        return held is not None and (wanted.n_null == 0 or asked)
 
     def _put_key_tokens(self, out: ClusterBatch, ends: columns.Offsets) -> None:
         """The key token of each example, layer by layer."""
@@ -210,6 +216,8 @@ class ClusterWork:
         if self.clustering.neighbours is None:
             gram = products.gathered_products(*embedded)
             made = made._replace(null_metrics=nulls.null_metrics(gram, n, self._labels, n_null, seed))
+        if self._is_held:
+            return made
         if self.clustering.neuron_only:
             return made._replace(significance=torch.stack(list(rotation_tests.tests_of(batch, n_null, seed)), dim=1))
         trees = made.trees.where((n > 0)[:, None, None], torch.nan)

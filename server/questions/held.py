@@ -105,16 +105,19 @@ class _TestShard:
         return lambda: {"tests": tests}
 
 
-def held_tests(index: Index, choice: EmbeddingChoice, neurons: IntArray) -> DoubleArray | None:
-    """(B, 4) what the index holds of the rotation test of neurons (B, 2) by this embedding; None where it holds none.
+def held_nulls(index: Index, choice: EmbeddingChoice) -> nulls.HeldNulls | None:
+    """The tests that the index holds by this embedding; None where it holds none.
 
     In frame own all frames but `standardised` are one: the neuron's own mean is subtracted in any case.
     """
-    held = index.nulls
-    if held is None or (choice.embedding, choice.layer_norm) != (CHOICE.embedding, CHOICE.layer_norm):
-        return None
-    if choice.frame == "standardised":
-        return None
+    is_held = (choice.embedding, choice.layer_norm) == (CHOICE.embedding, CHOICE.layer_norm)
+    return index.nulls if is_held and choice.frame != "standardised" else None
+
+
+def held_tests(index: Index, choice: EmbeddingChoice, neurons: IntArray) -> DoubleArray:
+    """(B, 4) the tests of neurons (B, 2) that the index holds."""
+    held = held_nulls(index, choice)
+    assert held is not None
     place = np.zeros(index.info.n_layers, np.int64)
     place[list(index.info.held_layers)] = np.arange(len(index.info.held_layers))
     tests: DoubleArray = held.tests[place[neurons[:, 0]] * index.info.n_neurons_per_layer + neurons[:, 1]]

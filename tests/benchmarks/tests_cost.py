@@ -4,7 +4,7 @@
 
 For neurons of 10 to 300 examples in 6 clusters: milliseconds of one core a neuron (processor time, one thread, least of
 5 runs) of the clustering, the rotation test, the tests of merges beyond it, null means, stability and prediction
-strength; beside them `costs.tests` in milliseconds, at the speed of MAX_BATCH_COST.
+strength; beside them `costs.of_tests` in milliseconds, at the speed of MAX_BATCH_COST.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def row(n, options):
         milliseconds(lambda: stability.cluster_stability(d, labels_of(d, counts), counts, labels_of)),
         milliseconds(lambda: stability.prediction_strength(d, counts, k, trees_of)),
     )
-    counted = (costs.tests(counts.numpy()[:1], options.n_null, alone)[0] / UNITS_A_MS for alone in (True, False))
+    counted = (costs.of_tests(counts.numpy()[:1], options.n_null, alone)[0] / UNITS_A_MS for alone in (True, False))
     return *(part / B for part in parts), *counted
 
 

@@ -1,19 +1,33 @@
 """Rotation tests that an index holds: made once, resumed, checked, and what is answered from them."""
 
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 import polysem.server
+from polysem.client import terminal
 from polysem.client.commands.cli import cli
 from polysem.proto.errors import DamagedIndex, FailedPrecondition, InvalidArgument
-from polysem.proto.questions.clustering import EmbeddingChoice
+from polysem.proto.neurons import parse_neurons
+from polysem.proto.questions.clustering import (
+    Clustering,
+    ClusterQuery,
+    EmbeddingChoice,
+    decode_cluster_query,
+    encode_cluster_query,
+)
+from polysem.proto.questions.listing import is_rare
 from polysem.server.index import nulls
 from polysem.server.index.format import open_index, verify
+from polysem.server.model.loading import load
 from polysem.server.questions import held
+from polysem.server.questions.clustering import plan
+from polysem.server.questions.engine import Engine
 
 N_NULL, SEED = 19, 3
 
@@ -60,6 +74,19 @@ def test_bulk_answers_have_them_without_asking(client, tested):
     np.testing.assert_array_equal(columns["excess_silhouette"], tests[:, 0] - tests[:, 1])
 
 
+def test_who_asks_for_the_same_test_has_what_is_held(client, copy, monkeypatch):
+    want = client.cluster("0.3", n_null=N_NULL, seed=SEED)[0]
+    monkeypatch.setattr("polysem.kernels.significance.gathered_rotation_test", pytest.fail)
+    query = encode_cluster_query(
+        ClusterQuery(parse_neurons("0.3"), clustering=Clustering(n_null=N_NULL, seed=SEED, neuron_only=True))
+    )
+    engine = Engine(load(open_index(copy).info.model_id), [open_index(copy)], "0")
+    made = plan(engine, decode_cluster_query(query))
+    found = made.work.run(made.items)
+    assert found.significance.tolist() == [list(want.significance)]
+    np.testing.assert_allclose(found.null_metrics[0], want.baselines[3:])
+
+
 @pytest.mark.parametrize(
     ("how", "has"),
     [
@@ -98,6 +125,25 @@ def test_an_index_that_holds_none_has_a_dash(polysem_client):
     ] * 5
     assert np.isnan(polysem_client.cluster("0.3", "0.4").columns()["p_value"]).all()
     assert polysem_client.neurons(where={"p_value": (0, 1)}).n_matching == 0
+
+
+def test_tables_show_them_and_a_dash_where_there_is_none(client, tested):
+    tests = open_index(tested).nulls.tests
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(terminal.metrics_table(client.cluster("0.3", "1.3")))  # 1.3 has no examples
+    console.print(terminal.listing(client.neurons("0.3", "1.3")))
+    said = [line.split() for line in console.export_text().splitlines() if line.strip()]
+    p, excess = f"{tests[3, 3]:.2f}", f"{tests[3, 0] - tests[3, 1]:.2f}"
+    assert [line[:3] for line in said if line[0] in ("neuron", "0.3", "1.3")] == [
+        ["neuron", "p", "excess"],
+        ["0.3", p, excess],
+        ["1.3", "–", "–"],
+    ] * 2
+
+
+def test_rare_asks_for_a_small_p_where_it_is_held():
+    n, share = np.array([40, 40, 40]), np.array([0.9, 0.9, 0.9])
+    assert is_rare(n, share, p_value=np.array([0.05, 0.06, np.nan])).tolist() == [True, False, True]
 
 
 def test_the_tests_are_no_part_of_the_index(index_folder, tested):
@@ -186,3 +232,27 @@ def test_the_command_adds_them_and_says_so(index_folder, checkpoint, tmp_path):
     assert "each neuron compared with 9 rotations of its examples; serve it anew to see them" in found.output
     held_ = open_index(folder).nulls
     assert (held_.n_null, held_.seed) == (9, 2)
+
+
+def test_an_index_is_built_with_them_and_a_killed_one_goes_on_with_them(checkpoint, corpus_file, tmp_path, monkeypatch):
+    out = tmp_path / "built"
+    words = ["index", "--model", str(checkpoint), "--corpus", str(corpus_file), "--out", str(out), "--null", "9"]
+    monkeypatch.setattr(held.rotation_tests, "tests_of", killed_at_once)
+    assert CliRunner().invoke(cli, words).exit_code != 0
+    assert (out / held.WORK).is_dir()
+    monkeypatch.undo()
+    found = CliRunner().invoke(cli, words)
+    assert found.exit_code == 0, found.output
+    assert open_index(out).nulls.n_null == 9
+    assert "exists already" in str(CliRunner().invoke(cli, words).exception)  # it is done
+
+
+def killed_at_once(batch, n_null, seed):
+    raise KeyboardInterrupt
+
+
+def test_rays_workers_are_not_asked_for_them(corpus_file, tmp_path):
+    words = ["index", "--corpus", str(corpus_file), "--out", str(tmp_path / "x"), "--null", "9", "--executor", "ray"]
+    found = CliRunner().invoke(cli, words)
+    assert found.exit_code == 2
+    assert "add the tests afterwards with --add-nulls" in found.output
