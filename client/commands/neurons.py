@@ -156,7 +156,8 @@ def neurons(
     """List neurons, filtered and sorted by their metrics.
 
     METRIC is n_examples, n_clusters, max_distance, mean_distance, intra, inter, silhouette, largest_share,
-    second_share, maximum_activation, mean_activation or share_positive. Neurons of which it is undefined come last.
+    second_share, maximum_activation, mean_activation, share_positive, or of the rotation tests that the index holds
+    p_value, null_silhouette or excess_silhouette. Neurons of which it is undefined come last.
 
     \b
     polysem neurons --sort -n_clusters --min n_examples=25
