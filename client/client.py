@@ -122,6 +122,7 @@ class Client:
         side: Side = "positive",
         n_null: int | None = None,
         seed: int = 0,
+        silhouette_thresholds: Sequence[float] = (),
     ) -> Clusters:
         """Feature clusters of the neurons, streamed in the order asked; a neuron named twice comes once.
 
@@ -147,6 +148,7 @@ class Client:
                             how stable its clusters are: 0.1 s a neuron of 100 examples. None: 99 of the neuron alone
                             where one is named, 0.02 s; else what the index holds, at no cost
         seed                of those rotations, and of what permuted and other draw (0 in all other questions)
+        silhouette_thresholds  at most 64 further cuts of which the silhouette is wanted (`Neuron.cut_silhouettes`)
         """
         call = clustering.call(
             neurons,
@@ -155,6 +157,7 @@ class Client:
             side,
             n_null,
             seed,
+            silhouette_thresholds,
             algorithm=algorithm,
             linkage=linkage,
             embedding=embedding,

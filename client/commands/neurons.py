@@ -19,7 +19,8 @@ from polysem.client.commands.options import (
     say_if_none,
     thresholds_of,
 )
-from polysem.client.questions.clustering import Neuron, wholly_tested
+from polysem.client.questions.clustering import Neuron
+from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
 from polysem.client.questions.statistics import Statistics
 from polysem.proto.questions.clustering import mixed_methods

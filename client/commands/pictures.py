@@ -18,7 +18,7 @@ from polysem.client.commands.options import (
     print_json,
     thresholds_of,
 )
-from polysem.client.questions.clustering import wholly_tested
+from polysem.client.questions.counted import wholly_tested
 
 
 @click.command(epilog=NEURONS_HELP)

@@ -1,6 +1,6 @@
-"""The one drawing of a neuron for browsers: the data it needs, and the script and style that draw it.
+"""The one drawing of a neuron for browsers: the data it needs, and the scripts and style that draw it.
 
-neuron.js cuts the tree itself, so a dragged threshold asks nobody. Where leaves stand is `dendrogram.layout`'s choice,
+cut.js cuts the tree itself, so a dragged threshold asks nobody. Where leaves stand is `dendrogram.layout`'s choice,
 as everywhere; the order stays while the cut moves.
 """
 
@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polysem.client import characters
-from polysem.client.drawing import colours, dendrogram
+from polysem.client import characters, letters
+from polysem.client.drawing import dendrogram
+from polysem.proto.questions.clustering import LEVEL
 from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_MINORITY, LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
 if TYPE_CHECKING:
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
     from polysem.client.questions.examples import Example
 
 FOLDER = Path(__file__).parent
+SCRIPTS = ("cut.js", "parts.js", "tree.js", "neuron.js")  # each builds on those before
 
 
-def data(neuron: "Neuron", examples: "Sequence[Example] | None") -> dict[str, Any]:
+def data(
+    neuron: "Neuron",
+    examples: "Sequence[Example] | None",
+    silhouettes: "Sequence[tuple[float, float | None]]" = (),
+    most: float | None = None,
+) -> dict[str, Any]:
     """A neuron as `Polysem.show` reads it, ready for JSON.
 
-    examples  in the order of its labels; None where the texts cannot be had
+    examples     in the order of its labels; None where the texts cannot be had
+    silhouettes  of further cuts, as `Neuron.silhouettes` has them; none: the profile of cuts is not drawn
+    most         what tokens are shaded by: the neuron's strongest activation; None: that of the examples
     """
     m, tree = neuron.metrics, neuron.tree
     return {
@@ -36,7 +45,6 @@ def data(neuron: "Neuron", examples: "Sequence[Example] | None") -> dict[str, An
         "centrals": tree.centrals.tolist(),
         "mean_distances": tree.mean_distances.tolist(),
         "leaves": dendrogram.layout(neuron).leaves.tolist() if len(neuron.labels) else [],
-        "palette": [*colours.ON_ANY_GROUND, colours.SINGLE, colours.SINGLE],
         "rare": {
             "least_examples": LEAST_EXAMPLES_OF_RARE,
             "common_share": LEAST_SHARE_OF_COMMON,
@@ -46,10 +54,19 @@ def data(neuron: "Neuron", examples: "Sequence[Example] | None") -> dict[str, An
         "mean_distance": m.mean_distance,
         "max_distance": m.max_distance,
         "silhouette": m.silhouette,
+        "silhouettes": [list(step) for step in silhouettes],
+        "most": most,
         "note": note(neuron),
         "tested": _tested(neuron),
         "examples": None if examples is None else [example_data(example) for example in examples],
     }
+
+
+def paint(letter: str) -> str:
+    """The class that has the colour of a cluster of this letter, as cut.js names it."""
+    if letter == letters.SINGLE:
+        return "ps-single"
+    return f"ps-{letter}" if len(letter) == 1 and letter <= "L" else "ps-beyond"
 
 
 def _tested(neuron: "Neuron") -> dict[str, Any] | None:
@@ -67,6 +84,7 @@ def _tested(neuron: "Neuron") -> dict[str, Any] | None:
         "prediction_strength": neuron.prediction_strength,
         "stability": {cluster.label: cluster.stability for cluster in neuron.clusters},
         "verdict": neuron.verdict,
+        "significant": found.p_value <= LEVEL,
     }
 
 
@@ -102,7 +120,7 @@ def note(neuron: "Neuron") -> str:
 
 @cache
 def script() -> str:
-    return (FOLDER / "neuron.js").read_text("utf-8")
+    return "".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS)
 
 
 @cache

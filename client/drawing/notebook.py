@@ -37,8 +37,16 @@ def neuron_html(neuron: "Neuron") -> str:
     return (
         f'{note}<div id="{name}">{plain_html(neuron, examples)}</div><style>{browser.style()}</style>'
         f"<script>{browser.script()}Polysem.show(document.getElementById('{name}'), "
-        f"{browser.json_in_html(browser.data(neuron, examples))});</script>"
+        f"{browser.json_in_html(browser.data(neuron, examples, _silhouettes(neuron)))});</script>"
     )
+
+
+def _silhouettes(neuron: "Neuron") -> list[tuple[float, float | None]]:
+    """Of further cuts; none where the server cannot be asked."""
+    try:
+        return neuron.silhouettes
+    except (RuntimeError, PolysemError):
+        return []
 
 
 def plain_html(neuron: "Neuron", examples: "Sequence[Example] | None") -> str:

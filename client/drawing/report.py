@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 from polysem.client.client import Client
 from polysem.client.drawing import browser, notebook
-from polysem.client.questions.clustering import Neuron, wholly_tested
+from polysem.client.questions.clustering import Neuron
+from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
 
 MAX_NEURONS = 40  # with their texts; about 150 KB each at 100 examples
 MAX_TABLE_ROWS = 2000
 
 STYLE = """
-:root { color-scheme: light dark; --ground: #ffffff; --ink: #1b1c1e; --line: #c9ccd1; --link: #0b57a4; }
+:root { color-scheme: light dark; --ground: #ffffff; --ink: #1c1b19; --line: #e2dfd8; --link: #1f4f96; }
 @media (prefers-color-scheme: dark) {
-  :root { --ground: #15171a; --ink: #e8e9eb; --line: #43474d; --link: #8ec5ff; }
+  :root { --ground: #14161a; --ink: #ebeae7; --line: #2d3138; --link: #93b8f5; }
 }
 body { background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 0 auto;
   max-width: 1200px; padding: 1rem; }
@@ -27,7 +28,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 0.15rem 0.6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 article { border-top: 2px solid var(--line); margin-top: 2rem; padding-top: 0.5rem; }
 h2 { margin: 0.3rem 0; }
-@media print { :root { --ground: #ffffff; --ink: #000000; } article { break-before: page; } }
+@media print { :root { color-scheme: light; --ground: #ffffff; --ink: #000000; } article { break-before: page; } }
 """
 
 START = """
@@ -70,7 +71,7 @@ def _most_behaviours(neuron: Neuron) -> tuple[int, float]:
 
 
 def _article(neuron: Neuron, examples: Sequence[Example]) -> str:
-    data = browser.json_in_html(browser.data(neuron, examples))
+    data = browser.json_in_html(browser.data(neuron, examples, neuron.silhouettes))
     return (
         f'<article id="n{neuron.id}"><h2>{neuron.title.capitalize()}</h2>'
         f"<div>{notebook.plain_html(neuron, examples)}</div>"

@@ -1,6 +1,6 @@
 """The web application: addresses, and what each asks the server.
 
-/                  the table of neurons            /neuron/2.185   a neuron
+/                  the table of neurons            /neuron/2.185   a neuron; /neuron/2.185/B, its cluster B opened
 /go?neuron=2.185   to its page                     /random         to some neuron with examples
 /text?text=…       one's own text                  /api/…          JSON for the pages' script
 /static/…          scripts and styles              /api/serving   whether the server answers by now
@@ -32,10 +32,11 @@ from polysem.client import characters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
 from polysem.client.explorer.asking import Asking
-from polysem.client.explorer.questions import CHOICES, Table, View, neuron_id
-from polysem.client.questions.clustering import wholly_tested
+from polysem.client.explorer.questions import CHOICES, Table, View, named, neuron_id
+from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken
+from polysem.client.questions.statistics import Statistics
 from polysem.proto import errors
 from polysem.proto.facts import IndexInfo
 from polysem.proto.neurons import MAX_INDEX, NeuronId
@@ -73,14 +74,10 @@ TITLES = (
     (errors.Unavailable, "No server answers"),
     (errors.DeadlineExceeded, "The server is at work"),
 )
-STATIC = {
-    "neuron.js": browser.FOLDER / "neuron.js",
-    "neuron.css": browser.FOLDER / "neuron.css",
-    "explorer.js": FOLDER / "static" / "explorer.js",
-    "picture.js": FOLDER / "static" / "picture.js",
-    "explorer.css": FOLDER / "static" / "explorer.css",
-    "icon.svg": FOLDER / "static" / "icon.svg",
-}
+STATIC = ("page.js", "neuron.js", "picture.js", "downloads.js", "histogram.js", "explorer.css", "icon.svg")
+DRAWING = {"drawing.js": browser.script, "drawing.css": browser.style}
+N_NEARBY = 5  # neurons that fire, beside one that does not
+NEARBY = 20  # places on either side that they are looked for in
 TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 PAGE = 100  # rows of the table
@@ -110,9 +107,11 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
     questions = {
         "/": pages.home,
         "/go": pages.go,
+        "/api/go": pages.go_json,
         "/random": pages.random,
         "/text": pages.text,
         "/neuron/{neuron}": pages.neuron,
+        "/neuron/{neuron}/{cluster}": pages.neuron,
         "/api/neuron/{neuron}": pages.neuron_json,
         "/api/neuron/{neuron}/example/{example}": pages.example_json,
         "/api/neuron/{neuron}/importance/{example}": pages.importance_json,
@@ -151,22 +150,27 @@ class _Headers:
 
 
 async def _static(request: Request) -> Response:
-    path = STATIC.get(request.path_params["name"])
-    if path is None:
+    name = request.path_params["name"]
+    if name not in STATIC and name not in DRAWING:
         raise HTTPException(404)
-    named = request.query_params.get("v") == _version(path)
+    named = request.query_params.get("v") == _version(name)
     kept = "max-age=31536000, immutable" if named else "no-cache"
-    return Response(path.read_bytes(), media_type=TYPES[path.suffix], headers={"cache-control": kept})
+    return Response(_content(name), media_type=TYPES[Path(name).suffix], headers={"cache-control": kept})
 
 
 @cache
-def _version(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+def _content(name: str) -> bytes:
+    return DRAWING[name]().encode() if name in DRAWING else (FOLDER / "static" / name).read_bytes()
+
+
+@cache
+def _version(name: str) -> str:
+    return hashlib.sha256(_content(name)).hexdigest()[:12]
 
 
 def _static_address(name: str) -> str:
     """Return the address of a file as it is now, so that a browser may keep it for good."""
-    return f"/static/{name}?v={_version(STATIC[name])}"
+    return f"/static/{name}?v={_version(name)}"
 
 
 def _number(request: Request, name: str) -> int:
@@ -182,6 +186,26 @@ def _number(request: Request, name: str) -> int:
 
 def _status(error: errors.PolysemError) -> int:
     return next((code for type_, code in STATUS if isinstance(error, type_)), 500)
+
+
+def _asked(request: Request) -> str:
+    """What an address asks for, in short."""
+    return f"{request.url.path}{'?' * bool(request.url.query)}{request.url.query}"[:200]
+
+
+def _histogram(known: Statistics, index: IndexInfo) -> dict[str, Any]:
+    """For the page's script."""
+    negative = known.side == "negative"
+    return {
+        "side": known.side,
+        "n_texts": index.n_contexts,
+        "end": known.minimum_activation if negative else known.maximum_activation,
+        "mean": known.mean_activation,
+        "share": known.share_positive,
+        "histogram": known.histogram.tolist(),
+        "lowest": known.lowest_example,
+        "highest": known.highest_example,
+    }
 
 
 class _Pages:
@@ -216,9 +240,9 @@ class _Pages:
 
     def home(self, request: Request) -> Response:
         view, table = View.of(request.query_params), Table.of(request.query_params)
-        named = [name for name in re.split(r"[\s,]+", table.neurons) if name]
+        ranges = [name for name in re.split(r"[\s,]+", table.neurons) if name]
         found = self._client.neurons(
-            *named,
+            *ranges,
             sort_by=table.sort_by if table.sort_by != "-" else None,
             where=dict(table.where),
             limit=PAGE,
@@ -244,8 +268,19 @@ class _Pages:
 
     def go(self, request: Request) -> Response:
         """From the box in the head of every page."""
+        return RedirectResponse(self._named(request), 303)
+
+    def go_json(self, request: Request) -> Response:
+        """The same for the page's script, which keeps the page where the neuron is mistyped."""
+        address = self._named(request)
+        return JSONResponse({"address": address})
+
+    def _named(self, request: Request) -> str:
+        """The address of the neuron, or cluster, that is named. Raises InvalidArgument and NotFound."""
         view = View.of(request.query_params)
-        return RedirectResponse(f"/neuron/{neuron_id(request.query_params.get('neuron', ''))}{view.query()}", 303)
+        id_, letter = named(request.query_params.get("neuron", ""))
+        self._client.statistics(id_, **view.asked_of())[0]  # NotFound where there is no such neuron
+        return f"/neuron/{id_}{f'/{letter}' if letter else ''}{view.query()}"
 
     def random(self, request: Request) -> Response:
         """To a neuron with examples; to any where none is found soon."""
@@ -265,29 +300,44 @@ class _Pages:
             view,
             title=f"Neuron {id_}{', negative side' * (view.side == 'negative')}",
             id=str(id_),
+            layer=id_.layer,
+            open=request.path_params.get("cluster", ""),
             before=None if id_.neuron == 0 else f"{id_.layer}.{id_.neuron - 1}",
             after=None if id_.neuron + 1 >= index.n_neurons_per_layer else f"{id_.layer}.{id_.neuron + 1}",
-            data=self._data(id_, view),
-            statistics=self._client.statistics(id_, **view.asked_of())[0],
+            data=(data := self._data(id_, view)),
+            statistics=_histogram(self._client.statistics(id_, **view.asked_of())[0], index),
+            nearby=[] if data["n"] else self._nearby(id_, view, index),
         )
+
+    def _nearby(self, id_: NeuronId, view: View, index: IndexInfo) -> list[str]:
+        """Neurons beside one without examples that have some."""
+        last = min(index.n_neurons_per_layer - 1, id_.neuron + NEARBY)
+        around = f"{id_.layer}.{max(0, id_.neuron - NEARBY)}-{last}"
+        firing = [one.id for one in self._client.statistics(around, **view.asked_of()) if one.n_examples]
+        nearest = sorted(firing, key=lambda other: abs(other.neuron - id_.neuron))[:N_NEARBY]
+        return [str(other) for other in sorted(nearest)]
 
     def text(self, request: Request) -> Response:
         """The user's own text, token by token."""
         view, text = View.of(request.query_params), request.query_params.get("text", "")
         if request.query_params.get("line_ends") == "lf":  # from the form: browsers send all its line ends as CR LF
             text = text.replace("\r\n", "\n")
-        named = [name for name in re.split(r"[\s,]+", request.query_params.get("neurons", "")) if name]
-        values: dict[str, Any] = {"title": "Your own text", "text": text, "neurons": " ".join(named)}
+        asked = [name for name in re.split(r"[\s,]+", request.query_params.get("neurons", "")) if name]
+        values: dict[str, Any] = {"title": "Your own text", "text": text, "neurons": " ".join(asked)}
         tokens: list[ExplainedToken] = []
         wrong, status = None, 200
         if "text" in request.query_params:
             try:
-                tokens = list(self._client.explain(text, *named, n_strongest=N_STRONGEST, **view.clustering()))
+                tokens = list(self._client.explain(text, *asked, n_strongest=N_STRONGEST, **view.clustering()))
             except errors.Unavailable:
                 raise
             except errors.PolysemError as error:  # told beside the box, so that the text is not lost
                 wrong, status = error.message, _status(error)
         self._index(view)
+        firing = [one.neuron for one in tokens[0].firings] if tokens and asked else []
+        clustered = self._client.cluster(*firing, n_null=0, **view.clustering()) if firing else ()
+        values["letters"] = {(n.id, cluster.label): cluster.letter for n in clustered for cluster in n.clusters}
+        values["paint"] = browser.paint
         texts = [token.text for token in tokens]
         parts = (characters.part(texts, i, *token.part_of) for i, token in enumerate(tokens))
         shown = [(characters.displayed(part), part) for part in parts]
@@ -320,12 +370,17 @@ class _Pages:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
         label = _number(request, "cluster")
         everywhere = request.query_params.get("every_layer") == "1"
-        found = self._client.similar(id_, label, every_layer=everywhere, limit=N_SIMILAR, **view.clustering())
+        found = list(self._client.similar(id_, label, every_layer=everywhere, limit=N_SIMILAR, **view.clustering()))
+        others = list(dict.fromkeys(other.neuron for other in found))
+        clustered = self._client.cluster(*others, n_null=0, **view.clustering()) if others else ()
+        letters = {(n.id, cluster.label): cluster.letter for n in clustered for cluster in n.clusters}
         return JSONResponse(
             [
                 {
                     "neuron": str(other.neuron),
                     "label": other.label,
+                    "letter": (letter := letters[other.neuron, other.label]),
+                    "paint": browser.paint(letter),
                     "size": other.size,
                     "similarity": round(other.similarity, 4),
                     "address": f"/neuron/{other.neuron}{view.query()}",
@@ -337,7 +392,10 @@ class _Pages:
 
     def _data(self, id_: NeuronId, view: View) -> dict[str, Any]:
         neuron = self._client.cluster(id_, n_null=wholly_tested(None, id_), **view.clustering())[0]
-        return browser.data(neuron, self._client.examples(id_, **view.asked_of()) if len(neuron.labels) else [])
+        examples = self._client.examples(id_, **view.asked_of()) if len(neuron.labels) else []
+        known = self._client.statistics(id_, **view.asked_of())[0]
+        most = known.maximum_activation if view.side == "positive" else known.minimum_activation
+        return browser.data(neuron, examples, neuron.silhouettes, most)
 
     def _index(self, view: View) -> IndexInfo:
         """The index that a view is of. Indexes do not change while a server runs; an unknown name is asked anew."""
@@ -356,6 +414,8 @@ class _Pages:
             choices=CHOICES,
             server=self._client.target,
             indexes=[info.name for info in self._indexes],
+            index=next((info for info in self._indexes if view.index in (None, info.name)), None),
+            here={"home.html": "/", "text.html": "/text"}.get(template),
             json=browser.json_in_html,
             static=_static_address,
             **values,
@@ -371,7 +431,8 @@ class _Pages:
             return JSONResponse({"error": error.message, "warming_up": warming}, _status(error))
         away = isinstance(error, errors.Unavailable | errors.DeadlineExceeded)
         title = next((title for type_, title in TITLES if isinstance(error, type_)), "That did not work")
-        return self._page("error.html", View(), _status(error), title=title, message=error.message, away=away)
+        said = {"title": title, "message": error.message, "away": away, "asked": _asked(request)}
+        return self._page("error.html", View(), _status(error), **said)
 
     async def missing(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -386,7 +447,8 @@ class _Pages:
     async def _error(self, request: Request, status: int, message: str) -> Response:
         if request.url.path.startswith("/api/"):
             return JSONResponse({"error": message}, status)
-        return self._page("error.html", View(), status, title="That did not work", message=message, away=False)
+        said = {"title": "That did not work", "message": message, "away": False, "asked": _asked(request)}
+        return self._page("error.html", View(), status, **said)
 
 
 def serve(client: Client, host: str, port: int, ready: Callable[[str], None]) -> None:

@@ -3,8 +3,9 @@
 Everything comes from an address bar, so everything is checked, and told in words where it is wrong.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 from urllib.parse import urlencode
 
@@ -31,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "side": SIDES,
     "frame": get_args(Frame),
 }
+SHORT = {"algorithm": "by", "distance_threshold": "cut"}  # as addresses have them; the long names are read, too
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,14 @@ class View:
     def of(cls, parameters: Mapping[str, str]) -> "View":
         found: dict[str, Any] = {}
         for name, values in CHOICES.items():
-            if value := parameters.get(name):
+            if value := parameters.get(SHORT.get(name, name)) or parameters.get(name):
                 if value not in values:
                     raise InvalidArgument(f"{name} is one of {', '.join(values)}, not {value[:40]!r}", name)
                 found[name] = value
-        if text := parameters.get("distance_threshold"):
-            found["distance_threshold"] = number("distance_threshold", text)
+        for old in ("distance_threshold", "cut"):
+            if text := parameters.get(old):
+                found["distance_threshold"] = number(old, text)
+        if "distance_threshold" in found:
             check_distance_threshold(found["distance_threshold"])
         return cls(**found, index=parameters.get("index") or None)
 
@@ -67,12 +71,17 @@ class View:
         """The index and its side, as arguments of every question."""
         return {"index": self.index, "side": self.side}
 
+    def on(self, side: str) -> "View":
+        """The same on a side of the activations."""
+        return replace(self, side=side)
+
     def query(self, **more: Any) -> str:
         """The address's part from `?` on, or nothing."""
         default = View()
         changed = {
             name: value for name, value in vars(self).items() if value is not None and value != getattr(default, name)
         }
+        changed = {SHORT.get(name, name): value for name, value in changed.items()}
         changed |= {name: value for name, value in more.items() if value not in (None, "")}
         return f"?{urlencode(changed)}" if changed else ""
 
@@ -129,6 +138,12 @@ def neuron_id(text: str) -> NeuronId:
     if layer is None or first is None or first != last:
         raise InvalidArgument(f"{text[:40]!r} names many neurons; a page shows one, like 2.185", "neurons")
     return NeuronId(layer, first)
+
+
+def named(text: str) -> tuple[NeuronId, str]:
+    """The neuron that a text names, and the letter of its cluster, or "": 2.185, or 2.185.B."""
+    found = re.fullmatch(r"\s*(.*?)[./\s]([A-Za-z]{1,3})\s*", text)
+    return (neuron_id(found[1]), found[2].upper()) if found and found[1] else (neuron_id(text), "")
 
 
 def number(name: str, text: str) -> float:

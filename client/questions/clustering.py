@@ -10,6 +10,7 @@ import numpy as np
 from polysem.client import cutting, letters, tables
 from polysem.client.baselines import Baselines, baseline_columns, baselines_of, key_tokens_of, nulls_of
 from polysem.client.calls import Call
+from polysem.client.questions.counted import N_NULL, n_named
 from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
 from polysem.client.questions.options import ClusteringOptions, read_options
@@ -22,6 +23,7 @@ from polysem.client.questions.significance import (
     tests_of,
     verdict,
 )
+from polysem.client.questions.silhouettes import silhouettes_of
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
 from polysem.client.views import or_none, or_nones
@@ -33,6 +35,7 @@ from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import (
     METHODS,
     ClusterBatch,
+    Clustering,
     ClusterQuery,
     Embedding,
     Library,
@@ -123,6 +126,7 @@ class Neuron:
               where it is significant at its level (Kimes et al. 2017); None where not asked for
     prediction_strength  0..1, at as many clusters as are significant (Tibshirani and Walther 2005): 0.8 and more is
               well supported, 1 for one cluster; None where not tested, and where half of the examples are fewer
+    cut_silhouettes  of the cuts at the silhouette_thresholds that were asked for, None where undefined
     key_tokens  (n,) int32: the model's id of each example's key token; None from an older server
     library   what searched those neighbours: "cuml", "scikit-learn" or "torch"; "polysem" where none were searched;
               None where the server is older and does not say
@@ -146,6 +150,7 @@ class Neuron:
         null_metrics: DoubleArray | None = None,
         stability: DoubleArray | None = None,
         prediction_strength: float | None = None,
+        cut_silhouettes: Sequence[float | None] = (),
     ) -> None:
         self.id = id_
         self.labels = labels
@@ -159,6 +164,7 @@ class Neuron:
         self._null_metrics = null_metrics
         self._stability = stability
         self.prediction_strength = prediction_strength
+        self.cut_silhouettes = cut_silhouettes
         self.provenance = provenance
         self.timing = timing
         self._tree = tree
@@ -309,28 +315,37 @@ class Neuron:
 
     def _embedded(self, embedding: Embedding) -> "tuple[Neuron, FloatArray]":
         """This neuron clustered by an embedding, otherwise as it is and at its cut, and those embeddings."""
-        asker = self._connected()
         choice, clustering, index = self.provenance.choice, self.provenance.clustering, self.provenance.index
-        other = self
-        if clustering is not None and choice.embedding != embedding:
-            (other,) = asker.cluster(
-                self.id,
-                algorithm=clustering.algorithm,
-                linkage=clustering.linkage,
-                embedding=embedding,
-                layer_norm=choice.layer_norm,
-                frame=choice.frame,
-                distance_threshold=self.distance_threshold,
-                thresholds=clustering.thresholds if clustering.algorithm == "scc" else None,
-                until_stable=clustering.until_stable,
-                neighbours=clustering.neighbours,
-                index=index,
-                side=self.side,
-            )
-        (embedded,) = asker.embed(
+        same = clustering is None or choice.embedding == embedding
+        (embedded,) = self._connected().embed(
             self.id, embedding=embedding, layer_norm=choice.layer_norm, frame=choice.frame, index=index, side=self.side
         )
-        return other, embedded.embeddings
+        return self if same else self._again(embedding=embedding), embedded.embeddings
+
+    def _again(self, **changed: Any) -> "Neuron":
+        """The same question of the server, but for what is changed; without the test."""
+        choice, clustering = self.provenance.choice, self.provenance.clustering or Clustering()
+        options = {
+            "algorithm": clustering.algorithm,
+            "linkage": clustering.linkage,
+            "embedding": choice.embedding,
+            "layer_norm": choice.layer_norm,
+            "frame": choice.frame,
+            "distance_threshold": self.distance_threshold,
+            "thresholds": clustering.thresholds if clustering.algorithm == "scc" else None,
+            "until_stable": clustering.until_stable,
+            "neighbours": clustering.neighbours,
+            "index": self.provenance.index,
+            "side": self.side,
+            "n_null": 0,
+        }
+        return self._connected().cluster(self.id, **options | changed)[0]
+
+    @cached_property
+    def silhouettes(self) -> list[tuple[float, float | None]]:
+        """Silhouettes at the merges, (distance, silhouette); see silhouettes.py. Asked of the server on first use."""
+        ask = self._again
+        return silhouettes_of(self._tree.heights, lambda steps: ask(silhouette_thresholds=steps).cut_silhouettes)
 
     def __repr__(self) -> str:
         m = self.metrics
@@ -399,6 +414,7 @@ class _Neurons(Sequence[Neuron]):
             null_metrics=nulls_of(batch, i),
             stability=None if (of_examples := stability_of(batch)) is None else of_examples[example],
             prediction_strength=strength_of(batch, i),
+            cut_silhouettes=or_nones(batch.silhouettes[i]) if batch.silhouettes.ndim == 2 else (),
         )
 
     @cached_property
@@ -453,9 +469,6 @@ class Clusters(Stream[Neuron]):
         return notebook.table_html(self.columns())
 
 
-N_NULL = 99  # of one neuron
-
-
 def call(
     neurons: Sequence[NeuronLike],
     index: str | None,
@@ -463,6 +476,7 @@ def call(
     side: Side = "positive",
     n_null: int | None = None,
     seed: int = 0,
+    silhouette_thresholds: Sequence[float] = (),
     **options: Unpack[ClusteringOptions],
 ) -> Call[Clusters]:
     """asker: whom the neurons ask for more; None: they cannot. n_null None: N_NULL of one neuron alone, else none."""
@@ -470,7 +484,10 @@ def call(
     neuron_only = n_null is None
     if n_null is None:
         n_null = N_NULL if n_named(neurons) == 1 else 0
-    clustering = replace(clustering, n_null=n_null, neuron_only=neuron_only and n_null > 0, seed=seed)
+    further = tuple(silhouette_thresholds)
+    clustering = replace(
+        clustering, n_null=n_null, neuron_only=neuron_only and n_null > 0, seed=seed, silhouette_thresholds=further
+    )
     query = ClusterQuery(parse_neurons(*neurons), checks.index_name(index), choice.seeded(seed), clustering, side)
     return cluster_call(query, asker, n_named(neurons))
 
@@ -478,21 +495,3 @@ def call(
 def cluster_call(query: ClusterQuery, asker: Asker | None = None, expected: int | None = None) -> Call[Clusters]:
     view = partial(_Neurons, asker=asker)
     return Call("ClusterNeurons", encode_cluster_query(query), ClusterBatch, view, Clusters, expected)
-
-
-def wholly_tested(n_null: int | None, *neurons: NeuronLike) -> int | None:
-    """The n_null that draws a tree with its significant merges by default: N_NULL of one neuron."""
-    return N_NULL if n_null is None and n_named(neurons) == 1 else n_null
-
-
-MAX_COUNTED = 100_000  # neurons of a range, for a progress bar
-
-
-def n_named(neurons: Sequence[NeuronLike]) -> int | None:
-    """Number of neurons named, each counted once; None if only the server knows how large a layer is."""
-    named: set[tuple[int, int]] = set()
-    for layer, first, last in parse_neurons(*neurons):
-        if layer is None or first is None or last is None or last - first > MAX_COUNTED:
-            return None
-        named |= {(layer, index) for index in range(first, last + 1)}
-    return len(named)

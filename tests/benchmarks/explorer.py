@@ -22,6 +22,7 @@ from playwright.sync_api import sync_playwright
 from scipy.cluster.hierarchy import linkage
 
 import polysem.server
+from polysem.client.drawing import browser as drawing
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 CUTS = """([data, thresholds]) => {
@@ -67,8 +68,8 @@ def main() -> None:
             rng = np.random.default_rng(0)
             for n in (100, 1000):
                 page = new(browser)
-                page.add_script_tag(content=browser.script())
-                page.add_style_tag(content=browser.style())
+                page.add_script_tag(content=drawing.script())
+                page.add_style_tag(content=drawing.style())
                 thresholds = rng.uniform(0.1, 1.1, 20 * repeats).tolist()
                 tell(f"a cut at {n:,} examples", page.evaluate(CUTS, [tree(n, rng), thresholds]))
             browser.close()
@@ -92,7 +93,6 @@ def first_paint(page: Any, address: str) -> float:
 def tree(n: int, rng: np.random.Generator) -> dict[str, Any]:
     """A neuron of n examples as the page gets it."""
     from polysem.client.cutting import Tree
-    from polysem.client.drawing.colours import PALETTE
     from polysem.client.drawing.dendrogram import arrange
 
     z = linkage(rng.normal(size=(n, 6)) + rng.integers(0, 3, (n, 1)), "average", metric="cosine")
@@ -107,11 +107,11 @@ def tree(n: int, rng: np.random.Generator) -> dict[str, Any]:
         "centrals": known.centrals.tolist(),
         "mean_distances": known.mean_distances.tolist(),
         "leaves": arrange(z, np.arange(n, dtype=np.int32), -1.0).leaves.tolist(),
-        "palette": PALETTE,
         "rare": {"least_examples": 20, "common_share": 0.9, "least_minority": 3},
         "baselines": {"null_n_clusters": None},
         "examples": [
-            {"document": f"d{i}", "position": 20, "activation": 1.0, "key": 20, "activations": rng.random(31).tolist(),
+            {"document": f"d{i}", "position": 20, "key_name": f"key{i % 7}",
+             "activation": 1.0, "key": 20, "activations": rng.random(31).tolist(),
              "tokens": [*tokens[:20], f" key{i}", *tokens[21:]]}
             for i in range(n)
         ],

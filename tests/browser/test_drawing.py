@@ -58,7 +58,8 @@ def test_a_notebooks_display_is_drawn_and_can_be_cut(page, server, tmp_path):
     path = tmp_path / "cell.html"
     path.write_text(f"<!doctype html><meta charset='utf-8'><title>cell</title><body>{neuron._repr_html_()}")
     page.goto(path.as_uri())
-    assert page.locator(".ps-card").count() == neuron.metrics.n_clusters
+    letters_ = [c.letter for c in neuron.clusters if c.size > 1]
+    assert [card.get_attribute("data-cluster") for card in page.locator(".ps-card[data-cluster]").all()] == letters_
     page.get_by_role("spinbutton").fill("2")
     page.get_by_role("spinbutton").press("Enter")
     page.wait_for_function("() => document.querySelectorAll('.ps-card').length === 1")

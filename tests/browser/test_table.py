@@ -2,6 +2,9 @@
 
 import re
 
+import numpy as np
+import pytest
+
 
 def first_rows(page, n=5):
     return [row.locator("th").inner_text() for row in page.locator("tbody tr").all()[:n]]
@@ -50,12 +53,14 @@ def test_similar_clusters_are_found_and_visited(page, explorer, server):
     neuron = max(server.cluster("0.*"), key=lambda n: n.metrics.n_examples)
     page.goto(f"{explorer}/neuron/{neuron.id}")
     label = neuron.clusters[0].label
-    card = page.locator(f"[data-cluster='{label}']")
+    card = page.locator(f"[data-label='{label}']")
     card.get_by_role("button", name="similar clusters").click()
     card.locator(".others li").first.wait_for()
     wanted = server.similar(neuron.id, label)
     assert card.locator(".others li").count() == len(wanted)
-    assert card.locator(".others a").first.inner_text() == f"{wanted[0].neuron} cluster {wanted[0].label}"
+    other = server.cluster(wanted[0].neuron, n_null=0)[0]
+    letter = next(c.letter for c in other.clusters if c.label == wanted[0].label)
+    assert card.locator(".others a").first.inner_text().split() == [str(wanted[0].neuron), letter]
     card.locator(".others a").first.click()
     page.wait_for_url(f"**/neuron/{wanted[0].neuron}")
 
@@ -64,19 +69,22 @@ def test_the_histogram_has_the_band_of_the_examples(page, explorer, server):
     neuron = max(server.cluster("0.*"), key=lambda n: n.metrics.n_examples)
     known = server.statistics(neuron.id)[0]
     page.goto(f"{explorer}/neuron/{neuron.id}")
-    bars = page.locator(".histogram rect")
+    bars = page.locator(".histogram .bar")
     assert bars.count() == 64
     inside = sum(
         bool(high >= known.lowest_example and low <= known.highest_example)
         for low, high in zip(known.bin_edges[:-1], known.bin_edges[1:], strict=True)
     )
-    assert page.locator(".histogram rect[fill='#eb527a']").count() == inside > 0
+    assert page.locator(".histogram .inside").count() == inside > 0
+    heights = [float(bar.get_attribute("height")) for bar in bars.all()]
+    assert heights == pytest.approx(142 * np.sqrt(known.histogram / known.histogram.max()))  # a root scale
 
 
 def test_the_importance_of_tokens_is_shown_on_demand(page, explorer, server):
     page.goto(f"{explorer}/neuron/0.3")
-    row = page.locator(".ps-example").first
+    row = page.locator(".ps-line").first
     place = int(row.get_attribute("data-place"))
+    row.locator(".ps-key").click()
     row.get_by_role("button", name="importance").click()
     row.get_by_role("button", name="activation").wait_for()
     found = server.importance("0.3", examples=[place])[0]
@@ -101,7 +109,8 @@ def test_ones_own_text_is_read_token_by_token(page, explorer, server):
     assert page.get_by_label("A text, read as one context").input_value() == "tea in <b>Zürich</b>"
     wanted = [f.cluster for t in server.explain("tea in <b>Zürich</b>", name) for f in t.firings if f.fires]
     shown = [sub.inner_text() for sub in page.locator(".own sub").all()]
-    assert shown == ["–" if cluster is None else str(cluster) for cluster in wanted]
+    letters = {cluster.label: cluster.letter for cluster in server.cluster(name, n_null=0)[0].clusters}
+    assert shown == ["∅" if cluster is None else letters[cluster] for cluster in wanted]
 
 
 def test_a_text_that_cannot_be_read_is_told_and_not_lost(page, watched, explorer):

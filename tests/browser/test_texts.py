@@ -19,14 +19,14 @@ def characters_in(client):
 def test_a_text_arrives_as_it_was_typed(page, explorer, server, text):
     page.goto(f"{explorer}/text")
     page.fill("#text", text)
-    page.click("#own button")
+    page.click("#own .choices button")
     page.wait_for_selector("tbody tr")
     want = server.explain(text)
     assert page.locator("tbody tr").count() == len(want)
     shown = page.locator("tbody th").evaluate_all("all => all.map((one) => one.textContent)")
     assert shown == [characters.displayed(part) for part in want.parts]
     assert page.input_value("#text") == text
-    page.click("#own button")  # and once more, from the page that answered
+    page.click("#own .choices button")  # and once more, from the page that answered
     page.wait_for_selector("tbody tr")
     assert page.input_value("#text") == text
     page.locator("tbody a").first.click()
@@ -41,9 +41,9 @@ def test_a_link_may_hold_any_line_end(page, explorer, server):
 def test_a_key_token_within_a_character_is_named_everywhere(page, explorer, server):
     name, example = next(iter(characters_in(server).items()))
     page.goto(f"{explorer}/neuron/{name}?distance_threshold=2")
-    assert characters.named(example.key_part) in page.locator(".ps-card .ps-meta").first.inner_text()
     page.locator(".ps-more").first.click() if page.locator(".ps-more").count() else None
-    row = page.locator(f".ps-example[data-place='{example.example}']")
+    row = page.locator(f".ps-line[data-place='{example.example}']")
+    row.locator(".ps-key").click()
     assert row.locator("mark").inner_text() == characters.named(example.key_part)
     row.get_by_text("importance", exact=True).click()
     row.get_by_text("activation", exact=True).wait_for()

@@ -2,18 +2,15 @@
 
 import itertools
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from polysem.client import explorer
+from polysem.client.drawing import browser, figures, report
 from polysem.client.drawing import colours as of
-from polysem.client.drawing import figures, report
-from polysem.client.drawing.colours import channels, contrast, letters_on
+from polysem.client.drawing.colours import channels, contrast, letters_on, luminance
 
-STYLE = (Path(explorer.__file__).parent / "static" / "explorer.css").read_text()
-LIGHT, DARK = ("#ffffff", "#15171a")
+LIGHT, DARK = ("#ffffff", "#14161a")
 # Machado, Oliveira and Fernandes 2009, at full severity, on linear RGB.
 VISIONS = {
     "normal": np.eye(3),
@@ -91,37 +88,49 @@ def test_contrast_is_that_of_the_definition():
 
 def colours_of(style):
     """The custom properties of the light and of the dark theme."""
-    light, dark = (
-        dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in re.findall(r":root {(.*?)}", style, re.S)[:2]
-    )
-    return {LIGHT: light, DARK: light | dark}
+    both = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", style.partition(".ps-A")[0])
+    return {LIGHT: {name: light for name, light, _ in both}, DARK: {name: dark for name, _, dark in both}}
 
 
-@pytest.mark.parametrize("style", [STYLE, report.STYLE], ids=["explorer", "report"])
 @pytest.mark.parametrize("ground", [LIGHT, DARK])
-def test_the_pages_own_colours_have_the_contrast_of_wcag_aa(style, ground):
-    colours = colours_of(style)[ground]
+def test_the_pages_own_colours_have_the_contrast_of_wcag_aa(ground):
+    colours = colours_of(browser.style())[ground]
     assert colours["ground"] == ground
-    grounds = [colours[name] for name in ("ground", "raised") if name in colours]
-    for behind in grounds:
-        for text in ("ink", "link", "wrong"):
-            assert contrast(colours.get(text, colours["ink"]), behind) >= 4.5
-        assert contrast(colours.get("edge", colours["ink"]), behind) >= 3  # of fields and buttons
-
-
-def over(colour, alpha, ground):
-    mixed = (round(alpha * int(colour[i : i + 2], 16) + (1 - alpha) * int(ground[i : i + 2], 16)) for i in (1, 3, 5))
-    return "#" + "".join(f"{value:02x}" for value in mixed)
+    for behind in (colours["ground"], colours["sunk"]):
+        for text in ("ink", "ink-2", "ink-3", "accent", "good", "weak", "bad"):
+            assert contrast(colours[text], behind) >= 4.5
+        assert contrast(colours["edge"], behind) >= 3  # of fields and buttons
+    for text in ("good", "weak"):
+        assert contrast(colours[text], colours[f"{text}-wash"]) >= 4.5
 
 
 @pytest.mark.parametrize("ground", [LIGHT, DARK])
 def test_shaded_tokens_can_be_read_however_strongly_they_fire(ground):
-    ink = colours_of(STYLE)[ground]["ink"]
-    shades = set(re.findall(r"rgba\((\d+), (\d+), (\d+), ([\d.]+)\)", STYLE)) | {("205", "20", "30", "0.55")}
-    shades.add(("40", "110", "220", "0.55"))  # importance, in neuron.js
-    for red, green, blue, alpha in shades:
-        shade = over(f"#{int(red):02x}{int(green):02x}{int(blue):02x}", float(alpha), ground)
-        assert contrast(ink, shade) >= 4.5
+    colours = colours_of(browser.style())[ground]
+    steps = [colours[f"{kind}{step}"] for kind in "ti" for step in range(1, 6)]  # activation and importance
+    assert min(contrast(colours["ink"], step) for step in steps) >= 4.5
+    lights = [luminance(colours[f"t{step}"]) for step in range(1, 6)]
+    assert lights == sorted(lights, reverse=ground == LIGHT)  # stronger is always further from the ground
+
+
+def test_the_pages_colours_of_clusters_are_pythons():
+    rules = re.findall(r"\.ps-([A-L]) \{ --c: (.*?); --on: (.*?); \}", browser.style())
+    found = {name: (colour, on) for name, colour, on in rules}
+    for name, light, dark in zip("ABCDEFGHIJKL", of.PALETTE, of.PALETTE_ON_DARK, strict=True):
+        assert found[name] == (themed(light, dark), themed(letters_on(light), letters_on(dark)))
+
+
+def themed(light, dark):
+    return light if light == dark else f"light-dark({light}, {dark})"
+
+
+@pytest.mark.parametrize("ground", [LIGHT, DARK])
+def test_the_reports_own_colours_have_the_contrast_of_wcag_aa(ground):
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in re.findall(r":root {(.*?)}", report.STYLE, re.S)[:2]
+    )
+    colours = light if ground == LIGHT else light | dark
+    assert min(contrast(colours[text], colours["ground"]) for text in ("ink", "link")) >= 4.5
 
 
 def test_a_figures_lines_and_letters_stand_out_on_paper():

@@ -3,7 +3,7 @@
 import http.client
 import json
 import re
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from click.testing import CliRunner
@@ -71,7 +71,29 @@ def test_the_api_answers_what_the_client_would(get, client):
     status, _, body = get("/api/neuron/0.1?algorithm=scc&distance_threshold=0.4")
     wanted = client.cluster("0.1", algorithm="scc", distance_threshold=0.4, n_null=99)[0]
     assert status == 200
-    assert json.loads(body) == json.loads(json.dumps(browser.data(wanted, wanted.examples)))
+    most = client.statistics("0.1")[0].maximum_activation
+    data = browser.data(wanted, wanted.examples, wanted.silhouettes, most)
+    assert json.loads(body) == json.loads(json.dumps(data))
+
+
+def test_a_mistyped_neuron_is_told_and_a_right_one_has_an_address(get):
+    for typed, address in (
+        ("0.1", "/neuron/0.1"),
+        ("L0N1", "/neuron/0.1"),
+        ("0.1.B", "/neuron/0.1/B"),
+        ("0.1 b", "/neuron/0.1/B"),
+    ):
+        assert json.loads(get(f"/api/go?neuron={quote(typed)}")[2]) == {"address": address}
+    for typed, status, words in (
+        ("99.1", 404, "there is no neuron 99.1"),
+        ("0.99999", 404, "there is no neuron 0.99999"),
+        ("cat", 400, "'cat' is not a neuron"),
+        ("", 400, "is not a neuron"),
+        ("0.*", 400, "names many neurons"),
+        ("B", 400, "'B' is not a neuron"),
+    ):
+        found, _, body = get(f"/api/go?neuron={quote(typed)}")
+        assert (found, words in json.loads(body)["error"]) == (status, True), body
 
 
 def test_errors_have_a_status_and_words(get):
@@ -98,7 +120,7 @@ def test_the_servers_key_never_leaves_the_explorer(get):
         "/text",
         "/api/neuron/0.1",
         "/api/neuron/x",
-        "/static/explorer.js",
+        "/static/neuron.js",
     ):
         _, headers, body = get(path)
         assert KEY not in body
@@ -141,7 +163,7 @@ def test_while_the_server_warms_up_pages_say_so_at_once_and_wait():
 def test_scripts_and_styles_are_kept_by_browsers_until_they_change(get):
     _, _, body = get("/")
     named = re.findall(r'"(/static/[^"]+)"', body)
-    assert len(named) == 6
+    assert len(named) == 5
     for path in named:
         _, headers, _ = get(path)
         assert "immutable" in headers["cache-control"]
@@ -170,7 +192,8 @@ def test_a_port_in_use_is_told(client):
 def test_an_address_has_only_what_differs_from_the_usual():
     assert View().query() == ""
     view = View.of({"algorithm": "scc", "linkage": "average", "distance_threshold": "0.25", "more": "1"})
-    assert view.query() == "?algorithm=scc&distance_threshold=0.25"
+    assert view.query() == "?by=scc&cut=0.25"
+    assert View.of({"by": "scc", "cut": "0.25"}) == view
     assert View.of({}) == View()
 
 

@@ -21,6 +21,10 @@ from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
 PROVENANCE = Provenance("i", "", "m", "", "0", EmbeddingChoice(), Clustering())
 
 
+def of_cuts(neuron, silhouette_thresholds, **options):
+    return [SimpleNamespace(cut_silhouettes=[0.5] * len(silhouette_thresholds))]
+
+
 def neuron_of(points, texts=("text",), threshold=0.5, merge_tests=None):
     """A neuron whose examples lie at `points` on a line, with its true tree."""
     n = len(points)
@@ -33,7 +37,7 @@ def neuron_of(points, texts=("text",), threshold=0.5, merge_tests=None):
     labels = np.array([list(dict.fromkeys(raw)).index(label) for label in raw], np.int32)
     metrics = Metrics(n, len(set(labels)), None, None, None, None, None, None)
     examples = [example(i, texts[i % len(texts)]) for i in range(n)]
-    asker = SimpleNamespace(examples=lambda *neurons, index, side: examples)
+    asker = SimpleNamespace(examples=lambda *neurons, index, side: examples, cluster=of_cuts)
     timing = Timing(0, 0, 1)
     return Neuron(
         NeuronId(1, 2), labels, tree, metrics, threshold, "matrix", PROVENANCE, timing, asker, merge_tests=merge_tests

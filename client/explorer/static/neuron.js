@@ -1,0 +1,113 @@
+// The page of a neuron: its drawing, whose address is kept, and what is asked for on its cards.
+(function () {
+  "use strict";
+  const { byId, say, ask, failed, keys, element } = Polysem;
+  const host = byId("neuron"), form = byId("choices"), id = host.dataset.neuron;
+  const USUAL = 0.5; // cut
+  let data = JSON.parse(byId("data").textContent);
+  let view = null, cut = null; // cut: the one in the address; null: the usual one
+
+  const given = new URLSearchParams(location.search);
+  if (given.has("cut") || given.has("distance_threshold")) cut = Number(given.get("cut") ?? given.get("distance_threshold"));
+
+  // Frames but raw have no usual cut: the suggested one is theirs.
+  const usual = () => {
+    const suggested = Polysem.suggestedCut(data);
+    return form.elements.frame.value !== "raw" && suggested !== null ? suggested : USUAL;
+  };
+
+  function chosen() { // the choices and the cut, defaults left out
+    const query = new URLSearchParams();
+    for (const [name, value] of new FormData(form)) {
+      const field = form.elements[name];
+      const first = field.tagName === "SELECT" ? field.options[0].value : "positive";
+      if (value !== first) query.set(name === "algorithm" ? "by" : name, value);
+    }
+    if (cut !== null) query.set("cut", cut);
+    return query;
+  }
+  const addressOf = (query) => (query.toString() ? `?${query}` : "");
+  const asked = () => { // the index and its side, as of every question
+    const query = chosen();
+    return addressOf(new URLSearchParams(["index", "side"].filter((name) => query.has(name)).map((name) => [name, query.get(name)])));
+  };
+
+  let later = 0;
+  function changed(found) {
+    const distance = Number(found.threshold.toFixed(3));
+    cut = Math.abs(distance - usual()) < 6e-4 ? null : distance;
+    clearTimeout(later); // browsers refuse a hundred address changes in a row
+    later = setTimeout(() => history.replaceState(null, "", addressOf(chosen()) || location.pathname), 200);
+  }
+
+  function draw() {
+    if (!data.n) return;
+    view = Polysem.show(host, data, {
+      title: false,
+      heading: 2,
+      badges: byId("badges"),
+      settings: form,
+      open: host.dataset.open,
+      threshold: cut === null ? usual() : cut,
+      changed,
+      ofCluster: (cluster) => similar(cluster),
+      importance: async (place) => {
+        const { importances } = await ask(`/api/neuron/${id}/importance/${place}${asked()}`);
+        const example = data.examples[place];
+        const first = example.key + 1 - importances.length;
+        return { ...example, importances: example.tokens.map((_, i) => importances[i - first] ?? null) };
+      },
+      whole: (place) => ask(`/api/neuron/${id}/example/${place}${asked()}`),
+    });
+  }
+
+  // Links that open the clusters of other neurons that are like this one, at the cut that is seen.
+  function similar(cluster) {
+    const box = element("div", { class: "similar" });
+    const note = element("span", { role: "status", class: "ps-quiet" });
+    const find = async (everywhere) => {
+      note.textContent = "asking the server; a cut that is new to it clusters every neuron first …";
+      const query = chosen();
+      query.set("cut", view.found().threshold);
+      if (everywhere) query.set("every_layer", "1");
+      try {
+        const others = await ask(`/api/neuron/${id}/similar/${cluster.label}?${query}`);
+        note.textContent = others.length ? "" : "there is none";
+        box.replaceChildren(element("ol", { class: "others" }, ...others.map((other) => element("li", {},
+          element("a", { href: other.address }, other.neuron, " ", Polysem.chip(other, true)),
+          element("b", {}, other.similarity.toFixed(2)), Polysem.snippet(other.example),
+          element("span", { class: "ps-quiet" }, Polysem.count(other.size, "example"))))));
+      } catch (error) {
+        note.textContent = error.message;
+      }
+    };
+    const button = (text, everywhere) =>
+      element("button", { type: "button", class: "ps-link", onclick: () => find(everywhere) }, text);
+    return [button("similar clusters", false), button("in every layer", true),
+      element("a", { class: "ps-link", href: `/neuron/${id}/${cluster.letter}${addressOf(chosen())}` }, "link"), note, box];
+  }
+
+  async function again() {
+    if (form.elements.index && form.elements.index.value !== (given.get("index") || "")) {
+      location.search = addressOf(chosen());
+      return;
+    }
+    try {
+      data = await ask(`/api/neuron/${id}${addressOf(chosen())}`, "clustering");
+      say("");
+      history.pushState(null, "", addressOf(chosen()) || location.pathname);
+      draw();
+    } catch (error) {
+      failed(error, again);
+    }
+  }
+
+  form.addEventListener("submit", (event) => { event.preventDefault(); again(); });
+  form.addEventListener("change", again);
+  addEventListener("popstate", () => location.reload());
+  Object.assign(keys, { j: () => view?.next(), k: () => view?.previous(), s: () => view?.suggest() });
+  draw();
+  Polysem.histogram(byId("histogram"), byId("histogram-says"), JSON.parse(byId("statistics").textContent));
+  if (data.n) Polysem.downloads(id, () => view, () => data);
+  performance.mark("drawn"); // for tests/benchmarks/explorer.py
+})();

@@ -1,0 +1,124 @@
+// Of every page: questions to the explorer's own server, the line that says how they go, the go box, and the keys.
+(function () {
+  "use strict";
+  const byId = (id) => document.getElementById(id);
+  const EVERY_MS = 1000; // asks whether the server serves by now
+  const SLOW_MS = 300; // that an answer takes before it is said that it is asked for
+
+  function say(text, wrong) {
+    byId("status").textContent = text;
+    byId("status").className = wrong ? "error" : "";
+  }
+
+  // JSON, or an Error with a sentence: the server's own, or that it is gone. away: whether nobody answers.
+  async function ask(address, what) {
+    const slow = what && setTimeout(() => say(`${what} …`), SLOW_MS);
+    try {
+      for (;;) {
+        let response;
+        try {
+          response = await fetch(address);
+        } catch {
+          throw Object.assign(new Error("the explorer does not answer; is `polysem explore` still running?"), { away: true });
+        }
+        const answer = await response.json().catch(() => ({ error: `the explorer answered ${response.status}` }));
+        if (response.ok) return answer;
+        if (!answer.warming_up) throw Object.assign(new Error(answer.error), { away: response.status === 502 });
+        say(`${answer.error}; this goes on by itself`);
+        await untilItServes();
+        say("");
+      }
+    } finally {
+      if (slow) {
+        clearTimeout(slow);
+        if (byId("status").textContent === `${what} …`) say("");
+      }
+    }
+  }
+
+  async function untilItServes() {
+    for (;;) {
+      await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+      const answer = await fetch("/api/serving").then((response) => response.json(), () => ({ serving: false }));
+      if (answer.serving) return;
+    }
+  }
+
+  // What failed, in the line; where nobody answers, it is tried again quietly while the page stays as it is.
+  function failed(error, again) {
+    say(error.message, true);
+    if (error.away && again) {
+      untilItServes().then(() => {
+        if (byId("status").textContent === error.message) { // nothing else was asked meanwhile
+          say("");
+          again();
+        }
+      });
+    }
+  }
+
+  // ---- The go box: a mistyped id keeps the page
+
+  const box = document.querySelector(".go");
+  box.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const query = new URLSearchParams(new FormData(box));
+    try {
+      location.href = (await ask(`/api/go?${query}`, "going")).address;
+    } catch (error) {
+      failed(error);
+      box.elements.neuron.select();
+    }
+  });
+
+  // ---- Keys; none while a field has the focus
+
+  const keys = {
+    "/": () => { box.elements.neuron.focus(); box.elements.neuron.select(); },
+    "?": () => byId("help").showModal(),
+    "[": () => document.querySelector("a[rel=prev]")?.click(),
+    "]": () => document.querySelector("a[rel=next]")?.click(),
+    "e": () => document.activeElement.closest(".ps-line")?.querySelector(".ps-key").click(),
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "k" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      keys["/"]();
+      return;
+    }
+    const field = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName);
+    if (event.key === "Escape" && field) document.activeElement.blur();
+    if (field || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (!keys[event.key]) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
+  byId("keys").addEventListener("click", () => byId("help").showModal());
+  byId("close-help").addEventListener("click", () => byId("help").close());
+  byId("help").addEventListener("click", (event) => { if (event.target === byId("help")) byId("help").close(); });
+
+  // ---- Forms of pages that are asked for anew
+
+  for (const form of document.querySelectorAll("form[data-plain]")) {
+    form.addEventListener("submit", (event) => {
+      const most = Number(form.dataset.most || Infinity); // an address has room for so much
+      if (form.elements.text && form.elements.text.value.length > most) {
+        event.preventDefault();
+        say(`the text has ${form.elements.text.value.length.toLocaleString("en")} characters; a page takes ` +
+          `${most.toLocaleString("en")}, and \`polysem explain\` as many as the model reads`, true);
+        return;
+      }
+      for (const field of form.elements) if (field.name && !field.value && field.name !== "text") field.disabled = true;
+      say("asking the server …");
+    });
+    form.addEventListener("change", (event) => {
+      if (event.target.tagName === "SELECT" && (!form.elements.text || form.elements.text.value)) form.requestSubmit();
+    });
+  }
+  addEventListener("pageshow", () => {
+    for (const field of document.querySelectorAll("form[data-plain] :disabled")) field.disabled = false;
+  });
+
+  if (document.querySelector("[data-until-it-serves]")) untilItServes().then(() => location.reload());
+  Object.assign(Polysem, { byId, say, ask, failed, keys });
+})();
