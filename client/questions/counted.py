@@ -1,4 +1,4 @@
-"""How many neurons a question names, and so how it is tested by default."""
+"""Number of neurons that a question names, and the test that follows from it by default."""
 
 from collections.abc import Sequence
 

@@ -87,7 +87,8 @@ def test_keys_go_through_the_clusters_and_to_the_suggested_cut(page, explorer, n
 
 def test_significant_merges_are_marked_and_the_suggested_cut_is_a_click_away(page, explorer, server):
     tested = (
-        server.cluster(n.id)[0] for n in server.neurons("*", where={"n_examples": (30, None)}, sort_by="-silhouette")
+        server.cluster(n.id, n_null=99)[0]
+        for n in server.neurons("*", where={"n_examples": (30, None)}, sort_by="-silhouette")
     )
     neuron = next(n for n in tested if (n.significant_clusters or 0) > 1)
     page.goto(f"{explorer}/neuron/{neuron.id}")
