@@ -48,7 +48,8 @@ def main(wheel: Path) -> None:
     assert not missing, f"the wheel lacks {missing}"
     foreign = [name for name in names if not name.startswith(("polysem/", "polysem-"))]
     assert not foreign, f"the wheel holds {foreign}"
-    assert not [name for name in names if "test" in name], "the wheel holds tests"
+    tests = [name for name in names if "/tests/" in name or "/test_" in name or name.endswith("conftest.py")]
+    assert not tests, f"the wheel holds {tests}"
     print(f"{wheel.name}: {len(names)} files, {wheel.stat().st_size / 1e6:.1f} MB")
     with tempfile.TemporaryDirectory() as folder:
         check_thin_install(wheel, Path(folder))
