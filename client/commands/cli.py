@@ -19,7 +19,7 @@ OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  #
 
 # What `polysem --help` lists, in the order of use: what a command needs, and the commands that need it.
 NEEDS = {
-    "Need nothing": ("demo", "index", "keys"),
+    "Need nothing": ("demo", "index", "reproduce", "keys"),
     "Need an index (the demo's, unless you name one)": ("serve", "measure", "benchmark"),
     "Need a file that `polysem measure` wrote": ("rank", "table1"),
     "Need a server (--server or POLYSEM_SERVER)": (

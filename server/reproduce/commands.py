@@ -20,11 +20,11 @@ MOST_NULLS = 1999
     "--corpus",
     default="hf:Skylion007/openwebtext",
     show_default=True,
-    help="As `polysem index` takes it; the default is the paper's (pip install 'polysem[hf]').",
+    help="Texts to read, as `polysem index` takes them. Default: the paper's (pip install 'polysem[hf]').",
 )
 @click.option("--text-field", default="text", show_default=True, help="Field of the corpus that holds the text.")
 @click.option(
-    "--max-documents", type=click.IntRange(1), default=10_000, show_default=True, help="The first so many with text."
+    "--max-documents", type=click.IntRange(1), default=10_000, show_default=True, help="Most documents to read."
 )
 @click.option("--context-length", type=click.IntRange(1), help="Tokens read at once. Default: all that the model can.")
 @click.option("--index", help="Folder of an index to study instead; --model then says only where its model is now.")
@@ -39,9 +39,7 @@ MOST_NULLS = 1999
     show_default=True,
     help="Clustering algorithm of Table 1; may be repeated.",
 )
-@click.option(
-    "--neurons", "n_neurons", type=click.IntRange(1), help="Of each layer in Table 1, drawn by seed. Default: all."
-)
+@click.option("--neurons", "n_neurons", type=click.IntRange(1), help="Neurons of each layer in Table 1. Default: all.")
 @click.option(
     "--tested",
     "n_tested",
@@ -51,7 +49,7 @@ MOST_NULLS = 1999
     help="Neurons of each layer compared with rotations, drawn by seed.",
 )
 @click.option(
-    "--null", "n_null", type=click.IntRange(19, MOST_NULLS), default=99, show_default=True, help="Rotations of each."
+    "--null", "n_null", type=click.IntRange(19, MOST_NULLS), default=99, show_default=True, help="Rotations per neuron."
 )
 @click.option(
     "--mixtures",
@@ -67,17 +65,23 @@ MOST_NULLS = 1999
     type=click.IntRange(0),
     default=4,
     show_default=True,
-    help="How many of these are also cut as suggested.",
+    help="Number of these to cut as suggested.",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of all that is drawn."
 )
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
-@click.option("--dtype", type=click.Choice(["float32", "tf32", "bfloat16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Number format of the arithmetic.",
+)
 def reproduce(out: Path, device: str, dtype: str, **asked: Any) -> None:
-    """Settle the paper's claim on a model: index, Table 1 with controls, tests against chance, planted truth, report.
+    """Test the paper's claim on a model, from index to report.
 
-    Interrupted, it goes on where it was when the same command is given again.
+    Table 1 with controls, tests against chance, planted truth. If it is interrupted, the same command resumes it.
 
     \b
     polysem reproduce --out gpt2-study                       GPT2-small on the paper's corpus
