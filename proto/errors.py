@@ -20,6 +20,8 @@ PolysemError
 │   └── WarmingUp                      one that loads its model, and will answer soon
 ├── Unsupported                        the other end is of a version that does not know this
 └── Internal                           a bug; the message says where the server logged it
+
+MixedMethodsWarning (UserWarning)      a listing or ranking of exact and approximate trees, whose numbers do not compare
 """
 
 
@@ -118,3 +120,7 @@ class Unsupported(PolysemError):
 
 class Internal(PolysemError):
     """A bug. The message says where the server logged it."""
+
+
+class MixedMethodsWarning(UserWarning):
+    """Exact and approximate trees stand in one listing or ranking; their numbers do not compare."""

@@ -136,7 +136,7 @@ class IndexInfo:
 class Provenance:
     """Everything an answer depends on.
 
-    xhat_dtype  number format in which the index stores x̂; float16 moves a distance by 1 to 2·10⁻⁴
+    xhat_dtype  number format in which the index stores x̂; float16 moves a distance by up to 2·10⁻⁴
     """
 
     index: str

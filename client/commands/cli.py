@@ -5,6 +5,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points, version
@@ -12,7 +13,7 @@ from typing import cast
 
 import click
 
-from polysem.proto.errors import PolysemError
+from polysem.proto.errors import MixedMethodsWarning, PolysemError
 
 GROUPS = ("neurons", "questions", "pictures", "server", "jobs", "measure")  # files of this folder
 OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what writing to it may meet
@@ -100,6 +101,7 @@ def cli() -> None:
     polysem serve --index gpt2-texts     on the machine with the GPU
     polysem cluster 7.1234               from anywhere, with --server HOST:PORT
     """
+    warnings.simplefilter("ignore", MixedMethodsWarning)  # the commands say it themselves
 
 
 def main() -> None:

@@ -111,11 +111,10 @@ def note(neuron: "Neuron") -> str:
     p = neuron.provenance
     embedding = p.choice.words
     frame = "" if p.choice.frame == "raw" else f", frame {p.choice.frame}"
-    clustering = p.clustering
     side = ", negative side" * (p.side == "negative")
-    if clustering is None:
+    if not neuron.made_by:
         return f"{embedding}, LayerNorm {p.choice.layer_norm}{frame}{side}"
-    return f"{clustering.words} · {embedding}, LayerNorm {p.choice.layer_norm}{frame} · index {p.index}{side}"
+    return f"{neuron.made_by} · {embedding}, LayerNorm {p.choice.layer_norm}{frame} · index {p.index}{side}"
 
 
 @cache

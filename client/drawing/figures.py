@@ -20,6 +20,7 @@ from polysem.client.drawing.dendrogram import ABOVE_THE_CUT, Layout
 from polysem.client.drawing.matching import matched
 from polysem.proto.arrays import FloatArray, IntArray
 from polysem.proto.errors import InvalidArgument
+from polysem.proto.questions.clustering import APPROXIMATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -351,7 +352,10 @@ def _representatives(neuron: "Neuron", cluster: "Cluster", examples: "Sequence[E
 def _title(neuron: "Neuron", n_leaves: int) -> str:
     m = neuron.metrics
     some = "" if n_leaves == m.n_examples else f", {n_leaves} drawn"
-    return f"{neuron.title}: {m.n_examples} examples{some}, {m.n_clusters} clusters at {neuron.distance_threshold:g}"
+    how = f" ({neuron.made_by})" * (neuron.method in APPROXIMATE)
+    return (
+        f"{neuron.title}: {m.n_examples} examples{some}, {m.n_clusters} clusters at {neuron.distance_threshold:g}{how}"
+    )
 
 
 def _axes(width: float, height: float) -> "Axes":

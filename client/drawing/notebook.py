@@ -55,7 +55,7 @@ def plain_html(neuron: "Neuron", examples: "Sequence[Example] | None") -> str:
     head = (
         f"<b>{neuron.title}</b> &nbsp; {m.n_examples} examples, {m.n_clusters} clusters at cosine distance "
         f"{neuron.distance_threshold:g} &nbsp; intra {_shown(m.intra)} · inter {_shown(m.inter)} · "
-        f"silhouette {_shown(m.silhouette)}"
+        f"silhouette {_shown(m.silhouette)}<br>{escape(browser.note(neuron))}"
     )
     if not m.n_examples:
         return f"<div>{head}</div>"

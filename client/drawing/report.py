@@ -11,6 +11,7 @@ from polysem.client.drawing import browser, notebook
 from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
+from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 
 MAX_NEURONS = 40  # with their texts; about 150 KB each at 100 examples
 MAX_TABLE_ROWS = 2000
@@ -100,6 +101,8 @@ def _words(asked: Sequence[Neuron], drawn: Sequence[Neuron], named: str) -> str:
     sentences = [f"Asked for: {named}."]
     if empty:
         sentences.append(f"{_n(empty, 'neuron')} of them without dataset examples.")
+    if mixed := mixed_methods(sum(neuron.method in APPROXIMATE for neuron in asked), len(asked)):
+        sentences.append(f"{mixed.removesuffix(' (see method)')}.")
     if len(drawn) < len(asked):
         sentences.append(
             f"{len(asked):,} neurons are too many for one page: the {len(drawn)} with most clusters of four or more "

@@ -11,6 +11,7 @@ The same parameters everywhere say how neurons are clustered (questions.View), s
 import hashlib
 import random
 import re
+import warnings
 from collections.abc import Awaitable, Callable
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
 
     hosts  names under which browsers may address it: a page elsewhere that points its own name here is refused
     """
+    warnings.simplefilter("ignore", errors.MixedMethodsWarning)  # the pages say it themselves
     pages = _Pages(client, asking or Asking(client.serving))
     questions = {
         "/": pages.home,

@@ -10,7 +10,7 @@ from polysem.client.measuring.measurements import COLUMNS, NUMBERS, UNDEFINED, M
 from polysem.client.measuring.significance import q_values
 from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
+from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods, warn_of_mixed_methods
 from polysem.proto.questions.listing import is_rare
 
 RANKED = (*NUMBERS, "q_value")
@@ -46,10 +46,10 @@ def rank(
     by           None: `default_order`; also q_value, which each row has beside p_value (Benjamini and Hochberg, over
                  all neurons of the clustering)
     least, most  bounds on columns and on q_value, both included; what is undefined is within none
-
     variant      algorithm, embedding, layer_norm, frame; None: the file's first that fits the others
 
-    Raises InvalidArgument for an unknown column or a clustering that the file does not hold.
+    Warns (MixedMethodsWarning) where exact and approximate trees stand among them. Raises InvalidArgument for an unknown
+    column or a clustering that the file does not hold.
     """
     by = by or default_order(measured)
     for name in (by, *(least or {}), *(most or {})):
@@ -64,6 +64,7 @@ def rank(
         for name, bound in (bounds or {}).items():
             places = places[within(values(name)[places], bound)]
     chosen = places[_order(values(by)[places], ascending)]
+    _warn_of_mixed_methods(measured, chosen)
     return [
         row | {"q_value": None if np.isnan(q[place]) else float(q[place])}
         for row, place in zip(measured.rows(chosen), chosen, strict=True)
@@ -83,11 +84,12 @@ def rare(measured: Measurements, **variant: str | None) -> list[dict[str, Any]]:
 
     Of at least 20 examples, at least 90 % lie in one cluster and at least 3 do not; where significance was measured,
     two significant clusters or more. The clearer the split, the higher the tree's last merge stands above the one that
-    completes the common cluster.
+    completes the common cluster. Warns as `rank` does.
     """
     places = _of_variant(measured, variant)
     names = ("n_examples", "largest_share", "significant_clusters")
     places = places[is_rare(*(_numbers(measured, name)[places] for name in names))]
+    _warn_of_mixed_methods(measured, places)
     gap = _numbers(measured, "root_height")[places] - _numbers(measured, "largest_height")[places]
     return measured.rows(places[_order(gap, ascending=False)])
 
@@ -120,6 +122,11 @@ def _numbers(measured: Measurements, name: str) -> Array:
 def _order(values: Array, ascending: bool) -> Array:
     """Stable; NaN last."""
     return np.argsort(values if ascending else -values, kind="stable")
+
+
+def _warn_of_mixed_methods(measured: Measurements, places: Array) -> None:
+    methods = measured.column("method")[places]
+    warn_of_mixed_methods(int(np.isin(methods, APPROXIMATE).sum()), len(methods))
 
 
 def mixed(rows: Sequence[dict[str, Any]]) -> str:

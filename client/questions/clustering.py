@@ -33,6 +33,7 @@ from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Answer, Provenance, Timing
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import (
+    APPROXIMATE,
     METHODS,
     ClusterBatch,
     Clustering,
@@ -209,6 +210,19 @@ class Neuron:
     def title(self) -> str:
         """neuron 7.1234, or neuron 7.1234, negative side"""
         return f"neuron {self.id}" + ", negative side" * (self.side == "negative")
+
+    @property
+    def made_by(self) -> str:
+        """How the tree was made, in words; "" of neurons that were only embedded.
+
+        "average linkage", or with " of nearest neighbours" where the server chose that approximation by itself.
+        """
+        clustering = self.provenance.clustering
+        if clustering is None:
+            return ""
+        return clustering.words + " of nearest neighbours" * (
+            self.method in APPROXIMATE and clustering.neighbours is None
+        )
 
     @property
     def tree(self) -> cutting.Tree:
@@ -451,6 +465,9 @@ def _by_example(batches: Sequence[ClusterBatch]) -> Columns:
         "example": tables.within(tables.joined([batch.n_examples for batch in batches])),
         "label": tables.joined([batch.labels for batch in batches]),
         "letter": [name for batch in batches for name in letters.of_examples(batch.labels, batch.n_examples.tolist())],
+        "method": [
+            METHODS[method - 1] for batch in batches for method in np.repeat(batch.methods, batch.n_examples).tolist()
+        ],
     }
 
 

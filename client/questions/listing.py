@@ -15,7 +15,7 @@ from polysem.proto import checks
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
-from polysem.proto.questions.clustering import Method, method_of
+from polysem.proto.questions.clustering import Method, method_of, warn_of_mixed_methods
 from polysem.proto.questions.listing import (
     NEURON_METRICS,
     ListQuery,
@@ -98,7 +98,10 @@ def _by_neuron(batches: Sequence[NeuronTable]) -> Columns:
 
 
 class Listing(Stream[ListedNeuron]):
-    """Neurons with their metrics, in the order asked, fetched page by page."""
+    """Neurons with their metrics, in the order asked, fetched page by page.
+
+    Warns (MixedMethodsWarning) where exact and approximate trees stand in it.
+    """
 
     _noun = "neurons"
     _tables: ClassVar = {"neuron": _by_neuron}
@@ -124,6 +127,7 @@ class Pages:
         if limit is not None:
             checks.check_count(limit, "limit", 1)
         self._query: ListQuery | None = query
+        self._first = True
         self._left = limit
 
     def next(self) -> Any:
@@ -136,6 +140,9 @@ class Pages:
 
     def add(self, message: Any) -> Answer:
         page, provenance, timing = decode_neuron_page(message)
+        if self._first:
+            warn_of_mixed_methods(page.n_approximate, page.n_matching)
+        self._first = False
         if self._left is not None:
             self._left -= len(page.table.neurons)
         if self._query is not None:

@@ -17,7 +17,6 @@ from polysem.client.questions.examples import Example
 from polysem.client.terminal.tables import counted, written
 from polysem.client.terminal.texts import example_lines, has_colour, key_text, shaded
 from polysem.proto.arrays import DoubleArray, IntArray
-from polysem.proto.questions.clustering import APPROXIMATE
 
 
 def neuron_panel(
@@ -45,7 +44,8 @@ def _header(neuron: Neuron) -> Text:
     examples, clusters = counted(m.n_examples, "example"), counted(m.n_clusters, "cluster")
     verb = "falls" if m.n_examples == 1 else "fall"
     split = Text.assemble(
-        (f"{examples} {verb} into {clusters}", "bold"), f" ({_method(neuron)}, cut at {neuron.distance_threshold:g})"
+        (f"{examples} {verb} into {clusters}", "bold"),
+        f" ({neuron.made_by or 'distance'}, cut at {neuron.distance_threshold:g})",
     )
     return split.append(
         f"\nmean distance {written(m.intra)} within clusters, {written(m.inter)} between; "
@@ -91,14 +91,6 @@ def _significance(neuron: Neuron) -> str:
         f"\n{neuron.verdict} (p {found.p_value:.3g}, frame own): best silhouette {found.best_silhouette:.2f}, by "
         f"chance {found.null_mean:.2f}; {split}"
     )
-
-
-def _method(neuron: Neuron) -> str:
-    clustering = neuron.provenance.clustering
-    if clustering is None:
-        return "distance"
-    unasked = neuron.method in APPROXIMATE and clustering.neighbours is None
-    return clustering.words + " of nearest neighbours" * unasked
 
 
 class _Line(NamedTuple):

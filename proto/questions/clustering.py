@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -10,7 +11,7 @@ import numpy as np
 
 from polysem.proto.arrays import DoubleArray, IntArray
 from polysem.proto.checks import check_one_of, number_of
-from polysem.proto.errors import InvalidArgument
+from polysem.proto.errors import InvalidArgument, MixedMethodsWarning
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.sides import Side
 from polysem.proto.wire.columns import Axis, columnar
@@ -240,6 +241,12 @@ def mixed_methods(n_approximate: int, n: int) -> str:
         f"{n_approximate:,} of {n:,} neurons were clustered on graphs of nearest neighbours, the others by all "
         "distances: their numbers do not compare (see method)"
     )
+
+
+def warn_of_mixed_methods(n_approximate: int, n: int) -> None:
+    """Warn (MixedMethodsWarning) where n neurons' trees were not all made alike."""
+    if sentence := mixed_methods(n_approximate, n):
+        warnings.warn(sentence, MixedMethodsWarning, stacklevel=3)
 
 
 def check_choice(choice: EmbeddingChoice) -> None:

@@ -239,6 +239,16 @@ def test_distances_are_those_of_the_unrounded_truth(client, index, truth, weight
             assert_allclose(got, [want["max_distance"], want["mean_distance"]], atol=5e-4)  # x̂ is float16
 
 
+def test_float16_moves_a_distance_by_no_more_than_twice_its_rounding(truth, served_xhat, weights, choice):
+    moved = []
+    for key, stored in served_xhat.items():
+        x = np.array([truth.xhat[key[0]][e.context][e.position] for e in truth.examples[key]]).reshape(stored.shape)
+        exact, served = (plain_rules.cosine_distances(embed(weights, key, of, **choice)) for of in (x, stored))
+        moved.append(np.abs(exact - served).max(initial=0.0))
+    rounding = 2**-11  # of a coordinate, relative: so each embedding turns by that angle at most
+    assert 3e-5 < max(moved) < 2 * rounding
+
+
 # ---- Clusters
 
 

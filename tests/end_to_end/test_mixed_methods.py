@@ -1,15 +1,19 @@
 """Trees of all distances and trees of nearest neighbours are told apart wherever neurons stand side by side."""
 
+import asyncio
 import json
+import warnings
 
 import pytest
 from click.testing import CliRunner
 
-from polysem.client import terminal
+from polysem.client import AsyncClient, terminal
 from polysem.client.commands.cli import cli
+from polysem.client.drawing import figures, notebook, report
 from polysem.client.explorer.app import make_app
 from polysem.client.measuring import measurements, ranking, table1
 from polysem.client.measuring.measure import Measuring, variants
+from polysem.proto.errors import MixedMethodsWarning
 from polysem.server.questions import clustering
 
 SENTENCE = "neurons were clustered on graphs of nearest neighbours, the others by all distances"
@@ -30,8 +34,19 @@ def mixed(counts, monkeypatch):
 
 
 @pytest.fixture
+def warned(mixed):
+    """The warning is expected, wherever it is not the fact that is tested."""
+    warnings.simplefilter("ignore", MixedMethodsWarning)  # pytest puts the filters back after the test
+
+
+@pytest.fixture
 def large(counts):
     return {id_ for id_, n in counts[0].items() if n > counts[1]}
+
+
+@pytest.fixture
+def small(counts, large):
+    return set(counts[0]) - large
 
 
 def printed(client, *words):
@@ -40,7 +55,7 @@ def printed(client, *words):
     return ran
 
 
-def test_a_listing_and_its_tables_carry_the_method(polysem_client, mixed, large):
+def test_a_listing_and_its_tables_carry_the_method(polysem_client, warned, large):
     listed = polysem_client.neurons(algorithm="scc", distance_threshold=CUT, sort_by="-n_clusters")
     for neuron in listed:
         assert neuron.method == ("neighbours" if neuron.id in large else "matrix")
@@ -52,11 +67,57 @@ def test_a_listing_and_its_tables_carry_the_method(polysem_client, mixed, large)
     assert listed.to_arrow()["method"].to_pylist() == methods
 
 
+def test_python_is_warned_once_of_a_listing_of_both_and_never_of_one(polysem_client, mixed, large, small):
+    asked = {"algorithm": "scc", "distance_threshold": CUT}
+    listed = polysem_client.neurons(**asked)
+    with pytest.warns(MixedMethodsWarning, match=f"{len(large)} of .* {SENTENCE}") as found:
+        len(listed)
+    assert len(found) == 1
+    assert len(list(listed)) == len(large | small)
+    assert len(polysem_client.neurons(*small, **asked)) == len(small)
+    assert len(polysem_client.neurons(*large, **asked)) == len(large)
+
+
+def test_the_async_client_warns_too(polysem_client, mixed):
+    async def ask():
+        async with AsyncClient(polysem_client.target) as client:
+            return await client.neurons(algorithm="scc", distance_threshold=CUT)
+
+    with pytest.warns(MixedMethodsWarning, match=SENTENCE):
+        asyncio.run(ask())
+
+
+def test_rows_of_examples_carry_the_method_of_their_tree(polysem_client, mixed, large, small):
+    neurons = polysem_client.cluster(min(large), min(small), algorithm="scc", distance_threshold=CUT)
+    frame = neurons.to_pandas(per="example")
+    for neuron in neurons:
+        mine = frame[(frame.layer == neuron.id.layer) & (frame.neuron == neuron.id.neuron)]
+        assert set(mine.method) == {neuron.method}
+        assert len(mine) == len(neuron.labels)
+    assert frame.method.nunique() == 2
+    assert neurons.to_arrow(per="example")["method"].to_pylist() == list(frame.method)
+
+
+def test_the_head_says_so_in_notebook_report_and_figure(polysem_client, mixed, large, small):
+    words = "Sub-Cluster Component of nearest neighbours"
+    one, other = polysem_client.cluster(min(large), min(small), algorithm="scc", distance_threshold=CUT)
+    assert (one.made_by, other.made_by) == (words, "Sub-Cluster Component")
+    for neuron, says in ((one, True), (other, False)):
+        plain, whole = notebook.plain_html(neuron, neuron.examples), notebook.neuron_html(neuron)
+        assert plain.count(words) == says
+        assert whole.count(words) == 2 * says  # where scripts run, too
+    page = report.make(polysem_client, str(min(large)), str(min(small)), algorithm="scc", distance_threshold=CUT).html
+    assert SENTENCE in page
+    assert words in page
+    assert words in figures.plot_dendrogram(one, one.examples).axes[0].get_title(loc="left")
+    assert SENTENCE not in report.make(polysem_client, str(min(small)), algorithm="scc", distance_threshold=CUT).html
+
+
 def test_an_answer_says_in_what_format_the_index_stores_its_rows(polysem_client):
     assert polysem_client.cluster("0.0")[0].provenance.xhat_dtype == "float16"
 
 
-def test_a_page_counts_those_on_all_pages(polysem_client, mixed, large):
+def test_a_page_counts_those_on_all_pages(polysem_client, warned, large):
     one = polysem_client.neurons(algorithm="scc", distance_threshold=CUT, limit=1)
     assert (len(one), one.n_approximate) == (1, len(large))
     some = polysem_client.neurons("0.0-9", algorithm="scc", distance_threshold=CUT, limit=1)
@@ -106,16 +167,19 @@ def test_the_explorers_table_says_so(polysem_client, mixed, large):
         page = browser.get(f"/?algorithm=scc&distance_threshold={CUT}").text
         assert SENTENCE in page
         assert "<td>neighbours</td>" in page
+        neuron = browser.get(f"/neuron/{min(large)}?algorithm=scc&distance_threshold={CUT}").text
+        assert "Sub-Cluster Component of nearest neighbours" in neuron
         assert SENTENCE not in browser.get("/?algorithm=scc&distance_threshold=0.138").text
 
 
-def test_measurements_ranks_and_table_1_say_so(polysem_client, mixed, large, tmp_path):
+def test_measurements_ranks_and_table_1_say_so(polysem_client, warned, large, tmp_path):
     out = tmp_path / "measured.parquet"
     asked = variants(["hac", "scc"], linkage="single")
     wanted = [min(large), *sorted({(0, i) for i in range(96)} - large)[:3], (1, 0)]
     Measuring(polysem_client, wanted, asked, distance_threshold=CUT).run(out)
     measured = measurements.read(out)
-    rows = ranking.rank(measured, "n_clusters", algorithm="scc")
+    with pytest.warns(MixedMethodsWarning, match=SENTENCE):
+        rows = ranking.rank(measured, "n_clusters", algorithm="scc")
     assert {(row["layer"], row["neuron"]) for row in rows if row["method"] == "neighbours"} == large & set(wanted)
     n = len(large & set(wanted))
     assert ranking.mixed(rows).startswith(f"{n} of {len(rows)} neurons")
