@@ -48,8 +48,8 @@ def rank(
     least, most  bounds on columns and on q_value, both included; what is undefined is within none
     variant      algorithm, embedding, layer_norm, frame; None: the file's first that fits the others
 
-    Warns (MixedMethodsWarning) where exact and approximate trees stand among them. Raises InvalidArgument for an unknown
-    column or a clustering that the file does not hold.
+    Warns (MixedMethodsWarning) where exact and approximate trees stand among them.
+    Raises InvalidArgument for an unknown column or a clustering that the file does not hold.
     """
     by = by or default_order(measured)
     for name in (by, *(least or {}), *(most or {})):

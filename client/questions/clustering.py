@@ -33,7 +33,6 @@ from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Answer, Provenance, Timing
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import (
-    APPROXIMATE,
     METHODS,
     ClusterBatch,
     Clustering,
@@ -44,6 +43,7 @@ from polysem.proto.questions.clustering import (
     check_distance_threshold,
     encode_cluster_query,
     library_of,
+    made_by,
 )
 from polysem.proto.sides import Side
 from polysem.proto.wire import columns
@@ -213,16 +213,8 @@ class Neuron:
 
     @property
     def made_by(self) -> str:
-        """How the tree was made, in words; "" of neurons that were only embedded.
-
-        "average linkage", or with " of nearest neighbours" where the server chose that approximation by itself.
-        """
-        clustering = self.provenance.clustering
-        if clustering is None:
-            return ""
-        return clustering.words + " of nearest neighbours" * (
-            self.method in APPROXIMATE and clustering.neighbours is None
-        )
+        """How the tree was made, in words: "average linkage", "Sub-Cluster Component of nearest neighbours"."""
+        return made_by(self.provenance.clustering, self.method)
 
     @property
     def tree(self) -> cutting.Tree:

@@ -233,6 +233,13 @@ def method_of(number: int) -> Method | None:
     return METHODS[number - 1] if 0 < number <= len(METHODS) else None
 
 
+def made_by(clustering: Clustering | None, method: Method) -> str:
+    """How a tree was made, in words; it says so where the server chose nearest neighbours by itself. "" of no tree."""
+    if clustering is None:
+        return ""
+    return clustering.words + " of nearest neighbours" * (method in APPROXIMATE and clustering.neighbours is None)
+
+
 def mixed_methods(n_approximate: int, n: int) -> str:
     """A sentence about n neurons whose trees were not all made alike; empty where they were."""
     if not 0 < n_approximate < n:

@@ -182,9 +182,10 @@ def test_columns_have_a_row_an_example(client):
     answer = client.cluster("1.2-4", "0.0")
     columns = answer.columns("example")
     want = [(*neuron.id, i, label) for neuron in answer for i, label in enumerate(neuron.labels.tolist())]
-    assert list(columns) == ["layer", "neuron", "example", "label", "letter", "side"]
+    assert list(columns) == ["layer", "neuron", "example", "label", "letter", "method", "side"]
     assert set(columns.pop("side")) == {"positive"}
     assert columns.pop("letter")[:2] == ["A", "A"]
+    assert set(columns.pop("method")) == {"matrix"}
     assert list(zip(*(column.tolist() for column in columns.values()), strict=True)) == want
 
 
