@@ -21,3 +21,8 @@ def or_nones(values: Any) -> list[Any]:
 def or_none(value: float) -> float | None:
     """The value; NaN is None."""
     return None if np.isnan(value) else float(value)
+
+
+def in_words(value: float | None) -> str:
+    """A metric as a sentence has it."""
+    return "undefined" if value is None else f"{value:.2f}"

@@ -26,7 +26,7 @@ from polysem.client.questions.significance import (
 from polysem.client.questions.silhouettes import silhouettes_of
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
-from polysem.client.views import or_none, or_nones
+from polysem.client.views import in_words, or_none, or_nones
 from polysem.proto import checks
 from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
 from polysem.proto.errors import FailedPrecondition
@@ -360,17 +360,13 @@ class Neuron:
         )
         return (
             f"<Neuron {self.id}: {m.n_examples} examples in {m.n_clusters} clusters ({sizes}) at distance "
-            f"{self.distance_threshold:g}, intra {_shown(m.intra)}, inter {_shown(m.inter)}>"
+            f"{self.distance_threshold:g}, intra {in_words(m.intra)}, inter {in_words(m.inter)}>"
         )
 
     def _repr_html_(self) -> str:
         from polysem.client.drawing import notebook
 
         return notebook.neuron_html(self)
-
-
-def _shown(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"
 
 
 class _Neurons(Sequence[Neuron]):
@@ -438,7 +434,6 @@ class _Neurons(Sequence[Neuron]):
 
 
 def _by_neuron(batches: Sequence[ClusterBatch]) -> Columns:
-    methods = tables.joined([batch.methods for batch in batches])
     found = [baseline_columns(batch) for batch in batches]
     baselines = {name: tables.joined([of[name] for of in found]) for name in Baselines._fields}
     tested = [test_columns(batch) for batch in batches]
@@ -448,7 +443,7 @@ def _by_neuron(batches: Sequence[ClusterBatch]) -> Columns:
         | tables.columns_of(batches, {name: np.int32 if name[:2] == "n_" else np.float64 for name in METRICS})
         | baselines
         | tests
-        | {"method": [METHODS[method - 1] for method in methods.tolist()]}
+        | {"method": [METHODS[method - 1] for batch in batches for method in batch.methods.tolist()]}
     )
 
 
@@ -457,9 +452,7 @@ def _by_example(batches: Sequence[ClusterBatch]) -> Columns:
         "example": tables.within(tables.joined([batch.n_examples for batch in batches])),
         "label": tables.joined([batch.labels for batch in batches]),
         "letter": [name for batch in batches for name in letters.of_examples(batch.labels, batch.n_examples.tolist())],
-        "method": [
-            METHODS[method - 1] for batch in batches for method in np.repeat(batch.methods, batch.n_examples).tolist()
-        ],
+        "method": [METHODS[m - 1] for batch in batches for m in np.repeat(batch.methods, batch.n_examples).tolist()],
     }
 
 
