@@ -9,6 +9,9 @@ A scan is one integer minimum over (distance, column): no second search for the 
 leaves its column alone: a row that is read next takes what it lacks from the rows of the clusters merged since, 0.07 n²
 entries far from each other instead of 0.5 n² (the chain in 0.55 of the time at N = 1000). The chain finds merges out of
 order; sorted by height they are the tree, for all three linkages are reducible.
+
+Tried and dropped at N = 100: rows padded to whole vectors, with the range checked on the largest bits of a row. The
+chain takes 22 µs instead of 23, the copy 10 instead of 3; at N = 1000 both take 1.05 of the time.
 """
 
 from typing import Any

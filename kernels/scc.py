@@ -1,13 +1,17 @@
 """Sub-Cluster Component clustering (Monath et al., KDD 2021, arXiv 2010.11821) of many neurons, one tree each.
 
 linkage_reference  NumPy float64: every round computes every mean anew. O(rounds · n²)
-linkage            CPU: sums of distances, contracted as sub-clusters merge; only sub-clusters whose nearest one merged
-                   look again, and thresholds at which nothing merges are jumped over (Numba). About O(n²), one (N, N)
-                   float64 buffer a task
+linkage            CPU: the first round reads float32 distances; then sums of distances, contracted as sub-clusters
+                   merge; only sub-clusters whose nearest one merged look again, and thresholds at which nothing
+                   merges are jumped over (Numba). About O(n²), one (N, N) float64 buffer a task
                    CUDA: the same plan, a Triton program a neuron (kernels/gpu/scc.py)
 
 Sums, not means: distances are multiples of 2⁻²⁴ (see distances.py), so float64 sums of fewer than 2²⁸ of them are
 exact, in whatever order they were added, and the sums stay exactly symmetric.
+
+Tried and dropped, in runs of 3 to 5 rounds on a busy machine: moving live slots together at 3/4 or 7/8 of the width
+(0.73 and 0.74 to 0.76 of the former time at N = 1000, where 1/2 takes 0.65); making the first sums side by side at once
+(slower at N = 100 and 256, 0.70 to 0.78 at N = 1000).
 
 A sub-cluster's nearest stays nearest while other sub-clusters merge: a mean of means is never below the least of them.
 """
@@ -31,6 +35,8 @@ from polysem.kernels.arrays import (
 from polysem.kernels.definitions import LEFTOVER_HEIGHT, check_thresholds
 from polysem.kernels.dispatch import kernel
 from polysem.kernels.parallel import compiled, for_each_neuron, room
+
+LANES = 32  # entries that a loop takes at once
 
 
 def linkage_reference(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_stable: bool = False) -> Tensor:
@@ -107,7 +113,7 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
     result = torch.empty((B, max(N - 1, 0), 4), dtype=torch.float64)
     bad = np.zeros(B, np.bool_)
     arrays = matrix, counts, taus, until_stable, result.numpy(), bad
-    width = N // 8 * 8 + 8 + 8 * (N // 8 % 2)  # an odd number of cache lines
+    width = (N + LANES - 1) // LANES * LANES + 8  # an odd number of cache lines
     for_each_neuron(_linkage_kernel, B, *arrays, scratch=lambda: (room((N, width), np.float64),))
     raise_if_outside(bad, matrix, counts)
     return result
@@ -139,73 +145,125 @@ def _linkage_kernel(
     for b in range(first, B, step):
         n = counts[b]
         result[b, max(n - 1, 0) :] = np.nan
-        if _copy_distances(distances[b], n, sums):
-            _rounds(sums, n, thresholds, until_stable, result[b])
-        else:
-            bad[b] = True
+        bad[b] = not _rounds(distances[b], n, thresholds, until_stable, result[b], sums)
 
 
 @compiled
-def _copy_distances(distances: Array, n: int, sums: Array) -> bool:
-    """False if one of the used distances is not in 0..2."""
-    outside = 0
-    for i in range(n):
-        for k in range(n):
-            value = distances[i, k]
-            sums[i, k] = value + np.float32(0.0)  # -0.0 becomes 0.0, whose bits come first
-            outside += 0 if (value >= np.float32(0.0)) & (value <= np.float32(2.0)) else 1
-        own = distances[i, i]
-        outside -= 0 if (own >= np.float32(0.0)) & (own <= np.float32(2.0)) else 1
-    return outside == 0
+def _padded(n: int) -> int:
+    """n up to a multiple of LANES: a loop over so many entries leaves none to do one at a time."""
+    return (n + LANES - 1) // LANES * LANES
 
 
 @compiled
-def _rounds(sums: Array, n: int, thresholds: Array, until_stable: bool, merges: Array) -> None:
-    """All rounds of one neuron. A sub-cluster lives in the slot of its lowest example; its size is 0 once absorbed."""
-    size = np.ones(n)
+def _rounds(distances: Array, n: int, thresholds: Array, until_stable: bool, merges: Array, sums: Array) -> bool:
+    """All rounds of one neuron; False if one of the used distances is not in 0..2.
+
+    A sub-cluster lives in the slot of its lowest example; its size is 0 once absorbed. When half of the slots are
+    dead, those left move together, in their order.
+    """
+    size, inverse = np.zeros(_padded(n)), np.zeros(_padded(n))  # inverse: 1 / size, 0 once absorbed and in padding
+    size[:n] = 1.0
     node = np.arange(n)
-    live = np.arange(n)
-    nearest = np.full(n, -1)  # -1: look again
+    live, absorbed = np.arange(n), np.empty(n, np.int64)
+    nearest = np.empty(n, np.int64)  # -1: look again
     mean = np.empty(n)
     up = np.arange(n)  # towards the slot that absorbs it
-    means = np.empty(n)
+    changed = np.empty(n, np.bool_)
+    means = np.empty(_padded(n))
+    bits = means.view(np.int64)  # floats from 0 up have their bits' order, and integer minima use SIMD lanes
+    if not _nearest_examples(distances, n, nearest, mean):
+        return False
+    width = n_live = n
     row = r = 0
-    while len(live) > 1:
+    while n_live > 1:
         closest = np.inf
-        for u in live:
+        for i in range(n_live):
+            u = live[i]
             if nearest[u] < 0:
-                nearest[u], mean[u] = _nearest(sums, u, n, size, means)
+                nearest[u], mean[u] = _nearest(sums, u, _padded(width), size, inverse, means, bits)
             closest = min(closest, mean[u])
         while r < len(thresholds) and thresholds[r] < closest:
             r += 1
         if r == len(thresholds):
             break
-        for u in live:
+        for i in range(n_live):
+            u = live[i]
             if mean[u] <= thresholds[r]:
                 a, c = root(up, u), root(up, nearest[u])
                 up[max(a, c)] = min(a, c)
-        row = _absorb(live, up, thresholds[r], n, row, node, size, merges)
-        live = _contract(sums, live, up, size, nearest)
+        first = row == 0
+        row = _absorb(live[:n_live], up, thresholds[r], n, row, node, size, merges)
         r += 0 if until_stable else 1
-    for u in live[1:]:
-        up[u] = live[0]
-    _absorb(live, up, LEFTOVER_HEIGHT, n, row, node, size, merges)
+        n_live, n_absorbed = _part(live, n_live, size, absorbed)
+        if n_live == 1:
+            break
+        if first:
+            _sum_examples(distances, n, up, sums)
+        else:
+            _add_rows(sums, absorbed, n_absorbed, up, _padded(width))
+        _add_columns(sums, live, n_live, absorbed, n_absorbed, up)
+        _forget(live, n_live, absorbed, n_absorbed, up, nearest, changed)
+        if 2 * n_live <= width:
+            _move_together(sums, live, n_live, up, size, node, nearest, mean)
+            width = n_live
+        for v in range(len(size)):
+            inverse[v] = 1.0 / size[v] if size[v] > 0.0 else 0.0
+    for i in range(1, n_live):
+        up[live[i]] = live[0]
+    _absorb(live[:n_live], up, LEFTOVER_HEIGHT, n, row, node, size, merges)
+    return True
 
 
 @compiled
-def _nearest(sums: Array, u: Scalar, n: int, size: Array, means: Array) -> tuple[Scalar, Scalar]:
-    """The first live slot with the least mean distance from slot u, and that mean."""
-    for v in range(n):
-        means[v] = sums[u, v] / (size[u] * size[v]) if size[v] > 0.0 else np.inf
+def _nearest_examples(distances: Array, n: int, nearest: Array, mean: Array) -> bool:
+    """Each example's nearest and how far it is, read once in float32; False if a used distance is not in 0..2."""
+    line = np.full(_padded(n), np.inf, np.float32)
+    bits = line.view(np.int32)
+    outside = 0
+    for i in range(n):
+        for k in range(n):
+            value = distances[i, k]
+            line[k] = value + np.float32(0.0)  # -0.0 becomes 0.0, whose bits come first
+            outside += 0 if (value >= np.float32(0.0)) & (value <= np.float32(2.0)) else 1
+        own = distances[i, i]
+        outside -= 0 if (own >= np.float32(0.0)) & (own <= np.float32(2.0)) else 1
+        line[i] = np.inf
+        least = np.int32(0x7FFFFFFF)
+        for k in range(len(line)):
+            least = min(least, bits[k])
+        slot = np.int32(n - 1)
+        for k in range(len(line)):
+            slot = min(slot, np.int32(k) if bits[k] == least else np.int32(n - 1))
+        nearest[i], mean[i] = slot, line[slot]
+    return outside == 0
+
+
+@compiled
+def _nearest(
+    sums: Array, u: Scalar, width: int, size: Array, inverse: Array, means: Array, bits: Array
+) -> tuple[Scalar, Scalar]:
+    """The first live slot with the least mean distance from slot u, and that mean.
+
+    Products with 1 / size, at most 2 units in the last place from size[u] times the mean, say who may be nearest; of
+    those, mostly one, the quotients say who is.
+    """
+    for v in range(width):
+        means[v] = sums[u, v] * inverse[v] if inverse[v] > 0.0 else np.inf
     means[u] = np.inf
-    bits = means.view(np.int64)  # floats from 0 up have their bits' order, and integer minima use SIMD lanes
     least = np.int64(0x7FFFFFFFFFFFFFFF)
-    for v in range(n):
+    for v in range(width):
         least = min(least, bits[v])
-    slot = np.int64(n)
-    for v in range(n):
-        slot = min(slot, np.int64(v) if bits[v] == least else np.int64(n))
-    return slot, means[slot]
+    least += 16  # units in the last place
+    first, last = np.int64(width), np.int64(-1)
+    for v in range(width):
+        near = bits[v] <= least
+        first = min(first, np.int64(v) if near else np.int64(width))
+        last = max(last, np.int64(v) if near else np.int64(-1))
+    slot, nearest = first, sums[u, first] / (size[u] * size[first])
+    for v in range(first + 1, last + 1):
+        if bits[v] <= least and sums[u, v] / (size[u] * size[v]) < nearest:
+            slot, nearest = np.int64(v), sums[u, v] / (size[u] * size[v])
+    return slot, nearest
 
 
 @compiled
@@ -225,18 +283,77 @@ def _absorb(live: Array, up: Array, height: float, n: int, row: int, node: Array
 
 
 @compiled
-def _contract(sums: Array, live: Array, up: Array, size: Array, nearest: Array) -> Array:
-    """Add absorbed rows, then columns, to their slots; who merged, or whose nearest did, must look again."""
-    changed = np.zeros(len(up), np.bool_)
-    absorbed = live[size[live] == 0.0]
-    kept = live[size[live] > 0.0]
-    for u in absorbed:
-        changed[up[u]] = changed[u] = True
-        for v in range(len(up)):
-            sums[up[u], v] += sums[u, v]
-    for v in kept:
-        for u in absorbed:
-            sums[v, up[u]] += sums[v, u]
+def _part(live: Array, n_live: int, size: Array, absorbed: Array) -> tuple[int, int]:
+    """Keep in `live` who lives, list the others, both in order; how many of each."""
+    n_kept = n_absorbed = 0
+    for i in range(n_live):
+        u = live[i]
+        if size[u] > 0.0:
+            live[n_kept] = u
+            n_kept += 1
+        else:
+            absorbed[n_absorbed] = u
+            n_absorbed += 1
+    return n_kept, n_absorbed
+
+
+@compiled
+def _sum_examples(distances: Array, n: int, up: Array, sums: Array) -> None:
+    """The rows of the first sub-clusters: those of their examples, added in order."""
+    for u in range(n):
+        slot = up[u]
+        if slot == u:
+            for k in range(n):
+                sums[u, k] = distances[u, k] + np.float32(0.0)  # -0.0 becomes 0.0
+        else:
+            for k in range(n):
+                sums[slot, k] += distances[u, k]
+
+
+@compiled
+def _add_rows(sums: Array, absorbed: Array, n_absorbed: int, up: Array, width: int) -> None:
+    for i in range(n_absorbed):
+        u, slot = absorbed[i], up[absorbed[i]]
+        for v in range(width):
+            sums[slot, v] += sums[u, v]
+
+
+@compiled
+def _add_columns(sums: Array, live: Array, n_live: int, absorbed: Array, n_absorbed: int, up: Array) -> None:
+    for i in range(n_live):
+        v = live[i]
+        for k in range(n_absorbed):
+            sums[v, up[absorbed[k]]] += sums[v, absorbed[k]]
+
+
+@compiled
+def _forget(
+    live: Array, n_live: int, absorbed: Array, n_absorbed: int, up: Array, nearest: Array, changed: Array
+) -> None:
+    """Who merged, or whose nearest did, must look again."""
+    changed[:] = False
+    for i in range(n_absorbed):
+        changed[up[absorbed[i]]] = changed[absorbed[i]] = True
+    for i in range(n_live):
+        v = live[i]
         if changed[v] or changed[nearest[v]]:
             nearest[v] = -1
-    return kept
+
+
+@compiled
+def _move_together(
+    sums: Array, live: Array, n_live: int, up: Array, size: Array, node: Array, nearest: Array, mean: Array
+) -> None:
+    """Give the live slots the numbers 0, 1, …, in their order."""
+    at = np.empty(len(up), np.int64)  # of each live slot from now on
+    for i in range(n_live):
+        at[live[i]] = i
+    for i in range(n_live):
+        v = live[i]
+        for k in range(n_live):
+            sums[i, k] = sums[v, live[k]]
+        size[i], node[i], mean[i], up[i] = size[v], node[v], mean[v], i
+        nearest[i] = at[nearest[v]] if nearest[v] >= 0 else -1
+    size[n_live:] = 0.0
+    for i in range(n_live):
+        live[i] = i

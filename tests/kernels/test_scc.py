@@ -129,6 +129,28 @@ def test_equals_reference_on_embeddings(device, clustered_embeddings, until_stab
     assert got.numpy().tobytes() == want.numpy().tobytes()
 
 
+@given(seed=st.integers(0, 2**32 - 1), until_stable=st.booleans())
+def test_means_that_are_nearly_equal_are_told_apart(device, seed, until_stable):
+    # pairs and triples at distance 0 lie one or two units of 2⁻²⁴ from each other: sums over 4, 6 and 9 pairs that
+    # differ by rounding alone, or not at all
+    rng = np.random.default_rng(seed)
+    group = rng.permutation(np.repeat(np.arange(16), 2 + np.arange(16) % 2))
+    units = (1 << 22) + rng.integers(0, 3, (len(group), len(group)))
+    units = np.where(group[:, None] == group, 0, np.maximum(units, units.T))
+    d, n_examples = torch.from_numpy((units / 2.0**24).astype(np.float32))[None], torch.tensor([len(group)])
+    taus = thresholds(0.0, 0.25, 0.25 + 2.0**-24, 0.25 + 2.0**-23)
+    got, want = (f(d, n_examples, taus, until_stable) for f in (linkage, linkage_reference))
+    assert got.numpy().tobytes() == want.numpy().tobytes()
+
+
+def test_negative_zero_is_zero(device, random_distances):
+    distances, n_examples = random_distances(0, 1, 24, 3), torch.tensor([24])
+    distances = distances.where(distances > 0.5, 0.0)
+    assert (distances == 0).sum() > 24  # off the diagonal as well
+    want = linkage(distances, n_examples, LINEAR)
+    assert torch.equal(linkage(distances.where(distances > 0, -0.0), n_examples, LINEAR), want)
+
+
 def test_a_long_chain_is_one_component(device):
     # gaps shrink to the right, so each example's nearest is the next one
     places = np.cumsum([0.0, *np.linspace(0.02, 0.01, 60)])
