@@ -22,7 +22,7 @@ import grpc
 from polysem.client import connection
 from polysem.proto import jobs
 from polysem.proto.checks import index_name
-from polysem.proto.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, Unavailable
+from polysem.proto.errors import FailedPrecondition, Internal, InvalidArgument, NotFound, PolysemError, Unavailable
 from polysem.proto.facts import Selection
 from polysem.proto.jobs import (
     CHUNK_BYTES,
@@ -143,6 +143,8 @@ class Download:
                     self._file.truncate(0)
                 yield self
             self._finish()
+        except PolysemError:  # some of which are OSErrors: the server is away, or the deadline has passed
+            raise
         except OSError as error:
             raise FailedPrecondition(
                 f"cannot write {str(self._out)!r}: {error.strerror}; what has come is kept in {str(self._partial)!r}"

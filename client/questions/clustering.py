@@ -213,7 +213,7 @@ class Neuron:
 
     @property
     def made_by(self) -> str:
-        """How the tree was made, in words: "average linkage", "Sub-Cluster Component of nearest neighbours"."""
+        """Return how the tree was made: "average linkage", "Sub-Cluster Component of nearest neighbours"."""
         return made_by(self.provenance.clustering, self.method)
 
     @property

@@ -234,7 +234,7 @@ def method_of(number: int) -> Method | None:
 
 
 def made_by(clustering: Clustering | None, method: Method) -> str:
-    """How a tree was made, in words; it says so where the server chose nearest neighbours by itself. "" of no tree."""
+    """Return how a tree was made, in words; also where the server chose nearest neighbours by itself. "" if none."""
     if clustering is None:
         return ""
     return clustering.words + " of nearest neighbours" * (method in APPROXIMATE and clustering.neighbours is None)

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from polysem.proto.arrays import Array
-from polysem.proto.errors import BadCorpus, FailedPrecondition, InvalidArgument
+from polysem.proto.errors import BadCorpus, FailedPrecondition, InvalidArgument, PolysemError
 from polysem.proto.facts import Selection
 from polysem.proto.sides import SIDES, Side
 from polysem.proto.work import shards
@@ -167,6 +167,8 @@ def build(
     except BadCorpus:
         if not any(work.glob("tokenise-*")) and not (work / "corpus.json").exists():
             shutil.rmtree(work)  # nothing is kept that could be gone on with
+        raise
+    except PolysemError:  # some of which are OSErrors: a cluster that is away says what to do itself
         raise
     except (OSError, sqlite3.Error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -16,7 +16,7 @@ MUST_HOLD = (
     "polysem/client/drawing/neuron.css",
     "polysem/client/drawing/neuron.js",
     "polysem/client/explorer/pages/neuron.html",
-    "polysem/client/explorer/static/explorer.js",
+    "polysem/client/explorer/static/page.js",
     "polysem/server/demo/model/model.safetensors",
     "polysem/server/demo/model/config.json",
     "polysem/server/demo/model/tokenizer.json",

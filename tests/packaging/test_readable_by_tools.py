@@ -51,7 +51,7 @@ def test_a_new_file_is_part_of_the_package_at_once():
         ("polysem.client.drawing", "neuron.js"),
         ("polysem.client.drawing", "neuron.css"),
         ("polysem.client.explorer", "pages/neuron.html"),
-        ("polysem.client.explorer", "static/explorer.js"),
+        ("polysem.client.explorer", "static/page.js"),
         ("polysem.server.demo", "model/model.safetensors"),
         ("polysem.v1", "neuron_service.proto"),
     ],
