@@ -96,6 +96,13 @@ def test_table_1_of_all_embeddings(case, tmp_path):
         Console(width=140).print(table1.tables(measured))
         rows = {row.embedding: row for row in table1.rows(measured)}
         assert set(rows) == {"neuron", "pre_mlp", "gate", "up"}
-        neurons = case.client.cluster(*layers, side=side)
-        intra = [neuron.metrics.intra for neuron in neurons if neuron.metrics.intra is not None]
-        assert rows["neuron"].numbers["intra"].median == pytest.approx(np.median(intra), abs=1e-9)
+        intra = np.array(
+            [
+                [np.nan if neuron.metrics.intra is None else neuron.metrics.intra for neuron in answer]
+                for answer in (case.client.cluster(*layers, side=side, embedding=embedding) for embedding in rows)
+            ]
+        )
+        paired = np.isfinite(intra).all(axis=0)  # neurons for which it is defined by every embedding
+        for row, values in zip(rows.values(), intra, strict=True):
+            assert row.numbers["intra"].median == pytest.approx(np.median(values[paired]), abs=1e-9)
+            assert row.numbers["intra"].n_paired == paired.sum() > 100
