@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from polysem.proto.errors import BadCorpus, DamagedIndex, FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from polysem.proto.errors import BadCorpus, DamagedIndex, FailedPrecondition, InvalidArgument, NotFound
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.server.corpus import documents as corpora
@@ -498,12 +498,3 @@ def test_a_recipe_beyond_the_limits_is_refused_before_anything_is_written(build,
     with pytest.raises(InvalidArgument, match=problem):
         build(recipe, out=tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_errors_of_an_executor_stay_what_they_are(build, tmp_path):
-    class Away:
-        def finish(self, ledger, stage):
-            raise Unavailable("no worker came in 60 s; start some")
-
-    with pytest.raises(Unavailable, match="no worker came in 60 s; start some"):
-        build(out=tmp_path / "index", executor=Away())
