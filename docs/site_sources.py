@@ -1,4 +1,4 @@
-"""What the site is made of besides its pages: README, CONTRIBUTING and CHANGELOG, and the package's docstrings.
+"""Sources of the site besides its pages: README, CONTRIBUTING and CHANGELOG, and the package's docstrings.
 
 Pages are written for the repository: a link to a source file is kept there, and becomes plain text on the site.
 Docstrings are plain text with aligned columns of names; they become paragraphs and definition lists.

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from polysem.client.commands.options import destination_of, executes, published, ray_options, reads_corpus
+from polysem.client.commands.options import (
+    DEVICE,
+    DTYPE,
+    destination_of,
+    executes,
+    published,
+    ray_options,
+    reads_corpus,
+    rotations,
+)
 from polysem.server.key_commands import keys as keys
 
 if TYPE_CHECKING:
@@ -19,16 +28,6 @@ if TYPE_CHECKING:
     from polysem.server.corpus.documents import Corpus
     from polysem.server.indexing.builder import Recipe
     from polysem.server.model.model import ModelDescription
-
-UNITS = {
-    "tokenise": "documents",
-    "check corpus": "documents",
-    "scan": "tokens",
-    "choose": "layers",
-    "collect": "tokens",
-    "write": "layers",
-    "test": "neurons",
-}
 
 
 @click.command()
@@ -75,15 +74,9 @@ UNITS = {
 @click.option("--max-documents", type=click.IntRange(min=1), help="Most documents to read, counted from the first.")
 @click.option("--text-field", default="text", show_default=True, help="Field of a JSON line that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out documents that are not text. Default: stop.")
-@click.option("--device", default="auto", show_default=True, help="Device to use: cpu, cuda, cuda:N, or auto.")
+@DEVICE
 @click.option("--split-layers", metavar="cuda:0,cuda:1", help="Devices to spread the model's layers over.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "tf32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Number format of the model's arithmetic.",
-)
+@DTYPE
 @click.option(
     "--batch-tokens",
     type=click.IntRange(min=1),
@@ -93,7 +86,7 @@ UNITS = {
 @click.option(
     "--null",
     "n_null",
-    type=click.IntRange(1, 1999),
+    type=rotations(1),
     help="Then compare each neuron with so many rotations of its examples and keep the results for listings.",
 )
 @click.option(
@@ -147,7 +140,7 @@ def index(
         raise click.UsageError("say where the index goes: --out FOLDER")
     if n_null is not None and executor != "local":
         raise click.UsageError("--null is for this machine's model; add the tests afterwards with --add-nulls")
-    from polysem.client.terminal.progress import bars
+    from polysem.client.terminal.progress import INDEXING, bars
     from polysem.server.corpus.documents import Corpus
     from polysem.server.index.format import open_index
     from polysem.server.indexing import builder
@@ -162,7 +155,7 @@ def index(
     with published(destination):
         if not destination.made:
             with (
-                bars(UNITS) as shown,
+                bars(INDEXING) as shown,
                 _reads(executor, source, model, device, split_layers, dtype, ray, shown.note) as (reader, where),
             ):
                 if not (destination.local / held.WORK).exists():  # killed while neurons were tested
@@ -229,14 +222,14 @@ def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
 
 
 def _add_nulls(folder: Path, n_null: int, seed: int | None, model: tuple[str, str, str | None]) -> None:
-    from polysem.client.terminal.progress import bars
+    from polysem.client.terminal.progress import INDEXING, bars
     from polysem.server.index.format import open_index
     from polysem.server.model.loading import load
     from polysem.server.questions import held
     from polysem.server.settings import devices_of
 
     found, (device, dtype, layers) = open_index(Path(os.path.expanduser(folder))), model
-    with bars(UNITS) as shown:
+    with bars(INDEXING) as shown:
         reader = load(found.info.model_id, device, dtype, devices_of(layers))
         held.hold(reader, found, n_null, seed or 0, shown.advance)
     click.echo(f"{folder}: each neuron compared with {n_null} rotations of its examples; serve it anew to see them")
@@ -352,7 +345,7 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
         say: Callable[[str], None] = logs.log.info
     else:
         say = click.echo
-    from polysem.client.terminal.progress import bars
+    from polysem.client.terminal.progress import INDEXING, bars
     from polysem.proto.errors import PolysemError
     from polysem.server.app import until_stopped
     from polysem.server.opening import open_engine
@@ -364,7 +357,7 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
         if settings.log_format == "json":
             served.append(open_engine(settings))
         else:
-            with bars(UNITS) as shown:
+            with bars(INDEXING) as shown:
                 served.append(open_engine(settings, shown.advance))
         return served[0]
 
@@ -405,7 +398,7 @@ def demo(svg: Path | None, report: Path | None, force: bool) -> None:
     it on a loopback port, and asks through the client. Writes the neurons shown as a page for a browser, too.
     """
     from polysem.client import files
-    from polysem.client.terminal.progress import bars
+    from polysem.client.terminal.progress import INDEXING, bars
     from polysem.server import tour
     from polysem.server.demo import indexes
     from polysem.server.paths import cache_folder
@@ -415,6 +408,6 @@ def demo(svg: Path | None, report: Path | None, force: bool) -> None:
         if named is not None:
             named.parent.mkdir(parents=True, exist_ok=True)
             files.check_free(named, force)
-    with bars(UNITS) as shown:
+    with bars(INDEXING) as shown:
         folder = indexes.ensure(shown.advance)
     tour.show(folder, svg, report or kept, force or report is None)

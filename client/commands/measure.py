@@ -24,6 +24,7 @@ from polysem.client.commands.options import (
     print_json,
     published,
     ray_options,
+    rotations,
 )
 from polysem.client.measuring import measurements, ranking, table1
 from polysem.client.measuring.measure import Measuring, variants
@@ -79,7 +80,7 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 @click.option(
     "--null",
     "n_null",
-    type=click.IntRange(0, 1999),
+    type=rotations(0),
     default=0,
     show_default=True,
     help="Number of random rotations to compare each neuron with (rows of hac only); 99 is usual.",

@@ -16,6 +16,7 @@ from polysem.client.commands.options import (
     clusters_examples,
     connect,
     print_json,
+    rotations,
     say_if_none,
     thresholds_of,
 )
@@ -32,7 +33,7 @@ from polysem.proto.sides import Side
 @clusters_examples
 @click.option(
     "--n-null",
-    type=click.IntRange(0, 1999),
+    type=rotations(0),
     help="Number of random rotations to compare each neuron with.  [default: 99 for one neuron, none for several]",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rotations and controls.")

@@ -13,6 +13,7 @@ from polysem.client.client import Client
 from polysem.proto.jobs import MeasureSpec
 from polysem.proto.neurons import parse_layers
 from polysem.proto.questions.clustering import (
+    MAX_NULLS,
     Algorithm,
     Clustering,
     Embedding,
@@ -49,6 +50,11 @@ def connect(server: str, timeout_s: float | None = None) -> Client:
         tls=given["ca"] or bool(given["tls"]),
         bulk=bool(given["bulk"]),
     )
+
+
+def rotations(least: int) -> click.IntRange:
+    """The range of a number of rotations in a test."""
+    return click.IntRange(least, MAX_NULLS)
 
 
 FORCE = click.option("--force", is_flag=True, help="Overwrite an existing file.")
@@ -193,6 +199,14 @@ def measures(algorithms: Sequence[str]) -> Callable[[Command], Command]:
     return lambda command: _all(command, options)
 
 
+DEVICE = click.option("--device", default="auto", show_default=True, help="Device to use: cpu, cuda, cuda:N, or auto.")
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Number format of the model's arithmetic.",
+)
 INDEX = click.option("--index", metavar="NAME", help="Index to ask, by its name in `polysem info`.")
 SIDE = click.option(
     "--side",

@@ -130,7 +130,7 @@ def _dendrogram(
 
 
 def _looks(neuron: "Neuron") -> dict[int, Look]:
-    """By label."""
+    """Return the marks of each cluster, by its label."""
     of = colours.of_clusters(neuron.clusters)
     return {c.label: Look(c.letter, c.size, of[c.label]) for c in neuron.clusters}
 

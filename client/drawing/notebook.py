@@ -42,7 +42,7 @@ def neuron_html(neuron: "Neuron") -> str:
 
 
 def _silhouettes(neuron: "Neuron") -> list[tuple[float, float | None]]:
-    """Of further cuts; none where the server cannot be asked."""
+    """Silhouettes of further cuts; none if the server cannot be asked."""
     try:
         return neuron.silhouettes
     except (RuntimeError, PolysemError):

@@ -191,12 +191,12 @@ def _status(error: errors.PolysemError) -> int:
 
 
 def _asked(request: Request) -> str:
-    """What an address asks for, in short."""
+    """Return the short words for the clustering that an address asks for."""
     return f"{request.url.path}{'?' * bool(request.url.query)}{request.url.query}"[:200]
 
 
 def _histogram(known: Statistics, index: IndexInfo) -> dict[str, Any]:
-    """For the page's script."""
+    """Return the histogram as the page's script reads it."""
     negative = known.side == "negative"
     return {
         "side": known.side,
@@ -269,11 +269,11 @@ class _Pages:
         )
 
     def go(self, request: Request) -> Response:
-        """From the box in the head of every page."""
+        """Go where the box in the head of every page says."""
         return RedirectResponse(self._named(request), 303)
 
     def go_json(self, request: Request) -> Response:
-        """The same for the page's script, which keeps the page where the neuron is mistyped."""
+        """Answer the page's script as `go` does; the page stays if the neuron is mistyped."""
         address = self._named(request)
         return JSONResponse({"address": address})
 

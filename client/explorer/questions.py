@@ -72,7 +72,7 @@ class View:
         return {"index": self.index, "side": self.side}
 
     def on(self, side: str) -> "View":
-        """The same on a side of the activations."""
+        """Return this view on a side of the activations."""
         return replace(self, side=side)
 
     def query(self, **more: Any) -> str:

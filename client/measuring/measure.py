@@ -89,7 +89,7 @@ def variants(
 
 
 class Measuring:
-    """Check and return what is to be measured; nothing is clustered yet.
+    """A measurement that is asked for: checked, nothing clustered yet.
 
     client              who holds the index, and without an executor clusters, too
     neurons             as `Client.cluster` takes them; each is measured once, in the model's order

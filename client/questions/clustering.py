@@ -329,7 +329,7 @@ class Neuron:
         return self if same else self._again(embedding=embedding), embedded.embeddings
 
     def _again(self, **changed: Any) -> "Neuron":
-        """The same question of the server, but for what is changed; without the test."""
+        """Ask the server the question of this neuron again, with `changed`, and without the test."""
         choice, clustering = self.provenance.choice, self.provenance.clustering or Clustering()
         options = {
             "algorithm": clustering.algorithm,

@@ -27,7 +27,7 @@ class Significance(NamedTuple):
 
     @property
     def excess(self) -> float:
-        """By how much the neuron's best silhouette exceeds what rotations have on average."""
+        """The neuron's best silhouette minus the mean of its rotations'."""
         return self.best_silhouette - self.null_mean
 
 

@@ -7,6 +7,16 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+INDEXING = {  # units of the stages of an index build
+    "tokenise": "documents",
+    "check corpus": "documents",
+    "scan": "tokens",
+    "choose": "layers",
+    "collect": "tokens",
+    "write": "layers",
+    "test": "neurons",
+}
+
 
 class Bars(NamedTuple):
     """advance(stage, n, total): n units more of a stage; total is None where it is unknown.

@@ -72,7 +72,7 @@ class EmbeddingChoice:
         return self.embedding in ("neuron", *CONTROLS)
 
     def seeded(self, seed: int) -> "EmbeddingChoice":
-        """The same with that seed, if it is a control; equal work is equal."""
+        """Return this choice with that seed if it is a control, else unchanged, so that equal work is equal."""
         return replace(self, seed=seed) if self.embedding in CONTROLS else self
 
 

@@ -104,7 +104,7 @@ class LoadedContexts(NamedTuple):
 
 
 class ContextRange(NamedTuple):
-    """Return where contexts first..last − 1 lie."""
+    """A range of contexts: first..last − 1 in a folder."""
 
     folder: Path
     first: int

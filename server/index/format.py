@@ -271,7 +271,7 @@ def layers_in_words(layers: Sequence[int]) -> str:
 
 
 def side_folder(folder: Path, side: Side) -> Path:
-    """Paths of the arrays of a side in an index."""
+    """Return the folder of a side's arrays in an index."""
     return folder / "negative" if side == "negative" else folder
 
 

@@ -59,7 +59,7 @@ MEASUREMENTS = "measurements.parquet"
 
 
 class JobProgress(NamedTuple):
-    """Return how far the running job is."""
+    """Progress of the running job."""
 
     id: str
     stage: str = ""

@@ -4,10 +4,25 @@ from pathlib import Path
 
 import click
 
-from polysem.client.commands.options import SIDE, layers_of, print_json
+from polysem.client.commands.options import DEVICE, SIDE, layers_of, print_json, rotations
 from polysem.proto.sides import Side
 
-MOST_NULLS = 1999
+MIXTURES = click.option(
+    "--mixtures",
+    "n_mixtures",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    help="Number of planted mixtures of each kind in each layer.",
+)
+SUGGESTED = click.option(
+    "--suggested",
+    "n_suggested",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    help="Number of these to cut as suggested as well (most of the time goes there).",
+)
 
 
 @click.group()
@@ -25,27 +40,13 @@ def benchmark() -> None:
 @SIDE
 @click.option("--layers", callback=layers_of, metavar="4,12,20|0-7", help="Layers to mix. Default: all of the index.")
 @click.option("--model", help="Path of the index's model, if it has moved.")
-@click.option("--device", default="auto", show_default=True, help="Device to use: cpu, cuda, cuda:N, or auto.")
-@click.option(
-    "--mixtures",
-    "n_mixtures",
-    type=click.IntRange(1),
-    default=40,
-    show_default=True,
-    help="Number of mixtures of each kind in each layer.",
-)
-@click.option(
-    "--suggested",
-    "n_suggested",
-    type=click.IntRange(0),
-    default=4,
-    show_default=True,
-    help="Number of these to cut as suggested as well (most of the time goes there).",
-)
+@DEVICE
+@MIXTURES
+@SUGGESTED
 @click.option(
     "--null",
     "n_null",
-    type=click.IntRange(1, MOST_NULLS),
+    type=rotations(1),
     default=99,
     show_default=True,
     help="Number of rotations in each test that suggests a cut.",

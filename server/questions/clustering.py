@@ -206,9 +206,9 @@ class ClusterWork:
         return made if self.clustering.n_null == 0 else self._tested(batch, made, d)
 
     def _tested(self, batch: DeviceBatch, made: Clustered, d: Tensor) -> Clustered:
-        """With the rotation test of each neuron, and unless it is asked for alone, of its merges, and stability.
+        """Add the rotation test of each neuron and, unless it is asked for alone, those of its merges, and stability.
 
-        No distances of samples and rotations say a graph of nearest neighbours, so trees of one have the tests alone.
+        A tree of a graph of nearest neighbours has the test alone: the graph holds no distances of samples.
         """
         n_null, seed = self.clustering.n_null, self.clustering.seed
         embedded = rotation_tests.embedded_rows(batch)

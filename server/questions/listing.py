@@ -24,7 +24,7 @@ _FINGERPRINT_BYTES = 12
 
 
 def first_place(index: Index, query: ListQuery) -> int:
-    """Place where the page begins, in the order asked for.
+    """Return the place of the page's first neuron in the order asked for.
 
     Raises InvalidArgument for a token that is none, or of another question.
     """

@@ -83,7 +83,7 @@ def device_batches(
 
 
 def batch_bytes(device: torch.device) -> int:
-    """Largest bytes of distances that one batch may have."""
+    """Return the bytes that the distances of one batch may take."""
     if device.type == "cpu":
         return CPU_BATCH_BYTES * torch.get_num_threads()
     free, _ = torch.cuda.mem_get_info(device)

@@ -5,10 +5,9 @@ from typing import Any, get_args
 
 import click
 
-from polysem.client.commands.options import SIDE, layers_of
+from polysem.client.commands.options import DEVICE, DTYPE, SIDE, layers_of, rotations
 from polysem.proto.questions.clustering import Algorithm
-
-MOST_NULLS = 1999
+from polysem.server.planted.commands import MIXTURES, SUGGESTED
 
 
 @click.command()
@@ -48,36 +47,14 @@ MOST_NULLS = 1999
     show_default=True,
     help="Neurons of each layer compared with rotations, drawn by seed.",
 )
-@click.option(
-    "--null", "n_null", type=click.IntRange(19, MOST_NULLS), default=99, show_default=True, help="Rotations per neuron."
-)
-@click.option(
-    "--mixtures",
-    "n_mixtures",
-    type=click.IntRange(1),
-    default=40,
-    show_default=True,
-    help="Planted mixtures of each kind in each layer.",
-)
-@click.option(
-    "--suggested",
-    "n_suggested",
-    type=click.IntRange(0),
-    default=4,
-    show_default=True,
-    help="Number of these to cut as suggested.",
-)
+@click.option("--null", "n_null", type=rotations(19), default=99, show_default=True, help="Rotations per neuron.")
+@MIXTURES
+@SUGGESTED
 @click.option(
     "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of all that is drawn."
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:N, or auto.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "tf32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Number format of the arithmetic.",
-)
+@DEVICE
+@DTYPE
 def reproduce(out: Path, device: str, dtype: str, **asked: Any) -> None:
     """Test the paper's claim on a model, from index to report.
 

@@ -26,6 +26,7 @@ from typing import Any, get_args
 import numpy as np
 
 from polysem.client.measuring.measure import Measuring, variants
+from polysem.client.terminal.progress import INDEXING
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import IndexInfo
 from polysem.proto.questions.clustering import CONTROLS, Algorithm, Embedding, Frame, LayerNorm
@@ -43,17 +44,7 @@ from polysem.server.settings import Settings
 
 COMPARED: tuple[Embedding, ...] = ("pre_mlp", "neuron", *CONTROLS)
 FILES = ("table1.parquet", "tests.parquet", "planted.jsonl", "report.md", "report.json")
-UNITS = {
-    "tokenise": "documents",
-    "check corpus": "documents",
-    "scan": "tokens",
-    "choose": "layers",
-    "collect": "tokens",
-    "write": "layers",
-    "table 1": "trees",
-    "tests": "trees",
-    "planted": "clusterings",
-}
+UNITS = {**INDEXING, "table 1": "trees", "tests": "trees", "planted": "clusterings"}
 Progress = Callable[[str, int, int | None], None]
 
 

@@ -16,12 +16,14 @@ from polysem.proto.errors import Overloaded
 from polysem.server.serving.metrics import Metrics
 
 LEAST_IN_HAND = 8
-SPACING_S = 0.005  # between two calls out of lines while several shares call, or
-SPACING_CALLS = 3  # as many calls that have come meanwhile: gRPC's own queue must empty faster than our lines
+# While several shares call, one call leaves the lines every SPACING_S, or once SPACING_CALLS have arrived: gRPC's own
+# queue, which all share, must empty faster than the lines. A share is alone if no other called for COMPANY_S.
+SPACING_S = 0.005
+SPACING_CALLS = 3
 ALONE_SPACING_S = 0.0005
-COMPANY_S = 5.0  # after which a share that nobody else called beside is alone
+COMPANY_S = 5.0
 REFUSAL_EVERY_S = 0.01  # of one share
-WINDOW_S = 0.05  # in which as many calls of a share come in directly as it may have at once; further ones join its line
+WINDOW_S = 0.05  # in which a share passes without a line as often as it may have calls at once
 MAX_HELD_S = 30.0  # of a refusal that is held back
 MAX_HELD = 2048  # refusals held back together
 RETRY_AFTER_S = 2.0

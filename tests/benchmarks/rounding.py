@@ -1,4 +1,4 @@
-"""What storing x̂ as float16 changes: distances and trees of an index's neurons, beside those of x̂ as the model gave it.
+"""The change by storing x̂ as float16: distances and trees of an index's neurons, beside those of the model's x̂.
 
     python tests/benchmarks/rounding.py [--index FOLDER] [--neurons 16]
 

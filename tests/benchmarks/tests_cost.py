@@ -1,4 +1,4 @@
-"""What each part of a tested neuron costs the processor, and what the queue counts for it.
+"""Costs of each part of a tested neuron: the processor's, and those that the queue counts.
 
     python tests/benchmarks/tests_cost.py [--n-null 99] [--d-model 256] [--n-neurons 4]
 
