@@ -1,4 +1,4 @@
-"""What docs/beyond-one-machine.md says of scale is what tests/benchmarks/scale.py prints."""
+"""What docs/scale.md says is what tests/benchmarks/scale.py prints."""
 
 import subprocess
 import sys
@@ -18,13 +18,13 @@ def row(table, name):
 
 
 def test_the_pages_table_is_the_calculators():
-    assert printed() in (ROOT / "docs" / "beyond-one-machine.md").read_text()
+    assert printed() in (ROOT / "docs" / "scale.md").read_text()
 
 
 def test_the_pages_table_of_a_gated_model_is_the_calculators():
     shape = "--shape", "32", "4096", "14336", "2048", "--gated", "--both-sides"
     found = printed(*shape, "--documents", "2e5", "--tokens", "1e8", "--gpus", "1", "2", "8")
-    assert found in (ROOT / "docs" / "beyond-one-machine.md").read_text()
+    assert found in (ROOT / "docs" / "scale.md").read_text()
 
 
 def test_the_formulas_give_the_run_that_was_measured():

@@ -76,7 +76,7 @@ def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_jso
 @click.option("--corpus", required=True, metavar="NAME", help="Corpus to read, by its name in `polysem corpus list`.")
 @click.option(
     "--selection", type=click.Choice(["first", "top", "quantile"]), default="first", show_default=True,
-    help="Rule that chooses the dataset examples. Default: first.",
+    help="Rule that chooses the dataset examples.",
 )  # fmt: skip
 @click.option(
     "--min-activation-fraction",

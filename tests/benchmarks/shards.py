@@ -1,4 +1,4 @@
-"""What shards of an index build weigh and cost the driver: the measured numbers of docs/beyond-one-machine.md.
+"""What shards of an index build weigh and cost the driver: the measured numbers of docs/scale.md.
 
     python tests/benchmarks/shards.py [--model demo] [--corpus pydocs] [--contexts 1024] [--shard-contexts 256]
                                       [--examples 100]
