@@ -211,10 +211,16 @@ def print_table1(file: Path, per_layer: bool, as_json: bool) -> None:
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="Number of neurons to list.")
 @click.option("--least", multiple=True, metavar="COLUMN=NUMBER", help="Smallest value of a column to keep. Repeatable.")
 @click.option("--most", multiple=True, metavar="COLUMN=NUMBER", help="Largest value of a column to keep. Repeatable.")
-@click.option("--algorithm", type=click.Choice(get_args(Algorithm)), help="Rows to use. Default: the file's first.")
-@click.option("--embedding", type=click.Choice(get_args(Embedding)), help="Rows to use. Default: the file's first.")
-@click.option("--layer-norm", type=click.Choice(get_args(LayerNorm)), help="Rows to use. Default: the file's first.")
-@click.option("--frame", type=click.Choice(get_args(Frame)), help="Rows to use. Default: the file's first.")
+@click.option(
+    "--algorithm", type=click.Choice(get_args(Algorithm)), help="Algorithm to list. Default: the file's first."
+)
+@click.option(
+    "--embedding", type=click.Choice(get_args(Embedding)), help="Embedding to list. Default: the file's first."
+)
+@click.option(
+    "--layer-norm", type=click.Choice(get_args(LayerNorm)), help="LayerNorm mode to list. Default: the file's first."
+)
+@click.option("--frame", type=click.Choice(get_args(Frame)), help="Frame to list. Default: the file's first.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per neuron.")
 @asks_either
 def print_rank(

@@ -116,7 +116,7 @@ def statistics(
 ) -> None:
     """Show how strongly NEURONS fire over the corpus.
 
-    Of each context only the highest activation counts. One neuron is shown with its histogram and the band that its
+    Each context counts once, by its highest activation. One neuron is shown with its histogram and the band that its
     dataset examples come from, several as a table. With --json each is an object on a line of its own.
     """
     with connect(server, timeout_s) as client:
@@ -165,7 +165,7 @@ def neurons(
     polysem neurons --sort -n_clusters --min n_examples=25
     polysem neurons '7.*' --sort intra --max largest_share=0.5 --json
 
-    The first question about a clustering clusters the whole index; those that follow are quick.
+    The first listing by a clustering takes as long as clustering the whole index; those that follow are quick.
     """
     where: dict[Any, tuple[float | None, float | None]] = {}
     for name, end in map(_metric_end, least):

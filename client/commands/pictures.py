@@ -41,8 +41,8 @@ def report(
 ) -> None:
     """Write NEURONS, their trees and texts into one HTML file.
 
-    It needs no server and no network to be read, and its trees can be cut anew in it. A page has room for 40 neurons;
-    of more, those with most clusters are drawn and the others stand in a table.
+    The file needs no server and no network, and its trees can be cut again in it. It has room for 40 neurons; of more,
+    those with most clusters are drawn and the others are listed in a table.
     """
     from polysem.client.drawing import report as reports
 
@@ -136,9 +136,9 @@ def figure(
 def explore(server: str, timeout_s: float | None, as_json: bool, host: str, port: int, insecure: bool) -> None:
     """Look at neurons in a web browser.
 
-    Starts a small web application at this machine, which asks the server: a neuron's tree with a cut that is dragged,
-    its clusters with their texts, the table of all neurons. Every view has an address of its own to share. Ctrl-C
-    stops. From another machine, reach it through a tunnel: ssh -L 8765:localhost:8765 HOST
+    Starts a small web application on this machine, which asks the server. It shows a neuron's tree with a cut to drag,
+    its clusters with their texts, and a table of all neurons. Every view has an address to share. Ctrl-C stops it. To
+    reach it from another machine, use a tunnel: ssh -L 8765:localhost:8765 HOST
     """
     if not insecure and host not in ("127.0.0.1", "::1", "localhost"):
         raise click.UsageError(

@@ -60,8 +60,8 @@ def similar(
 ) -> None:
     """Find clusters of other neurons that are like NEURON's.
 
-    Clusters are compared by the cosine of their central examples' embeddings: with pre_mlp they fire on like tokens in
-    like contexts, with neuron they also read the same directions of the residual stream.
+    Clusters are compared by the cosine of their central examples' embeddings. With pre_mlp, similar clusters fire on
+    similar tokens in similar contexts; with neuron, they also read the same directions of the residual stream.
 
     \b
     polysem similar 7.1234                   the nearest of each of its clusters
@@ -139,9 +139,9 @@ def importance(
 ) -> None:
     """Show which earlier tokens an activation depends on.
 
-    Each token before the key token is masked in turn; shown is the share of the key activation that is lost, relative
-    to what is lost when the key token itself is masked. The model reads an example once for each token: name the
-    --example of those that you want to see.
+    Each token before the key token is masked in turn. The number is the share of the key activation that is lost,
+    relative to masking the key token itself. The model reads an example once for each token, so name the --example
+    that you want to see.
     """
     with connect(server, timeout_s) as client:
         found = client.importance(
@@ -208,10 +208,10 @@ def explain(
 ) -> None:
     """Show what NEURONS make of your own TEXT.
 
-    Where a neuron fires, the feature cluster that the token falls in is named: the one with the smallest mean distance
-    to its members, if that is at most the distance threshold. Without NEURONS: those that fire hardest at each token,
-    as shares of their maximum over the corpus; not those whose maximum is below half of their layer's median, or that
-    have fewer than 5 dataset examples. TEXT - reads it from standard input.
+    Where a neuron fires, the answer names the feature cluster that the token falls in: the one with the smallest mean
+    distance to its members, if that is at most the distance threshold. Without NEURONS, it shows the neurons that fire
+    most strongly at each token, as shares of their maximum over the corpus. It leaves out neurons whose maximum is
+    below half of their layer's median, or that have fewer than 5 dataset examples. TEXT - reads standard input.
 
     \b
     polysem explain "import the module" 7.1234 7.99
