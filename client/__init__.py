@@ -11,6 +11,7 @@ from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.similar import SimilarCluster
 from polysem.client.questions.statistics import Statistics
 from polysem.proto.neurons import NeuronId
+from polysem.proto.questions.summary import NeuronSummary
 
 __all__ = [
     "AsyncClient",
@@ -27,6 +28,7 @@ __all__ = [
     "Metrics",
     "Neuron",
     "NeuronId",
+    "NeuronSummary",
     "SimilarCluster",
     "Statistics",
 ]

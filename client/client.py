@@ -44,6 +44,7 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.questions.listing import NeuronMetric
 from polysem.proto.questions.similar import Similarity
+from polysem.proto.questions.summary import NeuronKind
 from polysem.proto.sides import Side
 from polysem.v1 import job_service_pb2_grpc as job_pb_grpc
 from polysem.v1 import neuron_service_pb2 as pb
@@ -210,6 +211,9 @@ class Client:
         *neurons: NeuronLike,
         sort_by: str | None = None,
         where: Mapping[NeuronMetric, tuple[float | None, float | None]] | None = None,
+        kind: NeuronKind | Sequence[NeuronKind] | None = None,
+        cell: tuple[int, int] | None = None,
+        summary: bool = False,
         limit: int | None = None,
         skip: int = 0,
         index: str | None = None,
@@ -219,16 +223,23 @@ class Client:
         """Neurons with their metrics, filtered and sorted, fetched page by page; none named: all of the index.
 
         sort_by  a metric, with "-" before it the largest first: n_examples, n_clusters, max_distance, mean_distance,
-                 intra, inter, silhouette, largest_share, second_share, maximum_activation, mean_activation or
-                 share_positive; None: by layer and neuron. Where it is undefined, the neuron comes last
+                 intra, inter, silhouette, best_silhouette, largest_share, second_share, maximum_activation,
+                 mean_activation, share_positive, or of the tests that the index holds p_value, null_silhouette or
+                 excess_silhouette; None: by layer and neuron. Where it is undefined, the neuron comes last
         where    least and most of any of them, None for an open end: {"n_examples": (25, None), "intra": (None, 0.3)}
+        kind     too_few, one, few, blurred or several, or a list of these, as the glossary defines; None: any
+        cell     layer and step of a summary's clarity: only neurons that are counted there; None: any
+        summary  also count the neurons that pass all filters but `kind` and `cell`: see `Listing.summary`
         limit    how many; None: all. skip: how many to pass over first
         options  how all neurons are clustered, as in `cluster`
 
         `client.neurons("4.*", "7.*")` lists two layers. The first question about a clustering clusters the whole index
-        on the server, which keeps the metrics for those that follow.
+        on the server, which keeps the metrics for those that follow. Raises Unsupported where the server is too old to
+        know kinds and summaries.
         """
-        return self._listing(listing.pages(neurons, sort_by, where or {}, limit, skip, index, side, **options))
+        return self._listing(
+            listing.pages(neurons, sort_by, where or {}, kind, cell, summary, limit, skip, index, side, **options)
+        )
 
     def similar(
         self,

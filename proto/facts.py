@@ -16,6 +16,7 @@ from polysem.proto.questions.clustering import (
     library_of,
     threshold_schedule,
 )
+from polysem.proto.questions.summary import NeuronSummary
 from polysem.proto.sides import Side
 from polysem.proto.wire.names import decode_side, encode_side, name_of
 from polysem.v1 import neuron_service_pb2 as pb
@@ -160,13 +161,14 @@ class Timing:
 
 
 class Answer(NamedTuple):
-    """A batch as a caller gets it. n_matching, n_approximate: of a page of neurons, on all pages."""
+    """A batch as a caller gets it. n_matching, n_approximate, summary: of a page of neurons, on all pages."""
 
     batch: Any
     provenance: Provenance
     timing: Timing
     n_matching: int = 0
     n_approximate: int = 0
+    summary: NeuronSummary | None = None
 
 
 def encode_server_info(info: ServerInfo) -> pb.GetServerInfoResponse:

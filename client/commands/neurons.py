@@ -25,6 +25,7 @@ from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
 from polysem.client.questions.statistics import Statistics
 from polysem.proto.questions.clustering import mixed_methods
+from polysem.proto.questions.summary import NEURON_KINDS, NeuronSummary
 from polysem.proto.sides import Side
 
 
@@ -138,6 +139,15 @@ def statistics(
     "--min", "least", metavar="METRIC=N", multiple=True, help="Smallest value of a metric to keep. Repeatable."
 )
 @click.option("--max", "most", metavar="METRIC=N", multiple=True, help="Largest value of a metric to keep. Repeatable.")
+@click.option(
+    "--kind",
+    type=click.Choice(NEURON_KINDS),
+    multiple=True,
+    help="Kind of neurons to list, by how their examples fall into clusters. Repeatable.",
+)
+@click.option(
+    "--summary", is_flag=True, help="Also count the neurons of each kind, and by layer how clear their clusters are."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Number of neurons to list. Default: 20; all with --json.")
 @click.option("--skip", type=click.IntRange(min=0), default=0, help="Number of neurons to skip first.")
 @clusters_examples
@@ -157,12 +167,20 @@ def neurons(
 ) -> None:
     """List neurons, filtered and sorted by their metrics.
 
-    METRIC is n_examples, n_clusters, max_distance, mean_distance, intra, inter, silhouette, largest_share,
-    second_share, maximum_activation, mean_activation, share_positive, or of the rotation tests that the index holds
-    p_value, null_silhouette or excess_silhouette. Neurons of which it is undefined come last.
+    METRIC is n_examples, n_clusters, max_distance, mean_distance, intra, inter, silhouette, best_silhouette,
+    largest_share, second_share, maximum_activation, mean_activation, share_positive, or of the rotation tests that the
+    index holds p_value, null_silhouette or excess_silhouette. Neurons of which it is undefined come last.
+
+    \b
+    too_few   fewer than 20 examples: not judged
+    one       at least 90% of the examples in one cluster
+    few       at least 60% in the two largest clusters, 10% in the second
+    blurred   best silhouette below 0.3; where the index holds tests: p_value above .05
+    several   the rest
 
     \b
     polysem neurons --sort -n_clusters --min n_examples=25
+    polysem neurons --kind few --sort -best_silhouette --summary
     polysem neurons '7.*' --sort intra --max largest_share=0.5 --json
 
     The first listing by a clustering takes as long as clustering the whole index; those that follow are quick.
@@ -183,12 +201,23 @@ def neurons(
         if as_json:
             for neuron in found:
                 print_json({"neuron": str(neuron.id)} | {k: v for k, v in asdict(neuron).items() if k != "id"})
+            if found.summary is not None:
+                print_json({"summary": _summary_json(found.summary)})
             if mixed := mixed_methods(found.n_approximate, found.n_matching):
                 click.echo(f"note: {mixed}", err=True)
             return
         from polysem.client import terminal
 
-        terminal.console().print(terminal.listing(found, options["skip"]))
+        console = terminal.console()
+        console.print(terminal.listing(found, options["skip"]))
+        if found.summary is not None:
+            console.print()
+            console.print(terminal.summary(found.summary))
+
+
+def _summary_json(summary: NeuronSummary) -> dict[str, Any]:
+    columns = {"layers": summary.layers.tolist(), "clarity": summary.clarity.tolist()}
+    return columns | {name: getattr(summary, name) for name in ("kinds", "n_neurons", "n_tested")}
 
 
 def _metric_end(text: str) -> tuple[str, float]:

@@ -12,7 +12,7 @@ from polysem.client.streams import Stream
 from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
 from polysem.proto import checks
-from polysem.proto.errors import InvalidArgument
+from polysem.proto.errors import InvalidArgument, Unsupported
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import Method, method_of, warn_of_mixed_methods
@@ -24,6 +24,7 @@ from polysem.proto.questions.listing import (
     decode_neuron_page,
     encode_list_query,
 )
+from polysem.proto.questions.summary import NeuronKind, NeuronSummary, kind_of
 from polysem.proto.sides import Side
 
 
@@ -42,6 +43,10 @@ class ListedNeuron:
                         None where the index holds no test; `polysem index --add-nulls` makes them
     method              how its tree was made, as of Neuron; numbers of neighbours and neighbour_tree are approximate
                         and do not compare with others. None: left out, or an older server
+    best_silhouette     over all cuts of its tree: how clear its clusters are, wherever it is cut; None with fewer than
+                        3 examples, where the tree was not made from all pairwise distances, and from an older server
+    kind                too_few, one, few, blurred or several, as the glossary defines; None: left out, or an older
+                        server
     """
 
     id: NeuronId
@@ -63,6 +68,8 @@ class ListedNeuron:
     p_value: float | None = None
     null_silhouette: float | None = None
     excess_silhouette: float | None = None
+    best_silhouette: float | None = None
+    kind: NeuronKind | None = None
 
 
 def listed_of(answer: Answer) -> list[ListedNeuron]:
@@ -75,6 +82,7 @@ def listed_of(answer: Answer) -> list[ListedNeuron]:
             rare=bool(table.rare[i]),
             side=answer.provenance.side,
             method=method_of(int(table.methods[i])),
+            kind=kind_of(int(table.kinds[i])),
             **_row(values, i) | ({"n_clusters": None} if table.unclustered[i] else {}),
         )
         for i, id_ in enumerate(table.neurons)
@@ -94,6 +102,7 @@ def _by_neuron(batches: Sequence[NeuronTable]) -> Columns:
             batches, {name: np.int32 if name in whole else np.float64 for name in (*NEURON_METRICS, "rare")}
         )
         | {"method": [method_of(number) for table in batches for number in table.methods.tolist()]}
+        | {"kind": [kind_of(number) for table in batches for number in table.kinds.tolist()]}
     )
 
 
@@ -118,6 +127,12 @@ class Listing(Stream[ListedNeuron]):
         self._has(0)
         return self._read[0].n_approximate if self._read else 0
 
+    @property
+    def summary(self) -> NeuronSummary | None:
+        """Counts by layer, clearness and kind; None where it was not asked for."""
+        self._has(0)
+        return self._read[0].summary if self._read else None
+
 
 class Pages:
     """A listing page by page: what to ask next, until the last page or the limit."""
@@ -129,6 +144,7 @@ class Pages:
         self._query: ListQuery | None = query
         self._first = True
         self._left = limit
+        self._newer = bool(query.kinds or query.summary or query.cell is not None)
 
     def next(self) -> Any:
         """The request for the next page; None where there is no more to ask."""
@@ -139,6 +155,12 @@ class Pages:
         return encode_list_query(self._query)
 
     def add(self, message: Any) -> Answer:
+        """The page. Raises Unsupported where the server is too old to know kinds and summaries."""
+        if self._newer and not message.HasField("kinds"):
+            raise Unsupported(
+                "the server is older than this client and knows no kinds of neurons and no summary; leave out kind, "
+                "cell and summary, or update the server"
+            )
         page, provenance, timing = decode_neuron_page(message)
         if self._first:
             warn_of_mixed_methods(page.n_approximate, page.n_matching)
@@ -147,14 +169,18 @@ class Pages:
             self._left -= len(page.table.neurons)
         if self._query is not None:
             more = page.next_page_token and self._left != 0
-            self._query = replace(self._query, page_token=page.next_page_token, skip=0) if more else None
-        return Answer(page.table, provenance, timing, page.n_matching, page.n_approximate)
+            token = page.next_page_token
+            self._query = replace(self._query, page_token=token, skip=0, summary=False) if more else None
+        return Answer(page.table, provenance, timing, page.n_matching, page.n_approximate, page.summary)
 
 
 def pages(
     neurons: Sequence[NeuronLike],
     sort_by: str | None,
     where: Mapping[Any, tuple[float | None, float | None]],
+    kind: NeuronKind | Sequence[NeuronKind] | None,
+    cell: tuple[int, int] | None,
+    summary: bool,
     limit: int | None,
     skip: int,
     index: str | None,
@@ -172,6 +198,9 @@ def pages(
         where=tuple(_metric_range(metric, ends) for metric, ends in where.items()),
         skip=skip,
         side=side,
+        kinds=(kind,) if isinstance(kind, str) else tuple(kind or ()),
+        cell=cell,
+        summary=summary,
     )
     return Pages(query, limit)
 

@@ -12,6 +12,7 @@ from polysem.client.terminal.answers import ImportanceText, SimilarClusters, exp
 from polysem.client.terminal.comparison import comparison
 from polysem.client.terminal.neuron import neuron_panel
 from polysem.client.terminal.server import server_info
+from polysem.client.terminal.summary import summary
 from polysem.client.terminal.tables import StatisticsPanel, listing, metrics_table, statistics_table
 from polysem.client.terminal.texts import ExampleText, example_lines
 
@@ -29,6 +30,7 @@ __all__ = [
     "neuron_panel",
     "server_info",
     "statistics_table",
+    "summary",
 ]
 
 

@@ -31,6 +31,7 @@ _ACTIVATION_COLUMNS = {
 }
 
 
+_KIND = {"kind": "kind", "best_silhouette": "clear"}
 _TESTS = {"p_value": "p", "excess_silhouette": "excess"}
 _BASELINES = {"token_agreement": "token AMI", "single_token_share": "one token", "singleton_share": "singletons"}
 
@@ -54,8 +55,9 @@ def metrics_table(neurons: Iterable[Neuron]) -> Table:
 def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     """Neurons as a table, and how many there are; * at those with a common and a rare behaviour."""
     held = _TESTS if any(neuron.p_value is not None for neuron in neurons) else {}
-    names = (*held, *_COLUMNS, *_ACTIVATION_COLUMNS)
-    table = right_aligned("neuron", *held.values(), *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values(), "")
+    names = (*held, *_KIND, *_COLUMNS, *_ACTIVATION_COLUMNS)
+    headings = (*held.values(), *_KIND.values(), *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values())
+    table = right_aligned("neuron", *headings, "")
     if neurons.n_approximate:
         table.add_column("method", no_wrap=True)
     for neuron in neurons:
@@ -151,7 +153,7 @@ def right_aligned(*headings: str) -> Table:
 
 def metric_text(metrics: Metrics | Baselines | ListedNeuron | Statistics, name: str) -> str:
     value = getattr(metrics, name)
-    if isinstance(value, int):
+    if isinstance(value, int | str):
         return str(value)
     return written(value, "{:.0%}" if "share" in name else "{:.2f}")
 

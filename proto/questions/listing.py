@@ -23,6 +23,14 @@ from polysem.proto.questions.clustering import (
     decode_clustering,
     encode_clustering,
 )
+from polysem.proto.questions.summary import (
+    KIND_NUMBERS,
+    NeuronKind,
+    NeuronSummary,
+    check_kinds,
+    decode_summary,
+    encode_summary,
+)
 from polysem.proto.sides import Side
 from polysem.proto.wire.batches import Joiner
 from polysem.proto.wire.columns import LAYOUTS, columnar
@@ -43,6 +51,7 @@ NeuronMetric = Literal[
     "maximum_activation",
     "mean_activation",
     "share_positive",
+    "best_silhouette",
     "p_value",
     "null_silhouette",
     "excess_silhouette",
@@ -67,7 +76,12 @@ class MetricRange:
 
 @dataclass(frozen=True, slots=True)
 class ListQuery:
-    """neurons: none stands for all. sort_by: None for layer and neuron. page_size: 1..MAX_PAGE_SIZE."""
+    """neurons: none stands for all. sort_by: None for layer and neuron. page_size: 1..MAX_PAGE_SIZE.
+
+    kinds    of which a neuron must be one; none stands for all
+    cell     layer and step of `NeuronSummary.clarity` that a neuron must be counted in; None: any, or none
+    summary  whether the page comes with one
+    """
 
     neurons: tuple[NeuronRange, ...] = ()
     index: str = ""
@@ -80,9 +94,15 @@ class ListQuery:
     page_token: str = ""
     skip: int = 0
     side: Side = "positive"
+    kinds: tuple[NeuronKind, ...] = ()
+    cell: tuple[int, int] | None = None
+    summary: bool = False
 
 
-@columnar(pb.ListNeuronsResponse, "neuron", later=["methods", "p_value", "null_silhouette", "excess_silhouette"])
+_LATER_NUMBERS = ("p_value", "null_silhouette", "excess_silhouette", "best_silhouette")  # NaN from older servers
+
+
+@columnar(pb.ListNeuronsResponse, "neuron", later=["methods", "kinds", *_LATER_NUMBERS])
 @dataclass(frozen=True, eq=False)
 class NeuronTable:
     """Metrics of B neurons, in the order asked.
@@ -95,6 +115,9 @@ class NeuronTable:
                                    older server
     p_value … excess_silhouette    (B,) float64, NaN where the index holds no rotation test: its p-value, the mean of
                                    the rotations' best silhouettes, and by how much the neuron's own exceeds that
+    best_silhouette                (B,) float64: over all cuts of its tree; NaN with fewer than 3 examples, where the
+                                   tree was not made from all pairwise distances, and from an older server
+    kinds                          (B,) int32, as `kinds_of` says
 
     A neuron with examples but no clusters is too large for the linkage asked for, and was left out.
     """
@@ -117,6 +140,8 @@ class NeuronTable:
     p_value: DoubleArray
     null_silhouette: DoubleArray
     excess_silhouette: DoubleArray
+    best_silhouette: DoubleArray
+    kinds: IntArray
 
     @property
     def unclustered(self) -> npt.NDArray[np.bool_]:
@@ -132,12 +157,16 @@ class NeuronTable:
 
 @dataclass(frozen=True, slots=True)
 class NeuronPage:
-    """n_matching: neurons on all pages, n_approximate those of them. next_page_token: empty on the last."""
+    """n_matching: neurons on all pages, n_approximate those of them. next_page_token: empty on the last.
+
+    summary  where it was asked for
+    """
 
     table: NeuronTable
     n_matching: int
     next_page_token: str
     n_approximate: int = 0
+    summary: NeuronSummary | None = None
 
 
 def is_rare(
@@ -166,7 +195,7 @@ def is_rare(
 
 
 def check_list(query: ListQuery) -> None:
-    """Raise InvalidArgument for an unknown metric, a range that holds nothing, or a page of impossible size."""
+    """Raise InvalidArgument for an unknown metric or kind, a range that holds nothing, or a page of impossible size."""
     check_choice(query.choice)
     check_clustering(query.clustering)
     if query.sort_by is not None:
@@ -177,6 +206,7 @@ def check_list(query: ListQuery) -> None:
         _check_metric_range(range_)
     check_count(query.page_size, "page_size", 1, MAX_PAGE_SIZE)
     check_count(query.skip, "skip", 0)
+    check_kinds(query.kinds, query.cell)
 
 
 def _check_metric_range(range_: MetricRange) -> None:
@@ -211,6 +241,9 @@ def encode_list_query(query: ListQuery) -> pb.ListNeuronsRequest:
         page_token=query.page_token,
         skip=query.skip,
         side=encode_side(query.side),
+        kinds=[KIND_NUMBERS[kind] for kind in query.kinds],
+        cell=None if query.cell is None else pb.ClarityCell(layer=query.cell[0], step=query.cell[1]),
+        summary=query.summary,
     )
 
 
@@ -228,6 +261,9 @@ def decode_list_query(request: pb.ListNeuronsRequest) -> ListQuery:
         page_token=request.page_token,
         skip=request.skip,
         side=decode_side(request.side),
+        kinds=tuple(_decode_kind(number) for number in request.kinds),
+        cell=(request.cell.layer, request.cell.step) if request.HasField("cell") else None,
+        summary=request.summary,
     )
     check_list(query)
     return query
@@ -240,6 +276,13 @@ def _decode_metric_range(message: pb.MetricRange) -> MetricRange:
     return MetricRange(name_of(message.metric, _NEURON_METRICS, "where"), least, most)
 
 
+def _decode_kind(number: int) -> NeuronKind:
+    if not number:
+        raise InvalidArgument("a kind is unspecified: leave it out to have neurons of any kind", "kinds")
+    kind: NeuronKind = name_of(number, KIND_NUMBERS, "kinds")
+    return kind
+
+
 def encode_neuron_page(page: NeuronPage, provenance: Provenance, timing: Timing) -> pb.ListNeuronsResponse:
     """One message: a page of MAX_PAGE_SIZE neurons takes half of what fits."""
     columns_: dict[str, Any] = {name: encode_tensor(getattr(page.table, name)) for name in LAYOUTS[NeuronTable].axes}
@@ -249,6 +292,7 @@ def encode_neuron_page(page: NeuronPage, provenance: Provenance, timing: Timing)
         n_matching=page.n_matching,
         next_page_token=page.next_page_token,
         n_approximate=page.n_approximate,
+        summary=None if page.summary is None else encode_summary(page.summary),
     )
 
 
@@ -256,7 +300,8 @@ def decode_neuron_page(message: pb.ListNeuronsResponse) -> tuple[NeuronPage, Pro
     table = Joiner(NeuronTable).add(message)
     if table is None:
         raise Internal("a page of neurons came in pieces: the server is newer than this client")
-    if table.p_value.dtype.kind != "f":  # an older server says nothing
-        table = replace(table, **dict.fromkeys(OF_TESTS, np.full(len(table.neurons), np.nan)))
-    page = NeuronPage(table, message.n_matching, message.next_page_token, message.n_approximate)
+    unsaid = [name for name in _LATER_NUMBERS if getattr(table, name).dtype.kind != "f"]
+    table = replace(table, **dict.fromkeys(unsaid, np.full(len(table.neurons), np.nan)))
+    summary = decode_summary(message.summary) if message.HasField("summary") else None
+    page = NeuronPage(table, message.n_matching, message.next_page_token, message.n_approximate, summary)
     return page, *decode_head(message)

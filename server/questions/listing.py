@@ -15,7 +15,9 @@ import numpy as np
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.facts import Provenance
+from polysem.proto.neurons import NeuronRange
 from polysem.proto.questions.listing import ListQuery, MetricRange, NeuronMetric, NeuronPage, NeuronTable
+from polysem.proto.questions.summary import KIND_NUMBERS, NeuronSummary, steps_of, summary_of
 from polysem.server.index.format import Index
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine
@@ -32,9 +34,11 @@ def first_place(index: Index, query: ListQuery) -> int:
 
 
 def page_of(table: NeuronTable, index: Index, neurons: IntArray | None, query: ListQuery) -> NeuronPage:
-    """The page asked for. neurons (B, 2): to choose from; None: all. Cost: one sort."""
+    """The page asked for. neurons (B, 2): to choose from; None: all. Cost: one sort, and of a summary one pass."""
     first = first_place(index, query)
-    chosen = _matching(table, neurons, query.where)
+    matching = _matching(table, neurons, query.where)
+    summary = _summary(table, matching) if query.summary else None
+    chosen = _of_kinds(table, matching, query)
     if query.sort_by is not None:
         values = _values(table, query.sort_by)[chosen]
         chosen = chosen[np.lexsort((chosen, -values if query.descending else values))]  # NaN comes last either way
@@ -44,7 +48,7 @@ def page_of(table: NeuronTable, index: Index, neurons: IntArray | None, query: L
     rows = chosen[first:last]
     page = NeuronTable(**{name: getattr(table, name)[rows] for name in NeuronTable.__dataclass_fields__})
     token = _token(_fingerprint(index, query), last) if last < len(chosen) else ""
-    return NeuronPage(page, len(chosen), token, int(table.approximate[chosen].sum()))
+    return NeuronPage(page, len(chosen), token, int(table.approximate[chosen].sum()), summary)
 
 
 def _matching(table: NeuronTable, neurons: IntArray | None, where: tuple[MetricRange, ...]) -> Array:
@@ -62,6 +66,22 @@ def _matching(table: NeuronTable, neurons: IntArray | None, where: tuple[MetricR
     return np.flatnonzero(wanted)
 
 
+def _of_kinds(table: NeuronTable, rows: Array, query: ListQuery) -> Array:
+    """Those of the rows that are of the kinds and in the cell asked for."""
+    if query.kinds:
+        rows = rows[np.isin(table.kinds[rows], [KIND_NUMBERS[kind] for kind in query.kinds])]
+    if query.cell is not None:
+        layer, step = query.cell
+        rows = rows[table.neurons[rows, 0] == layer]
+        rows = rows[steps_of(table.n_examples[rows], table.best_silhouette[rows]) == step]
+    return rows
+
+
+def _summary(table: NeuronTable, rows: Array) -> NeuronSummary:
+    names = ("neurons", "n_examples", "best_silhouette", "p_value", "kinds")
+    return summary_of(np.unique(table.neurons[:, 0]), *(getattr(table, name)[rows] for name in names))
+
+
 def _values(table: NeuronTable, metric: NeuronMetric) -> Array:
     """(J,) float64, NaN where undefined."""
     values = getattr(table, metric).astype(np.float64)
@@ -69,7 +89,7 @@ def _values(table: NeuronTable, metric: NeuronMetric) -> Array:
 
 
 def _fingerprint(index: Index, query: ListQuery) -> bytes:
-    question = replace(query, index=index.sha256, page_size=1, page_token="", skip=0)
+    question = replace(query, index=index.sha256, page_size=1, page_token="", skip=0, summary=False)
     return hashlib.sha256(repr(question).encode()).digest()[:_FINGERPRINT_BYTES]
 
 
@@ -110,9 +130,12 @@ class ListPlan(NamedTuple):
 
 
 def plan(engine: Engine, query: ListQuery) -> ListPlan:
-    """Also raises InvalidArgument for a page token that does not belong to the question."""
+    """Also raises InvalidArgument for a page token that does not belong to the question, and for a cell's layer what is
+    raised for neurons of it."""
     index = engine.index(query.index, query.side)
     engine.model.check_choice(query.choice)
+    if query.cell is not None:
+        index.neurons([NeuronRange(query.cell[0])])
     first_place(index, query)
     work = work_of(engine, index, query.choice, query.clustering)
     neurons = engine.neurons(index, query.neurons) if query.neurons else None

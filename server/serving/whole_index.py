@@ -8,13 +8,14 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from polysem.proto.arrays import Array, IntArray
-from polysem.proto.questions.clustering import ClusterBatch
+from polysem.proto.arrays import Array, DoubleArray, IntArray
+from polysem.proto.questions.clustering import METHODS, ClusterBatch
 from polysem.proto.questions.listing import OF_TESTS, NeuronTable, is_rare
+from polysem.proto.questions.summary import kinds_of
 from polysem.server.index.format import Index
 from polysem.server.questions.clustering import ClusterWork, empty_cluster_batch
 from polysem.server.questions.clusters_of_trees import Clusters, clusters_of, joined
@@ -34,6 +35,7 @@ METRICS = (
     "silhouette",
     "largest_share",
     "methods",
+    "best_silhouette",
     "p_value",
     "null_silhouette",
     "excess_silhouette",
@@ -87,6 +89,7 @@ class WholeIndexes:
 
     async def _make(self, work: ClusterWork) -> WholeIndex:
         started_ns = time.monotonic_ns()
+        work = replace(work, clustering=replace(work.clustering, cut_silhouettes=True))
         items = work.index.every_neuron
         taken = work.takes(work.index.n_examples[items[:, 0], items[:, 1]])
         nothing = empty_cluster_batch(items[:0], np.zeros(0, np.int32), work.clustering)
@@ -104,10 +107,20 @@ class WholeIndexes:
 
 def _metrics(batch: ClusterBatch) -> dict[str, Array]:
     """Return METRICS of each neuron, (B,), those of tests NaN where the index holds none."""
-    found = {name: getattr(batch, name) for name in METRICS if name not in OF_TESTS}
+    found = {name: getattr(batch, name) for name in METRICS if name not in ("best_silhouette", *OF_TESTS)}
     B = len(batch.neurons)
     best, mean, _, p = batch.significance.T if batch.significance.shape[1] else np.full((4, B), np.nan)
-    return found | {"p_value": p, "null_silhouette": mean, "excess_silhouette": best - mean}
+    tests = {"p_value": p, "null_silhouette": mean, "excess_silhouette": best - mean}
+    return found | {"best_silhouette": _best_silhouettes(batch)} | tests
+
+
+def _best_silhouettes(batch: ClusterBatch) -> DoubleArray:
+    """(B,) over all cuts: 0 where none separates anything, NaN below 3 examples and where cuts have none."""
+    neuron = np.repeat(np.arange(len(batch.neurons)), np.maximum(batch.n_examples - 1, 0))
+    best = np.full(len(batch.neurons), -np.inf)
+    np.fmax.at(best, neuron, batch.cut_silhouettes[:, 0])
+    known = (batch.n_examples > 2) & (batch.methods == METHODS.index("matrix") + 1)
+    return np.where(known, np.where(np.isinf(best), 0.0, best), np.nan)
 
 
 def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
@@ -116,10 +129,12 @@ def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], cluste
     neurons, statistics = index.every_neuron, index.statistics
     at = neurons[:, 0], neurons[:, 1]
     m["n_examples"] = index.n_examples[at].astype(np.int32)
+    m["second_share"] = _second_shares(clusters, neurons, m["n_examples"])
+    judged_by = ("n_examples", "largest_share", "second_share", "silhouette", "best_silhouette", "p_value")
     return NeuronTable(
         neurons=neurons,
         **m,
-        second_share=_second_shares(clusters, neurons, m["n_examples"]),
+        kinds=kinds_of(*(m[name] for name in judged_by)),
         maximum_activation=statistics.maximum[at].astype(np.float64),
         mean_activation=statistics.mean[at].astype(np.float64),
         share_positive=statistics.share_positive[at].astype(np.float64),

@@ -16,7 +16,8 @@ from polysem.proto.wire import status
 from polysem.v1 import neuron_service_pb2 as pb
 
 N = 96
-OF_NEURONS = tuple(name for name in NEURON_METRICS if name not in OF_TESTS)  # those: test_held_nulls.py
+METRICS = tuple(name for name in NEURON_METRICS if name != "best_silhouette")  # of every cut: test_summary.py
+OF_NEURONS = tuple(name for name in METRICS if name not in OF_TESTS)  # those: test_held_nulls.py
 HOW = [{}, {"algorithm": "scc", "distance_threshold": 0.3}, {"embedding": "pre_mlp", "linkage": "complete"}]
 
 
@@ -27,7 +28,7 @@ def want_of(client, *neurons, **how):
         m = neuron.metrics
         sizes = sorted(np.bincount(neuron.labels).tolist(), reverse=True)
         rows[neuron.id] = {
-            **{name: getattr(m, name) for name in NEURON_METRICS[:8]},
+            **{name: getattr(m, name) for name in METRICS[:8]},
             "second_share": sizes[1] / m.n_examples if len(sizes) > 1 else None,
             **{name: getattr(activity, name) for name in OF_NEURONS[9:]},
             **dict.fromkeys(OF_TESTS),  # which this index does not hold
@@ -37,7 +38,7 @@ def want_of(client, *neurons, **how):
 
 
 def as_row(listed):
-    return {name: getattr(listed, name) for name in (*NEURON_METRICS, "rare")}
+    return {name: getattr(listed, name) for name in (*METRICS, "rare")}
 
 
 @pytest.mark.parametrize("how", HOW, ids=str)
@@ -53,7 +54,7 @@ def test_some_neurons_have_a_common_and_a_rare_behaviour_and_some_not(polysem_cl
     assert found == {False, True}
 
 
-@pytest.mark.parametrize("metric", NEURON_METRICS)
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("sign", ["", "-"])
 def test_neurons_are_sorted_by_any_metric_the_undefined_last(polysem_client, metric, sign):
     rows = want_of(polysem_client, "*")
@@ -208,7 +209,7 @@ def test_wrong_questions_get_a_sentence(polysem_client, neurons, how, error, wor
 def test_a_listing_becomes_a_table(polysem_client):
     listed = polysem_client.neurons(sort_by="intra", limit=5)
     frame = listed.to_pandas()
-    assert list(frame.columns) == ["layer", "neuron", *NEURON_METRICS, "rare", "method", "side"]
+    assert list(frame.columns) == ["layer", "neuron", *NEURON_METRICS, "rare", "method", "kind", "side"]
     assert frame["neuron"].tolist() == [neuron.id.neuron for neuron in listed]
     assert listed.to_polars().shape == listed.to_arrow().shape == frame.shape
 

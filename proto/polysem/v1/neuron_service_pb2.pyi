@@ -89,9 +89,19 @@ class NeuronMetric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NEURON_METRIC_MAXIMUM_ACTIVATION: _ClassVar[NeuronMetric]
     NEURON_METRIC_MEAN_ACTIVATION: _ClassVar[NeuronMetric]
     NEURON_METRIC_SHARE_POSITIVE: _ClassVar[NeuronMetric]
+    NEURON_METRIC_BEST_SILHOUETTE: _ClassVar[NeuronMetric]
     NEURON_METRIC_P_VALUE: _ClassVar[NeuronMetric]
     NEURON_METRIC_NULL_SILHOUETTE: _ClassVar[NeuronMetric]
     NEURON_METRIC_EXCESS_SILHOUETTE: _ClassVar[NeuronMetric]
+
+class NeuronKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NEURON_KIND_UNSPECIFIED: _ClassVar[NeuronKind]
+    NEURON_KIND_TOO_FEW: _ClassVar[NeuronKind]
+    NEURON_KIND_ONE: _ClassVar[NeuronKind]
+    NEURON_KIND_FEW: _ClassVar[NeuronKind]
+    NEURON_KIND_BLURRED: _ClassVar[NeuronKind]
+    NEURON_KIND_SEVERAL: _ClassVar[NeuronKind]
 
 class Similarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -150,9 +160,16 @@ NEURON_METRIC_SECOND_SHARE: NeuronMetric
 NEURON_METRIC_MAXIMUM_ACTIVATION: NeuronMetric
 NEURON_METRIC_MEAN_ACTIVATION: NeuronMetric
 NEURON_METRIC_SHARE_POSITIVE: NeuronMetric
+NEURON_METRIC_BEST_SILHOUETTE: NeuronMetric
 NEURON_METRIC_P_VALUE: NeuronMetric
 NEURON_METRIC_NULL_SILHOUETTE: NeuronMetric
 NEURON_METRIC_EXCESS_SILHOUETTE: NeuronMetric
+NEURON_KIND_UNSPECIFIED: NeuronKind
+NEURON_KIND_TOO_FEW: NeuronKind
+NEURON_KIND_ONE: NeuronKind
+NEURON_KIND_FEW: NeuronKind
+NEURON_KIND_BLURRED: NeuronKind
+NEURON_KIND_SEVERAL: NeuronKind
 SIMILARITY_UNSPECIFIED: Similarity
 SIMILARITY_PRE_MLP: Similarity
 SIMILARITY_NEURON: Similarity
@@ -280,7 +297,7 @@ class GetNeuronStatisticsRequest(_message.Message):
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class ListNeuronsRequest(_message.Message):
-    __slots__ = ("index", "neurons", "clustering", "sort_by", "descending", "where", "page_size", "page_token", "skip", "side")
+    __slots__ = ("index", "neurons", "clustering", "sort_by", "descending", "where", "page_size", "page_token", "skip", "side", "kinds", "cell", "summary")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     CLUSTERING_FIELD_NUMBER: _ClassVar[int]
@@ -291,6 +308,9 @@ class ListNeuronsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     SKIP_FIELD_NUMBER: _ClassVar[int]
     SIDE_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
     clustering: Clustering
@@ -301,7 +321,10 @@ class ListNeuronsRequest(_message.Message):
     page_token: str
     skip: int
     side: Side
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., sort_by: _Optional[_Union[NeuronMetric, str]] = ..., descending: bool = ..., where: _Optional[_Iterable[_Union[MetricRange, _Mapping]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., skip: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
+    kinds: _containers.RepeatedScalarFieldContainer[NeuronKind]
+    cell: ClarityCell
+    summary: bool
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., sort_by: _Optional[_Union[NeuronMetric, str]] = ..., descending: bool = ..., where: _Optional[_Iterable[_Union[MetricRange, _Mapping]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., skip: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ..., kinds: _Optional[_Iterable[_Union[NeuronKind, str]]] = ..., cell: _Optional[_Union[ClarityCell, _Mapping]] = ..., summary: bool = ...) -> None: ...
 
 class FindSimilarClustersRequest(_message.Message):
     __slots__ = ("index", "layer", "neuron", "clusters", "clustering", "similarity", "every_layer", "n_similar", "side")
@@ -368,6 +391,14 @@ class MetricRange(_message.Message):
     least: float
     most: float
     def __init__(self, metric: _Optional[_Union[NeuronMetric, str]] = ..., least: _Optional[float] = ..., most: _Optional[float] = ...) -> None: ...
+
+class ClarityCell(_message.Message):
+    __slots__ = ("layer", "step")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    step: int
+    def __init__(self, layer: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
     __slots__ = ("version", "model", "device", "dtype", "default_index", "limits", "neighbour_library")
@@ -694,7 +725,7 @@ class GetNeuronStatisticsResponse(_message.Message):
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., histogram: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., lowest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., highest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threshold: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., minimum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ListNeuronsResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "second_share", "maximum_activation", "mean_activation", "share_positive", "rare", "n_matching", "next_page_token", "methods", "n_approximate", "p_value", "null_silhouette", "excess_silhouette")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "second_share", "maximum_activation", "mean_activation", "share_positive", "rare", "n_matching", "next_page_token", "methods", "n_approximate", "p_value", "null_silhouette", "excess_silhouette", "best_silhouette", "kinds", "summary")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -719,6 +750,9 @@ class ListNeuronsResponse(_message.Message):
     P_VALUE_FIELD_NUMBER: _ClassVar[int]
     NULL_SILHOUETTE_FIELD_NUMBER: _ClassVar[int]
     EXCESS_SILHOUETTE_FIELD_NUMBER: _ClassVar[int]
+    BEST_SILHOUETTE_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -743,7 +777,24 @@ class ListNeuronsResponse(_message.Message):
     p_value: _tensor_pb2.Tensor
     null_silhouette: _tensor_pb2.Tensor
     excess_silhouette: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., second_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., rare: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_matching: _Optional[int] = ..., next_page_token: _Optional[str] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_approximate: _Optional[int] = ..., p_value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., excess_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    best_silhouette: _tensor_pb2.Tensor
+    kinds: _tensor_pb2.Tensor
+    summary: NeuronSummary
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., second_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., rare: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_matching: _Optional[int] = ..., next_page_token: _Optional[str] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_approximate: _Optional[int] = ..., p_value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., excess_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., best_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., kinds: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., summary: _Optional[_Union[NeuronSummary, _Mapping]] = ...) -> None: ...
+
+class NeuronSummary(_message.Message):
+    __slots__ = ("layers", "clarity", "kinds", "n_neurons", "n_tested")
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    CLARITY_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    N_NEURONS_FIELD_NUMBER: _ClassVar[int]
+    N_TESTED_FIELD_NUMBER: _ClassVar[int]
+    layers: _tensor_pb2.Tensor
+    clarity: _tensor_pb2.Tensor
+    kinds: _tensor_pb2.Tensor
+    n_neurons: int
+    n_tested: int
+    def __init__(self, layers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., clarity: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., kinds: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_neurons: _Optional[int] = ..., n_tested: _Optional[int] = ...) -> None: ...
 
 class FindSimilarClustersResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "labels", "centrals", "n_similar", "similar_neurons", "similar_labels", "similar_centrals", "similar_sizes", "similarities")

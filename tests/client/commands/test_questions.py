@@ -1,6 +1,7 @@
 """The commands that ask more, as a person types them; in processes of their own those of test_cli.py."""
 
 import json
+import re
 
 import pytest
 
@@ -40,6 +41,18 @@ def test_neurons_are_listed_as_asked(polysem, polysem_client):
     assert len(lines(polysem("neurons", "1.*", "--json"))) == 96
     assert polysem("neurons", "--min", "n_examples=1e9").stdout == "no neuron matches\n"
     assert polysem("neurons", "--skip", 192).stdout == "only 192 neurons match\n"
+
+
+def test_neurons_of_a_kind_are_listed_with_a_summary(polysem, polysem_client):
+    *got, last = lines(polysem("neurons", "--kind", "one", "--kind", "blurred", "--summary", "--json"))
+    want = polysem_client.neurons(kind=["one", "blurred"], summary=True)
+    assert [row["neuron"] for row in got] == [str(neuron.id) for neuron in want]
+    assert last["summary"]["kinds"] == want.summary.kinds
+    assert last["summary"]["clarity"] == want.summary.clarity.tolist()
+    shown = polysem("neurons", "--kind", "one", "--summary").stdout.splitlines()
+    assert any(line.split()[:2] == ["one", str(want.summary.kinds["one"])] for line in shown)
+    assert sum(bool(re.match(r" *[01] +\d+ ", line)) for line in shown) == 2  # a row a layer
+    assert "192 neurons of any kind" in shown[-1]
 
 
 def test_similar_clusters_come_with_their_texts(polysem, polysem_client):
@@ -90,6 +103,7 @@ def test_a_text_is_explained(polysem, polysem_client):
         (["neurons", "--sort", "size"], 1, "unknown sort_by 'size'"),
         (["neurons", "--min", "intra"], 2, "is no METRIC=NUMBER such as n_examples=25"),
         (["neurons", "--min", "size=3"], 1, "unknown where 'size'"),
+        (["neurons", "--kind", "rare"], 2, "'rare' is not one of 'too_few', 'one', 'few', 'blurred', 'several'"),
         (["neurons", "--min", "intra=0.5", "--max", "intra=0.3"], 1, "no intra is at least 0.5 and at most 0.3"),
         (["similar", "1.*"], 1, "'1.*' is not one neuron"),
         (["similar", "1.5", "--cluster", "99"], 1, "neuron 1.5 has no cluster 99: cut at 0.5 it has one cluster, 0"),

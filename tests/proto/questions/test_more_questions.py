@@ -35,6 +35,7 @@ from polysem.proto.questions.statistics import (
     decode_statistics_query,
     encode_statistics_query,
 )
+from polysem.proto.questions.summary import NEURON_KINDS
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.v1 import neuron_service_pb2 as pb
 
@@ -76,6 +77,9 @@ def test_a_statistics_query_arrives_as_it_was_asked(query):
         page_size=st.integers(1, MAX_PAGE_SIZE),
         page_token=st.text(max_size=20),
         skip=st.integers(0, 2**31 - 1),
+        kinds=st.lists(st.sampled_from(NEURON_KINDS), max_size=5).map(tuple),
+        cell=st.none() | st.tuples(st.integers(0, 2**31 - 1), st.integers(0, 19)),
+        summary=st.booleans(),
     )
 )
 def test_a_list_query_arrives_as_it_was_asked(query):
