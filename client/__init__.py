@@ -7,6 +7,7 @@ from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken, Firing
 from polysem.client.questions.importance import Importance
+from polysem.client.questions.labels import Label
 from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.similar import SimilarCluster
 from polysem.client.questions.statistics import Statistics
@@ -23,6 +24,7 @@ __all__ = [
     "ExplainedToken",
     "Firing",
     "Importance",
+    "Label",
     "ListedNeuron",
     "Listing",
     "Metrics",

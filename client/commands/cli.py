@@ -25,7 +25,7 @@ NEEDS = {
     "Need a file that `polysem measure` wrote": ("rank", "table1"),
     "Need a server (--server or POLYSEM_SERVER)": (
         *("info", "health", "top"),
-        *("neurons", "cluster", "examples", "statistics", "similar", "importance", "explain"),
+        *("neurons", "cluster", "examples", "statistics", "similar", "labels", "importance", "explain"),
         *("explore", "report", "figure"),
         *("corpus", "jobs"),
     ),

@@ -1,4 +1,4 @@
-"""The commands that ask more of neurons: similar, importance, explain."""
+"""The commands that ask more of neurons: similar, labels, importance, explain."""
 
 import sys
 from collections.abc import Sequence
@@ -98,6 +98,43 @@ def _centrals(
         for number, of in by_number.items()
         for example in client.examples(*of, examples=[number], index=index, side=side)
     }
+
+
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@clusters_examples
+@INDEX
+@SIDE
+@asks_server
+def labels(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Name the feature clusters of NEURONS, by rules about their texts.
+
+    A name is a key token with what stands around it more often than elsewhere: `def` after `@`. Its score is how often
+    an example of the cluster fits it better than a negative does (½ is chance), beside the score of names of random
+    groups. There is none for clusters below 8 examples, nor in an index without negatives.
+
+    \b
+    polysem labels 7.1234
+    polysem labels '*' --json > names.jsonl
+    """
+    with connect(server, timeout_s) as client:
+        found = client.labels(*neurons, thresholds=thresholds_of(thresholds), **options)
+        if as_json:
+            for one in found:
+                print_json(one._asdict() | {"neuron": str(one.neuron), "side": options["side"]})
+            return
+        from polysem.client import terminal
+
+        if len(found):
+            terminal.console().print(terminal.NamedClusters(found))
+        say_if_none(found, ())
 
 
 @click.command(epilog=NEURONS_HELP)
@@ -242,4 +279,4 @@ def _typed() -> str:
         raise click.UsageError(f"standard input is not UTF-8 (byte {error.start})") from None
 
 
-COMMANDS = (similar, importance, explain)
+COMMANDS = (similar, labels, importance, explain)

@@ -8,7 +8,7 @@ import os
 
 from rich.console import Console
 
-from polysem.client.terminal.answers import ImportanceText, SimilarClusters, explanation
+from polysem.client.terminal.answers import ImportanceText, NamedClusters, SimilarClusters, explanation
 from polysem.client.terminal.comparison import comparison
 from polysem.client.terminal.neuron import neuron_panel
 from polysem.client.terminal.server import server_info
@@ -19,6 +19,7 @@ from polysem.client.terminal.texts import ExampleText, example_lines
 __all__ = [
     "ExampleText",
     "ImportanceText",
+    "NamedClusters",
     "SimilarClusters",
     "StatisticsPanel",
     "comparison",

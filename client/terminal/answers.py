@@ -1,4 +1,4 @@
-"""Similar clusters, token importance, and one's own text explained."""
+"""Similar clusters, names of clusters, token importance, and one's own text explained."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,6 +11,7 @@ from polysem.client import characters
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken, Firing
 from polysem.client.questions.importance import Importance
+from polysem.client.questions.labels import Label
 from polysem.client.questions.similar import SimilarCluster
 from polysem.client.terminal.texts import cropped, example_lines, has_colour, key_text, shade_style
 from polysem.proto.neurons import NeuronId
@@ -42,6 +43,26 @@ class SimilarClusters:
                 before = one.to
             where = f"{one.neuron} cluster {one.label}"
             yield Text.assemble(f"  {one.similarity:5.2f}  {where:<20} ", (f"{one.size:4} ", "dim"), line)
+
+
+class NamedClusters:
+    """Names of clusters, a line each: letter, size, score and null where there are some, the name."""
+
+    def __init__(self, found: Iterable[Label]) -> None:
+        self._found = found
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        before = None
+        for one in self._found:
+            if one.neuron != before:
+                yield Text(f"neuron {one.neuron}", "bold")
+                before = one.neuron
+            fits = (
+                "            "
+                if one.score is None or one.null_score is None
+                else (f"{one.score:.2f} / {one.null_score:.2f} ")
+            )
+            yield Text.assemble(f"  {one.letter:<3}", (f"{one.size:5}  {fits} ", "dim"), characters.visible(one.text))
 
 
 class ImportanceText:

@@ -49,6 +49,7 @@ import numpy as np
 from polysem.kernels.parallel import compiled, for_each_neuron
 from polysem.proto.arrays import Array
 from polysem.proto.facts import Selection
+from polysem.server.index.draws import draws
 from polysem.server.indexing.columns import column_sums, transposed
 
 N_BANDS = 10
@@ -80,20 +81,6 @@ def prefix_hashes(tokens: Array) -> Array:
     mixed = (tokens.astype(np.uint64) + places) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0x94D049BB133111EB)
     return np.cumsum(mixed ^ (mixed >> np.uint64(32)), axis=1, dtype=np.uint64)
-
-
-def draws(contexts: Array, seed: int) -> Array:
-    """(E,) uint64, the order in which `quantile` draws contexts: lowest first, no two alike.
-
-    contexts  (E,) int: numbers of contexts
-    seed      0 <= seed < 2⁶⁴
-
-    It is entry `contexts` of the generator SplitMix64 (Steele, Lea and Flood 2014) begun at `seed`.
-    """
-    state = np.uint64(seed) + (contexts.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
 
 
 def candidates(

@@ -16,11 +16,22 @@ from polysem.proto.questions.embedding import decode_embed_query
 from polysem.proto.questions.examples import decode_example_query
 from polysem.proto.questions.explain import decode_explain_query
 from polysem.proto.questions.importance import decode_importance_query
+from polysem.proto.questions.labels import decode_label_query
 from polysem.proto.questions.listing import decode_list_query, encode_neuron_page
 from polysem.proto.questions.similar import decode_similar_query
 from polysem.proto.questions.statistics import decode_statistics_query
 from polysem.proto.wire import batches
-from polysem.server.questions import clustering, embedding, examples, explain, importance, listing, similar, statistics
+from polysem.server.questions import (
+    clustering,
+    embedding,
+    examples,
+    explain,
+    importance,
+    labels,
+    listing,
+    similar,
+    statistics,
+)
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.serving import callers, interceptor
 from polysem.server.serving.batcher import Batcher
@@ -95,6 +106,12 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         async for message in self._answer(plan, partial(importance.whole, items=plan.items)):
             yield message
 
+    async def LabelClusters(
+        self, request: pb.LabelClustersRequest, context: Context
+    ) -> AsyncIterator[pb.LabelClustersResponse]:
+        async for message in self._answer(labels.plan(self._seen, decode_label_query(request))):
+            yield message
+
     async def ExplainText(
         self, request: pb.ExplainTextRequest, context: Context
     ) -> AsyncIterator[pb.ExplainTextResponse]:
@@ -104,11 +121,11 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
 
     async def _labels(self, plan: explain.ExplainPlan) -> list[Array]:
         """Return the cluster labels of each neuron's dataset examples."""
-        labels: list[Array] = []
+        found: list[Array] = []
         async for answer in self._batcher.stream(plan.clustering, plan.neurons, callers.current.get()):
             assert isinstance(answer.batch, ClusterBatch)
-            labels += np.split(answer.batch.labels, np.cumsum(answer.batch.n_examples)[:-1])
-        return labels
+            found += np.split(answer.batch.labels, np.cumsum(answer.batch.n_examples)[:-1])
+        return found
 
     async def _answer(
         self, plan: Plan, whole: Callable[[AsyncIterator[Any]], AsyncIterator[Any]] = lambda answers: answers

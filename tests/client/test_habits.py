@@ -22,6 +22,7 @@ QUESTIONS = {
     "statistics": lambda client: client.statistics("1.*"),
     "importance": lambda client: client.importance("1.5", examples=[0, 1]),
     "similar": lambda client: client.similar("1.5", cluster=0),
+    "labels": lambda client: client.labels("1.5-9"),
     "explain": lambda client: client.explain("a café sells 日本 tea", "1.5", "1.6"),
     "neurons": lambda client: client.neurons(limit=20),
 }

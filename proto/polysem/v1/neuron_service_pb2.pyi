@@ -103,6 +103,11 @@ class NeuronKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NEURON_KIND_BLURRED: _ClassVar[NeuronKind]
     NEURON_KIND_SEVERAL: _ClassVar[NeuronKind]
 
+class LabelMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LABEL_METHOD_UNSPECIFIED: _ClassVar[LabelMethod]
+    LABEL_METHOD_RULE: _ClassVar[LabelMethod]
+
 class Similarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SIMILARITY_UNSPECIFIED: _ClassVar[Similarity]
@@ -170,6 +175,8 @@ NEURON_KIND_ONE: NeuronKind
 NEURON_KIND_FEW: NeuronKind
 NEURON_KIND_BLURRED: NeuronKind
 NEURON_KIND_SEVERAL: NeuronKind
+LABEL_METHOD_UNSPECIFIED: LabelMethod
+LABEL_METHOD_RULE: LabelMethod
 SIMILARITY_UNSPECIFIED: Similarity
 SIMILARITY_PRE_MLP: Similarity
 SIMILARITY_NEURON: Similarity
@@ -363,6 +370,18 @@ class MeasureImportanceRequest(_message.Message):
     mask_token: int
     side: Side
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., examples: _Optional[_Iterable[int]] = ..., tokens_before: _Optional[int] = ..., mask_token: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
+
+class LabelClustersRequest(_message.Message):
+    __slots__ = ("index", "neurons", "clustering", "side")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERING_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
+    clustering: Clustering
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class ExplainTextRequest(_message.Message):
     __slots__ = ("index", "text", "neurons", "clustering", "min_activation_fraction", "n_strongest", "side")
@@ -845,6 +864,38 @@ class MeasureImportanceResponse(_message.Message):
     tokens: _containers.RepeatedScalarFieldContainer[str]
     importances: _tensor_pb2.Tensor
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., importances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class LabelClustersResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_clusters", "labels", "sizes", "texts", "methods", "scores", "null_scores", "neuron_scores", "precisions", "recalls")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    N_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    NULL_SCORES_FIELD_NUMBER: _ClassVar[int]
+    NEURON_SCORES_FIELD_NUMBER: _ClassVar[int]
+    PRECISIONS_FIELD_NUMBER: _ClassVar[int]
+    RECALLS_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    n_clusters: _tensor_pb2.Tensor
+    labels: _tensor_pb2.Tensor
+    sizes: _tensor_pb2.Tensor
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    methods: _tensor_pb2.Tensor
+    scores: _tensor_pb2.Tensor
+    null_scores: _tensor_pb2.Tensor
+    neuron_scores: _tensor_pb2.Tensor
+    precisions: _tensor_pb2.Tensor
+    recalls: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sizes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., texts: _Optional[_Iterable[str]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., neuron_scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., precisions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., recalls: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ExplainTextResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "positions", "tokens", "n_activations", "active_neurons", "activations", "shares", "fires", "clusters", "distances", "part_numbers", "part_counts")

@@ -84,6 +84,11 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.FromString,
                 _registered_method=True)
+        self.LabelClusters = channel.unary_stream(
+                '/polysem.v1.NeuronService/LabelClusters',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.LabelClustersRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.LabelClustersResponse.FromString,
+                _registered_method=True)
 
 
 class NeuronServiceServicer(object):
@@ -162,6 +167,14 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LabelClusters(self, request, context):
+        """A name of each feature cluster of each neuron, found in the texts by rules, and how well it tells the cluster's
+        contexts from others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuronServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +227,11 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.MeasureImportance,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.SerializeToString,
+            ),
+            'LabelClusters': grpc.unary_stream_rpc_method_handler(
+                    servicer.LabelClusters,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.LabelClustersRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.LabelClustersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -486,6 +504,33 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/MeasureImportance',
             polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LabelClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/LabelClusters',
+            polysem_dot_v1_dot_neuron__service__pb2.LabelClustersRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.LabelClustersResponse.FromString,
             options,
             channel_credentials,
             insecure,

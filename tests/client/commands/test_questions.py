@@ -96,6 +96,21 @@ def test_a_text_is_explained(polysem, polysem_client):
     assert "%" in polysem("explain", "tea").stdout
 
 
+def test_names_are_listed_by_letter_and_in_json(polysem, polysem_client):
+    want = polysem_client.labels("1.5", distance_threshold=0.3)
+    shown = polysem("labels", "1.5", "--distance-threshold", 0.3).stdout.splitlines()
+    assert shown[0] == "neuron 1.5"
+    assert [line.split()[0] for line in shown[1:]] == [one.letter for one in want]
+    assert all(
+        line.endswith(one.text.rstrip()) for line, one in zip(shown[1:], want, strict=True) if one.text.isascii()
+    )
+    got = lines(polysem("labels", "1.5", "--distance-threshold", 0.3, "--json"))
+    assert [(row["neuron"], row["cluster"], row["text"]) for row in got] == [
+        ("1.5", one.cluster, one.text) for one in want
+    ]
+    assert polysem("labels", "1.3").stdout == "none of these neurons has dataset examples\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -107,6 +122,8 @@ def test_a_text_is_explained(polysem, polysem_client):
         (["neurons", "--min", "intra=0.5", "--max", "intra=0.3"], 1, "no intra is at least 0.5 and at most 0.3"),
         (["similar", "1.*"], 1, "'1.*' is not one neuron"),
         (["similar", "1.5", "--cluster", "99"], 1, "neuron 1.5 has no cluster 99: cut at 0.5 it has one cluster, 0"),
+        (["labels", "7.1"], 1, "there is no neuron 7.1"),
+        (["labels", "1.5", "--distance-threshold", "3"], 1, "distance_threshold is 3; a cosine distance lies"),
         (["importance", "1.5", "--mask-token", "9999"], 1, "mask_token is 9999"),
         (["explain", ""], 1, "there is no text to explain"),
         (["explain", "x" * 40, "1.5"], 1, "the text has 40 tokens, the model reads 31 at once beside BOS"),
@@ -121,7 +138,7 @@ def test_wrong_input_gets_a_sentence_and_an_exit_status(polysem, arguments, stat
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["statistics", "neurons", "similar", "importance", "explain"])
+@pytest.mark.parametrize("command", ["statistics", "neurons", "similar", "labels", "importance", "explain"])
 def test_help_says_what_it_does_and_how_neurons_are_written(polysem, command):
     shown = polysem(command, "--help").stdout
     assert "--json" in shown

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polysem.proto.facts import Selection
-from polysem.server.indexing.selection import Candidates, candidates, draws, join, prefix_hashes, select
+from polysem.server.index.draws import draws
+from polysem.server.indexing.selection import Candidates, candidates, join, prefix_hashes, select
 
 
 class Example(NamedTuple):
