@@ -225,8 +225,9 @@ class Client:
 
         sort_by  a metric, with "-" before it the largest first: n_examples, n_clusters, max_distance, mean_distance,
                  intra, inter, silhouette, best_silhouette, largest_share, second_share, maximum_activation,
-                 mean_activation, share_positive, or of the tests that the index holds p_value, null_silhouette or
-                 excess_silhouette; None: by layer and neuron. Where it is undefined, the neuron comes last
+                 mean_activation, share_positive, or of the tests that the index holds p_value, q_value,
+                 null_silhouette, excess_silhouette, significant_clusters, stability or prediction_strength; None: by
+                 layer and neuron. Where it is undefined, the neuron comes last
         where    least and most of any of them, None for an open end: {"n_examples": (25, None), "intra": (None, 0.3)}
         kind     too_few, one, few, blurred or several, or a list of these, as the glossary defines; None: any
         cell     layer and step of a summary's clarity: only neurons that are counted there; None: any

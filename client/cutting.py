@@ -73,9 +73,6 @@ def top_nodes(tree: Tree, n: int, distance_threshold: float) -> list[int]:
     return list(dict.fromkeys(_top_of_each(tree, n, distance_threshold).tolist()))
 
 
-LEAST_IN_CLUSTER = 3  # examples of what counts as a significant cluster
-
-
 def significant_labels(tree: Tree, n: int, significant: IntArray) -> IntArray:
     """(n,) int32: groups that the significant merges (M,) tell apart, from the root down; by first appearance."""
     top = np.arange(n + len(tree.merges))  # the group that each node belongs to, by its topmost node

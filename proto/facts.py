@@ -84,9 +84,29 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldTests:
+    """Tests of its neurons that an index holds: rotation tests, in frame own.
+
+    n_null    rotations of each neuron's examples; seed: of these
+    clusters  whether it also holds significant clusters, stability and prediction strength
+    """
+
+    n_null: int
+    seed: int
+    clusters: bool
+
+    @property
+    def words(self) -> str:
+        """The tests in words, for people."""
+        also = ", with significant clusters and stability" if self.clusters else ""
+        return f"each neuron tested with {self.n_null:,} rotations (seed {self.seed}, frame own){also}"
+
+
+@dataclass(frozen=True, slots=True)
 class IndexInfo:
     """An index. layers: none stands for all of the model's. n_examples: of the positive side.
 
+    tests                None: it holds none, or the server is older and does not say
     n_longer_documents   documents of which only the first context was read; None: an earlier version made it
     n_skipped_documents  documents that were no text and were left out
     """
@@ -116,15 +136,18 @@ class IndexInfo:
     n_neurons_with_negative_examples: int = 0
     n_longer_documents: int | None = None
     n_skipped_documents: int = 0
+    tests: HeldTests | None = None
 
     @property
     def notes(self) -> Sequence[str]:
-        """Facts that a reader of the index should know of its corpus, a sentence each."""
+        """Facts that a reader of the index should know of its corpus and its tests, a sentence each."""
         found = []
         if n := self.n_longer_documents:
             found.append(f"{_documents(n)} longer than one context; --windows all reads them whole")
         if n := self.n_skipped_documents:
             found.append(f"{_documents(n)} no text and {'was' if n == 1 else 'were'} left out")
+        if self.tests is not None:
+            found.append(self.tests.words)
         return found
 
     @property
@@ -198,7 +221,14 @@ def decode_server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
 def encode_indexes(indexes: Sequence[IndexInfo]) -> pb.ListIndexesResponse:
     return pb.ListIndexesResponse(
         indexes=[
-            pb.Index(**_fields(index) | {"selection": pb.Selection(**_fields(index.selection))}) for index in indexes
+            pb.Index(
+                **_fields(index)
+                | {
+                    "selection": pb.Selection(**_fields(index.selection)),
+                    "tests": None if index.tests is None else pb.HeldTests(**_fields(index.tests)),
+                }
+            )
+            for index in indexes
         ]
     )
 
@@ -212,6 +242,7 @@ def decode_indexes(message: pb.ListIndexesResponse) -> list[IndexInfo]:
                 "sides": tuple(index.sides) or ("positive",),
                 "layers": tuple(index.layers),
                 "n_longer_documents": index.n_longer_documents if index.HasField("n_longer_documents") else None,
+                "tests": HeldTests(**_attributes(index.tests, HeldTests)) if index.HasField("tests") else None,
             }
         )
         for index in message.indexes

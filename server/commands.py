@@ -96,6 +96,11 @@ if TYPE_CHECKING:
     help="Add these results to an index that is there, 99 rotations by default, and do nothing else.",
 )
 @click.option(
+    "--test-clusters",
+    is_flag=True,
+    help="Also test each neuron's merges, and how stable its clusters are; several times the time of --null alone.",
+)
+@click.option(
     "--verify",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -117,6 +122,7 @@ def index(
     verify: Path | None,
     n_null: int | None,
     add_nulls: Path | None,
+    test_clusters: bool,
     executor: str,
     **flags: Any,
 ) -> None:
@@ -128,24 +134,26 @@ def index(
     polysem index --model gpt2 --corpus openwebtext.jsonl --max-documents 10000 --out gpt2-owt
     polysem index --model gpt2 --corpus openwebtext.jsonl --executor ray --out gpt2-owt
     polysem index --verify gpt2-owt
-    polysem index --add-nulls gpt2-owt
+    polysem index --add-nulls gpt2-owt --test-clusters
     """
     if verify is not None:
         _verify(verify)
         return
     if add_nulls is not None:
-        _add_nulls(add_nulls, n_null or 99, flags["seed"], (device, dtype, split_layers))
+        _add_nulls(add_nulls, n_null or 99, flags["seed"], test_clusters, (device, dtype, split_layers))
         return
     if out is None:
         raise click.UsageError("say where the index goes: --out FOLDER")
     if n_null is not None and executor != "local":
         raise click.UsageError("--null is for this machine's model; add the tests afterwards with --add-nulls")
+    if test_clusters and n_null is None:
+        raise click.UsageError("--test-clusters goes with --null N, or with --add-nulls DIR")
     from polysem.client.terminal.progress import INDEXING, bars
     from polysem.server.corpus.documents import Corpus
     from polysem.server.index.format import open_index
     from polysem.server.indexing import builder
     from polysem.server.model.model import Model
-    from polysem.server.questions import held
+    from polysem.server.questions import holding
 
     ray = ray_options(flags)
     how = _recipe(builder.PRESETS[preset], **flags)
@@ -158,11 +166,12 @@ def index(
                 bars(INDEXING) as shown,
                 _reads(executor, source, model, device, split_layers, dtype, ray, shown.note) as (reader, where),
             ):
-                if not (destination.local / held.WORK).exists():  # killed while neurons were tested
+                if not (destination.local / holding.WORK).exists():  # killed while neurons were tested
                     builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, maxima, where)
                 if n_null is not None:
                     assert isinstance(reader, Model)  # as it is where the executor is local
-                    held.hold(reader, open_index(destination.local), n_null, how.selection.seed, shown.advance)
+                    made = open_index(destination.local)
+                    holding.hold(reader, made, n_null, how.selection.seed, shown.advance, test_clusters)
         info = open_index(destination.local).info
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
@@ -221,18 +230,21 @@ def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
     return replace(preset, selection=replace(preset.selection, **rule), **given)
 
 
-def _add_nulls(folder: Path, n_null: int, seed: int | None, model: tuple[str, str, str | None]) -> None:
+def _add_nulls(folder: Path, n_null: int, seed: int | None, clusters: bool, model: tuple[str, str, str | None]) -> None:
     from polysem.client.terminal.progress import INDEXING, bars
     from polysem.server.index.format import open_index
     from polysem.server.model.loading import load
-    from polysem.server.questions import held
+    from polysem.server.questions import holding
     from polysem.server.settings import devices_of
 
     found, (device, dtype, layers) = open_index(Path(os.path.expanduser(folder))), model
     with bars(INDEXING) as shown:
         reader = load(found.info.model_id, device, dtype, devices_of(layers))
-        held.hold(reader, found, n_null, seed or 0, shown.advance)
-    click.echo(f"{folder}: each neuron compared with {n_null} rotations of its examples; serve it anew to see them")
+        holding.hold(reader, found, n_null, seed or 0, shown.advance, clusters)
+    also = ", its merges and clusters tested" if clusters else ""
+    click.echo(
+        f"{folder}: each neuron compared with {n_null} rotations of its examples{also}; serve it anew to see them"
+    )
 
 
 def _verify(folder: Path) -> None:

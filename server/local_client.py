@@ -51,7 +51,7 @@ class LocalClient:
         return server_info(self._engine, self._batcher, version("polysem"), self._caller)
 
     def indexes(self) -> list[IndexInfo]:
-        return [index.info for index in self._engine.indexes.values()]
+        return [index.facts for index in self._engine.indexes.values()]
 
     def clusters(self, query: ClusterQuery) -> Iterator[Answer]:
         """Also raises Cancelled once this client is closed, QuotaExceeded where its caller's is used up."""

@@ -36,7 +36,7 @@ server/indexing      kernels proto proto/work server/corpus server/index server/
 server/naming        proto server/index server/model server/questions
 server/questions     kernels kernels/large proto proto/questions proto/wire proto/work server/index server/model
                      server/naming
-server/serving       proto proto/questions proto/wire server/index server/model server/paths server/questions
+server/serving       proto proto/questions proto/wire server/model server/paths server/questions
                      server/settings v1
 server/demo          proto proto/work server/corpus server/index server/indexing server/model server/paths
                      server/questions

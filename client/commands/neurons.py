@@ -168,8 +168,9 @@ def neurons(
     """List neurons, filtered and sorted by their metrics.
 
     METRIC is n_examples, n_clusters, max_distance, mean_distance, intra, inter, silhouette, best_silhouette,
-    largest_share, second_share, maximum_activation, mean_activation, share_positive, or of the rotation tests that the
-    index holds p_value, null_silhouette or excess_silhouette. Neurons of which it is undefined come last.
+    largest_share, second_share, maximum_activation, mean_activation, share_positive, or of the tests that the index
+    holds p_value, q_value, null_silhouette, excess_silhouette, significant_clusters, stability or prediction_strength.
+    Neurons of which it is undefined come last.
 
     \b
     too_few   fewer than 20 examples: not judged

@@ -7,11 +7,11 @@ import numpy as np
 from rich.table import Table
 
 from polysem.client.measuring.measurements import COLUMNS, NUMBERS, UNDEFINED, Measurements
-from polysem.client.measuring.significance import q_values
 from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods, warn_of_mixed_methods
 from polysem.proto.questions.listing import is_rare
+from polysem.proto.questions.tested import q_values
 
 RANKED = (*NUMBERS, "q_value")
 SHOWN = ("n_examples", "n_clusters", "intra", "inter", "silhouette", "largest_share", "mean_distance")

@@ -45,6 +45,7 @@ from polysem.proto.questions.clustering import (
     library_of,
     made_by,
 )
+from polysem.proto.questions.tested import LEAST_IN_CLUSTER
 from polysem.proto.sides import Side
 from polysem.proto.wire import columns
 
@@ -193,7 +194,7 @@ class Neuron:
     def significant_clusters(self) -> int | None:
         """Number of those groups with 3 examples or more; 1 if nothing is significant; None if not tested."""
         groups = self.significant_labels
-        return None if groups is None else int((np.bincount(groups) >= cutting.LEAST_IN_CLUSTER).sum())
+        return None if groups is None else int((np.bincount(groups) >= LEAST_IN_CLUSTER).sum())
 
     @cached_property
     def significant_cut(self) -> float | None:

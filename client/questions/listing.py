@@ -41,6 +41,12 @@ class ListedNeuron:
     null_silhouette     mean best silhouette of its rotations
     excess_silhouette   by how much its own exceeds that, in frame own: how far apart its clusters are. These three are
                         None where the index holds no test; `polysem index --add-nulls` makes them
+    q_value             Benjamini and Hochberg's q of p_value, over all tested neurons of the index's side
+    significant_clusters
+                        groups of 3 examples or more that its significant merges tell apart
+    stability           mean bootstrap Jaccard index of its clusters of two examples or more, cut at 0.5
+    prediction_strength at its significant number of clusters. These three are None but of HAC with average linkage of
+                        neuron embeddings, folded and in frame raw, where `polysem index --test-clusters` tested them
     method              how its tree was made, as of Neuron; numbers of neighbours and neighbour_tree are approximate
                         and do not compare with others. None: left out, or an older server
     best_silhouette     over all cuts of its tree: how clear its clusters are, wherever it is cut; None with fewer than
@@ -68,6 +74,10 @@ class ListedNeuron:
     p_value: float | None = None
     null_silhouette: float | None = None
     excess_silhouette: float | None = None
+    q_value: float | None = None
+    significant_clusters: int | None = None
+    stability: float | None = None
+    prediction_strength: float | None = None
     best_silhouette: float | None = None
     kind: NeuronKind | None = None
 
@@ -90,8 +100,9 @@ def listed_of(answer: Answer) -> list[ListedNeuron]:
 
 
 def _row(values: dict[str, list[Any]], i: int) -> dict[str, Any]:
-    row = {name: column[i] for name, column in values.items()}
-    return {name: None if value != value else value for name, value in row.items()}  # NaN
+    row = {name: None if column[i] != column[i] else column[i] for name, column in values.items()}  # NaN
+    n = row["significant_clusters"]
+    return row | {"significant_clusters": None if n is None else int(n)}
 
 
 def _by_neuron(batches: Sequence[NeuronTable]) -> Columns:

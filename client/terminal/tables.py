@@ -33,6 +33,14 @@ _ACTIVATION_COLUMNS = {
 
 _KIND = {"kind": "kind", "best_silhouette": "clear"}
 _TESTS = {"p_value": "p", "excess_silhouette": "excess"}
+_HELD = {  # by what says whether the index holds them
+    "p_value": {"p_value": "p", "excess_silhouette": "excess", "q_value": "q"},
+    "significant_clusters": {
+        "significant_clusters": "signif.",
+        "stability": "stability",
+        "prediction_strength": "strength",
+    },
+}
 _BASELINES = {"token_agreement": "token AMI", "single_token_share": "one token", "singleton_share": "singletons"}
 
 
@@ -54,7 +62,9 @@ def metrics_table(neurons: Iterable[Neuron]) -> Table:
 
 def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     """Neurons as a table, and how many there are; * at those with a common and a rare behaviour."""
-    held = _TESTS if any(neuron.p_value is not None for neuron in neurons) else {}
+    held: dict[str, str] = {}
+    for name, columns in _HELD.items():
+        held |= columns if any(getattr(neuron, name) is not None for neuron in neurons) else {}
     names = (*held, *_KIND, *_COLUMNS, *_ACTIVATION_COLUMNS)
     headings = (*held.values(), *_KIND.values(), *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values())
     table = right_aligned("neuron", *headings, "")

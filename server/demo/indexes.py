@@ -12,7 +12,7 @@ from polysem.server.indexing import builder
 from polysem.server.indexing.builder import LAYOUT, Progress, Recipe
 from polysem.server.model.loading import DEMO_FOLDER, DEMO_MODEL, load
 from polysem.server.paths import cache_folder
-from polysem.server.questions import held
+from polysem.server.questions import holding
 
 N_DOCUMENTS = 3000
 RECIPE = Recipe(Selection("first", 0.75, 100))
@@ -35,5 +35,5 @@ def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int =
         builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
     index = open_index(folder)
     if index.nulls is None:
-        held.hold(load(DEMO_MODEL), index, progress=progress)
+        holding.hold(load(DEMO_MODEL), index, progress=progress)
     return folder

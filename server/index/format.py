@@ -25,6 +25,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -215,6 +216,11 @@ class Index:
             n_skipped_documents=corpus.get("n_skipped", 0),
             **counts,
         )
+
+    @property
+    def facts(self) -> IndexInfo:
+        """`info`, and the tests that it holds."""
+        return replace(self.info, tests=None if self.nulls is None else self.nulls.facts)
 
     def neurons(self, ranges: Sequence[NeuronRange]) -> IntArray:
         """(B, 2) int32 layer and index of the neurons that the ranges name, each once, at its first place.

@@ -4,6 +4,8 @@ It is written after the index and whole, and is no part of the manifest: an inde
 
 positive, negative  (J, 4) float64, the neurons of each side: best silhouette, mean and standard deviation of the best
                     silhouettes of rotations, p-value; NaN where a neuron was not tested
+positive_clusters, negative_clusters
+                    (J, 3) float64, where clusters were tested, too: CLUSTER_COLUMNS; NaN where undefined
 about               JSON as bytes: the index's sha256, n_null, seed, software_version
 """
 
@@ -15,6 +17,8 @@ import numpy as np
 
 from polysem.proto.arrays import Array, DoubleArray
 from polysem.proto.errors import DamagedIndex, FailedPrecondition
+from polysem.proto.facts import HeldTests
+from polysem.proto.sides import Side
 from polysem.proto.work import shards
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 FILE = "nulls.npz"
 COLUMNS = 4
+CLUSTER_COLUMNS = ("significant_clusters", "stability", "prediction_strength")
 
 
 class HeldNulls(NamedTuple):
@@ -30,6 +35,17 @@ class HeldNulls(NamedTuple):
     n_null: int
     seed: int
     tests: DoubleArray  # (J, 4)
+    clusters: DoubleArray | None = None  # (J, 3)
+
+    @property
+    def facts(self) -> HeldTests:
+        """Facts about the tests, for callers."""
+        return HeldTests(self.n_null, self.seed, self.clusters is not None)
+
+
+def of_clusters(side: Side) -> str:
+    """Name of the array that holds the tests of a side's clusters."""
+    return f"{side}_clusters"
 
 
 def read(index: "Index") -> HeldNulls | None:
@@ -40,21 +56,37 @@ def read(index: "Index") -> HeldNulls | None:
     try:
         found = shards.read(path)
         about: dict[str, Any] = json.loads(bytes(found["about"]))
-        held = HeldNulls(int(about["n_null"]), int(about["seed"]), found[index.side])
+        clusters = found.get(of_clusters(index.side))
+        held = HeldNulls(int(about["n_null"]), int(about["seed"]), found[index.side], clusters)
         of_index = about["index_sha256"]
     except (FailedPrecondition, ValueError, KeyError, TypeError) as error:
         raise _damaged(index, "cannot be read") from error
     if of_index != index.sha256:
         raise _damaged(index, f"is of another index ({str(of_index)[:12]}…)")
-    tests, J = held.tests, len(index.info.held_layers) * index.info.n_neurons_per_layer
-    if tests.dtype != np.float64 or tests.shape != (J, COLUMNS):
-        raise _damaged(index, f"holds {tests.dtype} of shape {tests.shape}, it should hold float64 of ({J}, {COLUMNS})")
-    best, mean, sd, p = tests.T
+    _check(index, held)
+    return held
+
+
+def _check(index: "Index", held: HeldNulls) -> None:
+    J = len(index.info.held_layers) * index.info.n_neurons_per_layer
+    for array, width in ((held.tests, COLUMNS), (held.clusters, len(CLUSTER_COLUMNS))):
+        if array is not None and (array.dtype != np.float64 or array.shape != (J, width)):
+            raise _damaged(
+                index, f"holds {array.dtype} of shape {array.shape}, it should hold float64 of ({J}, {width})"
+            )
+    best, mean, sd, p = held.tests.T
     tested = ~np.isnan(best)
     within = (np.abs(best) <= 1) & (np.abs(mean) <= 1) & ~(sd < 0) & (p > 0) & (p <= 1)
-    if not within[tested].all() or not np.isnan(tests[~tested]).all():
+    if not within[tested].all() or not np.isnan(held.tests[~tested]).all():
         raise _damaged(index, "holds what is no test")
-    return held
+    if held.clusters is None:
+        return
+    number, *shares = held.clusters[tested].T
+    sound = (number >= 0) & (number == np.rint(number))
+    for share in shares:
+        sound &= ~((share < 0) | (share > 1))
+    if not sound.all() or not np.isnan(held.clusters[~tested]).all():
+        raise _damaged(index, "holds what is no test of clusters")
 
 
 def _damaged(index: "Index", problem: str) -> DamagedIndex:
@@ -65,6 +97,6 @@ def _damaged(index: "Index", problem: str) -> DamagedIndex:
 
 
 def write(index: "Index", n_null: int, seed: int, version: str, tests: Mapping[str, Array]) -> None:
-    """Write the tests (J, 4) of each side, in the place of any that were held."""
+    """Write the arrays of each side, as the module names them, in the place of any that were held."""
     about = {"index_sha256": index.sha256, "n_null": n_null, "seed": seed, "software_version": version}
     shards.write(index.folder / FILE, {"about": np.frombuffer(json.dumps(about).encode(), np.uint8), **tests})

@@ -11,10 +11,10 @@ import numpy as np
 from polysem.client.measuring import measurements, paired, table1
 from polysem.client.measuring.measurements import Measurements
 from polysem.client.measuring.paired import Difference
-from polysem.client.measuring.significance import q_values
 from polysem.client.measuring.table1 import PAPER, Row
 from polysem.proto.arrays import Array
 from polysem.proto.questions.clustering import LEVEL
+from polysem.proto.questions.tested import q_values
 from polysem.server.planted import tables
 
 NAMES = {

@@ -59,7 +59,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         return encode_server_info(server_info(self._engine, self._batcher, self._version, callers.current.get()))
 
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context) -> pb.ListIndexesResponse:
-        return encode_indexes([index.info for index in self._seen.indexes.values()])
+        return encode_indexes([index.facts for index in self._seen.indexes.values()])
 
     async def ClusterNeurons(
         self, request: pb.ClusterNeuronsRequest, context: Context

@@ -14,11 +14,12 @@ import numpy as np
 
 from polysem.proto.arrays import Array, DoubleArray, IntArray
 from polysem.proto.questions.clustering import METHODS, ClusterBatch
-from polysem.proto.questions.listing import OF_TESTS, NeuronTable, is_rare
+from polysem.proto.questions.listing import OF_CLUSTERS, OF_TESTS, NeuronTable, is_rare
 from polysem.proto.questions.summary import kinds_of
-from polysem.server.index.format import Index
+from polysem.proto.questions.tested import q_values
 from polysem.server.questions.clustering import ClusterWork, empty_cluster_batch
 from polysem.server.questions.clusters_of_trees import Clusters, clusters_of, joined
+from polysem.server.questions.held import held_clusters
 from polysem.server.serving import callers
 from polysem.server.serving.batcher import Batcher
 
@@ -101,7 +102,7 @@ class WholeIndexes:
             metrics.append(_metrics(batch))
             clusters.append(await asyncio.to_thread(clusters_of, batch, work.clustering.distance_threshold))
         every = joined(clusters)
-        table = await asyncio.to_thread(_table, work.index, taken, metrics, every)
+        table = await asyncio.to_thread(_table, work, taken, metrics, every)
         return WholeIndex(table, every, time.monotonic_ns() - started_ns)
 
 
@@ -123,12 +124,15 @@ def _best_silhouettes(batch: ClusterBatch) -> DoubleArray:
     return np.where(known, np.where(np.isinf(best), 0.0, best), np.nan)
 
 
-def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
+def _table(work: ClusterWork, taken: Array, parts: Sequence[dict[str, Array]], clusters: Clusters) -> NeuronTable:
     """taken (J,) bool: the neurons of the parts."""
     m = {name: _filled([part[name] for part in parts], taken) for name in METRICS}
+    index = work.index
     neurons, statistics = index.every_neuron, index.statistics
     at = neurons[:, 0], neurons[:, 1]
     m["n_examples"] = index.n_examples[at].astype(np.int32)
+    m["q_value"] = q_values(m["p_value"])
+    m |= dict(zip(OF_CLUSTERS, held_clusters(index, work.choice, work.clustering).T, strict=True))
     m["second_share"] = _second_shares(clusters, neurons, m["n_examples"])
     judged_by = ("n_examples", "largest_share", "second_share", "silhouette", "best_silhouette", "p_value")
     return NeuronTable(
@@ -138,7 +142,7 @@ def _table(index: Index, taken: Array, parts: Sequence[dict[str, Array]], cluste
         maximum_activation=statistics.maximum[at].astype(np.float64),
         mean_activation=statistics.mean[at].astype(np.float64),
         share_positive=statistics.share_positive[at].astype(np.float64),
-        rare=is_rare(m["n_examples"], m["largest_share"], p_value=m["p_value"]).astype(np.int32),
+        rare=is_rare(m["n_examples"], m["largest_share"], m["significant_clusters"], m["p_value"]).astype(np.int32),
     )
 
 

@@ -25,7 +25,7 @@ from polysem.proto.questions.listing import is_rare
 from polysem.server.index import nulls
 from polysem.server.index.format import open_index, verify
 from polysem.server.model.loading import load
-from polysem.server.questions import held
+from polysem.server.questions import held, holding
 from polysem.server.questions.clustering import plan
 from polysem.server.questions.engine import Engine
 
@@ -36,7 +36,7 @@ N_NULL, SEED = 19, 3
 def tested(index_folder, small_model, tmp_path_factory):
     """A copy of the small index that holds tests."""
     folder = shutil.copytree(index_folder, tmp_path_factory.mktemp("held") / "tested")
-    held.hold(small_model, open_index(folder), N_NULL, SEED)
+    holding.hold(small_model, open_index(folder), N_NULL, SEED)
     return folder
 
 
@@ -154,8 +154,8 @@ def test_the_tests_are_no_part_of_the_index(index_folder, tested):
 def test_killed_it_goes_on_and_ends_with_the_same_bytes(copy, small_model, monkeypatch):
     want = (copy / nulls.FILE).read_bytes()
     (copy / nulls.FILE).unlink()
-    monkeypatch.setattr(held, "NEURONS_A_SHARD", 50)
-    made, done = held.rotation_tests.tests_of, []
+    monkeypatch.setattr(holding, "NEURONS_A_SHARD", 50)
+    made, done = holding.rotation_tests.tests_of, []
 
     def killed(batch, n_null, seed):
         done.append(len(batch.places))
@@ -163,14 +163,14 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(copy, small_model, monke
             raise KeyboardInterrupt
         return made(batch, n_null, seed)
 
-    monkeypatch.setattr(held.rotation_tests, "tests_of", killed)
+    monkeypatch.setattr(holding.rotation_tests, "tests_of", killed)
     with pytest.raises(KeyboardInterrupt):
-        held.hold(small_model, open_index(copy), N_NULL, SEED)
+        holding.hold(small_model, open_index(copy), N_NULL, SEED)
     assert not (copy / nulls.FILE).exists()
     told = []
-    held.hold(small_model, open_index(copy), N_NULL, SEED, lambda stage, n, total: told.append((stage, n, total)))
+    holding.hold(small_model, open_index(copy), N_NULL, SEED, lambda stage, n, total: told.append((stage, n, total)))
     assert (copy / nulls.FILE).read_bytes() == want
-    assert not (copy / held.WORK).exists()
+    assert not (copy / holding.WORK).exists()
     assert {(stage, total) for stage, _, total in told} == {("test", len(open_index(copy).every_neuron))}
     assert sum(n for _, n, _ in told) == told[0][2]
 
@@ -211,10 +211,10 @@ def test_a_damaged_file_is_refused(copy):
 
 def test_numbers_that_cannot_be_and_folders_that_cannot_be_written_are_told(copy, small_model):
     with pytest.raises(InvalidArgument, match="n_null is 2000; give 0 to 1999"):
-        held.hold(small_model, open_index(copy), 2000)
-    (copy / held.WORK).write_text("in the way")
+        holding.hold(small_model, open_index(copy), 2000)
+    (copy / holding.WORK).write_text("in the way")
     with pytest.raises(FailedPrecondition, match="cannot keep the tests in"):
-        held.hold(small_model, open_index(copy), 9)
+        holding.hold(small_model, open_index(copy), 9)
 
 
 def test_neurons_without_a_test_are_looked_up_as_such(tested):
@@ -237,9 +237,9 @@ def test_the_command_adds_them_and_says_so(index_folder, checkpoint, tmp_path):
 def test_an_index_is_built_with_them_and_a_killed_one_goes_on_with_them(checkpoint, corpus_file, tmp_path, monkeypatch):
     out = tmp_path / "built"
     words = ["index", "--model", str(checkpoint), "--corpus", str(corpus_file), "--out", str(out), "--null", "9"]
-    monkeypatch.setattr(held.rotation_tests, "tests_of", killed_at_once)
+    monkeypatch.setattr(holding.rotation_tests, "tests_of", killed_at_once)
     assert CliRunner().invoke(cli, words).exit_code != 0
-    assert (out / held.WORK).is_dir()
+    assert (out / holding.WORK).is_dir()
     monkeypatch.undo()
     found = CliRunner().invoke(cli, words)
     assert found.exit_code == 0, found.output

@@ -93,6 +93,10 @@ class NeuronMetric(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     NEURON_METRIC_P_VALUE: _ClassVar[NeuronMetric]
     NEURON_METRIC_NULL_SILHOUETTE: _ClassVar[NeuronMetric]
     NEURON_METRIC_EXCESS_SILHOUETTE: _ClassVar[NeuronMetric]
+    NEURON_METRIC_Q_VALUE: _ClassVar[NeuronMetric]
+    NEURON_METRIC_SIGNIFICANT_CLUSTERS: _ClassVar[NeuronMetric]
+    NEURON_METRIC_STABILITY: _ClassVar[NeuronMetric]
+    NEURON_METRIC_PREDICTION_STRENGTH: _ClassVar[NeuronMetric]
 
 class NeuronKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -169,6 +173,10 @@ NEURON_METRIC_BEST_SILHOUETTE: NeuronMetric
 NEURON_METRIC_P_VALUE: NeuronMetric
 NEURON_METRIC_NULL_SILHOUETTE: NeuronMetric
 NEURON_METRIC_EXCESS_SILHOUETTE: NeuronMetric
+NEURON_METRIC_Q_VALUE: NeuronMetric
+NEURON_METRIC_SIGNIFICANT_CLUSTERS: NeuronMetric
+NEURON_METRIC_STABILITY: NeuronMetric
+NEURON_METRIC_PREDICTION_STRENGTH: NeuronMetric
 NEURON_KIND_UNSPECIFIED: NeuronKind
 NEURON_KIND_TOO_FEW: NeuronKind
 NEURON_KIND_ONE: NeuronKind
@@ -490,7 +498,7 @@ class ListIndexesResponse(_message.Message):
     def __init__(self, indexes: _Optional[_Iterable[_Union[Index, _Mapping]]] = ...) -> None: ...
 
 class Index(_message.Message):
-    __slots__ = ("name", "sha256", "model_id", "model_sha256", "corpus_id", "corpus_sha256", "selection", "context_length", "bos", "windows", "n_documents", "n_contexts", "n_tokens", "n_layers", "n_neurons_per_layer", "n_examples", "n_neurons_with_examples", "software_version", "sides", "layers", "skip_positions", "n_negative_examples", "n_neurons_with_negative_examples", "n_longer_documents", "n_skipped_documents")
+    __slots__ = ("name", "sha256", "model_id", "model_sha256", "corpus_id", "corpus_sha256", "selection", "context_length", "bos", "windows", "n_documents", "n_contexts", "n_tokens", "n_layers", "n_neurons_per_layer", "n_examples", "n_neurons_with_examples", "software_version", "sides", "layers", "skip_positions", "n_negative_examples", "n_neurons_with_negative_examples", "n_longer_documents", "n_skipped_documents", "tests")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -516,6 +524,7 @@ class Index(_message.Message):
     N_NEURONS_WITH_NEGATIVE_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     N_LONGER_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     N_SKIPPED_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
+    TESTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     sha256: str
     model_id: str
@@ -541,7 +550,18 @@ class Index(_message.Message):
     n_neurons_with_negative_examples: int
     n_longer_documents: int
     n_skipped_documents: int
-    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ..., sides: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., n_negative_examples: _Optional[int] = ..., n_neurons_with_negative_examples: _Optional[int] = ..., n_longer_documents: _Optional[int] = ..., n_skipped_documents: _Optional[int] = ...) -> None: ...
+    tests: HeldTests
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ..., sides: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., n_negative_examples: _Optional[int] = ..., n_neurons_with_negative_examples: _Optional[int] = ..., n_longer_documents: _Optional[int] = ..., n_skipped_documents: _Optional[int] = ..., tests: _Optional[_Union[HeldTests, _Mapping]] = ...) -> None: ...
+
+class HeldTests(_message.Message):
+    __slots__ = ("n_null", "seed", "clusters")
+    N_NULL_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    n_null: int
+    seed: int
+    clusters: bool
+    def __init__(self, n_null: _Optional[int] = ..., seed: _Optional[int] = ..., clusters: bool = ...) -> None: ...
 
 class Selection(_message.Message):
     __slots__ = ("rule", "min_activation_fraction", "max_examples", "seed")
@@ -744,7 +764,7 @@ class GetNeuronStatisticsResponse(_message.Message):
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., histogram: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., lowest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., highest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threshold: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., minimum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ListNeuronsResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "second_share", "maximum_activation", "mean_activation", "share_positive", "rare", "n_matching", "next_page_token", "methods", "n_approximate", "p_value", "null_silhouette", "excess_silhouette", "best_silhouette", "kinds", "summary")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "second_share", "maximum_activation", "mean_activation", "share_positive", "rare", "n_matching", "next_page_token", "methods", "n_approximate", "p_value", "null_silhouette", "excess_silhouette", "best_silhouette", "kinds", "q_value", "significant_clusters", "stability", "prediction_strength", "summary")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -771,6 +791,10 @@ class ListNeuronsResponse(_message.Message):
     EXCESS_SILHOUETTE_FIELD_NUMBER: _ClassVar[int]
     BEST_SILHOUETTE_FIELD_NUMBER: _ClassVar[int]
     KINDS_FIELD_NUMBER: _ClassVar[int]
+    Q_VALUE_FIELD_NUMBER: _ClassVar[int]
+    SIGNIFICANT_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    STABILITY_FIELD_NUMBER: _ClassVar[int]
+    PREDICTION_STRENGTH_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
@@ -798,8 +822,12 @@ class ListNeuronsResponse(_message.Message):
     excess_silhouette: _tensor_pb2.Tensor
     best_silhouette: _tensor_pb2.Tensor
     kinds: _tensor_pb2.Tensor
+    q_value: _tensor_pb2.Tensor
+    significant_clusters: _tensor_pb2.Tensor
+    stability: _tensor_pb2.Tensor
+    prediction_strength: _tensor_pb2.Tensor
     summary: NeuronSummary
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., second_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., rare: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_matching: _Optional[int] = ..., next_page_token: _Optional[str] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_approximate: _Optional[int] = ..., p_value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., excess_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., best_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., kinds: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., summary: _Optional[_Union[NeuronSummary, _Mapping]] = ...) -> None: ...
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., max_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_distance: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., intra: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., inter: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., largest_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., second_share: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., rare: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_matching: _Optional[int] = ..., next_page_token: _Optional[str] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_approximate: _Optional[int] = ..., p_value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., excess_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., best_silhouette: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., kinds: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., q_value: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., significant_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., stability: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., prediction_strength: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., summary: _Optional[_Union[NeuronSummary, _Mapping]] = ...) -> None: ...
 
 class NeuronSummary(_message.Message):
     __slots__ = ("layers", "clarity", "kinds", "n_neurons", "n_tested")

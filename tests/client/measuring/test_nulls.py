@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control
 from polysem.client.commands.cli import cli
 from polysem.client.measuring import measurements, ranking
 from polysem.client.measuring.measurements import BASELINES, SIGNIFICANCE
-from polysem.client.measuring.significance import q_values
+from polysem.proto.questions.tested import q_values
 
 EVERY = ("--algorithm", "hac", "--algorithm", "scc", "--embedding", "neuron", "--embedding", "pre_mlp")
 

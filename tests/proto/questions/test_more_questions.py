@@ -117,7 +117,7 @@ def test_statistics_of_any_number_arrive(n):
 def test_a_page_is_one_message_however_large_or_empty(n):
     page = NeuronPage(make(NeuronTable, n), 77_000, "token")
     message = encode_neuron_page(page, LONGEST, TIMING)
-    assert message.ByteSize() < MAX_MESSAGE_BYTES * 0.6
+    assert message.ByteSize() < MAX_MESSAGE_BYTES * 0.7  # 4,096 rows of 172 bytes, and the longest provenance
     got, provenance, timing = decode_neuron_page(over_the_wire(message))
     assert (got.n_matching, got.next_page_token, provenance, timing) == (77_000, "token", LONGEST, TIMING)
     for field in dataclasses.fields(NeuronTable):
