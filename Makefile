@@ -16,7 +16,7 @@ NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures docs wheel demo-of-wheel lock sbom audit image bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures docs wheel demo-of-wheel lock sbom audit image bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,7 +42,7 @@ demo: $(DEMO) ## see it work; installs the server and the explorer alone
 test: setup ## the whole suite
 	$(BIN)/python -m polysem.kernels.warm_up  # compiled once, not by each process
 	$(BIN)/python -m polysem.kernels.large.warm_up
-	$(BIN)/pytest -q -n auto --dist worksteal  # a module's tests, and so its servers, stay together
+	$(BIN)/pytest -q -n auto --dist worksteal --ignore tests/load  # a module's tests, and so its servers, stay together
 
 lint: setup ## ruff
 	$(BIN)/ruff check .
@@ -160,6 +160,9 @@ audit: $(LOCKED)/.installed ## known vulnerabilities of what the CPU image insta
 
 image: setup ## build the CPU image with buildah and use it as the docs have it (root on Debian; ten minutes)
 	docker/try_image.sh
+
+load: setup ## the scripts of tests/load in short, which keep both cores busy: floods, kills, hostile messages
+	$(BIN)/pytest -q tests/load
 
 soak: setup ## load and abuse in full, each figure beside its target (three quarters of an hour)
 	$(BIN)/python tests/benchmarks/serving.py

@@ -1,4 +1,4 @@
-"""Jobs and uploads through a real server on loopback; the one that is killed stands in test_killed_jobs.py."""
+"""Jobs and uploads through a real server on loopback; one is killed in tests/load/kill.py."""
 
 import asyncio
 import hashlib
