@@ -55,6 +55,8 @@ def measure_spec(
     best_cut: bool,
     index: str | None,
     side: Side,
+    n_null: int,
+    seed: int,
 ) -> MeasureSpec:
     if not (algorithms and embeddings and layer_norms and frames):
         raise InvalidArgument(
@@ -71,6 +73,8 @@ def measure_spec(
         best_cut,
         side,
         frames=tuple(frames),
+        n_null=n_null,
+        seed=seed,
     )
 
 
@@ -194,19 +198,24 @@ class Jobs:
         best_cut: bool = True,
         index: str | None = None,
         side: Side = "positive",
+        n_null: int = 0,
+        seed: int = 0,
         request_id: str | None = None,
     ) -> Job:
         """Measure the neurons (none named: all) by each algorithm on each embedding in each mode and frame.
 
         best_cut    also look for the cut with the best silhouette
         side        of the activations
+        n_null      rotations that each neuron is compared with, in rows of hac: see `Client.cluster`; 0: none
+        seed        of rotations and controls, 0 to 2⁶³ - 1
         request_id  of your own, the same when you ask again: then the first job is given back
 
         The result is the Parquet file of `polysem measure`.
         """
         spec = measure_spec(
-            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index, side
-        )
+            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index, side,
+            n_null, seed,
+        )  # fmt: skip
         return self._create(spec, request_id)
 
     def index(
@@ -357,11 +366,14 @@ class AsyncJobs:
         best_cut: bool = True,
         index: str | None = None,
         side: Side = "positive",
+        n_null: int = 0,
+        seed: int = 0,
         request_id: str | None = None,
     ) -> Job:
         spec = measure_spec(
-            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index, side
-        )
+            neurons, algorithms, embeddings, layer_norms, frames, linkage, distance_threshold, best_cut, index, side,
+            n_null, seed,
+        )  # fmt: skip
         return await self._create(spec, request_id)
 
     async def index(

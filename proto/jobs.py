@@ -46,7 +46,10 @@ CHUNK_BYTES = 512 << 10  # of uploads and results
 
 @dataclass(frozen=True, slots=True)
 class MeasureSpec:
-    """Every neuron named by each algorithm on each embedding in each mode and frame; index "": the server's default."""
+    """Every neuron named by each algorithm on each embedding in each mode and frame; index "": the server's default.
+
+    n_null, seed  rotations that each neuron is compared with, in rows of hac; 0: none. Controls draw by the seed
+    """
 
     neurons: tuple[NeuronRange, ...] = (NeuronRange(),)
     index: str = ""
@@ -58,6 +61,8 @@ class MeasureSpec:
     best_cut: bool = True
     side: Side = "positive"
     frames: tuple[Frame, ...] = ("raw",)
+    n_null: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +212,9 @@ def check_spec(spec: JobSpec) -> None:
                 raise InvalidArgument(f"{field} is {value}; give at least 1, or 0 for no limit", field)
         return
     for algorithm in spec.algorithms:
-        check_clustering(Clustering(algorithm, spec.linkage, spec.distance_threshold))
+        check_clustering(
+            Clustering(algorithm, spec.linkage, spec.distance_threshold, n_null=spec.n_null, seed=spec.seed)
+        )
     for embedding, layer_norm, frame in product(spec.embeddings, spec.layer_norms, spec.frames):
         check_choice(EmbeddingChoice(embedding, layer_norm, frame))
 
@@ -224,6 +231,8 @@ def _encode_measure(spec: MeasureSpec) -> pb.MeasureJob:
         best_cut=spec.best_cut,
         side=encode_side(spec.side),
         frames=[FRAMES[name] for name in spec.frames],
+        n_null=spec.n_null,
+        seed=spec.seed,
     )
 
 
@@ -247,6 +256,8 @@ def _decode_measure(message: pb.MeasureJob) -> MeasureSpec:
         best_cut=message.best_cut if message.HasField("best_cut") else default.best_cut,
         side=decode_side(message.side),
         frames=names("frames", FRAMES, default.frames),
+        n_null=message.n_null,
+        seed=message.seed,
     )
 
 

@@ -20,10 +20,12 @@ from polysem.client.commands.options import (
     measures,
     print_json,
     reads_corpus,
+    tested,
 )
 from polysem.client.jobs import HEARTBEAT_S
 from polysem.proto.facts import Selection
 from polysem.proto.jobs import Job, MeasureSpec
+from polysem.proto.questions.clustering import Algorithm, Embedding
 
 ID = click.argument("id_", metavar="ID")
 REQUEST_ID = click.option(
@@ -62,13 +64,26 @@ def submit() -> None:
 @SIDE
 @REQUEST_ID
 @asks_server
-def measure(neurons: Sequence[str], server: str, timeout_s: float | None, as_json: bool, **options: Any) -> None:
+def measure(
+    neurons: Sequence[str],
+    algorithms: Sequence[Algorithm],
+    embeddings: Sequence[Embedding],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Cluster NEURONS, or all, in every way you name.
 
     The result is the Parquet file that `polysem measure` writes.
+
+    \b
+    polysem jobs submit measure '*'
+    polysem jobs submit measure '*' --null 99     what of it is more than chance: hac of neuron embeddings
     """
+    algorithms, embeddings = tested(options["n_null"], algorithms, embeddings)
     with connect(server, timeout_s) as client:
-        _show(client.jobs.measure(*neurons, **options), as_json)
+        _show(client.jobs.measure(*neurons, algorithms=algorithms, embeddings=embeddings, **options), as_json)
 
 
 @submit.command()

@@ -24,13 +24,13 @@ from polysem.client.commands.options import (
     print_json,
     published,
     ray_options,
-    rotations,
+    tested,
 )
 from polysem.client.measuring import measurements, ranking, table1
 from polysem.client.measuring.measure import Measuring, variants
 from polysem.client.questions.clustering import Neuron
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.proto.questions.clustering import LEAST_NULLS, Algorithm, Embedding, Frame, LayerNorm, Linkage
+from polysem.proto.questions.clustering import Algorithm, Embedding, Frame, LayerNorm, Linkage
 from polysem.proto.sides import Side
 
 FILE = click.argument("file", type=click.Path(path_type=Path))
@@ -77,15 +77,6 @@ def asked(server: str | None, index: str | None) -> Iterator[tuple[Client, str |
 )
 @FORCE
 @measures(get_args(Algorithm))
-@click.option(
-    "--null",
-    "n_null",
-    type=rotations(0),
-    default=0,
-    show_default=True,
-    help="Number of random rotations to compare each neuron with (rows of hac only); 99 is usual.",
-)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rotations and controls.")
 @SIDE
 @executes
 @asks_either
@@ -121,10 +112,7 @@ def measure(
     polysem table1 gpt2.parquet
     polysem rank gpt2.parquet --by n_clusters
     """
-    if 0 < n_null < LEAST_NULLS:
-        click.echo(f"with {n_null} rotations no p-value can be .05 or less; --null {LEAST_NULLS} or more can", err=True)
-    if n_null:  # what is not named is not tested
-        algorithms, embeddings = _named("algorithms", algorithms, "hac"), _named("embeddings", embeddings, "neuron")
+    algorithms, embeddings = tested(n_null, algorithms, embeddings)
     asked_for = variants(algorithms, embeddings, layer_norms, linkage, frames)
     from polysem.client.terminal.progress import bars
 
@@ -151,12 +139,6 @@ def measure(
     click.echo(f"{out}: {n_trees // len(asked_for):,} neurons by {len(asked_for)} clusterings")
     if destination.url is None:
         click.echo(f"next: polysem table1 {out}")
-
-
-def _named(option: str, given: Sequence[Any], default: str) -> Sequence[Any]:
-    """Return what the command line names for the option, else the default."""
-    source = click.get_current_context().get_parameter_source(option)
-    return (default,) if source is click.core.ParameterSource.DEFAULT else given
 
 
 def _advance(shown: Any, total: int, n_trees: int) -> None:

@@ -13,6 +13,7 @@ from polysem.client.client import Client
 from polysem.proto.jobs import MeasureSpec
 from polysem.proto.neurons import parse_layers
 from polysem.proto.questions.clustering import (
+    LEAST_NULLS,
     MAX_NULLS,
     Algorithm,
     Clustering,
@@ -195,8 +196,40 @@ def measures(algorithms: Sequence[str]) -> Callable[[Command], Command]:
             show_default=True,
             help="Also find each tree's best silhouette over 20 cuts (slower).",
         ),
+        click.option(
+            "--null",
+            "n_null",
+            type=rotations(0),
+            default=default.n_null,
+            show_default=True,
+            help="Number of random rotations to compare each neuron with (rows of hac only); 99 is usual.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0),
+            default=default.seed,
+            show_default=True,
+            help="Seed of rotations and controls.",
+        ),
     )
     return lambda command: _all(command, options)
+
+
+def tested(
+    n_null: int, algorithms: Sequence[Algorithm], embeddings: Sequence[Embedding]
+) -> tuple[Sequence[Algorithm], Sequence[Embedding]]:
+    """Return what to measure: with --null, hac of neuron embeddings, unless the command line names others."""
+    if 0 < n_null < LEAST_NULLS:
+        click.echo(f"with {n_null} rotations no p-value can be .05 or less; --null {LEAST_NULLS} or more can", err=True)
+    if not n_null:
+        return algorithms, embeddings
+    return _named("algorithms", algorithms, "hac"), _named("embeddings", embeddings, "neuron")
+
+
+def _named(option: str, given: Sequence[Any], default: str) -> Sequence[Any]:
+    """Return what the command line names for the option, else the default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return (default,) if source is click.core.ParameterSource.DEFAULT else given
 
 
 DEVICE = click.option("--device", default="auto", show_default=True, help="Device to use: cpu, cuda, cuda:N, or auto.")

@@ -70,21 +70,26 @@ def paint(letter: str) -> str:
 
 
 def _tested(neuron: "Neuron") -> dict[str, Any] | None:
-    """The rotation test: its numbers, the significant merges, and the cut they suggest; None where not tested."""
+    """The rotation test: its numbers, the significant merges, and the cut they suggest; None where not tested.
+
+    Where the neuron alone was tested, n_clusters, cut and prediction_strength are None.
+    """
     found, tests = neuron.significance, neuron.merge_tests
-    if found is None or tests is None:
+    if found is None:
         return None
+    significant = found.p_value <= LEVEL
     return {
         "p_value": found.p_value,
         "best_silhouette": found.best_silhouette,
         "null_mean": found.null_mean,
-        "merges": (tests[:, 1] > 0).nonzero()[0].tolist(),
+        "merges": [] if tests is None else (tests[:, 1] > 0).nonzero()[0].tolist(),
         "n_clusters": neuron.significant_clusters,
         "cut": neuron.significant_cut,
         "prediction_strength": neuron.prediction_strength,
         "stability": {cluster.label: cluster.stability for cluster in neuron.clusters},
         "verdict": neuron.verdict,
-        "significant": found.p_value <= LEVEL,
+        "significant": significant,
+        "several": significant if neuron.significant_clusters is None else neuron.significant_clusters > 1,
     }
 
 

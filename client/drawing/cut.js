@@ -112,7 +112,7 @@
     });
     const { least_examples, common_share, least_minority } = data.rare; // of a neuron with a common and a rare behaviour
     const rare = clusters.length > 1 && data.n >= least_examples && clusters[0].size >= common_share * data.n &&
-      data.n - clusters[0].size >= least_minority && !(data.tested && data.tested.n_clusters < 2);
+      data.n - clusters[0].size >= least_minority && !(data.tested && !data.tested.several);
     if (rare) for (const cluster of clusters.slice(1)) cluster.rare = true;
     const silhouette = silhouetteAt(data, threshold);
     return {

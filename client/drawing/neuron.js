@@ -23,7 +23,8 @@
   // Whether its clusters are more than chance makes.
   function badge(tested) {
     const p = Number(tested.p_value.toPrecision(2)), many = tested.n_clusters > 1;
-    const strength = many ? ` Prediction strength ${shown(tested.prediction_strength)}.` : "";
+    const strength = many ? ` Prediction strength ${shown(tested.prediction_strength)}.`
+      : tested.n_clusters === null ? " Its merges were not tested." : "";
     const sign = tested.significant ? "✓" : "?";
     const made = tip(`Rotation test: ${tested.verdict}. Best silhouette over all cuts ${shown(tested.best_silhouette)}, of ` +
       `random rotations of the same examples ${shown(tested.null_mean)} on average; p ${p}. Its own mean is subtracted first ` +

@@ -115,13 +115,16 @@ def _words(asked: Sequence[Neuron], drawn: Sequence[Neuron], named: str) -> str:
 
 def _table(asked: Sequence[Neuron], drawn: Sequence[Neuron]) -> str:
     linked = {id(neuron) for neuron in drawn}
-    head = ("neuron", "examples", "clusters", "largest", "intra", "inter", "silhouette", "mean distance")
+    tests = ("p", "excess silhouette") if any(neuron.significance for neuron in asked) else ()
+    head = ("neuron", *tests, "examples", "clusters", "largest", "intra", "inter", "silhouette", "mean distance")
     rows = []
     for neuron in asked[:MAX_TABLE_ROWS]:
         m = neuron.metrics
         name = f'<a href="#n{neuron.id}">{neuron.id}</a>' if id(neuron) in linked else str(neuron.id)
         share = "–" if m.largest_share is None else f"{m.largest_share:.0%}"
-        cells = (name, m.n_examples, m.n_clusters, share, *map(_shown, (m.intra, m.inter, m.silhouette)))
+        found = neuron.significance
+        tested = [_shown(found and found.p_value), _shown(found and found.excess)] if tests else []
+        cells = (name, *tested, m.n_examples, m.n_clusters, share, *map(_shown, (m.intra, m.inter, m.silhouette)))
         rows.append("".join(f"<td>{cell}</td>" for cell in (*cells, _shown(m.mean_distance))))
     heads = "".join(f'<th scope="col">{name}</th>' for name in head)
     body = "".join(f"<tr>{row}</tr>" for row in rows)

@@ -178,6 +178,8 @@ class JobRunner:
             best_cut=spec.best_cut,
             index=spec.index or None,
             side=spec.side,
+            n_null=spec.n_null,
+            seed=spec.seed,
         )
 
     # ---- The thread

@@ -65,6 +65,31 @@ def test_a_notebooks_display_is_drawn_and_can_be_cut(page, server, tmp_path):
     page.wait_for_function("() => document.querySelectorAll('.ps-card').length === 1")
 
 
+def test_a_test_without_its_merges_is_a_badge_that_says_so(page, server, tmp_path):
+    neuron = max((server.cluster(n.id)[0] for n in server.neurons("0.0-9")), key=lambda n: n.metrics.n_examples)
+    assert neuron.merge_tests is None
+    path = tmp_path / "cell.html"
+    path.write_text(f"<!doctype html><meta charset='utf-8'><title>cell</title><body>{neuron._repr_html_()}")
+    page.goto(path.as_uri())
+    badge = page.locator(".ps-tested")
+    assert f"{neuron.significance.best_silhouette:.2f} against {neuron.significance.null_mean:.2f}" in badge.inner_text()
+    assert "Its merges were not tested." in page.content()
+    assert page.locator(".ps-suggested").count() == 0
+
+
+def test_a_small_p_alone_lets_a_behaviour_be_rare(page):
+    page.goto("about:blank")
+    page.add_script_tag(content=browser.script())
+    data = {
+        "n": 23, "merges": [[0, 1], *([22 + i, i + 1] for i in range(1, 22))], "heights": [0.1] * 19 + [0.9] * 3,
+        "centrals": [0] * 22, "mean_distances": [0.1] * 22, "leaves": [*range(23)], "silhouettes": [],
+        "rare": {"least_examples": 20, "common_share": 0.8, "least_minority": 3},
+    }  # fmt: skip
+    rare = "([d, tested]) => Polysem.clustering({ ...d, tested }, Polysem.nodeSizes(d.n, d.merges), 0.5).rare"
+    for tested, want in ((None, True), ({"several": True}, True), ({"several": False}, False)):
+        assert page.evaluate(rare, [data, tested]) == want
+
+
 def test_rare_behaviours_are_marked_where_the_server_says_so(page, server):
     page.goto("about:blank")
     page.add_script_tag(content=browser.script())

@@ -12,6 +12,7 @@ from rich.console import Console
 import polysem.server
 from polysem.client import terminal
 from polysem.client.commands.cli import cli
+from polysem.client.drawing import browser, report
 from polysem.proto.errors import DamagedIndex, FailedPrecondition, InvalidArgument
 from polysem.proto.neurons import parse_neurons
 from polysem.proto.questions.clustering import (
@@ -141,6 +142,20 @@ def test_tables_show_them_and_a_dash_where_there_is_none(client, tested):
     ] * 2
 
 
+def test_a_report_of_many_neurons_shows_them(client, tested):
+    best, mean, _, p = open_index(tested).nulls.tests[3]
+    neurons = client.cluster("0.3", "1.3")  # 1.3 has no examples
+    data = [browser.data(neuron, None)["tested"] for neuron in neurons]
+    assert data[1] is None
+    assert (data[0]["p_value"], data[0]["best_silhouette"], data[0]["null_mean"]) == (p, best, mean)
+    assert (data[0]["merges"], data[0]["n_clusters"], data[0]["cut"]) == ([], None, None)
+    assert data[0]["significant"] == data[0]["several"] == (p <= 0.05)
+    html = report.make(client, "0.3", "1.3").html
+    assert "<th scope=\"col\">neuron</th><th scope=\"col\">p</th><th scope=\"col\">excess silhouette</th>" in html
+    assert f">0.3</a></td><td>{p:.2f}</td><td>{best - mean:.2f}</td>" in html
+    assert ">1.3</a></td><td>–</td><td>–</td>" in html
+
+
 def test_rare_asks_for_a_small_p_where_it_is_held():
     n, share = np.array([40, 40, 40]), np.array([0.9, 0.9, 0.9])
     assert is_rare(n, share, p_value=np.array([0.05, 0.06, np.nan])).tolist() == [True, False, True]
@@ -249,10 +264,3 @@ def test_an_index_is_built_with_them_and_a_killed_one_goes_on_with_them(checkpoi
 
 def killed_at_once(batch, n_null, seed):
     raise KeyboardInterrupt
-
-
-def test_rays_workers_are_not_asked_for_them(corpus_file, tmp_path):
-    words = ["index", "--corpus", str(corpus_file), "--out", str(tmp_path / "x"), "--null", "9", "--executor", "ray"]
-    found = CliRunner().invoke(cli, words)
-    assert found.exit_code == 2
-    assert "add the tests afterwards with --add-nulls" in found.output

@@ -91,7 +91,7 @@ class DeleteCorpusResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class MeasureJob(_message.Message):
-    __slots__ = ("index", "neurons", "algorithms", "embeddings", "layer_norms", "linkage", "distance_threshold", "best_cut", "side", "frames")
+    __slots__ = ("index", "neurons", "algorithms", "embeddings", "layer_norms", "linkage", "distance_threshold", "best_cut", "side", "frames", "n_null", "seed")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     ALGORITHMS_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,8 @@ class MeasureJob(_message.Message):
     BEST_CUT_FIELD_NUMBER: _ClassVar[int]
     SIDE_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
+    N_NULL_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     index: str
     neurons: _containers.RepeatedCompositeFieldContainer[_neuron_service_pb2.NeuronRange]
     algorithms: _containers.RepeatedScalarFieldContainer[_neuron_service_pb2.Algorithm]
@@ -112,7 +114,9 @@ class MeasureJob(_message.Message):
     best_cut: bool
     side: _neuron_service_pb2.Side
     frames: _containers.RepeatedScalarFieldContainer[_neuron_service_pb2.Frame]
-    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[_neuron_service_pb2.NeuronRange, _Mapping]]] = ..., algorithms: _Optional[_Iterable[_Union[_neuron_service_pb2.Algorithm, str]]] = ..., embeddings: _Optional[_Iterable[_Union[_neuron_service_pb2.Embedding, str]]] = ..., layer_norms: _Optional[_Iterable[_Union[_neuron_service_pb2.LayerNorm, str]]] = ..., linkage: _Optional[_Union[_neuron_service_pb2.Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., best_cut: bool = ..., side: _Optional[_Union[_neuron_service_pb2.Side, str]] = ..., frames: _Optional[_Iterable[_Union[_neuron_service_pb2.Frame, str]]] = ...) -> None: ...
+    n_null: int
+    seed: int
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[_neuron_service_pb2.NeuronRange, _Mapping]]] = ..., algorithms: _Optional[_Iterable[_Union[_neuron_service_pb2.Algorithm, str]]] = ..., embeddings: _Optional[_Iterable[_Union[_neuron_service_pb2.Embedding, str]]] = ..., layer_norms: _Optional[_Iterable[_Union[_neuron_service_pb2.LayerNorm, str]]] = ..., linkage: _Optional[_Union[_neuron_service_pb2.Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., best_cut: bool = ..., side: _Optional[_Union[_neuron_service_pb2.Side, str]] = ..., frames: _Optional[_Iterable[_Union[_neuron_service_pb2.Frame, str]]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class IndexJob(_message.Message):
     __slots__ = ("name", "corpus", "selection", "context_length", "windows", "bos", "max_documents", "text_field", "skip_bad_documents", "sides", "layers", "skip_positions", "shared")

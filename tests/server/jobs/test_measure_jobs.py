@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import threading
 import time
 from datetime import timedelta
@@ -9,10 +10,13 @@ from datetime import timedelta
 import grpc
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import polysem.server
 from polysem.client import AsyncClient
+from polysem.client.commands.cli import cli
 from polysem.client.measuring import measurements
+from polysem.client.measuring.measure import Measuring, variants
 from polysem.proto.errors import (
     FailedPrecondition,
     Internal,
@@ -41,6 +45,31 @@ def test_a_measure_job_gives_the_file_of_polysem_measure(client, tmp_path):
     got = [row["intra"] for row in rows if row["embedding"] == "neuron"]
     assert got == pytest.approx(want, nan_ok=True)
     assert job.spec.index == "small"
+
+
+def test_a_measure_job_says_what_is_more_than_chance(client, tmp_path):
+    line = ["jobs", "submit", "measure", "0.0-9", "--null", "19", "--seed", "3", "--no-best-cut", "--json"]
+    made = CliRunner().invoke(cli, [*line, "--server", client.target])
+    assert made.exit_code == 0, made.output
+    job = finished(client, client.jobs.get(json.loads(made.output)["id"]))
+    assert (job.spec.n_null, job.spec.seed) == (19, 3)
+    assert (job.spec.algorithms, job.spec.embeddings) == (("hac",), ("neuron",))
+    got = client.jobs.fetch(job.id, tmp_path / "job.parquet").read_bytes()
+    Measuring(client, ["0.0-9"], variants(["hac"], ["neuron"]), best_cut=False, n_null=19, seed=3).run(
+        tmp_path / "here.parquet"
+    )
+    assert got == (tmp_path / "here.parquet").read_bytes()
+    measured = measurements.read(tmp_path / "here.parquet")
+    for column in measurements.SIGNIFICANCE:
+        assert not np.isnan(measured.column(column)).all(), column
+
+
+def test_controls_of_a_measure_job_are_drawn_by_its_seed(client, tmp_path):
+    made = [measured(client, "0.0-9", algorithms=["hac"], embeddings=["permuted"], seed=seed) for seed in (0, 0, 1)]
+    files = [measurements.read(client.jobs.fetch(job.id, tmp_path / job.id)) for job in made]
+    first, again, other = (file.column("mean_distance") for file in files)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
 
 
 def test_a_job_is_known_by_its_id_to_every_client(client):
@@ -112,6 +141,9 @@ def test_pages_hold_every_job_once_latest_first(client, stub):
     [
         ({"index": "none"}, UnknownIndex, "there is no index 'none'"),
         ({"distance_threshold": 3}, InvalidArgument, "between 0 and 2"),
+        ({"n_null": 2000}, InvalidArgument, "n_null is 2000; give 0 to 1999"),
+        ({"n_null": -1}, InvalidArgument, "n_null is -1; give 0 to 1999"),
+        ({"seed": 1 << 63}, InvalidArgument, "seed is 9223372036854775808; give 0 to 2^63 - 1"),
         ({"algorithms": []}, InvalidArgument, "nothing is to be measured"),
         ({"algorithms": ["best"]}, InvalidArgument, "unknown algorithm 'best'"),
         ({"request_id": "x" * 101}, InvalidArgument, "request_id has 101 characters"),
