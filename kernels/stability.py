@@ -76,12 +76,22 @@ def _mean_jaccard(
     """(n,) of each example's cluster."""
     clusters, of_example, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     total, times = np.zeros(len(clusters)), np.zeros(len(clusters))
-    for sample, theirs in zip(samples, found, strict=True):
-        shared = _contingency(of_example[sample], theirs, len(clusters))
-        mine, other = shared.sum(1), shared.sum(0)
-        best = (shared / np.maximum(mine[:, None] + other - shared, 1)).max(1)
-        total += np.where(mine > 0, best, 0)
-        times += mine > 0
+    width = 1 + max(int(theirs.max()) for theirs in found)
+    at_once = max(1, ROOM // (32 * len(clusters) * width))
+    for first in range(0, len(samples), at_once):
+        some, theirs = samples[first : first + at_once], found[first : first + at_once]
+        of = np.repeat(np.arange(len(some)), [len(sample) for sample in some])
+        shared = _contingency(
+            of * len(clusters) + of_example[np.concatenate(some)],
+            np.concatenate(theirs),
+            len(some) * len(clusters),
+            width,
+        ).reshape(len(some), len(clusters), width)
+        mine, other = shared.sum(2), shared.sum(1)
+        best = (shared / np.maximum(mine[:, :, None] + other[:, None] - shared, 1)).max(2)
+        for of_sample in np.where(mine > 0, best, 0):  # one after the other: the same sum, however many at once
+            total += of_sample
+        times += (mine > 0).sum(0)
     known = (times > 0) & (sizes > 1)
     mean: NDArray[np.float64] = np.divide(total, times, out=np.full(len(clusters), np.nan), where=known)
     of_examples: NDArray[np.float64] = mean[of_example]
@@ -131,27 +141,40 @@ def _cut_to(d: Tensor, n: Tensor, k: int, trees_of: Clusterer) -> Tensor:
 
 
 def _strength(d: NDArray[np.float32], split: NDArray[np.int64], found: list[NDArray[np.int32]]) -> float:
-    strengths = []
-    for (first, second), (a, b) in zip(split, zip(found[::2], found[1::2], strict=True), strict=True):
-        strengths += [_one_way(d[np.ix_(second, first)], a, b), _one_way(d[np.ix_(first, second)], b, a)]
-    defined = [value for value in strengths if value is not None]
-    return float(np.mean(defined)) if defined else float("nan")
+    labels, half = np.stack(found).reshape(split.shape), split.shape[2]
+    training, clusters = split.reshape(-1, half), labels.reshape(-1, half)  # each half predicts the other
+    test, wanted = split[:, ::-1].reshape(-1, half), labels[:, ::-1].reshape(-1, half)
+    at_once = max(1, ROOM // (16 * half**2))
+    parts = [
+        _of_ways(d[test[at, :, None], training[at, None]], clusters[at], wanted[at])
+        for at in (slice(first, first + at_once) for first in range(0, len(training), at_once))
+    ]
+    strengths = np.concatenate(parts)
+    defined = strengths[~np.isnan(strengths)]
+    return float(np.mean(defined)) if len(defined) else float("nan")
 
 
-def _one_way(between: NDArray[np.float32], training: NDArray[np.int32], test: NDArray[np.int32]) -> float | None:
-    """The strength with which clusters of training examples predict those of the test examples (test, training)."""
-    members = np.eye(int(training.max()) + 1)[training]
-    predicted = (between.astype(np.float64) @ members / members.sum(0)).argmin(1)
-    together = _contingency(test, predicted, int(test.max()) + 1)
-    sizes = together.sum(1)
-    pairs = (together * (together - 1)).sum(1)[sizes > 1] / (sizes * (sizes - 1))[sizes > 1]
-    return float(pairs.min()) if len(pairs) else None
+def _of_ways(between: NDArray[np.float32], training: NDArray[np.int32], test: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(W,) how strongly the clusters of W halves predict those of the others; NaN where those have none of two.
+
+    between  (W, H, H): distances of test examples to training examples; training, test (W, H): their clusters
+    """
+    k, (W, _) = 1 + int(max(training.max(), test.max())), test.shape
+    members = np.eye(k)[training]
+    predicted = (between.astype(np.float64) @ members / members.sum(1)[:, None]).argmin(2)
+    together = _contingency((np.arange(W)[:, None] * k + test).ravel(), predicted.ravel(), W * k, k).reshape(W, k, k)
+    sizes = together.sum(2)
+    several = sizes > 1
+    pairs = (together * (together - 1)).sum(2) / np.where(several, sizes * (sizes - 1), 1)
+    least: NDArray[np.float64] = np.where(several, pairs, np.inf).min(1)
+    least[~several.any(1)] = np.nan
+    return least
 
 
-def _contingency(a: NDArray[np.integer], b: NDArray[np.integer], n_rows: int) -> NDArray[np.float64]:
+def _contingency(a: NDArray[np.integer], b: NDArray[np.integer], n_rows: int, n_columns: int) -> NDArray[np.float64]:
     """(groups of a, groups of b) how many are in both."""
-    width = int(b.max(initial=0)) + 1
-    return np.bincount(a.astype(np.int64) * width + b, minlength=n_rows * width).reshape(n_rows, width).astype(float)
+    both = np.bincount(a.astype(np.int64) * n_columns + b, minlength=n_rows * n_columns)
+    return both.reshape(n_rows, n_columns).astype(float)
 
 
 def _clustered(
@@ -163,9 +186,11 @@ def _clustered(
     at_once = max(1, ROOM // (4 * width**2))
     for first in range(0, len(samples), at_once):
         part = samples[first : first + at_once]
-        padded = np.stack([np.pad(sample, (0, width - len(sample))) for sample in part])
+        padded = np.zeros((len(part), width), np.int64)
+        for row, sample in zip(padded, part, strict=True):
+            row[: len(sample)] = sample
         at = torch.from_numpy(padded).to(distances.device)
         counts = torch.tensor([len(sample) for sample in part], dtype=torch.int32, device=distances.device)
-        labels = labels_of(distances[at[:, :, None], at[:, None, :]].contiguous(), counts).cpu().numpy()
+        labels = labels_of(distances.take(at[:, :, None] * len(distances) + at[:, None, :]), counts).cpu().numpy()
         found += [of[: len(sample)] for of, sample in zip(labels, part, strict=True)]
     return found

@@ -12,7 +12,7 @@ import numpy as np
 from polysem.proto.arrays import DoubleArray, IntArray
 from polysem.proto.checks import check_one_of, number_of
 from polysem.proto.errors import InvalidArgument, MixedMethodsWarning
-from polysem.proto.neurons import NeuronRange
+from polysem.proto.neurons import NeuronRange, is_number
 from polysem.proto.sides import Side
 from polysem.proto.wire.columns import Axis, columnar
 from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side, name_of
@@ -278,8 +278,8 @@ def check_clustering(clustering: Clustering) -> None:
         raise InvalidArgument(
             f"silhouette_thresholds has {n} values; give at most {MAX_SILHOUETTE_THRESHOLDS}", "silhouette_thresholds"
         )
-    if not 0 <= clustering.n_null <= MAX_NULLS:
-        raise InvalidArgument(f"n_null is {clustering.n_null}; give 0 to {MAX_NULLS}", "n_null")
+    if not is_number(clustering.n_null) or not 0 <= clustering.n_null <= MAX_NULLS:
+        raise InvalidArgument(f"n_null is {clustering.n_null!r}; give 0 to {MAX_NULLS}", "n_null")
     _check_seed(clustering.seed)
     for value in clustering.silhouette_thresholds:
         _in_range(value, "silhouette_thresholds")
@@ -321,8 +321,8 @@ def _check_neighbours(clustering: Clustering) -> None:
 
 
 def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 1 << 63:
-        raise InvalidArgument(f"seed is {seed}; give 0 to 2^63 - 1", "seed")
+    if not is_number(seed) or not 0 <= seed < 1 << 63:
+        raise InvalidArgument(f"seed is {seed!r}; give 0 to 2^63 - 1", "seed")
 
 
 def _in_range(value: float, field: str) -> None:

@@ -72,7 +72,9 @@ def test_a_test_without_its_merges_is_a_badge_that_says_so(page, server, tmp_pat
     path.write_text(f"<!doctype html><meta charset='utf-8'><title>cell</title><body>{neuron._repr_html_()}")
     page.goto(path.as_uri())
     badge = page.locator(".ps-tested")
-    assert f"{neuron.significance.best_silhouette:.2f} against {neuron.significance.null_mean:.2f}" in badge.inner_text()
+    assert (
+        f"{neuron.significance.best_silhouette:.2f} against {neuron.significance.null_mean:.2f}" in badge.inner_text()
+    )
     assert "Its merges were not tested." in page.content()
     assert page.locator(".ps-suggested").count() == 0
 

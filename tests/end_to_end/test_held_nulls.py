@@ -151,7 +151,7 @@ def test_a_report_of_many_neurons_shows_them(client, tested):
     assert (data[0]["merges"], data[0]["n_clusters"], data[0]["cut"]) == ([], None, None)
     assert data[0]["significant"] == data[0]["several"] == (p <= 0.05)
     html = report.make(client, "0.3", "1.3").html
-    assert "<th scope=\"col\">neuron</th><th scope=\"col\">p</th><th scope=\"col\">excess silhouette</th>" in html
+    assert '<th scope="col">neuron</th><th scope="col">p</th><th scope="col">excess silhouette</th>' in html
     assert f">0.3</a></td><td>{p:.2f}</td><td>{best - mean:.2f}</td>" in html
     assert ">1.3</a></td><td>–</td><td>–</td>" in html
 

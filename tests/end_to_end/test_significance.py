@@ -83,7 +83,15 @@ def test_a_neuron_without_examples_has_no_test(polysem_client):
 
 
 @pytest.mark.parametrize(
-    ("n_null", "seed", "words"), [(-1, 0, "n_null is -1"), (2000, 0, "give 0 to 1999"), (9, -1, "seed is -1")]
+    ("n_null", "seed", "words"),
+    [
+        (-1, 0, "n_null is -1"),
+        (2000, 0, "give 0 to 1999"),
+        (9.5, 0, "n_null is 9.5; give 0 to 1999"),
+        ("99", 0, "n_null is '99'"),
+        (9, -1, "seed is -1"),
+        (9, 0.5, "seed is 0.5"),
+    ],
 )
 def test_wrong_numbers_are_refused_in_words(polysem_client, n_null, seed, words):
     with pytest.raises(InvalidArgument, match=words):

@@ -143,7 +143,7 @@ def test_pages_hold_every_job_once_latest_first(client, stub):
         ({"distance_threshold": 3}, InvalidArgument, "between 0 and 2"),
         ({"n_null": 2000}, InvalidArgument, "n_null is 2000; give 0 to 1999"),
         ({"n_null": -1}, InvalidArgument, "n_null is -1; give 0 to 1999"),
-        ({"seed": 1 << 63}, InvalidArgument, "seed is 9223372036854775808; give 0 to 2^63 - 1"),
+        ({"seed": 1 << 63}, InvalidArgument, r"seed is 9223372036854775808; give 0 to 2\^63 - 1"),
         ({"algorithms": []}, InvalidArgument, "nothing is to be measured"),
         ({"algorithms": ["best"]}, InvalidArgument, "unknown algorithm 'best'"),
         ({"request_id": "x" * 101}, InvalidArgument, "request_id has 101 characters"),
