@@ -13,7 +13,6 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
@@ -26,6 +25,7 @@ from polysem.server.serving import address
 from polysem.server.serving.books import Books
 from polysem.server.serving.certificate import end_seconds
 from polysem.server.serving.door import Door
+from polysem.server.serving.health import Health
 from polysem.server.serving.interceptor import Interceptor
 from polysem.server.serving.keys import Keys
 from polysem.server.serving.metrics import Metrics, Port
@@ -99,11 +99,10 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
     neurons, jobs_ = LateService(), LateService()
     pb_grpc.add_NeuronServiceServicer_to_server(neurons, server)  # type: ignore[no-untyped-call]
     job_pb_grpc.add_JobServiceServicer_to_server(jobs_, server)  # type: ignore[no-untyped-call]
-    servicer = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    health = Health((SERVICE, JOB_SERVICE))
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = (SERVICE, JOB_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    await _set_health(servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     port = address.bind(server, settings)
     async with contextlib.AsyncExitStack() as leaving:
         await server.start()
@@ -128,13 +127,14 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
         if keys is not None:
             leaving.callback(keys.keep)
             leaving.callback(asyncio.create_task(keys.keep_regularly()).cancel)
+            leaving.callback(asyncio.create_task(interceptor.end_calls_of_revoked_keys()).cancel)
         leaving.callback(interceptor.refusals.write)
         interceptor.ready = True
-        await _set_health(servicer, health_pb2.HealthCheckResponse.SERVING)
+        health.set(True)
         try:
             yield port
         finally:
-            await servicer.enter_graceful_shutdown()
+            health.set(False)
             if isinstance(jobs, Jobs):
                 await jobs.drain()
             await server.stop(settings.drain_s)
@@ -149,11 +149,6 @@ def _folders(settings: Settings, state: Path, engine: Engine) -> list[Path]:
         *indexes,
         *(Path(os.path.expanduser(path)) for path in (*settings.corpora, *settings.index)),
     ]
-
-
-async def _set_health(servicer: health.HealthServicer, status: Any) -> None:
-    for name in ("", SERVICE, JOB_SERVICE):
-        await servicer.set(name, status)
 
 
 async def _loaded(load: Callable[[], Engine]) -> Engine:

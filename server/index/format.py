@@ -352,7 +352,7 @@ def _checksum_line(sha256: str) -> str:
 def _readable_manifest(folder: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DamagedIndex(
             f"the manifest of {str(folder)!r} cannot be read ({error!r}); index the corpus anew"
         ) from error

@@ -59,7 +59,7 @@ def read(index: "Index") -> HeldNulls | None:
         clusters = found.get(of_clusters(index.side))
         held = HeldNulls(int(about["n_null"]), int(about["seed"]), found[index.side], clusters)
         of_index = about["index_sha256"]
-    except (FailedPrecondition, ValueError, KeyError, TypeError) as error:
+    except (FailedPrecondition, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(index, "cannot be read") from error
     if of_index != index.sha256:
         raise _damaged(index, f"is of another index ({str(of_index)[:12]}…)")

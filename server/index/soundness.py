@@ -94,6 +94,7 @@ def _check_sizes(index: "Index") -> None:
     for name, found, first, last in (
         ("n_layers", model["n_layers"], 1, MAX_LAYERS),
         ("n_neurons_per_layer", model["n_neurons_per_layer"], 1, MAX_INDEX),
+        ("max_examples", index.info.selection.max_examples, 1, MAX_INDEX),
         *(("a layer", layer, 0, MAX_LAYERS) for layer in layers),
     ):
         if type(found) is not int or not first <= found <= last:
@@ -160,6 +161,7 @@ def _check_layer(index: "Index", layer: int) -> int:
     files["xhat"].shape("float16", n_rows, index.manifest["model"].get("d_model"))
     files["around"].shape("float16 float32", n_examples, index.n_around)
     files["offsets"].offsets(n_examples)
+    _check_counts(files["offsets"], np.diff(stored.offsets), min(info.selection.max_examples, info.n_contexts))
     files["rows"].within(0, n_rows - 1)
     files["row_contexts"].within(0, len(index.contexts) - 1)
     files["row_positions"].within(index.n_skipped, index.contexts.lengths(np.asarray(stored.row_contexts)) - 1)
@@ -173,6 +175,12 @@ def _check_layer(index: "Index", layer: int) -> int:
             file.shape("float32", stored.xhat.shape[1])
             file.within(0 if name == "deviation" else -MOST, MOST)
     return n_examples
+
+
+def _check_counts(file: _File, counts: Array, most: int) -> None:
+    """Refuse more examples of a neuron than were chosen: what is asked of a neuron grows with their square."""
+    if len(counts) and counts.max() > most:
+        file.refuse(f"gives neuron {int(counts.argmax())} {counts.max()} examples, it should have {most} at most")
 
 
 def _check_statistics(index: "Index") -> None:
@@ -197,6 +205,9 @@ def check_for_model(index: "Index", model: ModelInfo, n_tokens: int) -> None:
             f"the index {str(index.folder)!r} is damaged: its manifest says (layers, neurons of each) {of_index}, its "
             f"model has {of_model}; copy it again, or index the corpus anew"
         )
+    for side in map(index.of, index.info.sides):
+        for layer in index.info.held_layers:
+            array_file(side, layer, "xhat").shape("float16", None, model.d_model)
     tokens = index.contexts.arrays["tokens"]
     _File(index.folder, "contexts/tokens", tokens).within(0, n_tokens - 1)
 

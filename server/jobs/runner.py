@@ -56,6 +56,7 @@ BATCH_TOKENS = {"cpu": 256, "cuda": 4096}  # of an index job's forwards: what a 
 TIDY_S = 60.0
 LOOK_S = 2.0  # how often a job at work is seen to have room and an owner
 MEASUREMENTS = "measurements.parquet"
+MAX_RANGES = 4096  # of neurons in a job, which is read anew at each look
 
 
 class JobProgress(NamedTuple):
@@ -142,6 +143,12 @@ class JobRunner:
         Raises what would make the job fail, as far as it is known beforehand.
         """
         if isinstance(spec, MeasureSpec):
+            if len(spec.neurons) > MAX_RANGES:
+                raise InvalidArgument(
+                    f"the job names {len(spec.neurons):,} ranges of neurons; name at most {MAX_RANGES:,}, such as "
+                    "7.0-99, 7.* or *",
+                    "neurons",
+                )
             self._measuring(spec, self._client.of(caller))
             return replace(spec, index=spec.index or self._engine.default_index), ""
         _recipe(spec).check(self._engine.model)

@@ -20,6 +20,7 @@ from polysem.server.jobs.watching import Watches
 from polysem.server.questions.engine import Engine
 from polysem.server.ray_cluster.pool import RayOptions
 from polysem.server.serving import callers
+from polysem.server.serving.aside import Aside
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.keys import Keys
 from polysem.server.serving.malformed import Context
@@ -119,6 +120,7 @@ class JobService(pb_grpc.JobServiceServicer):
 
     def __init__(self, jobs: Jobs | str) -> None:
         self._found = jobs
+        self._aside = Aside()
 
     @property
     def _jobs(self) -> Jobs:
@@ -149,7 +151,8 @@ class JobService(pb_grpc.JobServiceServicer):
         return pb.DeleteCorpusResponse()
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> pb.CreateJobResponse:
-        jobs, asked, caller = self._jobs, decode_spec(request), callers.current.get()
+        jobs, caller = self._jobs, callers.current.get()
+        asked = await self._aside.made(request, lambda: decode_spec(request))
         job = jobs.store.made(request.request_id, asked, caller.key)
         if job is None:
             spec, corpus = jobs.runner.check(asked, caller)

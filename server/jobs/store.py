@@ -40,6 +40,8 @@ from polysem.server.jobs.schema import prepare
 from polysem.server.jobs.tenants import in_turn, may_see, owner_and_name
 
 MAX_UPLOADS = 1000
+PAGE_BYTES = 1 << 19  # of a page of jobs, half of what a message holds
+JOB_BYTES = 1000  # of a job beside its spec and its error
 MAX_REMEMBERED = 10_000  # jobs without a result; the oldest are forgotten beyond
 
 
@@ -251,9 +253,9 @@ class JobStore:
             "ORDER BY seq DESC LIMIT ?",
             before, scope, scope, size + 1,
         )  # fmt: skip
-        ahead = self._ahead(rows)
-        jobs = [self._job(row, ahead) for row in rows[:size]]
-        return jobs, str(rows[size - 1]["seq"]) if len(rows) > size else ""
+        shown = _fitting(rows[:size])
+        ahead = self._ahead(shown)
+        return [self._job(row, ahead) for row in shown], str(shown[-1]["seq"]) if len(rows) > len(shown) else ""
 
     def _ahead(self, rows: Sequence[sqlite3.Row]) -> Mapping[str, int]:
         """Count the jobs that run before each queued one, by id; looked up only if there is one among the rows."""
@@ -440,6 +442,16 @@ class JobStore:
             time.time(),
         )
         return [row["name"] for row in rows]
+
+
+def _fitting(rows: Sequence[sqlite3.Row]) -> Sequence[sqlite3.Row]:
+    """The first of the jobs, as many as one message holds."""
+    n_bytes = 0
+    for n, row in enumerate(rows):
+        n_bytes += len(row["spec"]) + len(row["error"]) + JOB_BYTES
+        if n and n_bytes > PAGE_BYTES:
+            return rows[:n]
+    return rows
 
 
 def _corpus(row: sqlite3.Row) -> CorpusInfo:

@@ -16,7 +16,6 @@ from grpc_status import rpc_status
 from polysem.proto.errors import (
     DeadlineExceeded,
     Internal,
-    InvalidArgument,
     Overloaded,
     PolysemError,
     QuotaExceeded,
@@ -30,7 +29,7 @@ from polysem.server.serving.audit import Refusals, address_of, audit
 from polysem.server.serving.callers import CLASS_METADATA, Caller
 from polysem.server.serving.door import PING, Door, Place, kind_of
 from polysem.server.serving.keys import Keys
-from polysem.server.serving.malformed import Context, forgiving, only
+from polysem.server.serving.malformed import Context, forgiving
 from polysem.server.serving.metrics import Metrics
 from polysem.server.serving.shortage import Redaction, shortage
 
@@ -38,6 +37,7 @@ HEALTH = "/grpc.health.v1.Health/"
 WARMING_UP = "the server is warming up: it loads the model and compiles its kernels; try again in a few seconds"
 WARM_UP_RETRY_S = 2.0
 STALL_S = 60.0  # that a caller may leave an answer unread
+REVOKED_S = 1.0  # until calls of a revoked key are looked for
 LISTEN_S = 1.0  # to a caller who is refused, for the end of what it sends
 MAX_UNHEARD = 16  # messages of it
 ATTEMPTS = "grpc-previous-rpc-attempts"  # gRPC's own: how often the client has tried before
@@ -79,18 +79,19 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self.redaction = Redaction(())
         self.refusals = Refusals()
         self._metrics, self._door, self._keys = metrics, door, keys
+        self._at_work: dict[asyncio.Timeout, Call] = {}
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         method = details.method
+        handler = await continuation(details)
         if method.startswith(HEALTH):
-            return self._health(method, await continuation(details))
+            return self._health(method, handler)
+        if handler is None:  # also while it warms up: what callers name must not become labels of metrics
+            return None
         if not self.ready:
             return grpc.stream_stream_rpc_method_handler(self._answering(method, _refuse_while_warming_up))
-        handler = await continuation(details)
-        if handler is None:
-            return None
         handler = forgiving(handler)
         return handler._replace(stream_stream=self._answering(method, handler.stream_stream))
 
@@ -101,6 +102,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             call = Call(method, context.peer())
             async with (
                 self._inside(call, requests, context),
+                self._while_its_key_lasts(call),
                 contextlib.aclosing(handle(requests, context)) as answers,
             ):
                 first = True
@@ -109,7 +111,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                         await _tell_attempts(context)
                         first = False
                     self._check(call)
-                    await _write(call, context, message)
+                    await _write(call.place, context, message)
 
         return guarded
 
@@ -117,31 +119,28 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Health's handler, for which no key is needed. Its calls are neither counted nor logged."""
         if handler is None:
             return None
-        kind = kind_of(method)
+        kind, handler = kind_of(method), forgiving(handler)
 
         async def handle(requests: AsyncIterator[Any], context: Context) -> None:
             peer = context.peer()
             place = None
             try:
                 place = await self._door.enter(peer, kind)
-                request = await only(requests)
-                if handler.response_streaming:  # Watch writes its answers itself, and lasts
-                    place.begun()
-                    await handler.unary_stream(request, context)
-                else:
-                    await context.write(await handler.unary_unary(request, context))
-            except InvalidArgument as error:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.message)
-            except Overloaded as error:
-                await self._door.hold_back(peer)
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, error.message)
-            except NotImplementedError:  # List, which grpcio's asynchronous servicer has only by name
+                async with contextlib.aclosing(handler.stream_stream(requests, context)) as answers:
+                    async for answer in answers:
+                        await _write(place, context, answer)
+            except NotImplementedError:  # List
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, "ask with Check or Watch")
+            except PolysemError as error:
+                if isinstance(error, Overloaded):
+                    await self._door.hold_back(peer)
+                sent = rpc_status.to_status(status.to_status(error))
+                await context.abort(sent.code, sent.details)
             finally:
                 if place is not None:
                     place.left()
 
-        return forgiving(handler)._replace(stream_stream=handle)
+        return handler._replace(stream_stream=handle)
 
     # ---- Who asks
 
@@ -181,6 +180,36 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Raises Unauthenticated where the key has been revoked meanwhile."""
         if self._keys is not None:
             self._keys.check(call.caller.key)
+
+    @contextlib.asynccontextmanager
+    async def _while_its_key_lasts(self, call: Call) -> AsyncIterator[None]:
+        """Raises Unauthenticated soon after the key is revoked, also where the call waits for something."""
+        try:
+            async with asyncio.timeout(None) as ending:
+                self._at_work[ending] = call
+                try:
+                    yield
+                finally:
+                    self._at_work.pop(ending, None)
+        except TimeoutError:
+            self._check(call)
+            raise
+
+    async def end_calls_of_revoked_keys(self) -> None:
+        """Look for them for as long as the server runs."""
+        while True:
+            await asyncio.sleep(REVOKED_S)
+            for key in {call.caller.key for call in self._at_work.values()}:
+                try:
+                    if self._keys is not None:
+                        self._keys.check(key)
+                except Unauthenticated:
+                    self._end(key)
+
+    def _end(self, key: str) -> None:
+        for ending in [ending for ending, call in self._at_work.items() if call.caller.key == key]:
+            del self._at_work[ending]
+            ending.reschedule(0)
 
     # ---- How it ended
 
@@ -237,7 +266,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         audit.info("call", extra={"fields": record})
 
 
-async def _write(call: Call, context: Context, message: Any) -> None:
+async def _write(place: Place | None, context: Context, message: Any) -> None:
     """Send an answer. Raises DeadlineExceeded where the caller does not read on."""
     try:
         async with asyncio.timeout(STALL_S):
@@ -247,8 +276,8 @@ async def _write(call: Call, context: Context, message: Any) -> None:
             f"nothing of this answer was read for {STALL_S:g} s, so its place was given up; ask again, and read on"
         ) from None
     finally:
-        if call.place is not None:
-            call.place.begun()
+        if place is not None:
+            place.begun()
 
 
 async def _refuse_while_warming_up(requests: Any, context: Context) -> AsyncGenerator[Any, None]:

@@ -1,5 +1,9 @@
-"""Requests that are no message, or none at all: gRPC would answer UNKNOWN to the first and nothing to the other."""
+"""Requests that are no message, or none at all: gRPC would answer UNKNOWN to the first and nothing to the other.
 
+It would also wait for ever for a caller who begins a call and sends nothing.
+"""
+
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -7,9 +11,11 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 
-from polysem.proto.errors import InvalidArgument
+from polysem.proto.errors import DeadlineExceeded, InvalidArgument
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+SILENCE_S = 60.0  # that a caller may take to send its first message
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class _Malformed:
 def forgiving(handler: Any) -> Any:
     """The same handler from a stream of requests to a stream of answers, which may be encoded already.
 
-    It raises InvalidArgument where a request is malformed or missing.
+    It raises InvalidArgument where a request is malformed or missing, DeadlineExceeded where none comes.
     """
 
     def decode(data: bytes) -> Any:
@@ -45,10 +51,23 @@ def forgiving(handler: Any) -> Any:
 
 
 async def _well_formed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
+    request = await _first(requests)
+    while request is not None:
         if isinstance(request, _Malformed):
             raise InvalidArgument(request.problem)
         yield request
+        request = await anext(requests, None)
+
+
+async def _first(requests: AsyncIterator[Any]) -> Any:
+    try:
+        async with asyncio.timeout(SILENCE_S):
+            return await anext(requests, None)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"no request came in {SILENCE_S:g} s, so the call's place was given up; begin a call when there is "
+            "something to send"
+        ) from None
 
 
 async def only(requests: AsyncIterator[Any]) -> Any:

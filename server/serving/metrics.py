@@ -1,11 +1,15 @@
 """Metrics of a server for Prometheus, on a port of its own. One `Metrics` a server; all names begin with polysem_."""
 
+import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from polysem.proto.errors import FailedPrecondition
@@ -13,6 +17,7 @@ from polysem.proto.errors import FailedPrecondition
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 SHARES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 SIZES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
+MAX_READERS = 64  # connections of those who read the metrics
 
 
 class Metrics:
@@ -56,19 +61,54 @@ class _Gauge(Collector):
         return [family]
 
 
+class _Reader(WSGIRequestHandler):
+    """One connection; one that says nothing is closed."""
+
+    timeout = 10.0  # seconds
+
+    def handle(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            super().handle()
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+class _Readers(ThreadingWSGIServer):
+    """A thread a connection; beyond MAX_READERS they are closed at once."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._free = threading.Semaphore(MAX_READERS)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return self._free.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+
+class _ReadersByIPv6(_Readers):
+    address_family = socket.AF_INET6
+
+
 class Port:
     """Answers GET /metrics on host:port until closed. Raises FailedPrecondition where the port is taken."""
 
     def __init__(self, metrics: Metrics, host: str, port: int) -> None:
+        readers = _ReadersByIPv6 if ":" in host else _Readers
         try:
-            self._server: Any
-            self._thread: threading.Thread
-            self._server, self._thread = start_http_server(port, host, metrics.registry)
+            self._server = make_server(host, port, make_wsgi_app(metrics.registry), readers, _Reader)
         except OSError as error:
             raise FailedPrecondition(
                 f"cannot serve metrics on {host}:{port} ({error.strerror or error}); choose another --metrics-port"
             ) from error
         self.port: int = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="polysem-metrics", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         self._server.shutdown()

@@ -34,6 +34,7 @@ from polysem.server.questions import (
 )
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.serving import callers, interceptor
+from polysem.server.serving.aside import Aside
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.info import server_info
 from polysem.server.serving.whole_index import WholeIndexes
@@ -49,6 +50,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     def __init__(self, engine: Engine, batcher: Batcher, version: str) -> None:
         self._engine, self._batcher, self._version = engine, batcher, version
         self._whole_indexes = WholeIndexes(batcher)
+        self._aside = Aside()
 
     @property
     def _seen(self) -> Engine:
@@ -64,29 +66,33 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     async def ClusterNeurons(
         self, request: pb.ClusterNeuronsRequest, context: Context
     ) -> AsyncIterator[pb.ClusterNeuronsResponse]:
-        async for message in self._answer(clustering.plan(self._seen, decode_cluster_query(request))):
+        plan = await self._aside.made(request, lambda: clustering.plan(self._seen, decode_cluster_query(request)))
+        async for message in self._answer(plan):
             yield message
 
     async def EmbedNeurons(
         self, request: pb.EmbedNeuronsRequest, context: Context
     ) -> AsyncIterator[pb.EmbedNeuronsResponse]:
-        async for message in self._answer(embedding.plan(self._seen, decode_embed_query(request))):
+        plan = await self._aside.made(request, lambda: embedding.plan(self._seen, decode_embed_query(request)))
+        async for message in self._answer(plan):
             yield message
 
     async def GetExamples(
         self, request: pb.GetExamplesRequest, context: Context
     ) -> AsyncIterator[pb.GetExamplesResponse]:
-        async for message in self._answer(examples.plan(self._seen, decode_example_query(request))):
+        plan = await self._aside.made(request, lambda: examples.plan(self._seen, decode_example_query(request)), True)
+        async for message in self._answer(plan):
             yield message
 
     async def GetNeuronStatistics(
         self, request: pb.GetNeuronStatisticsRequest, context: Context
     ) -> AsyncIterator[pb.GetNeuronStatisticsResponse]:
-        async for message in self._answer(statistics.plan(self._seen, decode_statistics_query(request))):
+        plan = await self._aside.made(request, lambda: statistics.plan(self._seen, decode_statistics_query(request)))
+        async for message in self._answer(plan):
             yield message
 
     async def ListNeurons(self, request: pb.ListNeuronsRequest, context: Context) -> pb.ListNeuronsResponse:
-        plan = listing.plan(self._seen, decode_list_query(request))
+        plan = await self._aside.made(request, lambda: listing.plan(self._seen, decode_list_query(request)))
         found = await self._whole_indexes.get(plan.clustering)
         page = await asyncio.to_thread(plan.page, found.table)
         return encode_neuron_page(page, plan.provenance, Timing(0, found.compute_ns, len(found.table.neurons)))
@@ -94,7 +100,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     async def FindSimilarClusters(
         self, request: pb.FindSimilarClustersRequest, context: Context
     ) -> AsyncIterator[pb.FindSimilarClustersResponse]:
-        asked = similar.plan(self._seen, decode_similar_query(request))
+        asked = await self._aside.made(request, lambda: similar.plan(self._seen, decode_similar_query(request)))
         found = await self._whole_indexes.get(asked.clustering)
         async for message in self._answer(asked.plan(found.clusters)):
             yield message
@@ -102,7 +108,9 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     async def MeasureImportance(
         self, request: pb.MeasureImportanceRequest, context: Context
     ) -> AsyncIterator[pb.MeasureImportanceResponse]:
-        plan = importance.plan(self._seen, decode_importance_query(request))
+        plan = await self._aside.made(
+            request, lambda: importance.plan(self._seen, decode_importance_query(request)), True
+        )
         async for message in self._answer(plan, partial(importance.whole, items=plan.items)):
             yield message
 
@@ -115,7 +123,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     async def ExplainText(
         self, request: pb.ExplainTextRequest, context: Context
     ) -> AsyncIterator[pb.ExplainTextResponse]:
-        asked = await asyncio.to_thread(explain.plan, self._seen, decode_explain_query(request))
+        asked = await self._aside.made(request, lambda: explain.plan(self._seen, decode_explain_query(request)), True)
         async for message in self._answer(asked.plan(await self._labels(asked))):
             yield message
 

@@ -208,11 +208,20 @@ def about(**facts):
         ({"about": about(index_sha256="0" * 64, n_null=9, seed=0)}, r"is of another index \(000000000000…\)"),
         ({"about": np.frombuffer(b"{", np.uint8)}, "cannot be read"),
         ({"about": about(n_null=9)}, "cannot be read"),
+        ({"about": np.frombuffer(b"[" * 100_000, np.uint8)}, "cannot be read"),
     ],
 )
 def test_tests_that_cannot_be_are_refused_by_name(copy, arrays, words):
     changed(copy, **arrays)
     with pytest.raises(DamagedIndex, match=rf"nulls\.npz' {words}; remove it, and make it anew with .*--add-nulls"):
+        open_index(copy)
+
+
+def test_a_file_that_would_grow_without_end_is_refused(copy):
+    """Of zeros deflate makes a thousandth."""
+    np.savez_compressed(copy / nulls.FILE, about=about(), positive=np.zeros((1 << 21, 4)))
+    assert (copy / nulls.FILE).stat().st_size < 1 << 17
+    with pytest.raises(DamagedIndex, match="cannot be read"):
         open_index(copy)
 
 

@@ -158,6 +158,13 @@ def test_no_byte_of_a_shard_changes_unseen(tmp_path):
         assert all(np.array_equal(found[name], written[name]) for name in written), i
 
 
+def test_a_compressed_shard_is_refused_before_room_is_made_for_it(tmp_path):
+    path = tmp_path / "s.npz"
+    np.savez_compressed(path, a=np.zeros(1 << 20))
+    with pytest.raises(FailedPrecondition, match=r"a\.npy is compressed, which no shard is"):
+        shards.read(path)
+
+
 def test_a_shard_that_is_cut_or_lacks_an_array_is_told(tmp_path):
     path = tmp_path / "s.npz"
     shards.write(path, {"a": np.arange(1000)})

@@ -50,6 +50,11 @@ def put(place, value):
     return change
 
 
+def all_to_one(offsets):
+    """Give the first neuron all examples."""
+    offsets[1:] = offsets[-1]
+
+
 @pytest.mark.parametrize(
     ("name", "change", "problem"),
     [
@@ -58,6 +63,7 @@ def put(place, value):
         ("layer_00/offsets", put(-1, 1 << 50), f"goes from 0 to {1 << 50}, it should go from 0 to"),
         ("layer_00/offsets", lambda array: array[:-1], r"has the shape \(96,\), it should have \(97\)"),
         ("layer_00/offsets", lambda array: array.astype(np.uint64), "holds uint64, it should hold int64"),
+        ("layer_00/offsets", all_to_one, r"gives neuron 0 \d+ examples, it should have 30 at most"),
         ("layer_01/rows", put(3, 1 << 30), "holds 1073741824 at 3, it should be within 0 and"),
         ("layer_01/rows", put(0, -1), "holds -1 at 0"),
         ("layer_00/row_contexts", put(2, 1 << 30), "holds 1073741824 at 2"),
@@ -110,7 +116,8 @@ def test_a_tampered_array_is_refused_by_name(copy, small_model, name, change, pr
         (lambda m: m.update(skip_positions=-1), "the manifest of .* cannot be read"),
         (lambda m: m["corpus"].update(n_longer="many"), "the manifest of .* cannot be read"),
         (lambda m: m["counts"].update(n_neurons_with_examples=1 << 70), "the manifest of .* cannot be read"),
-        (lambda m: m["selection"].update(max_examples=1.5), "the manifest of .* cannot be read"),
+        (lambda m: m["selection"].update(max_examples=1.5), "says max_examples 1.5, which is no whole number"),
+        (lambda m: m["selection"].update(max_examples=3), r"offsets\.npy gives neuron \d+ \d+ examples, .* 3 at most"),
         (lambda m: m["model"].update(sha256=None), "the manifest of .* has other types than it should have"),
         (lambda m: m.update(bos=1 << 70), r"row_positions\.npy holds"),
     ],
@@ -121,6 +128,24 @@ def test_a_manifest_that_does_not_fit_its_arrays_is_refused(copy, change, proble
     (copy / indexes.MANIFEST).write_text(json.dumps(manifest))
     sign(copy)
     with pytest.raises(DamagedIndex, match=problem):
+        indexes.open_index(copy)
+
+
+def test_embeddings_of_another_width_than_the_models_are_refused(copy, small_model):
+    manifest = json.loads((copy / indexes.MANIFEST).read_text())
+    manifest["model"]["d_model"] = 16
+    (copy / indexes.MANIFEST).write_text(json.dumps(manifest))
+    for name in ("xhat", "mean", "deviation"):
+        for layer in (0, 1):
+            tamper(copy, f"layer_{layer:02d}/{name}", lambda array: array[..., :16].copy())
+    index = indexes.open_index(copy)
+    with pytest.raises(DamagedIndex, match=r"layer_00/xhat\.npy has the shape \(\d+, 16\), it should have \(n, 24\)"):
+        Engine(small_model, [index], "0")
+
+
+def test_a_manifest_that_is_nested_without_end_is_refused(copy):
+    (copy / indexes.MANIFEST).write_text('{"format": ' + "[" * 100_000)
+    with pytest.raises(DamagedIndex, match=r"the manifest of .* cannot be read"):
         indexes.open_index(copy)
 
 

@@ -155,6 +155,8 @@ def test_what_cannot_be_measured_is_told_before_a_job_is_made(client, options, e
         client.jobs.measure("0.0", **options)
     with pytest.raises(UnknownNeuron):
         client.jobs.measure("9.0")
+    with pytest.raises(InvalidArgument, match=r"the job names 4,097 ranges of neurons; name at most 4,096, such as"):
+        client.jobs.measure(*["0.0"] * 4097)
     assert len(list(client.jobs.list())) == before
 
 

@@ -8,9 +8,12 @@ import polysem.server
 from polysem.proto.errors import (
     FailedPrecondition,
 )
-from polysem.proto.jobs import MeasureSpec
+from polysem.proto.jobs import MeasureSpec, encode_job
+from polysem.proto.neurons import NeuronRange
+from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.server.in_process import _running
 from polysem.server.jobs.local_disk import check_local
+from polysem.server.jobs.runner import MAX_RANGES
 from polysem.server.jobs.store import JobStore, StoreLimits
 from polysem.server.settings import Settings
 
@@ -110,4 +113,19 @@ def test_the_store_forgets_nothing_that_it_said(tmp_path):
     assert store.next().id == made[2].id
     assert [job.state for job in store.page(0, "")[0]] == ["running", "cancelled", "failed"]
     assert store.get(made[0].id).error == "why"
+    store.close()
+
+
+def test_a_page_of_jobs_holds_what_a_message_has_room_for(tmp_path):
+    store = JobStore(tmp_path, LIMITS._replace(n_jobs=100))
+    large = MeasureSpec(neurons=tuple(NeuronRange(0, j, j) for j in range(MAX_RANGES)))
+    made = [store.create(large, large, "", 256).id for _ in range(30)]
+    seen, token, pages = [], "", 0
+    while token or not pages:
+        jobs, token = store.page(500, token)
+        assert sum(encode_job(job).ByteSize() for job in jobs) < MAX_MESSAGE_BYTES
+        seen += [job.id for job in jobs]
+        pages += 1
+    assert seen == made[::-1]
+    assert pages > 1
     store.close()

@@ -105,6 +105,27 @@ def test_another_keys_calls_pass_by_a_line(lab, monkeypatch):
         assert sum(len(list(call)) for call in flood) == 90
 
 
+def test_a_large_request_is_read_beside_the_event_loop(lab, monkeypatch):
+    reading, go_on = threading.Event(), threading.Event()
+    plan = clustering.plan
+
+    def slow(engine, query):
+        if len(query.neurons) > 1:
+            reading.set()
+            assert go_on.wait(60)
+        return plan(engine, query)
+
+    monkeypatch.setattr(clustering, "plan", slow)
+    with lab() as (ada, ben):
+        large = pb.ClusterNeuronsRequest(neurons=[pb.NeuronRange(layer=0, first=0, last=0)] * 1000)
+        answers = ada.neurons.ClusterNeurons(large, metadata=ada.metadata, timeout=60)
+        assert reading.wait(60)
+        assert ben.client.info().version
+        assert len(ben.client.cluster("0.1")) == 1
+        go_on.set()
+        assert sum(len(answer.n_examples.data) > 0 for answer in answers) == 1
+
+
 def test_watches_have_a_share_and_others_theirs(lab, monkeypatch):
     with lab() as (ada, ben):
         job = ada.client.jobs.measure("*")
@@ -196,6 +217,22 @@ def test_an_upload_that_drips_is_ended_and_leaves_nothing(lab, monkeypatch, tmp_
             raised.value.details()
         )
         assert [corpus.name for corpus in ada.client.jobs.corpora()] == ["pydocs"]
+    assert not [*(tmp_path / "corpora").iterdir()]
+
+
+def test_calls_of_a_revoked_key_end_also_where_they_have_nothing_to_say(lab, monkeypatch, tmp_path):
+    monkeypatch.setattr(interceptor, "REVOKED_S", 0.1)
+    with lab() as (ada, ben):
+        job = ada.client.jobs.measure("*")
+        watching = ada.jobs.WatchJob(job_pb.WatchJobRequest(id=job.id, heartbeat_s=60), metadata=ada.metadata)
+        next(watching)
+        upload = ada.jobs.UploadCorpus.future(drips(), metadata=ada.metadata)
+        (key,) = (key.id for key in keys.listed(tmp_path) if key.owner == "ada")
+        keys.revoke(tmp_path, key)
+        for code, words in (ended(watching), (upload.exception().code(), upload.exception().details())):
+            assert code is grpc.StatusCode.UNAUTHENTICATED
+            assert words.startswith("this key has been revoked")
+        assert ben.client.info().version
     assert not [*(tmp_path / "corpora").iterdir()]
 
 

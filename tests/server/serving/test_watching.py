@@ -1,5 +1,6 @@
 """Watching a server: health while it warms up and drains, metrics, `polysem top`, logs with request ids, the audit."""
 
+import contextlib
 import json
 import logging
 import re
@@ -20,7 +21,7 @@ from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, 
 from polysem.server import settings
 from polysem.server.opening import open_engine
 from polysem.server.questions import clustering
-from polysem.server.serving import keys, logs
+from polysem.server.serving import keys, logs, metrics
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
@@ -88,6 +89,15 @@ def test_while_it_loads_health_says_not_serving_and_calls_are_told_to_wait(start
     assert (asked.exit_code, asked.stdout) == (1, "not serving: it is warming up, or stopping\n")
     with Client(target, timeout_s=0.5) as client, pytest.raises((Unavailable, TimeoutError)):
         client.info()
+
+
+def test_methods_that_do_not_exist_are_told_so_while_it_loads_and_become_no_labels_of_metrics(starting):
+    target, _ = starting
+    with grpc.insecure_channel(target) as channel:
+        for i in range(3):
+            with pytest.raises(grpc.RpcError) as raised:
+                channel.unary_unary(f"/polysem.v1.NeuronService/No{i}")(b"", timeout=20)
+            assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_a_client_that_comes_too_early_is_served_when_the_server_is_ready(starting):
@@ -229,6 +239,17 @@ def test_metrics_are_what_prometheus_reads(watched):
     }
     assert set(read) == set(top.parse(text, 0.0).values)  # and our own reader sees the same
     assert {name.split("_")[0] for name, _ in read} == {"polysem", "process"}
+
+
+def test_connections_that_say_nothing_keep_nobody_from_the_metrics(watched, monkeypatch):
+    monkeypatch.setattr(metrics._Reader, "timeout", 0.5)
+    host, port = watched[1].split(":")
+    silent = [socket.create_connection((host, int(port)), timeout=20) for _ in range(2 * metrics.MAX_READERS)]
+    for connection in silent:
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""  # closed by the other end
+        connection.close()
+    assert "polysem_" in urllib.request.urlopen(f"http://{watched[1]}/metrics", timeout=20).read().decode()
 
 
 def test_metrics_of_a_taken_port_are_told(served):
