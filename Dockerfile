@@ -1,5 +1,5 @@
-# Polysem's server. The default is for a GPU box; `docker compose --profile cpu` builds it on Debian from a lock, and
-# `--profile cuml` with cuML and CuPy, which search the neighbours of large neurons (docs/cuml.md).
+# Polysem's server. The default is for a GPU box; `docker compose --profile cpu` builds it on Debian, and `--profile cuml`
+# with cuML and CuPy, which search the neighbours of large neurons (docs/cuml.md).
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
 
 FROM ${BASE} AS build
@@ -11,18 +11,13 @@ RUN apt-get update \
 RUN python3 -m venv /opt/polysem
 WORKDIR /src
 COPY . .
-ARG EXTRAS=server
-# What is installed, with hashes (docker/requirements-cpu.txt); none: what pip finds.
-ARG LOCK=
+# What is installed, with hashes: docker/requirements-….txt, which `make lock` renews.
+ARG LOCK=docker/requirements-cuda.txt
 # Passed to pip: for a CPU build, where its torch comes from.
 ARG PIP_ARGS=
 # hadolint ignore=SC2086
-RUN if [ -n "${LOCK}" ]; then \
-        /opt/polysem/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --requirement "${LOCK}" \
-        && /opt/polysem/bin/pip install --no-cache-dir --no-index --no-deps --no-build-isolation .; \
-    else \
-        /opt/polysem/bin/pip install --no-cache-dir ${PIP_ARGS} ".[${EXTRAS}]"; \
-    fi
+RUN /opt/polysem/bin/pip install --no-cache-dir ${PIP_ARGS} --require-hashes --requirement "${LOCK}" \
+    && /opt/polysem/bin/pip install --no-cache-dir --no-index --no-deps --no-build-isolation .
 
 FROM ${BASE}
 # Triton compiles its launchers with the C compiler and Python's headers, when the server warms up.

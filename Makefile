@@ -16,7 +16,7 @@ NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures docs wheel demo-of-wheel lock sbom audit image bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures docs wheel demo-of-wheel lock fits sbom audit image bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -141,14 +141,24 @@ demo-of-wheel: wheel ## run the demo from the built wheel, in an environment tha
 # What the CPU image installs, and what is known of it. An environment of its own.
 $(LOCKED)/.installed: Makefile
 	test -x $(LOCKED)/bin/python || $(PYTHON) -m venv $(LOCKED)
-	$(LOCKED)/bin/pip install --quiet $(PIP_ARGS) 'build>=1.2' 'twine>=6' 'pip-tools>=7' 'cyclonedx-bom>=7' 'pip-audit>=2.7'
+	$(LOCKED)/bin/pip install --quiet $(PIP_ARGS) 'build>=1.2' 'twine>=6' 'uv>=0.9' 'cyclonedx-bom>=7' 'pip-audit>=2.7'
 	touch $@
 
-lock: $(LOCKED)/.installed ## renew what the CPU image installs, with hashes (Python 3.11; pip must find a CPU build of torch)
-	$(LOCKED)/bin/python -c 'import sys; assert sys.version_info[:2] == (3, 11), "Debian 12 has Python 3.11"'
-	$(LOCKED)/bin/pip-compile --quiet --extra server --all-build-deps --allow-unsafe --generate-hashes --strip-extras \
-	  --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
-	  --output-file docker/requirements-cpu.txt pyproject.toml
+# uv resolves for the image's Python, whatever runs here. It reads none of pip's settings.
+UV = UV_DEFAULT_INDEX="$${PIP_INDEX_URL:-$$($(LOCKED)/bin/pip config get global.index-url 2> /dev/null)}" \
+  $(LOCKED)/bin/uv pip compile --quiet --no-header --only-binary :all: --python-platform x86_64-manylinux_2_28 pyproject.toml
+LOCK = echo 'setuptools>=77' | $(UV) - --generate-hashes
+
+lock: $(LOCKED)/.installed ## renew what the images install, with hashes (PIP_ARGS: where uv finds a CPU build of torch)
+	$(LOCK) $(PIP_ARGS) --python-version 3.11 --extra server > docker/requirements-cpu.txt
+	grep -q '^torch==.*+cpu' docker/requirements-cpu.txt
+	$(LOCK) --python-version 3.12 --extra server > docker/requirements-cuda.txt
+	$(LOCK) --python-version 3.12 --extra server --extra cuda > docker/requirements-cuml.txt
+
+fits: $(LOCKED)/.installed ## do the GPU's packages fit together, on every Python that we name?
+	mkdir -p build
+	for version in 3.11 3.12 3.13; do \
+	  $(UV) --python-version $$version --extra server --extra cuda > build/fits-$$version.txt || exit 1; done
 
 sbom: $(LOCKED)/.installed ## write dist/polysem.cdx.json, a CycloneDX list of all that the CPU image installs
 	mkdir -p dist

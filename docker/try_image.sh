@@ -2,7 +2,7 @@
 # Build the CPU image without a container engine, and use it as docs/run-it-for-a-lab.md says: Debian's buildah, on a base
 # that debootstrap makes. As root on Debian (apt-get install buildah debootstrap); everything goes to build/image.
 #
-# LOCK          what is installed, with hashes; empty: what pip finds; docker/requirements-cpu.txt
+# LOCK          what is installed, with hashes; docker/requirements-cpu.txt
 # PIP_ARGS      passed to pip in the build: where a CPU build of torch comes from
 # BUILDAH_ARGS  passed to `buildah build`: what the build needs of this machine, such as volumes
 # MAX_MB        the image must be smaller
@@ -50,7 +50,7 @@ told+=(--volume "$work/pip:/etc/pip:ro" --volume "$work/pip/pip.conf:/etc/pip.co
 step "the image"
 # shellcheck disable=SC2086
 "${buildah[@]}" build --isolation chroot --format docker --layers=false --pull-never \
-  --build-arg BASE="$base" --build-arg LOCK="${LOCK-docker/requirements-cpu.txt}" --build-arg PIP_ARGS="${PIP_ARGS:-}" "${told[@]}" ${BUILDAH_ARGS:-} \
+  --build-arg BASE="$base" --build-arg LOCK="${LOCK:-docker/requirements-cpu.txt}" --build-arg PIP_ARGS="${PIP_ARGS:-}" "${told[@]}" ${BUILDAH_ARGS:-} \
   --tag "$image" . > "$work/build.log" 2>&1 || { tail -30 "$work/build.log"; exit 1; }
 "${buildah[@]}" inspect --type image --format '{{.Docker.Config.Healthcheck.Test}} {{.Docker.Config.User}}' "$image" |
   grep -F '[CMD polysem health] 10001:10001'

@@ -12,11 +12,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = ROOT / "docker-compose.yml"
@@ -94,16 +97,41 @@ def test_without_a_profile_a_gpu_is_wanted_and_on_plain_ubuntu_none():
     assert "deploy" not in services["polysem-cpu"]
 
 
-def test_only_the_variant_that_wants_cuml_carries_it():
-    extras = dict(rest.split("=", 1) for name, rest in dockerfile() if name == "ARG" and rest.startswith("EXTRAS="))
-    built = {}
+def test_each_image_installs_its_own_lock():
+    default = dict(rest.split("=", 1) for name, rest in dockerfile() if name == "ARG")["LOCK"]
     own_images = {name: service for name, service in compose()["services"].items() if name.startswith("polysem")}
-    for name, service in own_images.items():
-        build = service["build"]
-        own = build.get("args", {}) if isinstance(build, dict) else {}
-        built[name] = own.get("EXTRAS", extras["EXTRAS"])
-    assert built == {"polysem": "server", "polysem-cuml": "server,cuda", "polysem-cpu": "server"}
+    builds = {name: service["build"] for name, service in own_images.items()}
+    locks = {name: build["args"]["LOCK"] if isinstance(build, dict) else default for name, build in builds.items()}
+    assert locks == {
+        "polysem": "docker/requirements-cuda.txt",
+        "polysem-cuml": "docker/requirements-cuml.txt",
+        "polysem-cpu": "docker/requirements-cpu.txt",
+    }
     assert len({service["image"] for service in own_images.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("variant", "extras", "python"),
+    [("cpu", ["server"], "3.11"), ("cuda", ["server"], "3.12"), ("cuml", ["server", "cuda"], "3.12")],
+)
+def test_a_lock_holds_all_that_the_project_needs_with_hashes_and_names_no_index(variant, extras, python):
+    text = (ROOT / "docker" / f"requirements-{variant}.txt").read_text()
+    assert "://" not in text
+    assert re.findall(r"^-.*", text, flags=re.MULTILINE) == []
+    pinned = {}
+    for block in re.split(r"\n(?=[a-z])", re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)):
+        requirement, *hashes = block.replace("\\\n", " ").split()
+        name, version = requirement.split("==")
+        assert hashes, name
+        assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", value) for value in hashes)
+        pinned[canonicalize_name(name)] = version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    environment = {"python_version": python, "sys_platform": "linux"}
+    for requirement in map(Requirement, [*wanted, "setuptools>=77"]):
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+    assert pinned["torch"].endswith("+cpu") == (variant == "cpu")
 
 
 def test_all_that_is_written_lies_in_volumes():
