@@ -3,11 +3,16 @@
 A single example is no feature, so it has no letter: its name is "·".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from polysem.proto.arrays import Array, IntArray
+from polysem.proto.neurons import NeuronId
+
+if TYPE_CHECKING:
+    from polysem.client.questions.clustering import Neuron
 
 SINGLE = "·"
 
@@ -36,6 +41,11 @@ def ranks(sizes: Array) -> IntArray:
 def letters(sizes: Array) -> list[str]:
     """Return the name of each cluster, given (C,) sizes by label."""
     return [letter_of(rank, size) for rank, size in zip(ranks(sizes).tolist(), np.asarray(sizes).tolist(), strict=True)]
+
+
+def of_clusters(neurons: "Iterable[Neuron]") -> dict[tuple[NeuronId, int], str]:
+    """Return the name of each of the neurons' clusters, by neuron and label."""
+    return {(neuron.id, cluster.label): cluster.letter for neuron in neurons for cluster in neuron.clusters}
 
 
 def of_examples(labels: Array, n_examples: Sequence[int]) -> list[str]:

@@ -1,11 +1,13 @@
 """The commands that ask more of neurons: similar, labels, importance, explain."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, get_args
 
 import click
 
+from polysem.client import letters
 from polysem.client.client import Client
 from polysem.client.commands.options import (
     INDEX,
@@ -18,10 +20,14 @@ from polysem.client.commands.options import (
     say_if_none,
     thresholds_of,
 )
+from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.examples import Example
+from polysem.client.questions.explain import Firing
 from polysem.client.questions.importance import Importance
+from polysem.client.questions.options import ClusteringOptions
 from polysem.client.questions.similar import SimilarCluster
-from polysem.proto.neurons import NeuronId
+from polysem.proto.errors import NotFound
+from polysem.proto.neurons import NeuronId, NeuronLike, parse_neuron
 from polysem.proto.questions.similar import Similarity
 from polysem.proto.sides import Side
 
@@ -29,7 +35,11 @@ from polysem.proto.sides import Side
 @click.command(epilog=NEURONS_HELP)
 @click.argument("neuron", metavar="NEURON")
 @click.option(
-    "--cluster", "labels", type=click.IntRange(min=0), multiple=True, help="Search only for this cluster. Repeatable."
+    "--cluster",
+    "clusters",
+    metavar="A|0",
+    multiple=True,
+    help="Search only for this cluster, by its letter (A is the largest) or its label. Repeatable.",
 )
 @click.option(
     "--similarity",
@@ -53,7 +63,7 @@ def similar(
     server: str,
     timeout_s: float | None,
     as_json: bool,
-    labels: Sequence[int],
+    clusters: Sequence[str],
     limit: int | None,
     thresholds: str | None,
     **options: Any,
@@ -65,9 +75,11 @@ def similar(
 
     \b
     polysem similar 7.1234                   the nearest of each of its clusters
-    polysem similar 7.1234 --cluster 0 --similarity neuron --every-layer
+    polysem similar 7.1234 --cluster A --similarity neuron --every-layer
     """
     with connect(server, timeout_s) as client:
+        own = partial(_clustered, client, thresholds_of(thresholds), options)
+        labels = [_label(neuron, cluster, own) for cluster in clusters]
         found = client.similar(
             neuron,
             labels or None,
@@ -75,15 +87,36 @@ def similar(
             thresholds=thresholds_of(thresholds),
             **options,
         )
+        of = letters.of_clusters(own(neuron, *(one.neuron for one in found))) if len(found) else {}
         if as_json:
             for one in found:
-                print_json(one._asdict() | {"neuron": str(one.neuron), "side": options["side"]})
+                named = {"neuron": str(one.neuron), "letter": of[one.neuron, one.label], "side": options["side"]}
+                print_json(one._asdict() | named)
             return
         from polysem.client import terminal
 
-        terminal.console().print(
-            terminal.SimilarClusters(neuron, found, _centrals(client, found, options["index"], options["side"]))
-        )
+        texts = _centrals(client, found, options["index"], options["side"])
+        terminal.console().print(terminal.SimilarClusters(neuron, found, texts, of))
+
+
+def _clustered(client: Client, thresholds: Any, options: dict[str, Any], *neurons: NeuronLike) -> Sequence[Neuron]:
+    """The neurons clustered by those of a command's options that say how."""
+    how = {name: options[name] for name in (*ClusteringOptions.__annotations__, "index", "side") if name in options}
+    return client.cluster(*neurons, n_null=0, **how | {"thresholds": thresholds})
+
+
+def _label(neuron: str, cluster: str, own: Callable[[NeuronLike], Sequence[Neuron]]) -> int:
+    """The label of a cluster that is named by its label or its letter. Raises BadParameter and NotFound."""
+    if cluster.isascii() and cluster.isdecimal():
+        return int(cluster)
+    if not (cluster.isascii() and cluster.isalpha()):
+        raise click.BadParameter(f"{cluster!r} is neither a cluster's letter, such as A, nor its label")
+    of = own(parse_neuron(neuron))[0]
+    found = {one.letter: one.label for one in of.clusters if one.size > 1}
+    if (letter := cluster.upper()) not in found:
+        has = f"A to {list(found)[-1]}" if len(found) > 1 else "A alone" if found else "no cluster of several examples"
+        raise NotFound(f"neuron {of.id} has no cluster {letter}: cut at {of.distance_threshold:g} it has {has}")
+    return found[letter]
 
 
 def _centrals(
@@ -258,9 +291,11 @@ def explain(
         text = _typed()
     with connect(server, timeout_s) as client:
         found = client.explain(text, *neurons, thresholds=thresholds_of(thresholds), **options)
+        named = {firing.neuron for firing in found[0].firings} if neurons else ()
+        of = letters.of_clusters(_clustered(client, thresholds_of(thresholds), options, *named)) if named else None
         if as_json:
             for token, part in zip(found, found.parts, strict=True):
-                firings = [firing._asdict() | {"neuron": str(firing.neuron)} for firing in token.firings]
+                firings = [_firing(firing, of) for firing in token.firings]
                 fields = token._asdict() | {"character": part.text, "part": part.fraction, "firings": firings}
                 print_json(
                     {name: value for name, value in fields.items() if name != "part_of"} | {"side": options["side"]}
@@ -268,7 +303,15 @@ def explain(
             return
         from polysem.client import terminal
 
-        terminal.console().print(terminal.explanation(found, bool(neurons)))
+        terminal.console().print(terminal.explanation(found, of))
+
+
+def _firing(firing: Firing, of: Mapping[tuple[NeuronId, int], str] | None) -> dict[str, Any]:
+    """A firing for JSON, with the letter of its cluster where the neurons were named."""
+    fields = firing._asdict() | {"neuron": str(firing.neuron)}
+    if of is None:
+        return fields
+    return fields | {"letter": None if firing.cluster is None else of[firing.neuron, firing.cluster]}
 
 
 def _typed() -> str:

@@ -3,6 +3,7 @@
 Colour never stands alone: whatever has one carries its cluster's letter, or stands in a row that does.
 """
 
+import bisect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,12 @@ PALETTE = (*ON_ANY_GROUND, "#3c224b", "#680c0c", "#073299", "#2c835a", "#8b7faf"
 PALETTE_ON_DARK = (*ON_ANY_GROUND, "#fbcaf9", "#c6f2aa", "#a495ff", "#6ed4ba", "#dbda44", "#dca36e")
 BEYOND, BEYOND_ON_DARK = "#6f6a62", "#a3a7ae"  # clusters after L: their letters tell them apart
 SINGLE, SINGLE_ON_DARK = "#8f8a80", "#7d828a"  # clusters of one example
+# Activations, as shares of the strongest: from which share on a token has which amber, written on in INK.
+STEPS = (0.12, 0.3, 0.5, 0.7, 0.87)
+AMBER = ("#fff4e0", "#ffe5bb", "#fdcf8a", "#f8b35a", "#f0952e")  # on a light ground, where stronger is darker
+AMBER_ON_ANY_GROUND = ("#bca68d", "#cba376", "#d89f5e", "#e59a46", "#f0952e")  # grey to amber, all equally light
+BAND_ON_ANY_GROUND = "#b5620f"  # of a histogram: where the examples come from
+INK = "#1c1b19"
 
 
 def of_clusters(clusters: "Iterable[Cluster]", any_ground: bool = False) -> dict[int, str]:
@@ -30,6 +37,11 @@ def of_clusters(clusters: "Iterable[Cluster]", any_ground: bool = False) -> dict
         cluster.label: SINGLE if cluster.size < 2 else palette[rank] if rank < len(palette) else beyond
         for rank, cluster in enumerate(clusters)
     }
+
+
+def step(share: float) -> int:
+    """Return 1 to 5, the amber of a token with this share of the strongest activation; 0: none."""
+    return bisect.bisect_right(STEPS, share)
 
 
 def channels(colour: str) -> tuple[float, float, float]:

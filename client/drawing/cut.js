@@ -80,7 +80,7 @@
   function keyTokens(data, members) {
     const counts = new Map();
     if (data.examples) {
-      for (const place of members) {
+      for (const place of [...members].sort((a, b) => a - b)) { // of equals the one that comes first in the corpus
         const token = data.examples[place].key_name;
         counts.set(token, (counts.get(token) || 0) + 1);
       }

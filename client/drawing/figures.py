@@ -204,10 +204,9 @@ def _text(ax: "Axes", place: int, example: "Example", colour: str) -> None:
         look: dict[str, Any] = {"family": "DejaVu Sans Mono", "size": 6.2, "parse_math": False}
         if i == example.key:
             look["weight"] = "bold"
-        if shades[i] > 0.02 or i == example.key:
-            look["backgroundcolor"] = (*_mixed(shades[i] * 0.6), 1.0)
-            look["bbox"] = {"pad": 0.6, "lw": 0, "fc": _mixed(shades[i] * 0.6)}
-        parts.append(TextArea(token, textprops={k: v for k, v in look.items() if k != "backgroundcolor"}))
+        if step := colours.step(shades[i]):
+            look["bbox"] = {"pad": 0.6, "lw": 0, "fc": colours.AMBER[step - 1]}
+        parts.append(TextArea(token, textprops=look))
     box = HPacker(children=parts, pad=0, sep=0, align="baseline")
     frame = {"edgecolor": colour, "lw": 1.0, "boxstyle": "square,pad=0.15", "facecolor": "none"}
     ax.add_artist(
@@ -216,11 +215,6 @@ def _text(ax: "Axes", place: int, example: "Example", colour: str) -> None:
             bboxprops=frame, annotation_clip=False, pad=0.15,
         )
     )  # fmt: skip
-
-
-def _mixed(share: float) -> tuple[float, float, float]:
-    """White towards red."""
-    return tuple(1 - share * (1 - c) for c in (205 / 255, 20 / 255, 30 / 255))  # type: ignore[return-value]
 
 
 def _around_key(tokens: Sequence[str], key: int) -> range:

@@ -107,7 +107,7 @@
     };
     const says = element("p", { class: "ps-says" });
     const bar = element("div", { class: "ps-bar" });
-    const cards = element("section", { class: "ps-cards", "aria-label": "clusters" });
+    const cards = element("section", { class: "ps-cards", "aria-label": `clusters of neuron ${data.neuron}` });
     const summary = element("span", { class: "ps-summary", role: "status" });
     const figures = element("div", {});
     const number = element("input", { type: "number", min: 0, max: 2, step: "any", class: "ps-number",
@@ -159,7 +159,7 @@
         data.examples && (all || cluster.size > places.length) ? more(cluster.node, all, cluster.size) : null,
         options.ofCluster ? options.ofCluster(cluster) : null);
       return element("section", { class: `ps-card ${cluster.paint}`, "data-cluster": cluster.letter, "data-label": cluster.label,
-        "aria-label": `cluster ${cluster.letter}` },
+        "aria-label": `cluster ${cluster.letter} of neuron ${data.neuron}` },
       element("div", { class: "ps-head" }, heading,
         cluster.rare ? element("span", { class: "ps-rare", title: `one cluster holds at least ${100 * data.rare.common_share} % ` +
           "of the examples; this is another" }, "rare behaviour") : null,
@@ -170,7 +170,7 @@
     function singleCard() {
       const all = opened.has(-1), n = found.single.length;
       const places = found.single.map((cluster) => cluster.central).slice(0, all ? n : MOST_SINGLE);
-      return element("section", { class: "ps-card ps-single", "aria-label": "single examples" },
+      return element("section", { class: "ps-card ps-single", "aria-label": `single examples of neuron ${data.neuron}` },
         element("div", { class: "ps-head" }, element(`h${options.heading || 3}`, { class: "ps-title" },
           element("span", { class: "ps-chip ps-single" }, "·"), " ", count(n, "single example")),
         found.rare ? element("span", { class: "ps-rare" }, "rare behaviour") : null,
@@ -245,7 +245,7 @@
       " ", element("span", { class: "ps-badge" }, `fires to ${shown(strongest)}`));
     host.replaceChildren(element("div", { class: "ps" }, name, options.badges ? null : badges, says, bar,
       element("div", { class: "ps-body" },
-        element("section", { class: "ps-side", "aria-label": "tree" },
+        element("section", { class: "ps-side", "aria-label": `tree of neuron ${data.neuron}` },
           element("div", { class: "ps-cutline" }, summary, element("span", { class: "ps-control" },
             element("label", {}, "cut at ", number), " ", toSuggested, toSuggested ? " " : null, toServers)),
           drawing.svg,

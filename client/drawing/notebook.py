@@ -114,7 +114,8 @@ def example_html(example: "Example") -> str:
     spans = []
     tokens = characters.shown(example.tokens, example.key, example.key_part)
     for i, (token, shade) in enumerate(zip(tokens, dendrogram.shades(example).tolist(), strict=True)):
-        style = f"background:rgba(205,20,30,{shade * 0.6:.2f})" if shade > 0.02 else ""
+        step = colours.step(shade)  # translucent: a notebook may be light or dark
+        style = f"background:rgba(240,149,46,{step * 0.11:.2f})" if step else ""
         if i == example.key:
             style += ";text-decoration:underline;font-weight:bold"
         text = escape(token)

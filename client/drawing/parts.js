@@ -183,8 +183,7 @@
   function snippet(example) {
     const { left, right, word } = aroundKey(example, 0);
     const text = element("span", { class: "ps-snippet" });
-    const before = left.join("");
-    text.append(before.slice(-14), element("b", {}, word), right.join("").slice(0, 60));
+    text.append(element("span", { class: "ps-before" }, left.join("").slice(-14)), element("b", {}, word), right.join("").slice(0, 60));
     return text;
   }
 

@@ -4,16 +4,14 @@
 /go?neuron=2.185   to its page                     /random         to some neuron with examples
 /text?text=…       one's own text                  /api/…          JSON for the pages' script
 /static/…          scripts and styles              /api/serving   whether the server answers by now
+                                                   /api/ready     whether a page's answer is there by now
 
 The same parameters everywhere say how neurons are clustered (questions.View), so every view has an address.
 """
 
-import hashlib
 import random
-import re
 import warnings
 from collections.abc import Awaitable, Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,16 +25,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polysem.client import characters
+from polysem.client import letters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
-from polysem.client.explorer.asking import Asking
-from polysem.client.explorer.questions import CHOICES, Table, View, named, neuron_id
+from polysem.client.explorer import files, own_text
+from polysem.client.explorer.asking import Asking, ticket
+from polysem.client.explorer.questions import CHOICES, Table, View, named, named_neurons, neuron_id
 from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
-from polysem.client.questions.explain import ExplainedToken
 from polysem.client.questions.statistics import Statistics
 from polysem.proto import errors
 from polysem.proto.facts import IndexInfo
@@ -45,19 +42,15 @@ from polysem.proto.questions.clustering import mixed_methods
 
 FOLDER = Path(__file__).parent
 N_SIMILAR = 20  # clusters, as on the paper's site
-N_STRONGEST = 5  # neurons at each token of one's own text
 TRIES = 20  # at a random neuron with examples
 HEALTH_TIMEOUT_S = 2.0
-STOP_S = 2  # that pages under way get when the explorer stops
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-store",
+FRAME_S = 0.3  # after which a page comes in grey
+WAITING = {  # pages that may, and what the server does for them
+    "home": "The server clusters every neuron: the first question about a clustering takes longest, others are quick.",
+    "neuron": "The server clusters the neuron's examples and compares them with random rotations of them.",
+    "text": "The server reads your text with the model, and clusters the neurons that fire in it.",
 }
+STOP_S = 2  # that pages under way get when the explorer stops
 STATUS = (
     (errors.InvalidArgument, 400),
     (errors.NotFound, 404),
@@ -75,11 +68,8 @@ TITLES = (
     (errors.Unavailable, "No server answers"),
     (errors.DeadlineExceeded, "The server is at work"),
 )
-STATIC = ("page.js", "neuron.js", "picture.js", "downloads.js", "histogram.js", "explorer.css", "icon.svg")
-DRAWING = {"drawing.js": browser.script, "drawing.css": browser.style}
 N_NEARBY = 5  # neurons that fire, beside one that does not
 NEARBY = 20  # places on either side that they are looked for in
-TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 PAGE = 100  # rows of the table
 COLUMNS: tuple[tuple[str, str, str], ...] = (  # metric, its heading, how it is written
@@ -120,8 +110,9 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         "/api/neuron/{neuron}/similar/{cluster}": pages.similar_json,
     }
     routes = [Route(address, pages.once_it_serves(answer)) for address, answer in questions.items()]
-    routes += [Route("/api/serving", pages.serving_json), Route("/static/{name}", _static)]
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(_Headers)]
+    routes += [Route("/api/serving", pages.serving_json), Route("/api/ready", pages.ready_json)]
+    routes += [Route("/static/{name}", files.static)]
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(files.Headers)]
     handlers: dict[Any, Any] = {
         errors.PolysemError: pages.failed,
         HTTPException: pages.missing,
@@ -132,47 +123,6 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         middleware=[*middleware, Middleware(GZipMiddleware, compresslevel=4)],
         exception_handlers=handlers,
     )
-
-
-class _Headers:
-    """Middleware that adds the headers of every answer, also of an error."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                present = {name for name, _ in message["headers"]}
-                extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *(pair for pair in extra if pair[0] not in present)]
-            await send(message)
-
-        await self._app(scope, receive, with_headers)
-
-
-async def _static(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name not in STATIC and name not in DRAWING:
-        raise HTTPException(404)
-    named = request.query_params.get("v") == _version(name)
-    kept = "max-age=31536000, immutable" if named else "no-cache"
-    return Response(_content(name), media_type=TYPES[Path(name).suffix], headers={"cache-control": kept})
-
-
-@cache
-def _content(name: str) -> bytes:
-    return DRAWING[name]().encode() if name in DRAWING else (FOLDER / "static" / name).read_bytes()
-
-
-@cache
-def _version(name: str) -> str:
-    return hashlib.sha256(_content(name)).hexdigest()[:12]
-
-
-def _static_address(name: str) -> str:
-    """Return the address of a file as it is now, so that a browser may keep it for good."""
-    return f"/static/{name}?v={_version(name)}"
 
 
 def _number(request: Request, name: str) -> int:
@@ -232,9 +182,24 @@ class _Pages:
                 raise
 
         async def answered(request: Request) -> Response:
-            return await self._asking.answer(str(request.url), lambda: ask(request))
+            address, question = str(request.url), lambda: ask(request)
+            if (waiting := WAITING.get(answer.__name__)) is None:
+                return await self._asking.answer(address, question)
+            found = await self._asking.soon(address, question, FRAME_S)
+            return found or self._waiting(request, answer.__name__, waiting)
 
         return answered
+
+    def _waiting(self, request: Request, kind: str, doing: str) -> Response:
+        """A page in grey, which comes back once the answer is there."""
+        said = {"kind": kind, "doing": doing, "ticket": ticket(str(request.url))}
+        shown = {"id": request.path_params.get("neuron", "")[:40], "text": request.query_params.get("text", "")}
+        return self._page("waiting.html", View(), 202, title=shown["id"] or "Polysem", **said, **shown)
+
+    async def ready_json(self, request: Request) -> Response:
+        """For the script of a page in grey: whether its answer is there, or the server says nothing."""
+        ready = await self._asking.ready(request.query_params.get("ticket", ""))
+        return JSONResponse({"ready": ready, "away": not ready and not await self._asking.serves()})
 
     async def serving_json(self, request: Request) -> Response:
         """For the script of a page that waits for the server."""
@@ -242,9 +207,8 @@ class _Pages:
 
     def home(self, request: Request) -> Response:
         view, table = View.of(request.query_params), Table.of(request.query_params)
-        ranges = [name for name in re.split(r"[\s,]+", table.neurons) if name]
         found = self._client.neurons(
-            *ranges,
+            *named_neurons(table.neurons),
             sort_by=table.sort_by if table.sort_by != "-" else None,
             where=dict(table.where),
             limit=PAGE,
@@ -324,26 +288,18 @@ class _Pages:
         view, text = View.of(request.query_params), request.query_params.get("text", "")
         if request.query_params.get("line_ends") == "lf":  # from the form: browsers send all its line ends as CR LF
             text = text.replace("\r\n", "\n")
-        asked = [name for name in re.split(r"[\s,]+", request.query_params.get("neurons", "")) if name]
-        values: dict[str, Any] = {"title": "Your own text", "text": text, "neurons": " ".join(asked)}
-        tokens: list[ExplainedToken] = []
-        wrong, status = None, 200
+        asked = named_neurons(request.query_params.get("neurons", ""))
+        read, wrong, status = None, None, 200
         if "text" in request.query_params:
             try:
-                tokens = list(self._client.explain(text, *asked, n_strongest=N_STRONGEST, **view.clustering()))
+                read = own_text.read(self._client, view, text, asked)
             except errors.Unavailable:
                 raise
             except errors.PolysemError as error:  # told beside the box, so that the text is not lost
                 wrong, status = error.message, _status(error)
         self._index(view)
-        firing = [one.neuron for one in tokens[0].firings] if tokens and asked else []
-        clustered = self._client.cluster(*firing, n_null=0, **view.clustering()) if firing else ()
-        values["letters"] = {(n.id, cluster.label): cluster.letter for n in clustered for cluster in n.clusters}
-        values["paint"] = browser.paint
-        texts = [token.text for token in tokens]
-        parts = (characters.part(texts, i, *token.part_of) for i, token in enumerate(tokens))
-        shown = [(characters.displayed(part), part) for part in parts]
-        return self._page("text.html", view, status, tokens=tokens, wrong=wrong, shown=shown, **values)
+        values = {"title": "Your text", "text": text, "neurons": " ".join(asked)}
+        return self._page("text.html", view, status, read=read, wrong=wrong, **values)
 
     def neuron_json(self, request: Request) -> Response:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
@@ -375,13 +331,13 @@ class _Pages:
         found = list(self._client.similar(id_, label, every_layer=everywhere, limit=N_SIMILAR, **view.clustering()))
         others = list(dict.fromkeys(other.neuron for other in found))
         clustered = self._client.cluster(*others, n_null=0, **view.clustering()) if others else ()
-        letters = {(n.id, cluster.label): cluster.letter for n in clustered for cluster in n.clusters}
+        of = letters.of_clusters(clustered)
         return JSONResponse(
             [
                 {
                     "neuron": str(other.neuron),
                     "label": other.label,
-                    "letter": (letter := letters[other.neuron, other.label]),
+                    "letter": (letter := of[other.neuron, other.label]),
                     "paint": browser.paint(letter),
                     "size": other.size,
                     "similarity": round(other.similarity, 4),
@@ -419,7 +375,7 @@ class _Pages:
             index=next((info for info in self._indexes if view.index in (None, info.name)), None),
             here={"home.html": "/", "text.html": "/text"}.get(template),
             json=browser.json_in_html,
-            static=_static_address,
+            static=files.address,
             **values,
         )
         return HTMLResponse(html, status)

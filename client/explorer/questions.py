@@ -140,6 +140,11 @@ def neuron_id(text: str) -> NeuronId:
     return NeuronId(layer, first)
 
 
+def named_neurons(text: str) -> list[str]:
+    """The neurons and ranges that a field names, as they stand in it: 2.* 3.0-99."""
+    return [name for name in re.split(r"[\s,]+", text) if name]
+
+
 def named(text: str) -> tuple[NeuronId, str]:
     """The neuron that a text names, and the letter of its cluster, or "": 2.185, or 2.185.B."""
     found = re.fullmatch(r"\s*(.*?)[./\s]([A-Za-z]{1,3})\s*", text)

@@ -13,36 +13,45 @@ from polysem.client.questions.explain import ExplainedToken, Firing
 from polysem.client.questions.importance import Importance
 from polysem.client.questions.labels import Label
 from polysem.client.questions.similar import SimilarCluster
+from polysem.client.terminal.tables import counted
 from polysem.client.terminal.texts import cropped, example_lines, has_colour, key_text, shade_style
-from polysem.proto.neurons import NeuronId
+from polysem.proto.neurons import NeuronId, parse_neuron
+
+NEAR_NONE = "∅"
 
 
 class SimilarClusters:
-    """Similar clusters, a line each: similarity, neuron and cluster, its size, its central example."""
+    """Similar clusters, a line each: similarity, neuron and letter, label, size, central example.
+
+    letters  of all clusters named, by neuron and label
+    """
 
     def __init__(
         self,
         neuron: str,
         found: Sequence[SimilarCluster],
         texts: Mapping[tuple[NeuronId, int], Example],
+        letters: Mapping[tuple[NeuronId, int], str],
     ) -> None:
-        self._neuron, self._found, self._texts = neuron, found, texts
+        self._neuron, self._found, self._texts, self._letters = parse_neuron(neuron), found, texts, letters
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if not len(self._found):
             yield Text(f"neuron {self._neuron} has no dataset examples, so no clusters")
         lines = example_lines(
             [self._texts[one.neuron, one.central] for one in self._found],
-            max(options.max_width - 36, 20),
+            max(options.max_width - 43, 20),
             has_colour(console),
         )
         before = None
         for one, line in zip(self._found, lines, strict=True):
             if one.to != before:
-                yield Text(f"similar to cluster {one.to} of neuron {self._neuron}", "bold")
+                name = self._letters[self._neuron, one.to]
+                yield Text.assemble((f"similar to {self._neuron}.{name}", "bold"), (f"  label {one.to}", "dim"))
                 before = one.to
-            where = f"{one.neuron} cluster {one.label}"
-            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<20} ", (f"{one.size:4} ", "dim"), line)
+            where = f"{one.neuron}.{self._letters[one.neuron, one.label]}"
+            label, size = f"label {one.label}", counted(one.size, "example")
+            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<10} ", (f"{label:<9} {size:>12} ", "dim"), line)
 
 
 class NamedClusters:
@@ -89,12 +98,17 @@ class ImportanceText:
             yield Text(f"  no token before it changes the activation by {self.LEAST:.0%} of what it does itself", "dim")
 
 
-def explanation(tokens: Iterable[ExplainedToken], named: bool) -> RenderableType:
-    """A row a token: each neuron's activation and cluster, in a column of its own where the neurons were named."""
+def explanation(
+    tokens: Iterable[ExplainedToken], letters: Mapping[tuple[NeuronId, int], str] | None = None
+) -> RenderableType:
+    """A row a token: each neuron's activation and cluster, in a column of its own where the neurons were named.
+
+    letters  of these neurons' clusters, by neuron and label; None: they were not named
+    """
     found = list(tokens)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("token", no_wrap=True)
-    if named:
+    if letters is not None:
         for firing in found[0].firings:
             table.add_column(str(firing.neuron), no_wrap=True)
     else:
@@ -102,18 +116,22 @@ def explanation(tokens: Iterable[ExplainedToken], named: bool) -> RenderableType
     texts = [token.text for token in found]
     for i, token in enumerate(found):
         part = characters.part(texts, i, *token.part_of)
-        cells = [_firing(firing) if named else _share(firing) for firing in token.firings]
-        table.add_row(Text(characters.displayed(part)), *(cells if named else [Text("   ").join(cells)]))
-    note = "activation, cluster at the smallest mean distance; – where none is near enough" if named else ""
-    return Group(table, Text(), Text(note, "dim")) if named else table
+        if letters is None:
+            table.add_row(Text(characters.displayed(part)), Text("   ").join(map(_share, token.firings)))
+        else:
+            table.add_row(Text(characters.displayed(part)), *(_firing(firing, letters) for firing in token.firings))
+    if letters is None:
+        return table
+    note = "activation, cluster at the smallest mean distance (A is the neuron's largest); ∅ where none is near enough"
+    return Group(table, Text(), Text(note, "dim"))
 
 
-def _firing(firing: Firing) -> Text:
+def _firing(firing: Firing, letters: Mapping[tuple[NeuronId, int], str]) -> Text:
     activation = f"{firing.activation:6.2f}"
     if not firing.fires:
         return Text(activation, "dim")
-    cluster = "–" if firing.cluster is None else str(firing.cluster)
-    near = "" if firing.distance is None else f"  cluster {cluster} at {firing.distance:.2f}"
+    name = NEAR_NONE if firing.cluster is None else letters[firing.neuron, firing.cluster]
+    near = "" if firing.distance is None else f"  {name} at {firing.distance:.2f}"
     return Text.assemble((activation, shade_style(min(firing.share or 0.0, 1.0))), near)
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polysem.client.baselines import Baselines
+from polysem.client.drawing import colours
 from polysem.client.questions.clustering import Metrics, Neuron
 from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.statistics import Statistics
@@ -130,7 +131,7 @@ class StatisticsPanel:
             inside = self._holds_examples(edges[i], edges[i + 1])
             yield Text.assemble(
                 f"{edges[i]:6.2f} – {edges[i + 1]:6.2f} {count:9,} ",
-                ("█" * round(widths[i]), "#cd141e" if inside else "dim"),
+                ("█" * round(widths[i]), colours.BAND_ON_ANY_GROUND if inside else "dim"),
                 " ◂" if inside else "",
             )
 

@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.text import Text
 
 from polysem.client import characters
-from polysem.client.drawing import dendrogram
+from polysem.client.drawing import colours, dendrogram
 from polysem.client.questions.examples import Example
 
 
@@ -39,7 +39,7 @@ class _Parts(NamedTuple):
 def example_lines(examples: Sequence[Example], width: int, coloured: bool = True) -> list[Text]:
     """Each text on one line of at most `width` cells, the key tokens in view and one under the other.
 
-    Tokens are shaded from grey to red by their activation as a share of the example's maximum; without colour the key
+    Tokens are shaded from grey to amber by their activation as a share of the example's maximum; without colour the key
     token stands in «…».
     """
     parts = [_parts(example, coloured) for example in examples]
@@ -80,16 +80,12 @@ def cropped(text: Text, width: int, from_the_left: bool = False) -> Text:
 
 
 def shade_style(shade: float) -> Style | str:
-    """Grey to red at one lightness, with white letters: it reads on white and on black."""
-    level = int(shade * 8)
-    return Style(color="#ffffff", bgcolor=_between((110, 104, 104), (205, 20, 30), level / 8)) if level else ""
+    """Grey to amber at one lightness, with dark letters: it reads on white and on black."""
+    step = colours.step(shade)
+    return Style(color=colours.INK, bgcolor=colours.AMBER_ON_ANY_GROUND[step - 1]) if step else ""
 
 
-def _between(low: tuple[int, int, int], high: tuple[int, int, int], share: float) -> str:
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in zip(low, high, strict=True))
-
-
-KEY_STYLE = Style(color="#ffffff", bgcolor="#cd141e", bold=True, underline=True)
+KEY_STYLE = Style(color=colours.INK, bgcolor=colours.AMBER_ON_ANY_GROUND[-1], bold=True, underline=True)
 
 
 class ExampleText:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,17 @@ def watched() -> Watched:
     return Watched()
 
 
+def whole(page: Any, goes: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, and waits until a page that came in grey, as on a busy machine, has its answer."""
+
+    def and_waits(*arguments: Any, **options: Any) -> Any:
+        answer = goes(*arguments, **options)
+        page.wait_for_function("() => !document.querySelector('[data-until-ready]')")
+        return answer
+
+    return and_waits
+
+
 @pytest.fixture
 def page(chromium: Any, watched: Watched) -> Iterator[Any]:
     """A fresh page; afterwards it must have complained of nothing, opened no dialog and asked loopback only."""
@@ -141,6 +152,8 @@ def page(chromium: Any, watched: Watched) -> Iterator[Any]:
     page.on("pageerror", lambda error: watched.complaints.append(str(error)))
     page.on("dialog", lambda dialog: (watched.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on("request", lambda request: watched.requests.append(request.url))
+    for name in ("goto", "wait_for_url", "go_back", "reload"):
+        setattr(page, name, whole(page, getattr(page, name)))
     yield page
     context.close()
     assert watched.complaints == []

@@ -1,7 +1,6 @@
 """The explorer in a browser: what a person does in it, with mouse and keyboard, and what goes wrong."""
 
 import csv
-import importlib.resources
 import io
 import json
 import socket
@@ -14,6 +13,8 @@ import pytest
 import polysem.server
 from polysem.server.in_process import _running
 from polysem.server.settings import Settings
+
+from .accessible import check_in_both_themes
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -83,6 +84,20 @@ def test_keys_go_through_the_clusters_and_to_the_suggested_cut(page, explorer, n
     page.keyboard.press("Escape")
     page.keyboard.press("]")
     page.wait_for_url(f"**/neuron/0.{neuron.id.neuron + 1}")
+    page.keyboard.press("[")
+    page.wait_for_url(f"**/neuron/{neuron.id}")
+    for key in ("/", "Control+k"):
+        page.keyboard.press(key)
+        assert page.get_by_label("neuron", exact=True).evaluate("(box) => box === document.activeElement")
+        page.keyboard.type("j?")  # no keys of the page while a field has the focus
+        assert page.locator(".ps-now, dialog[open]").count() == 0
+        page.keyboard.press("Escape")
+    line = page.locator(".ps-key").first
+    line.focus()
+    page.keyboard.press("e")
+    assert page.locator(".ps-source").first.is_visible()
+    page.keyboard.press("e")
+    assert not page.locator(".ps-source").first.is_visible()
 
 
 def test_significant_merges_are_marked_and_the_suggested_cut_is_a_click_away(page, explorer, server):
@@ -97,12 +112,14 @@ def test_significant_merges_are_marked_and_the_suggested_cut_is_a_click_away(pag
     assert "more than chance" in badge.inner_text()
     badge.hover()
     assert f"p {float(f'{neuron.significance.p_value:.2g}'):g}" in page.get_by_role("tooltip").inner_text()
-    page.locator(".ps-suggested").click()
+    page.keyboard.press("s")
     until_cut_at(page, round(neuron.significant_cut, 3))
     assert page.locator(".ps-suggested").get_attribute("aria-pressed") == "true"
     assert n_clusters(page) == neuron.cut(neuron.significant_cut).metrics.n_clusters
     page.locator(".ps-paper").click()
     until_cut_at(page, 0.5)
+    page.locator(".ps-suggested").click()
+    until_cut_at(page, round(neuron.significant_cut, 3))
 
 
 def test_random_and_back(page, explorer):
@@ -124,6 +141,7 @@ def test_neighbours_are_a_click_away(page, explorer):
 
 def test_the_line_is_dragged_and_the_tree_is_cut_anew(page, watched, explorer, neuron):
     page.goto(f"{explorer}/neuron/{neuron.id}")
+    watched.requests.clear()  # of the page itself
     line = page.locator(".ps-grip").bounding_box()
     x, y = line["x"] + line["width"] / 2, line["y"] + line["height"] / 2
     page.mouse.move(x, y)
@@ -295,66 +313,6 @@ def test_it_fits_a_phone_in_the_dark(page, explorer, neuron):
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-CONTRAST = """() => {
-  const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const parse = (text) => { const v = text.match(/[\\d.]+/g).map(Number); return [v[0], v[1], v[2], v[3] ?? 1]; };
-  const over = (top, under) => [0, 1, 2].map((i) => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
-  const light = (c) => 0.2126 * channel(c[0]) + 0.7152 * channel(c[1]) + 0.0722 * channel(c[2]);
-  const ratio = (one, other) => {
-    const [a, b] = [light(one), light(other)].sort((x, y) => y - x);
-    return (a + 0.05) / (b + 0.05);
-  };
-  const behind = (of) => { // the ground that an element stands on, and its opacity
-    const chain = [];
-    for (let e = of; e; e = e.parentElement) chain.unshift(e);
-    let ground = [255, 255, 255, 1], opacity = 1;
-    for (const e of chain) {
-      ground = over(parse(getComputedStyle(e).backgroundColor), ground);
-      opacity *= Number(getComputedStyle(e).opacity);
-    }
-    return [ground, opacity];
-  };
-  const worst = { text: [99, ""], graphics: [99, ""] };
-  const meet = (kind, colour, of, words, alone) => {
-    const [ground, opacity] = behind(of), [r, g, b, a] = parse(colour);
-    const found = ratio(over([r, g, b, a * opacity * (alone ?? 1)], ground), ground);
-    if (found < worst[kind][0]) worst[kind] = [found, words];
-  };
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node; (node = walker.nextNode());) {
-    const of = node.parentElement, style = getComputedStyle(of);
-    if (!node.data.trim() || !of.checkVisibility()) continue;
-    if (of.closest(".ps-unseen, .ps-griptext, .skip, script, title")) continue; // the grip's is ground on ink
-    meet("text", of.closest("svg") ? style.fill : style.color, of, node.data.slice(0, 40));
-  }
-  for (const field of document.querySelectorAll("input[placeholder]")) {
-    const style = getComputedStyle(field, "::placeholder");
-    meet("text", style.color, field, field.placeholder, Number(style.opacity));
-  }
-  const decoration = ".ps-grid, .grid, .band, .ps-hit, .ps-track";
-  for (const shape of document.querySelectorAll(`svg :is(path, line, circle, rect):not(${decoration})`)) {
-    for (const colour of [getComputedStyle(shape).stroke, getComputedStyle(shape).fill]) {
-      if (colour === "none" || parse(colour)[3] === 0) continue;
-      if (shape.matches(".ps-profile") && colour === getComputedStyle(shape).fill) continue; // its line has it
-      if (shape.tagName === "line" && colour === getComputedStyle(shape).fill) continue; // a line has no inside
-      meet("graphics", colour, shape, shape.outerHTML.slice(0, 80));
-    }
-  }
-  for (const box of document.querySelectorAll("input:not([type=hidden]), select, textarea, button, .ps-card")) {
-    if (box.matches(".ps-link, .ps-key")) continue; // drawn as a link, and as part of a text
-    if (!box.checkVisibility()) continue;
-    const edge = box.closest(".sentence") && box.tagName === "SELECT" ? "borderBottomColor" : "borderLeftColor";
-    meet("graphics", getComputedStyle(box)[edge], box.parentElement, box.outerHTML.slice(0, 80));
-  }
-  return worst;
-}"""
-
-
-AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
-COMPLAINTS = """async () => (await axe.run(document, { resultTypes: ["violations"] })).violations
-  .map((one) => [one.id, one.help, one.nodes.slice(0, 2).map((node) => node.html.slice(0, 120))])"""
-
-
 @pytest.mark.parametrize(
     "path",
     ["/neuron/{}", "/neuron/{}?cut=0.1", "/neuron/1.3", "/neuron/99.1", "/", "/text?text=tea&neurons={}", "/text"],
@@ -362,13 +320,7 @@ COMPLAINTS = """async () => (await axe.run(document, { resultTypes: ["violations
 def test_axe_finds_nothing_and_contrast_is_that_of_wcag_aa_in_both_themes(page, watched, explorer, neuron, path):
     page.goto(explorer + path.format(neuron.id))
     watched.complaints.clear()  # Chromium notes the status of the page itself
-    page.evaluate(AXE)
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        worst = page.evaluate(CONTRAST)
-        assert worst["text"][0] >= 4.5, (scheme, worst)
-        assert worst["graphics"][0] >= 3, (scheme, worst)
-        assert page.evaluate(COMPLAINTS) == [], scheme
+    check_in_both_themes(page)
 
 
 def test_every_control_is_reached_by_the_tab_key_and_has_a_name(page, explorer, neuron):

@@ -4,6 +4,8 @@ import pytest
 
 from polysem.client.drawing import report
 
+from .accessible import check_in_both_themes
+
 
 @pytest.fixture
 def written(server, tmp_path):
@@ -54,6 +56,11 @@ def test_on_paper_there_are_no_buttons(page, written):
     page.emulate_media(media="print")
     assert page.locator("button:visible:not(.ps-key)").count() == 0
     assert page.locator(".ps-card:visible").count() > 0
+
+
+def test_axe_finds_nothing_and_contrast_is_that_of_wcag_aa_in_both_themes(page, written):
+    page.goto(written("0.0-2").as_uri())
+    check_in_both_themes(page)
 
 
 def test_texts_of_the_corpus_stay_texts(page, written):

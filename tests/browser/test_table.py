@@ -92,33 +92,3 @@ def test_the_importance_of_tokens_is_shown_on_demand(page, explorer, server):
     assert key.get_attribute("title") == f"importance {found.relative[-1]:.2f}"
     row.get_by_role("button", name="activation").click()
     assert key.get_attribute("title").startswith("activation")
-
-
-def test_ones_own_text_is_read_token_by_token(page, explorer, server):
-    page.goto(f"{explorer}/text")
-    page.get_by_label("A text, read as one context").fill("tea in <b>Zürich</b>")
-    page.get_by_role("button", name="read it").click()
-    page.locator("tbody tr").first.wait_for()
-    tokens = list(server.explain("tea in <b>Zürich</b>"))
-    assert page.locator("tbody tr").count() == len(tokens)
-    first = page.locator("tbody tr").nth(1).locator("a").first
-    name = first.inner_text()
-    assert name == str(tokens[1].firings[0].neuron)
-    first.click()
-    page.get_by_role("heading", name=f"Neuron {name}").wait_for()
-    assert page.get_by_label("A text, read as one context").input_value() == "tea in <b>Zürich</b>"
-    wanted = [f.cluster for t in server.explain("tea in <b>Zürich</b>", name) for f in t.firings if f.fires]
-    shown = [sub.inner_text() for sub in page.locator(".own sub").all()]
-    letters = {cluster.label: cluster.letter for cluster in server.cluster(name, n_null=0)[0].clusters}
-    assert shown == ["∅" if cluster is None else letters[cluster] for cluster in wanted]
-
-
-def test_a_text_that_cannot_be_read_is_told_and_not_lost(page, watched, explorer):
-    for text, words in (("x" * 300, "300"), ("", "")):
-        page.goto(f"{explorer}/text?text={text}")
-        watched.complaints.clear()  # Chromium notes the status of the page itself
-        assert words in page.get_by_role("alert").inner_text()
-        assert page.get_by_label("A text, read as one context").input_value() == text
-    page.get_by_label("A text, read as one context").fill("y" * 20_001)
-    page.get_by_role("button", name="read it").click()
-    assert "the text has 20,001 characters" in page.locator("#status").inner_text()

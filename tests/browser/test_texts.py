@@ -1,11 +1,8 @@
-"""Texts in a real browser: they arrive as they were typed, key tokens within characters are named, downloads hold the
-data."""
+"""Texts in a real browser: key tokens within characters are named, downloads hold the data."""
 
 import csv
 import io
 import json
-
-import pytest
 
 from polysem.client import characters
 
@@ -13,29 +10,6 @@ from polysem.client import characters
 def characters_in(client):
     """Neurons of which a key token is a part of a character."""
     return {str(e.neuron): e for e in client.examples("*") if e.key_part.of > 1 and e.key_part.number < e.key_part.of}
-
-
-@pytest.mark.parametrize("text", ["a\nb", "\na\n\nb\n", "a\tb ", "  a", "日本\n😀", "<b>&amp;</b>", "a'b\"c"])
-def test_a_text_arrives_as_it_was_typed(page, explorer, server, text):
-    page.goto(f"{explorer}/text")
-    page.fill("#text", text)
-    page.click("#own .choices button")
-    page.wait_for_selector("tbody tr")
-    want = server.explain(text)
-    assert page.locator("tbody tr").count() == len(want)
-    shown = page.locator("tbody th").evaluate_all("all => all.map((one) => one.textContent)")
-    assert shown == [characters.displayed(part) for part in want.parts]
-    assert page.input_value("#text") == text
-    page.click("#own .choices button")  # and once more, from the page that answered
-    page.wait_for_selector("tbody tr")
-    assert page.input_value("#text") == text
-    page.locator("tbody a").first.click()
-    assert page.locator(".own .ps-text > span").count() == len(want)
-
-
-def test_a_link_may_hold_any_line_end(page, explorer, server):
-    page.goto(f"{explorer}/text?text=a%0D%0Ab")
-    assert page.locator("tbody tr").count() == len(server.explain("a\r\nb")) == 4
 
 
 def test_a_key_token_within_a_character_is_named_everywhere(page, explorer, server):

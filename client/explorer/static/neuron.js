@@ -66,18 +66,22 @@
     const box = element("div", { class: "similar" });
     const note = element("span", { role: "status", class: "ps-quiet" });
     const find = async (everywhere) => {
-      note.textContent = "asking the server; a cut that is new to it clusters every neuron first …";
+      note.textContent = "";
+      const answered = Polysem.pending(box, "The server compares it with every cluster; a cut that is new to it clusters every neuron first.", 6);
       const query = chosen();
       query.set("cut", view.found().threshold);
       if (everywhere) query.set("every_layer", "1");
       try {
         const others = await ask(`/api/neuron/${id}/similar/${cluster.label}?${query}`);
         note.textContent = others.length ? "" : "there is none";
+        answered();
         box.replaceChildren(element("ol", { class: "others" }, ...others.map((other) => element("li", {},
           element("a", { href: other.address }, other.neuron, " ", Polysem.chip(other, true)),
           element("b", {}, other.similarity.toFixed(2)), Polysem.snippet(other.example),
           element("span", { class: "ps-quiet" }, Polysem.count(other.size, "example"))))));
       } catch (error) {
+        answered();
+        box.replaceChildren();
         note.textContent = error.message;
       }
     };
@@ -93,7 +97,8 @@
       return;
     }
     try {
-      data = await ask(`/api/neuron/${id}${addressOf(chosen())}`, "clustering");
+      data = await ask(`/api/neuron/${id}${addressOf(chosen())}`, "clustering …",
+        "The server clusters the neuron's examples and compares them with random rotations of them; until then this is the tree as it was.");
       say("");
       history.pushState(null, "", addressOf(chosen()) || location.pathname);
       draw();

@@ -1,9 +1,12 @@
 // Of every page: questions to the explorer's own server, the line that says how they go, the go box, and the keys.
 (function () {
   "use strict";
+  const { element } = Polysem;
+  const GONE = "the explorer does not answer; is `polysem explore` still running?";
   const byId = (id) => document.getElementById(id);
   const EVERY_MS = 1000; // asks whether the server serves by now
-  const SLOW_MS = 300; // that an answer takes before it is said that it is asked for
+  const SLOW_MS = 300; // that an answer takes before grey bars stand for it
+  const WORDS_MS = 2000; // before it is said what the server does
 
   function say(text, wrong) {
     byId("status").textContent = text;
@@ -11,15 +14,16 @@
   }
 
   // JSON, or an Error with a sentence: the server's own, or that it is gone. away: whether nobody answers.
-  async function ask(address, what) {
-    const slow = what && setTimeout(() => say(`${what} …`), SLOW_MS);
+  // doing: what the line says while the page stays as it is, at first, and once it takes longer.
+  async function ask(address, ...doing) {
+    const timers = doing.map((words, i) => setTimeout(() => say(words), [SLOW_MS, WORDS_MS][i]));
     try {
       for (;;) {
         let response;
         try {
           response = await fetch(address);
         } catch {
-          throw Object.assign(new Error("the explorer does not answer; is `polysem explore` still running?"), { away: true });
+          throw Object.assign(new Error(GONE), { away: true });
         }
         const answer = await response.json().catch(() => ({ error: `the explorer answered ${response.status}` }));
         if (response.ok) return answer;
@@ -29,10 +33,8 @@
         say("");
       }
     } finally {
-      if (slow) {
-        clearTimeout(slow);
-        if (byId("status").textContent === `${what} …`) say("");
-      }
+      for (const timer of timers) clearTimeout(timer);
+      if (doing.includes(byId("status").textContent)) say("");
     }
   }
 
@@ -64,7 +66,7 @@
     event.preventDefault();
     const query = new URLSearchParams(new FormData(box));
     try {
-      location.href = (await ask(`/api/go?${query}`, "going")).address;
+      location.href = (await ask(`/api/go?${query}`, "going …")).address;
     } catch (error) {
       failed(error);
       box.elements.neuron.select();
@@ -119,6 +121,36 @@
     for (const field of document.querySelectorAll("form[data-plain] :disabled")) field.disabled = false;
   });
 
+  // ---- Waiting: grey bars in the final layout, then words; never one without the other
+
+  // Grey bars in `host` if an answer takes long, then what the server does. Returns what ends it.
+  function pending(host, words, rows = 3) {
+    const timers = [setTimeout(() => host.replaceChildren(...Array.from({ length: rows }, () => element("span", { class: "bone" }))), SLOW_MS),
+      setTimeout(() => host.append(element("p", { class: "ps-quiet", role: "status" }, words)), WORDS_MS)];
+    return () => { for (const timer of timers) clearTimeout(timer); };
+  }
+
+  async function untilReady(waiting) {
+    const doing = byId("doing"), began = Date.now() - SLOW_MS;
+    setTimeout(() => { doing.textContent = doing.dataset.words; }, WORDS_MS - SLOW_MS);
+    for (;;) {
+      let answer;
+      try {
+        answer = await fetch(`/api/ready?ticket=${waiting.dataset.untilReady}`).then((response) => response.json());
+      } catch {
+        answer = { ready: false, gone: true };
+      }
+      if (answer.ready) break;
+      const seconds = Math.round((Date.now() - began) / 1000);
+      doing.textContent = answer.gone ? GONE : answer.away ? "The server says nothing; this page goes on as soon as it does."
+        : `${doing.dataset.words} ${seconds} s so far.`;
+      if (answer.gone || answer.away) await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
+    }
+    location.reload();
+  }
+
+  const waiting = document.querySelector("[data-until-ready]");
+  if (waiting) untilReady(waiting);
   if (document.querySelector("[data-until-it-serves]")) untilItServes().then(() => location.reload());
-  Object.assign(Polysem, { byId, say, ask, failed, keys });
+  Object.assign(Polysem, { byId, say, ask, failed, keys, pending });
 })();

@@ -62,9 +62,22 @@ def test_similar_clusters_come_with_their_texts(polysem, polysem_client):
         (str(one.neuron), one.label, one.similarity) for one in want
     ]
     shown = polysem("similar", "1.5", "--limit", 3).stdout
-    assert "similar to cluster 0 of neuron 1.5" in shown
+    assert "similar to 1.5.A  label 0" in shown
     assert shown.count("«") == 3  # one cluster, three similar ones, each with its key token
     assert polysem("similar", "1.3").stdout == "neuron 1.3 has no dataset examples, so no clusters\n"
+
+
+def test_clusters_have_letters_beside_their_labels(polysem, polysem_client):
+    neuron = max(polysem_client.cluster("0.*"), key=lambda n: sum(c.size > 1 for c in n.clusters))
+    second = neuron.clusters[1]
+    asked = ["similar", str(neuron.id), "--every-layer", "--limit", 4]
+    by_letter, by_label = (polysem(*asked, "--cluster", name).stdout for name in ("b", second.label))
+    assert by_letter == by_label
+    assert f"similar to {neuron.id}.B  label {second.label}" in by_letter
+    for row in lines(polysem(*asked, "--cluster", "B", "--json")):
+        clusters = polysem_client.cluster(row["neuron"], n_null=0)[0].clusters
+        assert row["letter"] == next(c.letter for c in clusters if c.label == row["label"])
+        assert f"{row['neuron']}.{row['letter']}" in by_letter
 
 
 def test_importance_names_the_tokens_that_matter(polysem, polysem_client):
@@ -111,6 +124,18 @@ def test_names_are_listed_by_letter_and_in_json(polysem, polysem_client):
     assert polysem("labels", "1.3").stdout == "none of these neurons has dataset examples\n"
 
 
+def test_a_text_falls_in_clusters_with_letters(polysem, polysem_client):
+    text = "the café sells tea"
+    got = [firing for row in lines(polysem("explain", text, "0.0-9", "--json")) for firing in row["firings"]]
+    letters = {(str(n.id), c.label): c.letter for n in polysem_client.cluster("0.0-9") for c in n.clusters}
+    assert [firing["letter"] for firing in got] == [letters.get((f["neuron"], f["cluster"])) for f in got]
+    assert {firing["letter"] for firing in got} > {None, "A"}
+    shown = polysem("explain", text, "0.0-2").stdout
+    one = next(f for f in got if f["letter"] and f["neuron"] in ("0.0", "0.1", "0.2"))
+    assert f"{one['letter']} at {one['distance']:.2f}" in shown
+    assert "∅ where none is near enough" in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -121,6 +146,8 @@ def test_names_are_listed_by_letter_and_in_json(polysem, polysem_client):
         (["neurons", "--kind", "rare"], 2, "'rare' is not one of 'too_few', 'one', 'few', 'blurred', 'several'"),
         (["neurons", "--min", "intra=0.5", "--max", "intra=0.3"], 1, "no intra is at least 0.5 and at most 0.3"),
         (["similar", "1.*"], 1, "'1.*' is not one neuron"),
+        (["similar", "1.5", "--cluster", "ZZ"], 1, "neuron 1.5 has no cluster ZZ: cut at 0.5 it has A"),
+        (["similar", "1.5", "--cluster", "B2"], 2, "'B2' is neither a cluster's letter, such as A, nor its label"),
         (["similar", "1.5", "--cluster", "99"], 1, "neuron 1.5 has no cluster 99: cut at 0.5 it has one cluster, 0"),
         (["labels", "7.1"], 1, "there is no neuron 7.1"),
         (["labels", "1.5", "--distance-threshold", "3"], 1, "distance_threshold is 3; a cosine distance lies"),

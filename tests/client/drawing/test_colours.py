@@ -113,6 +113,15 @@ def test_shaded_tokens_can_be_read_however_strongly_they_fire(ground):
     assert lights == sorted(lights, reverse=ground == LIGHT)  # stronger is always further from the ground
 
 
+def test_the_ambers_are_the_pages_and_are_read_on_any_ground():
+    light = colours_of(browser.style())[LIGHT]
+    assert tuple(light[f"t{step}"] for step in range(1, 6)) == of.AMBER
+    assert min(contrast(of.INK, amber) for amber in (*of.AMBER, *of.AMBER_ON_ANY_GROUND)) >= 4.5
+    assert np.ptp([luminance(amber) for amber in of.AMBER_ON_ANY_GROUND]) < 0.005  # none stands out by its lightness
+    assert min(contrast(of.BAND_ON_ANY_GROUND, ground) for ground in (LIGHT, DARK, "#000000")) >= 3
+    assert [of.step(share) for share in (0, 0.119, 0.12, 0.5, 0.87, 2)] == [0, 0, 1, 3, 5, 5]
+
+
 def test_the_pages_colours_of_clusters_are_pythons():
     rules = re.findall(r"\.ps-([A-L]) \{ --c: (.*?); --on: (.*?); \}", browser.style())
     found = {name: (colour, on) for name, colour, on in rules}

@@ -2,11 +2,14 @@
 
 import asyncio
 import http.client
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
@@ -14,7 +17,9 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from polysem.client.explorer import asking
-from polysem.proto.errors import DeadlineExceeded, Overloaded
+from polysem.proto.errors import DeadlineExceeded, NotFound, Overloaded
+
+NOTHING = "the server says nothing: it is stopped, or the way to it is blocked"
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +61,22 @@ def explorer(server):
 
 def test_a_stopped_server_is_told_and_static_files_come_meanwhile_and_sigterm_ends_it(server, explorer):
     process, ask = explorer
-    assert ask("/neuron/0.1")[0] == 200
+    assert ask("/api/neuron/0.1")[0] == 200
     server[0].send_signal(signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(100) as browsers:
             pages = [browsers.submit(ask, f"/neuron/0.{number % 50}") for number in range(90)]
             assert ask("/static/neuron.js")[0] == 200
-            assert not any(page.done() for page in pages)  # the script did not wait for them
-            assert {page.result()[0] for page in pages} == {502}
-            assert "the server says nothing: it is stopped, or the way to it is blocked" in pages[0].result()[1]
+            assert {page.result()[0] for page in pages} == {202}  # in grey, and at once
+            waiting = pages[0].result()[1]
+            assert '<meta http-equiv="refresh"' in waiting  # of a browser without scripts
+            ticket = re.search(r'data-until-ready="(\w+)"', waiting)[1]
+            ready = browsers.submit(ask, f"/api/ready?ticket={ticket}")
+            apis = [browsers.submit(ask, f"/api/neuron/0.{number % 50}") for number in range(9)]
+            assert json.loads(ready.result()[1]) == {"ready": False, "away": True}
+            assert {api.result()[0] for api in apis} == {502}
+            status, body = ask("/neuron/0.0")
+            assert (status, NOTHING in body) == (502, True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) is not None
     finally:
@@ -92,8 +104,10 @@ def test_a_stopped_server_is_told_and_static_files_come_meanwhile_and_sigterm_en
     ],
 )
 def test_huge_numbers_in_addresses_are_answered_in_words(explorer, path, status):
-    found, body = explorer[1](quote(path, safe="/?=&"))
-    assert (found, len(body) < 20_000 or found == 200) == (status, True), body[:300]
+    while (found := explorer[1](quote(path, safe="/?=&")))[0] == 202:  # a page in grey
+        time.sleep(0.2)
+    status_found, body = found
+    assert (status_found, len(body) < 20_000 or status_found == 200) == (status, True), body[:300]
     assert "failed at this" not in body
 
 
@@ -118,6 +132,33 @@ def test_one_address_asked_by_many_is_one_question():
     assert len(asked) == 1
     assert {answer.body for answer in answers} == {b"an answer"}
     assert len({id(answer) for answer in answers}) == 50
+
+
+def test_an_answer_that_took_long_is_kept_for_the_browsers_that_wait_for_it():
+    asked, go = [], threading.Event()
+
+    def ask():
+        asked.append(1)
+        go.wait(10)
+        if len(asked) > 1:
+            raise NotFound("there is none")
+        return PlainTextResponse("an answer")
+
+    async def main():
+        one = asking.Asking(lambda timeout_s: True)
+        assert await one.soon("/", ask, 0.01) is None
+        go.set()
+        assert await one.ready(asking.ticket("/"))
+        assert [(await one.soon("/", ask, 0.0)).body for _ in range(2)] == [b"an answer"] * 2
+        assert await one.soon("/other", ask, 0.0) is None
+        assert await one.ready(asking.ticket("/other"))
+        with pytest.raises(NotFound):
+            await one.soon("/other", ask, 0.0)
+        assert await one.ready(asking.ticket("/other"))  # none is under way: it is asked anew
+        one.close()
+
+    asyncio.run(main())
+    assert len(asked) == 2
 
 
 def test_work_that_takes_long_is_told_and_goes_on(monkeypatch):
