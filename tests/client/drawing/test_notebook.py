@@ -42,6 +42,10 @@ def test_the_example_notebook_is_kept_with_what_it_showed(path):
     assert {output.output_type for output in outputs} <= {"stream", "execute_result", "display_data"}
     assert not [output for output in outputs if output.get("name") == "stderr"]
     assert "site-packages" not in path.read_text("utf-8")
+    shown = [output.data for output in outputs if "data" in output]
+    tables = [data["text/plain"].split("Clustering(")[0] for data in shown if "<table" in data.get("text/html", "")]
+    assert len(tables) == 6
+    assert not [table for table in tables if "None" in table or "NaN" in table]
 
 
 def test_the_readmes_cells_run_again_and_again_in_one_notebook(polysem_client, index_folder, tmp_path, monkeypatch):
