@@ -9,6 +9,7 @@ from polysem.client.questions.explain import ExplainedToken, Firing
 from polysem.client.questions.importance import Importance
 from polysem.client.questions.labels import Label
 from polysem.client.questions.listing import ListedNeuron, Listing
+from polysem.client.questions.logit_effects import LogitEffects, OutputToken
 from polysem.client.questions.similar import SimilarCluster
 from polysem.client.questions.statistics import Statistics
 from polysem.proto.neurons import NeuronId
@@ -27,10 +28,12 @@ __all__ = [
     "Label",
     "ListedNeuron",
     "Listing",
+    "LogitEffects",
     "Metrics",
     "Neuron",
     "NeuronId",
     "NeuronSummary",
+    "OutputToken",
     "SimilarCluster",
     "Statistics",
 ]

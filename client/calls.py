@@ -19,6 +19,7 @@ Collected = TypeVar("Collected", bound=Stream[Any])
 
 DEFAULT_TARGET = f"127.0.0.1:{DEFAULT_PORT}"
 MAX_RESUMED = 3  # times that one answer is asked for again where it was cut off
+HASHES = ("index_sha256", "model_sha256", "unembedding_sha256")  # that all of an answer has in common
 CLOSED = "this client is closed; read all that you want of its answers before, inside `with`"
 
 
@@ -88,7 +89,7 @@ class Assembler:
             return None
         provenance, timing = decode_head(message)
         first = self._provenance = self._provenance or provenance
-        if (first.index_sha256, first.model_sha256) != (provenance.index_sha256, provenance.model_sha256):
+        if any(getattr(first, name) != getattr(provenance, name) for name in HASHES):
             raise ForeignIndex("the server that took over has another index or model; ask again")
         n = columns.n_items(batch)
         passed = min(self._passing, n)

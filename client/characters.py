@@ -94,6 +94,11 @@ def named(found: Part) -> str:
     return f"{text} {found.fraction}".rstrip()
 
 
+def spaced(text: str) -> str:
+    """A token of a vocabulary, to be listed: visible, each blank as ␣; what cannot be seen by itself in words."""
+    return named(Part(text)) if is_unseen(text) else visible(text).replace(" ", "␣")
+
+
 def is_unseen(text: str) -> bool:
     """Whether there is nothing to see in a text that stands alone: joiners, marks that sit on another character."""
     return bool(text) and all(unicodedata.category(character) in ("Cf", "Mn", "Me") for character in text)

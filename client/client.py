@@ -18,7 +18,17 @@ import grpc
 from polysem.client import addresses, calls, connection
 from polysem.client.calls import Call
 from polysem.client.jobs import Jobs
-from polysem.client.questions import clustering, embedding, explain, importance, labels, listing, similar, statistics
+from polysem.client.questions import (
+    clustering,
+    embedding,
+    explain,
+    importance,
+    labels,
+    listing,
+    logit_effects,
+    similar,
+    statistics,
+)
 from polysem.client.questions.clustering import Clusters
 from polysem.client.questions.embedding import EmbeddedNeurons, EmbeddingOptions
 from polysem.client.questions.examples import Examples
@@ -27,6 +37,7 @@ from polysem.client.questions.explain import Explanation
 from polysem.client.questions.importance import Importances
 from polysem.client.questions.labels import Labels
 from polysem.client.questions.listing import Listing, Pages, listed_of
+from polysem.client.questions.logit_effects import LogitEffectsOfNeurons
 from polysem.client.questions.options import ClusteringOptions
 from polysem.client.questions.similar import Similar
 from polysem.client.questions.statistics import StatisticsOfNeurons
@@ -332,6 +343,23 @@ class Client:
         """
         return self._stream(explain.call(text, neurons, min_activation_fraction, n_strongest, index, side, **options))
 
+    def logit_effects(
+        self,
+        *neurons: NeuronLike,
+        n_tokens: int = 10,
+        index: str | None = None,
+        side: Side = "positive",
+    ) -> LogitEffectsOfNeurons:
+        """Return what the neurons write: the tokens whose logits they raise and lower most (direct logit effect).
+
+        n_tokens  how many in each list, 1 to 1000
+
+        Output weights through the norm behind the MLP, if there is one, the final norm and the unembedding; what later
+        layers make of it is not in it. Norms scale it by a positive factor that depends on the context, so effects are
+        in standard deviations from the mean over the vocabulary.
+        """
+        return self._stream(logit_effects.call(neurons, n_tokens, index, side))
+
     def clusters(self, query: ClusterQuery) -> Iterator[Answer]:
         """The batches that answer a query, as they come: `polysem.proto.clusterer.Clusterer`."""
         return self._answers(clustering.cluster_call(query))
@@ -440,3 +468,4 @@ class AwaitedQuestions:
     labels = awaited(Client.labels)
     importance = awaited(Client.importance)
     explain = awaited(Client.explain)
+    logit_effects = awaited(Client.logit_effects)

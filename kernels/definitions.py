@@ -39,6 +39,23 @@ class TreeMetrics(NamedTuple):
     nodes: NodeMetrics
 
 
+class LogitEffects(NamedTuple):
+    """Effects of B directions on the logits of V tokens, in standard deviations from the tokens' mean.
+
+    Of a direction that moves all tokens alike, effects, skewness and kurtosis are NaN, and no bin counts.
+    """
+
+    tokens: Tensor  # (B, 2, K) int32: the K tokens of the largest effects, largest first, and of the smallest, smallest
+    #                  first; of equals the lower token first
+    effects: Tensor  # (B, 2, K) float32: theirs
+    skewness: Tensor  # (B,) float32: mean of effect³
+    kurtosis: Tensor  # (B,) float32: excess kurtosis, the mean of effect⁴ minus 3, 0 of a normal distribution
+    histogram: Tensor  # (B, 64) int32: tokens in equal bins from the smallest effect to the largest
+
+
+EFFECT_BINS = 64
+EFFECT_DTYPES = torch.float32, torch.float16, torch.bfloat16
+
 Linkage = Literal["average", "complete", "single"]
 LINKAGES = {"average": 0, "complete": 1, "single": 2}
 
@@ -120,3 +137,14 @@ def key_token_arguments(activations: Tensor, lengths: Tensor, n_skipped: int, n_
         row = int(((n_tokens <= n_skipped) | (n_tokens > sizes["T"])).nonzero()[0])
         raise ValueError(f"lengths[{row}] is {int(n_tokens[row])}; expected {n_skipped + 1}..{sizes['T']} (T)")
     return values, n_tokens
+
+
+def effect_arguments(directions: Tensor, unembedding: Tensor, n_listed: int) -> tuple[Tensor, Tensor, int]:
+    """The arguments of `logit_effects`, checked as its docstring says; K."""
+    sizes: Sizes = {}
+    device = directions.device if isinstance(directions, Tensor) else torch.device("cpu")
+    d = checked("directions", directions, "B D", sizes, (torch.float32,), device)
+    u = checked("unembedding", unembedding, "V D", sizes, EFFECT_DTYPES, device)
+    if n_listed < 1 or sizes["V"] < 1 or sizes["D"] < 1:
+        raise ValueError(f"n_listed is {n_listed}, V {sizes['V']}, D {sizes['D']}; expected 1 or more of each")
+    return d, u, min(n_listed, sizes["V"])

@@ -2,7 +2,17 @@
 
 import torch
 
-from polysem.kernels import agglomerative, distances, gates, key_tokens, metrics, scc, significance, tree
+from polysem.kernels import (
+    agglomerative,
+    distances,
+    gates,
+    key_tokens,
+    logit_effects,
+    metrics,
+    scc,
+    significance,
+    tree,
+)
 from polysem.kernels.definitions import ACTIVATION_DTYPES
 
 
@@ -29,6 +39,7 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     metrics.cluster_metrics(d, labels, n_examples)
     significance.gathered_rotation_test(rows.half(), used, weights, n_examples, n_null=1)
     significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
+    logit_effects.logit_effects(weights, rows, 1)
     for dtype in ACTIVATION_DTYPES:
         for n_ends in (1, 2):
             key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1, n_ends)

@@ -160,7 +160,8 @@ class IndexInfo:
 class Provenance:
     """Everything an answer depends on.
 
-    xhat_dtype  number format in which the index stores x̂; float16 moves a distance by up to 2·10⁻⁴
+    xhat_dtype          number format in which the index stores x̂; float16 moves a distance by up to 2·10⁻⁴
+    unembedding_sha256  of logit effects: hash of an unembedding that is not the token embeddings; else ""
     """
 
     index: str
@@ -172,6 +173,7 @@ class Provenance:
     clustering: Clustering | None = None
     side: Side = "positive"
     xhat_dtype: str = "float16"
+    unembedding_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,7 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
         software_version=provenance.software_version,
         side=encode_side(provenance.side),
         xhat_dtype=provenance.xhat_dtype,
+        unembedding_sha256=provenance.unembedding_sha256,
         **encode_choice(provenance.choice),
     )
     if (clustering := provenance.clustering) is not None:
@@ -309,6 +312,7 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
         clustering=clustering,
         side=decode_side(message.side),
         xhat_dtype=message.xhat_dtype or "float16",  # older servers do not say
+        unembedding_sha256=message.unembedding_sha256,
     )
 
 

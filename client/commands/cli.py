@@ -26,6 +26,7 @@ NEEDS = {
     "Need a server (--server or POLYSEM_SERVER)": (
         *("info", "health", "top"),
         *("neurons", "cluster", "examples", "statistics", "similar", "labels", "importance", "explain"),
+        "logit-effects",
         *("explore", "report", "figure"),
         *("corpus", "jobs"),
     ),

@@ -1,4 +1,4 @@
-"""The commands that ask more of neurons: similar, labels, importance, explain."""
+"""The commands that ask more of neurons: similar, labels, importance, explain, logit-effects."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ import click
 from polysem.client import letters
 from polysem.client.client import Client
 from polysem.client.commands.options import (
+    BULK,
     INDEX,
     NEURONS_HELP,
     SIDE,
@@ -24,10 +25,12 @@ from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import Firing
 from polysem.client.questions.importance import Importance
+from polysem.client.questions.logit_effects import LogitEffects
 from polysem.client.questions.options import ClusteringOptions
 from polysem.client.questions.similar import SimilarCluster
 from polysem.proto.errors import NotFound
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neuron
+from polysem.proto.questions.logit_effects import DEFAULT_LISTED, MAX_LISTED
 from polysem.proto.questions.similar import Similarity
 from polysem.proto.sides import Side
 
@@ -322,4 +325,62 @@ def _typed() -> str:
         raise click.UsageError(f"standard input is not UTF-8 (byte {error.start})") from None
 
 
-COMMANDS = (similar, labels, importance, explain)
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neurons", nargs=-1, required=True)
+@click.option(
+    "--n-tokens",
+    type=click.IntRange(1, MAX_LISTED),
+    default=DEFAULT_LISTED,
+    show_default=True,
+    help="Number of tokens in each list.",
+)
+@INDEX
+@SIDE
+@BULK
+@asks_server
+def logit_effects(
+    neurons: Sequence[str],
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    n_tokens: int,
+    index: str | None,
+    side: Side,
+) -> None:
+    """Show which tokens NEURONS make likelier, and which less likely.
+
+    This is the direct effect of a neuron's output weights on the logits, through the final norm and the unembedding. It
+    is up to a positive factor that depends on the context, so effects are in standard deviations over the vocabulary.
+    What later layers make of it is not in it. --side negative: the effect where the activation is negative.
+
+    \b
+    polysem logit-effects 7.1234
+    polysem logit-effects '7.*' --n-tokens 20 --json
+    """
+    with connect(server, timeout_s) as client:
+        found = client.logit_effects(*neurons, n_tokens=n_tokens, index=index, side=side)
+        if as_json:
+            for one in found:
+                print_json(logit_effects_json(one))
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(
+            terminal.logit_effects_table(found) if len(found) > 1 else terminal.LogitEffectsPanel(found[0])
+        )
+
+
+def logit_effects_json(effects: LogitEffects) -> dict[str, Any]:
+    """Logit effects as `polysem logit-effects --json` prints them."""
+    return {
+        "neuron": str(effects.id),
+        "side": effects.side,
+        "skewness": effects.skewness,
+        "kurtosis": effects.kurtosis,
+        "likelier": [token._asdict() for token in effects.likelier],
+        "less_likely": [token._asdict() for token in effects.less_likely],
+        "histogram": effects.histogram.tolist(),
+    }
+
+
+COMMANDS = (similar, labels, importance, explain, logit_effects)

@@ -18,9 +18,10 @@ from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_MINORITY, LEAST_EX
 if TYPE_CHECKING:
     from polysem.client.questions.clustering import Neuron
     from polysem.client.questions.examples import Example
+    from polysem.client.questions.logit_effects import LogitEffects, OutputToken
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("cut.js", "parts.js", "tree.js", "neuron.js")  # each builds on those before
+SCRIPTS = ("cut.js", "parts.js", "tree.js", "neuron.js", "effects.js")  # each builds on those before
 
 
 def data(
@@ -109,6 +110,23 @@ def example_data(example: "Example") -> dict[str, Any]:
         "shown": None if shown == list(example.tokens) else shown,
         "activations": [round(float(a), 3) for a in example.activations],
     }
+
+
+def effects_data(effects: "LogitEffects") -> dict[str, Any]:
+    """Return logit effects as `Polysem.logitEffects` reads them, ready for JSON."""
+    return {
+        "side": effects.side,
+        "likelier": [_output(token) for token in effects.likelier],
+        "less_likely": [_output(token) for token in effects.less_likely],
+        "skewness": effects.skewness,
+        "kurtosis": effects.kurtosis,
+        "histogram": effects.histogram.tolist(),
+        "n_tokens": int(effects.histogram.sum()),
+    }
+
+
+def _output(token: "OutputToken") -> dict[str, Any]:
+    return token._asdict() | {"shown": characters.spaced(token.token), "effect": round(token.effect, 4)}
 
 
 def note(neuron: "Neuron") -> str:

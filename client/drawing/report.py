@@ -11,6 +11,8 @@ from polysem.client.drawing import browser, notebook
 from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
+from polysem.client.questions.logit_effects import LogitEffects
+from polysem.proto.errors import FailedPrecondition, Unsupported
 from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 
 MAX_NEURONS = 40  # with their texts; about 150 KB each at 100 examples
@@ -36,6 +38,8 @@ START = """
 for (const article of document.querySelectorAll("article")) {
   const data = JSON.parse(article.querySelector("script").textContent);
   Polysem.show(article.querySelector("div"), data, { title: false });
+  const effects = article.querySelector("section > div");
+  if (effects) Polysem.logitEffects(effects, data.logit_effects);
 }
 """
 
@@ -61,7 +65,8 @@ def make(client: Client, *neurons: str, index: str | None = None, **options: obj
     asked = list(found)
     drawn = asked if len(asked) <= MAX_NEURONS else sorted(asked, key=_most_behaviours)[:MAX_NEURONS]
     texts = {id(neuron): neuron.examples for neuron in drawn}
-    articles = "".join(_article(neuron, texts[id(neuron)]) for neuron in drawn)
+    effects = _effects(client, drawn, index)
+    articles = "".join(_article(neuron, texts[id(neuron)], of) for neuron, of in zip(drawn, effects, strict=True))
     return Report(_page(asked, drawn, articles, " ".join(neurons)), len(asked), len(drawn))
 
 
@@ -71,12 +76,23 @@ def _most_behaviours(neuron: Neuron) -> tuple[int, float]:
     return -large, -(neuron.metrics.silhouette or -1.0)
 
 
-def _article(neuron: Neuron, examples: Sequence[Example]) -> str:
-    data = browser.json_in_html(browser.data(neuron, examples, neuron.silhouettes))
+def _effects(client: Client, drawn: Sequence[Neuron], index: str | None) -> Sequence[LogitEffects | None]:
+    """Return what each neuron writes; None where the server is older, or its checkpoint has no unembedding."""
+    try:
+        return list(client.logit_effects(*(neuron.id for neuron in drawn), index=index, side=drawn[0].side))
+    except (Unsupported, FailedPrecondition):
+        return [None] * len(drawn)
+
+
+def _article(neuron: Neuron, examples: Sequence[Example], effects: LogitEffects | None) -> str:
+    data, writes = browser.data(neuron, examples, neuron.silhouettes), ""
+    if effects is not None:
+        data["logit_effects"] = browser.effects_data(effects)
+        writes = "<section><h3>What it adds to the output</h3><div></div></section>"
     return (
         f'<article id="n{neuron.id}"><h2>{neuron.title.capitalize()}</h2>'
-        f"<div>{notebook.plain_html(neuron, examples)}</div>"
-        f'<script type="application/json">{data}</script></article>'
+        f"<div>{notebook.plain_html(neuron, examples)}</div>{writes}"
+        f'<script type="application/json">{browser.json_in_html(data)}</script></article>'
     )
 
 

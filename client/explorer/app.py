@@ -107,6 +107,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         "/api/neuron/{neuron}": pages.neuron_json,
         "/api/neuron/{neuron}/example/{example}": pages.example_json,
         "/api/neuron/{neuron}/importance/{example}": pages.importance_json,
+        "/api/neuron/{neuron}/logit_effects": pages.logit_effects_json,
         "/api/neuron/{neuron}/similar/{cluster}": pages.similar_json,
     }
     routes = [Route(address, pages.once_it_serves(answer)) for address, answer in questions.items()]
@@ -304,6 +305,11 @@ class _Pages:
     def neuron_json(self, request: Request) -> Response:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
         return JSONResponse(self._data(id_, view))
+
+    def logit_effects_json(self, request: Request) -> Response:
+        """Answer what the neuron writes."""
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        return JSONResponse(browser.effects_data(self._client.logit_effects(id_, **view.asked_of())[0]))
 
     def example_json(self, request: Request) -> Response:
         """An example in its whole context."""

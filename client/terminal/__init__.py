@@ -10,6 +10,7 @@ from rich.console import Console
 
 from polysem.client.terminal.answers import ImportanceText, NamedClusters, SimilarClusters, explanation
 from polysem.client.terminal.comparison import comparison
+from polysem.client.terminal.logit_effects import LogitEffectsPanel, logit_effects_table
 from polysem.client.terminal.neuron import neuron_panel
 from polysem.client.terminal.server import server_info
 from polysem.client.terminal.summary import summary
@@ -19,6 +20,7 @@ from polysem.client.terminal.texts import ExampleText, example_lines
 __all__ = [
     "ExampleText",
     "ImportanceText",
+    "LogitEffectsPanel",
     "NamedClusters",
     "SimilarClusters",
     "StatisticsPanel",
@@ -27,6 +29,7 @@ __all__ = [
     "example_lines",
     "explanation",
     "listing",
+    "logit_effects_table",
     "metrics_table",
     "neuron_panel",
     "server_info",

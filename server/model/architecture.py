@@ -25,6 +25,23 @@ class Sizes(NamedTuple):
     n_tokens: int
 
 
+class LinearNorm(NamedTuple):
+    """A norm with its scale held fixed, which is linear: what it makes of a direction, up to a positive factor.
+
+    gamma    (D,), or None where it has none
+    centred  whether it subtracts the mean, as LayerNorm does
+    """
+
+    gamma: Tensor | None
+    centred: bool
+
+    def __call__(self, directions: Tensor) -> Tensor:
+        """Return what becomes of directions (B, D)."""
+        if self.centred:
+            directions = directions - directions.mean(-1, keepdim=True)
+        return directions if self.gamma is None else directions * self.gamma.to(directions)
+
+
 class Mlp(NamedTuple):
     """The MLP of one layer, of N neurons.
 
@@ -35,6 +52,8 @@ class Mlp(NamedTuple):
     weights    (N, D): row j holds the input weights of neuron j, of a gated MLP those of its gate; a view
     biases     (N,), or None where the neurons have none
     writes     the module whose first input are the activations (…, N)
+    out        (N, D): row j holds the output weights of neuron j, what it adds at activation 1; a view
+    passes     norms that this passes on its way through the residual stream to the final norm
     up         (N, D): of a gated MLP, the weights that the gate multiplies
     up_biases  (N,), or None
     """
@@ -46,8 +65,21 @@ class Mlp(NamedTuple):
     weights: Tensor
     biases: Tensor | None
     writes: nn.Module
+    out: Tensor
+    passes: tuple[LinearNorm, ...] = ()
     up: Tensor | None = None
     up_biases: Tensor | None = None
+
+
+class Final(NamedTuple):
+    """The part of a model between the last layer and the unembedding.
+
+    norm     the final norm, or None
+    project  (D', D): a matrix behind it, or None
+    """
+
+    norm: LinearNorm | None
+    project: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +89,7 @@ class Family:
     model_type  its name in config.json
     sizes       of the model that a config describes
     mlps        of a model of transformers, without its head: one a layer, in order
+    final       what such a model ends in
     gated       an activation is act(g) · u
     bounded     a norm bounds what the MLP reads
     refuses     what in a config makes it a model that is not read, in words; None: nothing
@@ -65,6 +98,7 @@ class Family:
     model_type: str
     sizes: Callable[[Any], Sizes]
     mlps: Callable[[Any], Sequence[Mlp]]
+    final: Callable[[Any], Final]
     gated: bool = False
     bounded: bool = True
     refuses: Callable[[Any], str | None] = lambda config: None

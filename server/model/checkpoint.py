@@ -252,17 +252,19 @@ def sha256(tensors: Mapping[str, StoredTensor], dtype: torch.dtype | None) -> st
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {dtype} {tensor.shape}\n".encode())
-        for chunk in _chunks(tensor):
+        for chunk in chunks(tensor):
             digest.update(chunk.to(dtype).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _chunks(tensor: StoredTensor, n: int = 1 << 21) -> Iterator[Tensor]:
-    """The values of a tensor, flat, n at a time."""
+def chunks(tensor: StoredTensor, n: int = 1 << 21) -> Iterator[Tensor]:
+    """The values of a tensor, flat, n at a time. Raises OSError, and ValueError where the file has become shorter."""
     size = tensor.dtype.itemsize
     for begin in range(0, tensor.n_bytes, n * size):
         n_bytes = min(n * size, tensor.n_bytes - begin)
         data = np.fromfile(tensor.path, np.uint8, n_bytes, offset=tensor.begin + begin)
+        if len(data) < n_bytes:
+            raise ValueError(f"{tensor.path.name} is shorter than it was")
         yield torch.from_numpy(data).view(tensor.dtype)
 
 

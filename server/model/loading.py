@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, UnknownModel
-from polysem.server.model import checkpoint
+from polysem.server.model import checkpoint, direct_path
 from polysem.server.model.checkpoint import Find, StoredTensor, first_line
 from polysem.server.model.devices import device_name, free_bytes, resolve_device
 from polysem.server.model.families import FAMILIES
@@ -63,7 +63,10 @@ def load(name: str, device: str = "auto", dtype: str = "float32", split: Sequenc
     _check_room(name, weights, where, dtype)
     transformer = _filled(name, type(causal.base_model), config, weights, where, DTYPES[dtype])
     id_ = name if name == DEMO_MODEL else source
-    return Model(id_, family, transformer, tokenizer, places[0], dtype, checkpoint.sha256(weights, _own_dtype(config)))
+    sha256 = checkpoint.sha256(weights, _own_dtype(config))
+    return Model(
+        id_, family, transformer, tokenizer, places[0], dtype, sha256, direct_path.unembedding(name, causal, stored)
+    )
 
 
 def _checked_device(device: str, dtype: str) -> torch.device:

@@ -1,13 +1,14 @@
 """The resident model, read layer by layer where its MLP neurons can be seen.
 
 x̂ is the input of the norm before the MLP, normalised without γ and β; every embedding is made of it
-(`Model.embedding_weights`). No logits are computed.
+(`Model.embedding_weights`). No forward computes logits; what neurons write is `Model.directions` and `unembedding`.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,9 @@ from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
 from polysem.proto.facts import ModelInfo
 from polysem.proto.questions.clustering import OF_GATES, EmbeddingChoice
-from polysem.server.model import controls
+from polysem.server.model import controls, direct_path
 from polysem.server.model.architecture import Family, Mlp
+from polysem.server.model.direct_path import Unembedding
 from polysem.server.model.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -87,6 +89,7 @@ class Model(ModelDescription):
         device: torch.device,
         dtype: str,
         sha256: str,
+        head: Unembedding,
     ) -> None:
         sizes = family.sizes(transformer.config)
         info = ModelInfo(
@@ -104,6 +107,8 @@ class Model(ModelDescription):
         _fuse_gelu(self._transformer)
         self.bounded = family.bounded
         self.mlps = family.mlps(self._transformer)
+        self.final = family.final(self._transformer)
+        self.head = head
         arguments = inspect.signature(self._transformer.forward).parameters
         self._cache = "cache" if "cache" in arguments else "past_key_values"  # as transformers called it before
         self._visit: Visit | None = None
@@ -185,6 +190,19 @@ class Model(ModelDescription):
     def normalise(self, layer: int, residual: Tensor) -> Tensor:
         """x̂ (P, D) float32 of residual rows (P, D), which the layer's MLP reads."""
         return self.mlps[layer].normalise(residual)
+
+    def directions(self, layer: int, neurons: Tensor) -> Tensor:
+        """Return (B, D) float32 of length 1: what neurons (B,) int64 of a layer add, as the unembedding reads it."""
+        return direct_path.directions(self.mlps[layer], self.final, neurons, self.device)
+
+    @cached_property
+    def unembedding(self) -> Tensor:
+        """The rows (V, D) of the V tokens that the tokenizer has.
+
+        Read, and kept on the device, when it is first asked for. Raises FailedPrecondition, see `Unembedding.read`.
+        """
+        embeddings: Tensor = self._transformer.get_input_embeddings().weight
+        return self.head.read(embeddings.detach(), self.device)[: self.tokenizer.n_tokens]
 
     def check_choice(self, choice: EmbeddingChoice) -> None:
         """Raise InvalidArgument for an embedding that the model's neurons do not have."""

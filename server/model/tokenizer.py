@@ -6,6 +6,7 @@ decoder cannot know, such as case that was folded or spaces that an added token 
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -16,6 +17,10 @@ from tokenizers.decoders import DecodeStream
 from polysem.proto.errors import FailedPrecondition
 
 _PROBE = "text"
+_DAMAGE = "\N{REPLACEMENT CHARACTER}"
+_OWN = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))  # bytes that byte-level BPE spells as themselves
+_OTHERS = (byte for byte in range(256) if byte not in _OWN)  # the rest, as characters from U+0100 on
+_BYTES = {chr(byte): byte for byte in _OWN} | {chr(0x100 + i): byte for i, byte in enumerate(_OTHERS)}
 
 
 class Pieces(NamedTuple):
@@ -124,6 +129,23 @@ class Tokenizer:
         before = len(self._backend.decode(self._anchor, skip_special_tokens=False))
         whole = self._backend.decode_batch([[*self._anchor, *run] for run in runs], skip_special_tokens=False)
         return [text[before:] for text in whole]
+
+    def alone(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself, as it stands within a text, with its leading space.
+
+        A token that is less than a character is shown as its bytes, <0xE6><0x97>; one without a text by its name in the
+        vocabulary.
+        """
+        return [self._alone(id_) for id_ in ids]
+
+    def _alone(self, id_: int) -> str:
+        (text,) = self.texts([id_], continues=True)
+        if text and _DAMAGE not in text:
+            return text
+        name = str(self._backend.id_to_token(id_) or f"<{id_}>")
+        if not text or re.fullmatch(r"<0x[0-9A-F]{2}>", name) or not all(character in _BYTES for character in name):
+            return name
+        return "".join(f"<0x{_BYTES[character]:02X}>" for character in name)
 
     def _decoded(self, ids: Sequence[int], continues: bool) -> list[str]:
         """Decode ids that are no added tokens."""

@@ -1,18 +1,21 @@
 """Families whose neurons are act(w · h + b)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from torch import nn
-
-from polysem.server.model.architecture import Family, Mlp, Sizes, layer_norm, rms_norm
+from polysem.server.model.architecture import Family, Final, LinearNorm, Mlp, Sizes, layer_norm, rms_norm
 
 
-def _mlp(norm: nn.Module, into: nn.Module, writes: nn.Module) -> Mlp:
-    """An MLP that reads a torch LayerNorm through a Linear."""
-    eps: Any = norm.eps
-    weights: Any = into.weight
-    return Mlp(norm, layer_norm(eps), norm.weight, norm.bias, weights, into.bias, writes)  # type: ignore[arg-type]
+def _mlp(norm: Any, into: Any, writes: Any, passes: Sequence[Any] = ()) -> Mlp:
+    """An MLP that reads a torch LayerNorm through a Linear. passes: LayerNorms that its output passes."""
+    linear = tuple(LinearNorm(other.weight, True) for other in passes)
+    weights = norm.weight, norm.bias, into.weight, into.bias
+    return Mlp(norm, layer_norm(norm.eps), *weights, writes, writes.weight.T, linear)
+
+
+def _final(name: str) -> Callable[[Any], Final]:
+    """A torch LayerNorm of that name."""
+    return lambda model: Final(LinearNorm(getattr(model, name).weight, True))
 
 
 def _sizes(config: Any) -> Sizes:
@@ -35,9 +38,11 @@ def _gpt2_sizes(config: Any) -> Sizes:
 
 
 def _gpt2_mlps(gpt2: Any) -> Sequence[Mlp]:
-    """The input weights are a Conv1D's (D, N), so a neuron is a column."""
+    """The weights are those of Conv1Ds: (D, N) and (N, D)."""
     return [
-        _mlp(block.ln_2, block.mlp.c_fc, block.mlp.c_proj)._replace(weights=block.mlp.c_fc.weight.T) for block in gpt2.h
+        _mlp(block.ln_2, mlp.c_fc, mlp.c_proj)._replace(weights=mlp.c_fc.weight.T, out=mlp.c_proj.weight)
+        for block in gpt2.h
+        for mlp in [block.mlp]
     ]
 
 
@@ -99,7 +104,14 @@ def _bloom_sizes(config: Any) -> Sizes:
 
 
 def _bloom_mlps(bloom: Any) -> Sequence[Mlp]:
-    return [_mlp(block.post_attention_layernorm, block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h) for block in bloom.h]
+    """With apply_residual_connection_post_layernorm the residual stream passes both norms of each layer."""
+    after: list[Any] = []
+    found = []
+    for block in reversed(bloom.h):
+        found.append(_mlp(block.post_attention_layernorm, block.mlp.dense_h_to_4h, block.mlp.dense_4h_to_h, after))
+        if bloom.config.apply_residual_connection_post_layernorm:
+            after = [block.input_layernorm, block.post_attention_layernorm, *after]
+    return found[::-1]
 
 
 def _bloom_refuses(config: Any) -> str | None:
@@ -118,26 +130,43 @@ def _opt_sizes(config: Any) -> Sizes:
 
 
 def _opt_mlps(opt: Any) -> Sequence[Mlp]:
-    """Without do_layer_norm_before the MLP reads what the norm after attention gives."""
-    norm = "final_layer_norm" if opt.config.do_layer_norm_before else "self_attn_layer_norm"
-    return [_mlp(getattr(layer, norm), layer.fc1, layer.fc2) for layer in opt.decoder.layers]
+    """Without do_layer_norm_before the norms stand behind attention and MLP, in the residual stream itself."""
+    if opt.config.do_layer_norm_before:
+        return [_mlp(layer.final_layer_norm, layer.fc1, layer.fc2) for layer in opt.decoder.layers]
+    after: list[Any] = []
+    found = []
+    for layer in reversed(opt.decoder.layers):
+        after = [layer.final_layer_norm, *after]
+        found.append(_mlp(layer.self_attn_layer_norm, layer.fc1, layer.fc2, after))
+        after = [layer.self_attn_layer_norm, *after]
+    return found[::-1]
+
+
+def _opt_final(opt: Any) -> Final:
+    norm, project = opt.decoder.final_layer_norm, opt.decoder.project_out
+    return Final(None if norm is None else LinearNorm(norm.weight, True), None if project is None else project.weight)
 
 
 def _arcee_mlps(arcee: Any) -> Iterator[Mlp]:
     for layer in arcee.layers:
         norm, mlp = layer.post_attention_layernorm, layer.mlp
         normalise = rms_norm(norm.variance_epsilon)
-        yield Mlp(norm, normalise, norm.weight, None, mlp.up_proj.weight, mlp.up_proj.bias, mlp.down_proj)
+        into, writes = mlp.up_proj, mlp.down_proj
+        yield Mlp(norm, normalise, norm.weight, None, into.weight, into.bias, writes, writes.weight.T)
+
+
+def _arcee_final(arcee: Any) -> Final:
+    return Final(LinearNorm(arcee.norm.weight, False))
 
 
 UNGATED = (
-    Family("gpt2", _gpt2_sizes, _gpt2_mlps),
-    Family("gpt_neo", _sizes, _gpt_neo_mlps),
-    Family("gpt_neox", _sizes, _gpt_neox_mlps),
-    Family("gptj", _gpt2_sizes, _gptj_mlps),
-    Family("phi", _sizes, _phi_mlps),
-    Family("falcon", _falcon_sizes, _falcon_mlps, refuses=_falcon_refuses),
-    Family("bloom", _bloom_sizes, _bloom_mlps, refuses=_bloom_refuses),
-    Family("opt", _opt_sizes, _opt_mlps),
-    Family("arcee", _sizes, lambda arcee: list(_arcee_mlps(arcee))),
+    Family("gpt2", _gpt2_sizes, _gpt2_mlps, _final("ln_f")),
+    Family("gpt_neo", _sizes, _gpt_neo_mlps, _final("ln_f")),
+    Family("gpt_neox", _sizes, _gpt_neox_mlps, _final("final_layer_norm")),
+    Family("gptj", _gpt2_sizes, _gptj_mlps, _final("ln_f")),
+    Family("phi", _sizes, _phi_mlps, _final("final_layernorm")),
+    Family("falcon", _falcon_sizes, _falcon_mlps, _final("ln_f"), refuses=_falcon_refuses),
+    Family("bloom", _bloom_sizes, _bloom_mlps, _final("ln_f"), refuses=_bloom_refuses),
+    Family("opt", _opt_sizes, _opt_mlps, _opt_final),
+    Family("arcee", _sizes, lambda arcee: list(_arcee_mlps(arcee)), _arcee_final),
 )

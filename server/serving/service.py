@@ -18,6 +18,7 @@ from polysem.proto.questions.explain import decode_explain_query
 from polysem.proto.questions.importance import decode_importance_query
 from polysem.proto.questions.labels import decode_label_query
 from polysem.proto.questions.listing import decode_list_query, encode_neuron_page
+from polysem.proto.questions.logit_effects import decode_logit_effects_query
 from polysem.proto.questions.similar import decode_similar_query
 from polysem.proto.questions.statistics import decode_statistics_query
 from polysem.proto.wire import batches
@@ -29,6 +30,7 @@ from polysem.server.questions import (
     importance,
     labels,
     listing,
+    logit_effects,
     similar,
     statistics,
 )
@@ -89,6 +91,13 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     ) -> AsyncIterator[pb.GetNeuronStatisticsResponse]:
         plan = await self._aside.made(request, lambda: statistics.plan(self._seen, decode_statistics_query(request)))
         async for message in self._answer(plan):
+            yield message
+
+    async def GetLogitEffects(
+        self, request: pb.GetLogitEffectsRequest, context: Context
+    ) -> AsyncIterator[pb.GetLogitEffectsResponse]:
+        query = decode_logit_effects_query(request)
+        async for message in self._answer(await asyncio.to_thread(logit_effects.plan, self._seen, query)):
             yield message
 
     async def ListNeurons(self, request: pb.ListNeuronsRequest, context: Context) -> pb.ListNeuronsResponse:

@@ -74,6 +74,8 @@ def through_a_server(target, repeats):
             "statistics of a neuron": lambda: client.statistics(neuron),
             "explain a text by a neuron": lambda: client.explain(text, neuron),
             "explain a text by the strongest": lambda: client.explain(text),
+            "logit effects of a neuron": lambda: client.logit_effects(neuron),
+            "logit effects of a layer": lambda: client.logit_effects(f"{neuron.layer}.*"),
             "importance of an example, 20 tokens": lambda: client.importance(neuron, examples=[0]),
         }.items():
             first, *later = timed(ask, repeats + 1)

@@ -20,6 +20,7 @@ QUESTIONS = {
     "examples": lambda client: client.examples("1.5", "0.7"),
     "embed": lambda client: client.embed("1.5"),
     "statistics": lambda client: client.statistics("1.*"),
+    "logit_effects": lambda client: client.logit_effects("1.*"),
     "importance": lambda client: client.importance("1.5", examples=[0, 1]),
     "similar": lambda client: client.similar("1.5", cluster=0),
     "labels": lambda client: client.labels("1.5-9"),

@@ -216,6 +216,25 @@ def test_a_side_and_a_layer_that_the_index_does_not_hold_are_said_in_words(clien
         client.cluster("1.0", side="left")[0]  # type: ignore[arg-type]
 
 
+def test_what_a_neuron_writes_is_turned_round_on_the_negative_side(client):
+    (up,), (down,) = (client.logit_effects(NEURON, side=side) for side in ("positive", "negative"))
+    assert (up.side, down.side) == ("positive", "negative")
+    assert up.likelier == [token._replace(effect=-token.effect) for token in down.less_likely]
+    assert up.less_likely == [token._replace(effect=-token.effect) for token in down.likelier]
+    assert up.skewness == pytest.approx(-down.skewness, abs=1e-6)
+    assert up.kurtosis == pytest.approx(down.kurtosis, abs=1e-6)
+
+
+def test_what_neurons_write_is_said_with_the_hash_of_an_unembedding_of_its_own(client):
+    found = client.logit_effects("*", index="some")
+    assert {one.id.layer for one in found} == {1}
+    assert len(found.provenance.unembedding_sha256) == 64
+    with pytest.raises(FailedPrecondition, match="layer 0 is not in the index 'some'"):
+        client.logit_effects("0.3", index="some")[0]
+    with pytest.raises(FailedPrecondition, match="'some' holds the positive side alone"):
+        client.logit_effects(NEURON, index="some", side="negative")[0]
+
+
 def test_an_index_of_some_layers_answers_about_them_by_the_models_numbers(client):
     assert {neuron.id.layer for neuron in client.cluster("*", index="some")} == {1}
     assert {row.id.layer for row in client.neurons(index="some")} == {1}

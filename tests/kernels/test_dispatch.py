@@ -4,7 +4,7 @@ import inspect
 import pytest
 import torch
 
-from polysem.kernels import agglomerative, dispatch, distances, gates, key_tokens, metrics, scc, tree
+from polysem.kernels import agglomerative, dispatch, distances, gates, key_tokens, logit_effects, metrics, scc, tree
 
 KERNELS = [
     agglomerative.linkage,
@@ -12,6 +12,7 @@ KERNELS = [
     distances.weighted_cosine_distances,
     gates.gated_factors,
     key_tokens.key_tokens,
+    logit_effects.logit_effects,
     metrics.cluster_metrics,
     metrics.tree_metrics,
     scc.linkage,

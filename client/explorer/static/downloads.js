@@ -3,9 +3,9 @@
   "use strict";
   const { say, element } = Polysem;
 
-  // id: the neuron's; view, data: what is drawn by now, and of what.
-  function downloads(id, view, data) {
-    const seen = () => {
+  // id: the neuron's; view, data: what is drawn by now, and of what; effects: a promise of what it writes.
+  function downloads(id, view, data, effects) {
+    const seen = (writes) => {
       const found = view().found();
       return {
         neuron: id, distance_threshold: found.threshold, n_examples: data().n, n_clusters: found.clusters.length,
@@ -17,6 +17,7 @@
         linkage: data().merges.map(([a, b], i) => [a, b, data().heights[i]]),
         examples: data().examples.map((e) => ({ document: e.document, position: e.position, activation: e.activation,
           key: e.key, key_token: e.key_token, key_part: e.key_part, tokens: e.tokens, activations: e.activations })),
+        logit_effects: writes,
       };
     };
 
@@ -39,7 +40,7 @@
     }
 
     const makers = {
-      json: async () => new Blob([JSON.stringify(seen(), null, 1)], { type: "application/json" }),
+      json: async () => new Blob([JSON.stringify(seen(await effects().catch(() => null)), null, 1)], { type: "application/json" }),
       csv: async () => new Blob([csv()], { type: "text/csv" }),
       png: () => Polysem.picture(view(), data()),
       svg: async () => new Blob([Polysem.treeSvg(view().svg)], { type: "image/svg+xml" }),

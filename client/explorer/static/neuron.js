@@ -107,12 +107,34 @@
     }
   }
 
+  // What the neuron writes: asked for once, when it is looked at or taken away.
+  let asking = null;
+  const effects = () => (asking = asking || ask(`/api/neuron/${id}/logit_effects${asked()}`));
+
+  async function drawEffects() {
+    const says = byId("effects-says");
+    says.textContent = "asking the server …";
+    try {
+      Polysem.logitEffects(byId("effects"), await effects());
+      says.textContent = "";
+    } catch (error) {
+      says.textContent = error.message;
+      asking = null;
+    }
+  }
+
+  new IntersectionObserver((seen, observer) => {
+    if (!seen.some((entry) => entry.isIntersecting)) return;
+    observer.disconnect();
+    drawEffects();
+  }).observe(byId("writes"));
+
   form.addEventListener("submit", (event) => { event.preventDefault(); again(); });
   form.addEventListener("change", again);
   addEventListener("popstate", () => location.reload());
   Object.assign(keys, { j: () => view?.next(), k: () => view?.previous(), s: () => view?.suggest() });
   draw();
   Polysem.histogram(byId("histogram"), byId("histogram-says"), JSON.parse(byId("statistics").textContent));
-  if (data.n) Polysem.downloads(id, () => view, () => data);
+  if (data.n) Polysem.downloads(id, () => view, () => data, effects);
   performance.mark("drawn"); // for tests/benchmarks/explorer.py
 })();

@@ -311,6 +311,18 @@ class GetNeuronStatisticsRequest(_message.Message):
     side: Side
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
+class GetLogitEffectsRequest(_message.Message):
+    __slots__ = ("index", "neurons", "n_tokens", "side")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
+    n_tokens: int
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., n_tokens: _Optional[int] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
+
 class ListNeuronsRequest(_message.Message):
     __slots__ = ("index", "neurons", "clustering", "sort_by", "descending", "where", "page_size", "page_token", "skip", "side", "kinds", "cell", "summary")
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -576,7 +588,7 @@ class Selection(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., min_activation_fraction: _Optional[float] = ..., max_examples: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours", "xhat_dtype", "side", "frame", "n_null", "seed")
+    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours", "xhat_dtype", "side", "frame", "n_null", "seed", "unembedding_sha256")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INDEX_SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -595,6 +607,7 @@ class Provenance(_message.Message):
     FRAME_FIELD_NUMBER: _ClassVar[int]
     N_NULL_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
+    UNEMBEDDING_SHA256_FIELD_NUMBER: _ClassVar[int]
     index: str
     index_sha256: str
     model_id: str
@@ -613,7 +626,8 @@ class Provenance(_message.Message):
     frame: Frame
     n_null: int
     seed: int
-    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ..., xhat_dtype: _Optional[str] = ..., side: _Optional[_Union[Side, str]] = ..., frame: _Optional[_Union[Frame, str]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
+    unembedding_sha256: str
+    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ..., xhat_dtype: _Optional[str] = ..., side: _Optional[_Union[Side, str]] = ..., frame: _Optional[_Union[Frame, str]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ..., unembedding_sha256: _Optional[str] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_ns", "compute_ns", "batch_size")
@@ -762,6 +776,32 @@ class GetNeuronStatisticsResponse(_message.Message):
     threshold: _tensor_pb2.Tensor
     minimum_activation: _tensor_pb2.Tensor
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., maximum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., mean_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., share_positive: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., histogram: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., lowest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., highest_example: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., threshold: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., minimum_activation: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class GetLogitEffectsResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_tokens", "skewness", "kurtosis", "histogram", "effects", "token_ids", "tokens")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SKEWNESS_FIELD_NUMBER: _ClassVar[int]
+    KURTOSIS_FIELD_NUMBER: _ClassVar[int]
+    HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
+    EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    n_tokens: _tensor_pb2.Tensor
+    skewness: _tensor_pb2.Tensor
+    kurtosis: _tensor_pb2.Tensor
+    histogram: _tensor_pb2.Tensor
+    effects: _tensor_pb2.Tensor
+    token_ids: _tensor_pb2.Tensor
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., skewness: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., kurtosis: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., histogram: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., effects: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., token_ids: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListNeuronsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "n_examples", "n_clusters", "max_distance", "mean_distance", "intra", "inter", "silhouette", "largest_share", "second_share", "maximum_activation", "mean_activation", "share_positive", "rare", "n_matching", "next_page_token", "methods", "n_approximate", "p_value", "null_silhouette", "excess_silhouette", "best_silhouette", "kinds", "q_value", "significant_clusters", "stability", "prediction_strength", "summary")

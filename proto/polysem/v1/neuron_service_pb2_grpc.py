@@ -79,6 +79,11 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.ExplainTextRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ExplainTextResponse.FromString,
                 _registered_method=True)
+        self.GetLogitEffects = channel.unary_stream(
+                '/polysem.v1.NeuronService/GetLogitEffects',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetLogitEffectsRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetLogitEffectsResponse.FromString,
+                _registered_method=True)
         self.MeasureImportance = channel.unary_stream(
                 '/polysem.v1.NeuronService/MeasureImportance',
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.MeasureImportanceRequest.SerializeToString,
@@ -160,6 +165,13 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLogitEffects(self, request, context):
+        """What each neuron writes: the direct logit effect of its output weights on every token of the vocabulary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MeasureImportance(self, request, context):
         """How much of each example's key activation is lost when a token before it is masked. Runs the model, once a token.
         """
@@ -222,6 +234,11 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.ExplainText,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ExplainTextRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.ExplainTextResponse.SerializeToString,
+            ),
+            'GetLogitEffects': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetLogitEffects,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.GetLogitEffectsRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.GetLogitEffectsResponse.SerializeToString,
             ),
             'MeasureImportance': grpc.unary_stream_rpc_method_handler(
                     servicer.MeasureImportance,
@@ -477,6 +494,33 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/ExplainText',
             polysem_dot_v1_dot_neuron__service__pb2.ExplainTextRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.ExplainTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLogitEffects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/GetLogitEffects',
+            polysem_dot_v1_dot_neuron__service__pb2.GetLogitEffectsRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.GetLogitEffectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -90,6 +90,23 @@ def test_importance_names_the_tokens_that_matter(polysem, polysem_client):
     assert "%" in shown
 
 
+def test_what_neurons_write_in_words_and_json(polysem, polysem_client):
+    (want,) = polysem_client.logit_effects("1.5", n_tokens=3)
+    shown = polysem("logit-effects", "1.5", "--n-tokens", 3).stdout
+    assert shown.startswith("neuron 1.5: what it adds to the logits; skewness")
+    assert "in standard deviations over the 257 tokens" in shown
+    assert len(shown.splitlines()) == 2 + 1 + 1 + 3
+    assert f"{want.likelier[0].effect:6.2f} █" in shown
+    assert f"{want.less_likely[0].effect:6.2f} █" in shown
+    table = polysem("logit-effects", "1.0-9").stdout.splitlines()
+    assert [line.split()[0] for line in table if line.startswith("1.")] == [f"1.{i}" for i in range(10)]
+    got = lines(polysem("logit-effects", "1.5", "0.3", "--n-tokens", 3, "--json"))
+    assert [row["neuron"] for row in got] == ["1.5", "0.3"]
+    assert got[0]["likelier"] == [token._asdict() for token in want.likelier]
+    assert got[0]["kurtosis"] == want.kurtosis
+    assert sum(got[0]["histogram"]) == 257
+
+
 @pytest.mark.parametrize("command", ["importance", "examples"])
 def test_where_there_is_no_example_that_is_said(polysem, command):
     assert polysem(command, "1.3").stdout == "none of these neurons has dataset examples\n"
@@ -140,6 +157,8 @@ def test_a_text_falls_in_clusters_with_letters(polysem, polysem_client):
     ("arguments", "status", "words"),
     [
         (["statistics", "7.1"], 1, "there is no neuron 7.1"),
+        (["logit-effects", "7.1"], 1, "there is no neuron 7.1"),
+        (["logit-effects", "1.5", "--n-tokens", "0"], 2, "not in the range"),
         (["neurons", "--sort", "size"], 1, "unknown sort_by 'size'"),
         (["neurons", "--min", "intra"], 2, "is no METRIC=NUMBER such as n_examples=25"),
         (["neurons", "--min", "size=3"], 1, "unknown where 'size'"),
@@ -165,7 +184,9 @@ def test_wrong_input_gets_a_sentence_and_an_exit_status(polysem, arguments, stat
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["statistics", "neurons", "similar", "labels", "importance", "explain"])
+@pytest.mark.parametrize(
+    "command", ["statistics", "neurons", "similar", "labels", "importance", "explain", "logit-effects"]
+)
 def test_help_says_what_it_does_and_how_neurons_are_written(polysem, command):
     shown = polysem(command, "--help").stdout
     assert "--json" in shown

@@ -93,7 +93,8 @@ def test_a_model_on_two_devices_is_read_on_each_and_embeds_on_the_first(name, mo
         config = AutoConfig.for_model(tiny.model_type, **tiny.config)
         base = AutoModelForCausalLM.from_config(config).base_model
         dispatch_model(base, device_map(base, 2, [HERE, THERE]), main_device=HERE, force_hooks=True)
-        model = Model("tiny", FAMILIES[tiny.model_type], base, None, HERE, "float32", "")  # type: ignore[arg-type]
+        family: Any = FAMILIES[tiny.model_type]
+        model = Model("tiny", family, base, None, HERE, "float32", "", None)  # type: ignore[arg-type]
         seen = []
 
         def visit(layer: int, residual: torch.Tensor, activations: torch.Tensor) -> None:
@@ -105,6 +106,7 @@ def test_a_model_on_two_devices_is_read_on_each_and_embeds_on_the_first(name, mo
         for choice in (EmbeddingChoice(), EmbeddingChoice("neuron", "raw"), EmbeddingChoice("pre_mlp", "raw")):
             how = model.embedding_weights(1, torch.arange(3, device=HERE), choice)
             assert {of.device for of in how if of is not None} == {HERE}
+        assert model.directions(1, torch.arange(3, device=HERE)).device == HERE
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path):

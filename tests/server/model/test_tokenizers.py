@@ -284,3 +284,16 @@ def test_a_vocabulary_of_262144_tokens_is_read(tmp_path):
     tokenizer = ours.Tokenizer(PreTrainedTokenizerFast(tokenizer_object=made), 262_144)
     assert tokenizer.n_tokens == 262_144
     assert tokenizer.encode(["10000 4feff"]) == [[256, 262_143]]
+
+
+def test_tokens_alone_have_their_leading_space_and_parts_of_characters_are_bytes():
+    """é is C3 A9; 日 E6 97 A5."""
+    plain = ours.Tokenizer(PreTrainedTokenizerFast(tokenizer_object=with_added_tokens()))
+    (ids,) = plain.encode([" thé<x>"])
+    assert plain.alone(ids) == [" ", "th", "<0xC3>", "<0xA9>", "<x>"]
+    fallback = ours.Tokenizer(PreTrainedTokenizerFast(tokenizer_object=byte_fallback()))
+    (ids,) = fallback.encode(["the cat日"])
+    assert fallback.alone(ids) == [" the", " cat", "<0xE6>", "<0x97>", "<0xA5>"]
+    assert fallback.alone([3 + ord("A"), 4_000]) == ["A", "<4000>"]
+    words = ours.Tokenizer(PreTrainedTokenizerFast(tokenizer_object=word_piece()))
+    assert words.alone(words.encode(["the cats"])[0]) == [" the", " cat", "s"]
