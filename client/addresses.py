@@ -4,8 +4,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Sequence
-from urllib.parse import urlsplit, urlunsplit
+from collections.abc import Iterable, Sequence
 
 from polysem.proto.errors import InvalidArgument, Unavailable
 
@@ -22,6 +21,8 @@ def named(target: str | Sequence[str]) -> str:
     """The target in one string, each server with its port; several servers by commas. Raises InvalidArgument."""
     if isinstance(target, str) and target.startswith(OF_GRPC):
         return target
+    if not isinstance(target, str | Iterable):
+        raise InvalidArgument(f"{target!r} is no server: {FORMS}", "target")
     names = target.split(",") if isinstance(target, str) else target
     found = [_named(name) for name in names if name != ""]
     if not found:
@@ -48,7 +49,7 @@ def with_port(name: str, default: int) -> str:
         )
     bare = name.count(":") > 1 and not name.startswith("[")  # an IPv6 address by itself
     host, separator, port = (name, "", "") if bare else name.rpartition(":") if _has_port(name) else (name, "", "")
-    if not host or re.search(r"[\s/@?#\\]", host):
+    if not host or re.search(r"[\s/@?#\\\x00-\x1f\ud800-\udfff]", host):
         raise InvalidArgument(f"{name!r} is no address of a server: {FORMS}", "target")
     if separator and not (port.isascii() and port.isdecimal() and 1 <= int(port[:9]) <= 65535):
         raise InvalidArgument(f"{name!r} has no port from 1 to 65535 after its colon: {FORMS}", "target")
@@ -136,5 +137,5 @@ def _is_in(host: str, network: str) -> bool:
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else url
+    scheme = SCHEME.match(url)  # by hand: what is no URL is to be named as well
+    return f"{scheme[0] if scheme else ''}{url.rpartition('@')[2]}" if "@" in url else url

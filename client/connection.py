@@ -145,7 +145,7 @@ def aio_channel(target: str, token: str | None, tls: bool | str | Path, bulk: bo
 
 def _metadata(token: str | None, bulk: bool) -> tuple[tuple[str, str], ...]:
     token = token if token is not None else os.environ.get("POLYSEM_TOKEN")
-    if token and not (token.isascii() and token.isprintable() and " " not in token):
+    if token and not (isinstance(token, str) and token.isascii() and token.isprintable() and " " not in token):
         raise InvalidArgument("the token is no key of Polysem's: copy it anew, without quotes or spaces", "token")
     carried = []
     if token:
@@ -161,6 +161,8 @@ def _credentials(tls: bool | str | Path) -> grpc.ChannelCredentials | None:
         return None
     if tls is True:
         return grpc.ssl_channel_credentials()
+    if not isinstance(tls, str | os.PathLike):
+        raise InvalidArgument(f"tls is {tls!r}; give True, False, or the file of a certificate", "tls")
     try:
         certificate = Path(os.path.expanduser(tls)).read_bytes()
     except OSError as error:

@@ -21,7 +21,8 @@ def whole_numbers(values: object, field: str, each: str) -> tuple[int, ...]:
 
     Raises InvalidArgument.
     """
-    listed = values if isinstance(values, Iterable) and not isinstance(values, str | bytes) else (values,)
+    is_one = isinstance(values, str | bytes) or getattr(values, "ndim", 1) == 0
+    listed = values if isinstance(values, Iterable) and not is_one else (values,)
     found = []
     for value in listed:
         number = whole(value)
@@ -35,9 +36,17 @@ def index_name(index: object) -> str:
     """The name of an index as it is sent: "" stands for None, the server's default. Raises InvalidArgument."""
     if index is None:
         return ""
-    if not isinstance(index, str):
+    if not isinstance(index, str) or not _is_unicode(index):
         raise InvalidArgument(f"the index is {index!r}; give its name as a str, or None for the default", "index")
     return index
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # an unpaired surrogate
+        return False
+    return True
 
 
 def number_of(value: object) -> float:
@@ -50,5 +59,5 @@ def number_of(value: object) -> float:
 
 def check_one_of(value: object, known: tuple[str, ...], field: str) -> None:
     """Raise InvalidArgument unless it is one of the known names."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise InvalidArgument(f"unknown {field} {value!r}: choose {', '.join(known[:-1])} or {known[-1]}", field)

@@ -8,7 +8,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from numbers import Real
 from typing import NamedTuple, TypeAlias, cast
 
@@ -95,15 +95,24 @@ def _ranges(neurons: Iterable[NeuronLike]) -> Iterator[NeuronRange]:
         elif isinstance(neuron, str):
             yield _parse(neuron)
         elif isinstance(neuron, Iterable) and not isinstance(neuron, bytes | Mapping):
-            parts = tuple(neuron)
+            parts = _parts(neuron)
             pair = [whole(part) for part in parts]
             if len(pair) == 2 and None not in pair:
+                if isinstance(neuron, Set):  # which may begin with either
+                    raise InvalidArgument(f"{_shown(neuron)} is not a neuron: {SPELLINGS}", "neurons")
                 layer, index = cast("list[int]", pair)
                 yield _checked(neuron, layer, index, index)
             else:
-                yield from _ranges(cast("tuple[NeuronLike, ...]", parts))
+                yield from _ranges(parts)
         else:
             raise InvalidArgument(f"{_shown(neuron)} is not a neuron: {SPELLINGS}", "neurons")
+
+
+def _parts(neuron: "Iterable[NeuronLike] | tuple[int, int]") -> tuple[NeuronLike, ...]:
+    try:
+        return cast("tuple[NeuronLike, ...]", tuple(neuron))
+    except TypeError as error:  # an array of no dimensions says that it is iterable
+        raise InvalidArgument(f"{_shown(neuron)} is not a neuron: {SPELLINGS}", "neurons") from error
 
 
 def _whole(r: NeuronRange) -> NeuronRange:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from polysem.client.commands import next_steps
 from polysem.client.commands.options import (
     DEVICE,
     DTYPE,
@@ -151,14 +152,14 @@ def index(
     from polysem.client.terminal.progress import INDEXING, bars
     from polysem.server.corpus.documents import Corpus
     from polysem.server.index.format import open_index
-    from polysem.server.indexing import builder
+    from polysem.server.indexing import builder, maxima
     from polysem.server.model.model import Model
     from polysem.server.questions import holding
 
     ray = ray_options(flags)
     how = _recipe(builder.PRESETS[preset], **flags)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
-    maxima = None if max_activations is None else builder.read_maxima(Path(os.path.expanduser(max_activations)))
+    given = None if max_activations is None else maxima.read(Path(os.path.expanduser(max_activations)))
     destination = destination_of(out)
     with published(destination):
         if not destination.made:
@@ -167,7 +168,7 @@ def index(
                 _reads(executor, source, model, device, split_layers, dtype, ray, shown.note) as (reader, where),
             ):
                 if not (destination.local / holding.WORK).exists():  # killed while neurons were tested
-                    builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, maxima, where)
+                    builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, given, where)
                 if n_null is not None:
                     assert isinstance(reader, Model)  # as it is where the executor is local
                     made = open_index(destination.local)
@@ -184,7 +185,10 @@ def index(
         )
     for note in info.notes:
         click.echo(note)
-    click.echo(f"next: polysem serve --index {out}" if destination.url is None else "next: serve a copy of it")
+    if destination.url is None:
+        next_steps.say("serve", "--index", out)
+    else:
+        click.echo("next: serve a copy of it")
 
 
 @contextlib.contextmanager
@@ -345,7 +349,7 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     from polysem.server.questions import resident
 
     settings = reading.read(config, index=list(index) or None, corpora=list(corpora) or None, **flags)
-    from polysem.server import paths, tour
+    from polysem.server import paths
     from polysem.server.serving import address, hint, logs
     from polysem.server.serving.books import Books
 
@@ -383,7 +387,7 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
         say(f"listening on {address.target(settings, port)}; Ctrl-C stops")
         layers = engine.index("").info.held_layers
         layer = 1 if 1 in layers else layers[0]
-        for line in hint.lines(settings, port, f"{layer}.0", tour.command()):
+        for line in hint.lines(settings, port, f"{layer}.0", next_steps.command()):
             say(line)
 
     try:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from polysem.client.commands import next_steps
+
 
 @click.group()
 def keys() -> None:
@@ -106,7 +108,11 @@ def list_keys(state: Path | None, as_json: bool) -> None:
         whose = "all keys' jobs" if key.admin else "its own"
         cells = (key.id, key.owner, key.class_, whose, str(key.max_in_flight or "–"), quota)
         table.add_row(*cells, key.created[:10], (key.last_used or "never")[:16], (key.revoked or "")[:16])
-    terminal.console().print(table if found else "no keys yet: polysem keys create --owner NAME")
+    if found:
+        terminal.console().print(table)
+    else:
+        click.echo("no keys yet")
+        next_steps.say("keys", "create", "--owner", "NAME", *([] if state is None else ["--state", str(state)]))
 
 
 @keys.command()

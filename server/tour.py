@@ -1,9 +1,6 @@
 """The first-time tour: a few of the most polysemantic neurons of the demo model, and Table 1, in the terminal."""
 
 import io
-import shlex
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from rich.text import Text
 
 import polysem.server
 from polysem.client import Client, Clusters, Neuron, files, terminal
+from polysem.client.commands import next_steps
 from polysem.client.drawing import report
 from polysem.client.measuring.table1 import PAPER
 
@@ -51,7 +49,7 @@ def show(folder: Path, svg: Path | None, page: Path, force: bool) -> None:
         _write(page, report.make(client, *(str(neuron.id) for neuron in shown)).html, force)
     console.print("\nThe same neurons as a page for a browser, where their trees can be cut anew:")
     console.print(str(page.resolve()), soft_wrap=True)
-    console.print(_next_steps(shown[0], command()), soft_wrap=True)
+    console.print(_next_steps(shown[0], next_steps.command()), soft_wrap=True)
 
 
 def draw(neuron: Neuron, svg: Path, force: bool) -> None:
@@ -113,16 +111,6 @@ def _row(clusters: Clusters) -> Sequence[str]:
         f"{columns['n_clusters'][has].mean():.2f}",
         f"{np.isnan(intra[has]).sum():,} / {np.isnan(inter[has]).sum():,}",
     )
-
-
-def command() -> str:
-    """Return how this process was started, to be typed again in the same terminal: `polysem` where that is it."""
-    script = Path(sys.argv[0])
-    if script.suffix == ".py":  # python -m polysem
-        return shlex.join([sys.executable, "-m", "polysem"])
-    on_path = shutil.which(script.name)
-    is_it = on_path is not None and Path(on_path).resolve() == script.resolve()
-    return script.name if is_it else shlex.quote(str(script))
 
 
 def _next_steps(neuron: Neuron, polysem: str) -> Text:

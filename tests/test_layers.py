@@ -57,11 +57,11 @@ server/planted       client client/commands client/measuring client/terminal ker
 server/reproduce     client/commands client/measuring client/terminal proto proto/questions proto/work
                      server/corpus server/index server/indexing server/local_client server/model server/opening
                      server/planted server/settings
-server/tour          client client/drawing client/measuring client/terminal server
+server/tour          client client/commands client/drawing client/measuring client/terminal server
 server/commands      client client/commands client/terminal proto server/app server/corpus server/demo server/index
                      server/indexing server/model server/opening server/paths server/questions server/ray_cluster
                      server/serving server/settings server/key_commands server/tour
-server/key_commands  client/terminal server/paths server/serving
+server/key_commands  client/commands client/terminal server/paths server/serving
 """
 FILES = {
     "polysem." + path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from polysem.client.commands import next_steps
 from polysem.client.commands.options import (
     FORCE,
     INDEX,
@@ -24,7 +25,7 @@ from polysem.client.commands.options import (
 )
 from polysem.client.jobs import HEARTBEAT_S
 from polysem.proto.facts import Selection
-from polysem.proto.jobs import Job, MeasureSpec
+from polysem.proto.jobs import IndexSpec, Job, MeasureSpec
 from polysem.proto.questions.clustering import Algorithm, Embedding
 
 ID = click.argument("id_", metavar="ID")
@@ -161,7 +162,8 @@ def list_jobs(server: str, timeout_s: float | None, as_json: bool, limit: int | 
             print_json(job_json(job))
         return
     if not found:
-        click.echo("no jobs yet; `polysem jobs submit --help` says how to begin")
+        click.echo("no jobs yet")
+        next_steps.say_of_server("jobs", "submit", "--help")
         return
     from rich.table import Table
 
@@ -273,7 +275,7 @@ def upload(file: Path, name: str | None, shared: bool, server: str, timeout_s: f
         print_json(asdict(kept) | {"expires_at": _iso(kept.expires_at)})
     else:
         click.echo(f"{kept.name}: {kept.bytes:,} bytes, kept until {_when(kept.expires_at)} UTC")
-        click.echo(f"next: polysem jobs submit index NAME --corpus {kept.name}")
+        next_steps.say_of_server("jobs", "submit", "index", "NAME", "--corpus", kept.name)
 
 
 @corpus.command("list")
@@ -318,17 +320,21 @@ def _show(job: Job, as_json: bool) -> None:
         return
     click.echo(f"{job.id}  {_what(job)}  {_state(job)}")
     if not job.finished:
-        click.echo(f"next: polysem jobs watch {job.id}")
+        next_steps.say_of_server("jobs", "watch", job.id)
     _hint(job)
 
 
 def _hint(job: Job) -> None:
     for note in job.notes:
         click.echo(note)
-    if job.state == "done" and job.kind == "index":
-        click.echo(f"next: polysem cluster 1.0 --index {job.spec.name}")  # type: ignore[union-attr]
-    elif job.state == "done":
-        click.echo(f"next: polysem jobs fetch {job.id} --out FILE.parquet  (until {_when(job.expires_at)} UTC)")
+    if job.state != "done":
+        return
+    if job.expires_at is not None:
+        click.echo(f"kept until {_when(job.expires_at)} UTC")
+    if isinstance(job.spec, IndexSpec):
+        next_steps.say_of_server("cluster", f"{next(iter(job.spec.layers), 0)}.0", "--index", job.spec.name)
+    else:
+        next_steps.say_of_server("jobs", "fetch", job.id, "--out", "FILE.parquet")
 
 
 def _what(job: Job) -> str:

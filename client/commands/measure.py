@@ -11,6 +11,7 @@ from typing import Any, get_args
 import click
 
 from polysem.client.client import Client
+from polysem.client.commands import next_steps
 from polysem.client.commands.options import (
     BULK,
     FORCE,
@@ -138,7 +139,7 @@ def measure(
         n_trees = len(measurements.read(destination.local))
     click.echo(f"{out}: {n_trees // len(asked_for):,} neurons by {len(asked_for)} clusterings")
     if destination.url is None:
-        click.echo(f"next: polysem table1 {out}")
+        next_steps.say("table1", out)
 
 
 def _advance(shown: Any, total: int, n_trees: int) -> None:

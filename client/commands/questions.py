@@ -95,6 +95,8 @@ def similar(
             for one in found:
                 named = {"neuron": str(one.neuron), "letter": of[one.neuron, one.label], "side": options["side"]}
                 print_json(one._asdict() | named)
+            if found.mixed:
+                click.echo(f"note: {found.mixed}", err=True)
             return
         from polysem.client import terminal
 
@@ -243,6 +245,8 @@ def importance_json(importance: Importance, example: Example) -> dict[str, Any]:
         "key_token": example.key_part.text,
         "key_part": example.key_part.fraction,
         "tokens": list(importance.tokens),
+        "characters": [part.text for part in importance.parts],
+        "parts": [part.fraction for part in importance.parts],
         "importances": [round(float(i), 4) for i in importance.importances],
         "relative": [round(float(i), 4) for i in importance.relative],
     }

@@ -38,7 +38,7 @@ from polysem.client.questions.statistics import Statistics
 from polysem.proto import errors
 from polysem.proto.facts import IndexInfo
 from polysem.proto.neurons import MAX_INDEX, NeuronId
-from polysem.proto.questions.clustering import mixed_methods
+from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 
 FOLDER = Path(__file__).parent
 N_SIMILAR = 20  # clusters, as on the paper's site
@@ -347,6 +347,7 @@ class _Pages:
                     "paint": browser.paint(letter),
                     "size": other.size,
                     "similarity": round(other.similarity, 4),
+                    "approximate": other.method in APPROXIMATE,
                     "address": f"/neuron/{other.neuron}{view.query()}",
                     "example": browser.example_data(self._example(other.neuron, other.central, view, whole=False)),
                 }

@@ -13,7 +13,7 @@ from polysem.client.calls import Call
 from polysem.client.questions.counted import N_NULL, n_named
 from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
-from polysem.client.questions.options import ClusteringOptions, read_options
+from polysem.client.questions.options import ClusteringOptions, numbers, read_options
 from polysem.client.questions.significance import (
     TESTS,
     Significance,
@@ -487,7 +487,7 @@ def call(
     neuron_only = n_null is None
     if n_null is None:
         n_null = N_NULL if n_named(neurons) == 1 else 0
-    further = tuple(silhouette_thresholds)
+    further = numbers(silhouette_thresholds, "silhouette_thresholds")
     clustering = replace(
         clustering, n_null=n_null, neuron_only=neuron_only and n_null > 0, seed=seed, silhouette_thresholds=further
     )

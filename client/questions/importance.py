@@ -8,6 +8,7 @@ import numpy as np
 
 from polysem.client import characters, tables
 from polysem.client.calls import Call
+from polysem.client.characters import Part
 from polysem.client.streams import Stream
 from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
@@ -29,6 +30,7 @@ class Importance:
     activation   at the key token, nothing masked
     tokens       the texts before the key token, and it as the last; where it is a part of a character, the character
     importances  (len(tokens),) float32: 1 − a_masked / a; 1: all is lost, 0: nothing, negative: it grows
+    parts_of     of each token: which of its character's tokens it is, and how many they are; (0, 0): an older server
     """
 
     neuron: NeuronId
@@ -37,6 +39,12 @@ class Importance:
     tokens: Sequence[str]
     importances: FloatArray
     side: Side = "positive"
+    parts_of: Sequence[tuple[int, int]] = ()
+
+    @property
+    def parts(self) -> list[Part]:
+        """The tokens: the text of each, or the character of which it is a part."""
+        return [characters.part(self.tokens, i, *of) for i, of in enumerate(self.parts_of)]
 
     @property
     def place(self) -> int:
@@ -54,7 +62,8 @@ class Importance:
 
     def __repr__(self) -> str:
         most = np.argsort(-self.importances[:-1], kind="stable")[:3]
-        named = ", ".join(f"{characters.part(self.tokens, i).text!r} {self.relative[i]:.2f}" for i in most)
+        parts = self.parts
+        named = ", ".join(f"{parts[i].text!r} {self.relative[i]:.2f}" for i in most)
         return f"<Importance {self.neuron} #{self.example} {self.tokens[-1]!r} after {named or 'nothing'}>"
 
 
@@ -66,6 +75,8 @@ def importances_of(answer: Answer) -> list[Importance]:
 def importances_of_batch(batch: ImportanceBatch, side: Side = "positive") -> list[Importance]:
     """The views of a batch of importances."""
     offsets = columns.offsets(batch)["token"]
+    parts = list(zip(batch.part_numbers.tolist(), batch.part_counts.tolist(), strict=True))
+    parts = parts or [(0, 0)] * len(batch.tokens)  # an older server does not say
     return [
         Importance(
             neuron=neuron_id(batch.neurons[i]),
@@ -74,6 +85,7 @@ def importances_of_batch(batch: ImportanceBatch, side: Side = "positive") -> lis
             tokens=batch.tokens[offsets[i] : offsets[i + 1]],
             importances=batch.importances[offsets[i] : offsets[i + 1]],
             side=side,
+            parts_of=parts[offsets[i] : offsets[i + 1]],
         )
         for i in range(len(batch.neurons))
     ]
@@ -86,6 +98,8 @@ def _by_token(batches: Sequence[ImportanceBatch]) -> Columns:
         "example": np.repeat(tables.joined([batch.places for batch in batches]), counts),
         "place": tables.within(counts),
         "token": tables.texts(batches, "tokens"),
+        "character": [part.text for one in found for part in one.parts],
+        "part": [part.fraction for one in found for part in one.parts],
         "importance": tables.joined([batch.importances for batch in batches], dtype=np.float32),
         "relative": tables.joined([one.relative for one in found], dtype=np.float32),
     }

@@ -199,13 +199,18 @@ def pages(
     **options: Unpack[ClusteringOptions],
 ) -> Pages:
     choice, clustering = read_options(**options)
+    order = "" if sort_by is None else sort_by
+    if not isinstance(order, str):
+        raise InvalidArgument(f"sort_by is {sort_by!r}; give a metric's name, such as '-n_clusters'", "sort_by")
+    if not isinstance(where, Mapping):
+        raise InvalidArgument(f"where is {where!r}; give ends by metric, as {{'inter': (0.5, None)}}", "where")
     query = ListQuery(
         neurons=parse_neurons(*neurons) if neurons else (),
         index=checks.index_name(index),
         choice=choice,
         clustering=clustering,
-        sort_by=(sort_by or "").removeprefix("-") or None,  # type: ignore[arg-type]
-        descending=(sort_by or "").startswith("-"),
+        sort_by=order.removeprefix("-") or None,  # type: ignore[arg-type]
+        descending=order.startswith("-"),
         where=tuple(_metric_range(metric, ends) for metric, ends in where.items()),
         skip=skip,
         side=side,

@@ -33,9 +33,12 @@ def read_options(**options: Unpack[ClusteringOptions]) -> tuple[EmbeddingChoice,
 def _thresholds(thresholds: Any) -> Any:
     if thresholds is None:
         return "linear"
-    if isinstance(thresholds, str):
-        return thresholds
+    return thresholds if isinstance(thresholds, str) else numbers(thresholds, "thresholds")
+
+
+def numbers(values: Any, field: str) -> tuple[float, ...]:
+    """The numbers that the caller gave. Raises InvalidArgument where they are none."""
     try:
-        return tuple(float(value) for value in thresholds)
-    except (TypeError, ValueError) as error:
-        raise InvalidArgument(f"thresholds must be numbers, not {thresholds!r}", "thresholds") from error
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidArgument(f"{field} must be numbers, not {values!r}", field) from error

@@ -17,6 +17,9 @@ from polysem.client.terminal.summary import summary
 from polysem.client.terminal.tables import StatisticsPanel, listing, metrics_table, statistics_table
 from polysem.client.terminal.texts import ExampleText, example_lines
 
+USUAL_WIDTH = 120
+LEAST_WIDTH, MOST_WIDTH = 20, 1000
+
 __all__ = [
     "ExampleText",
     "ImportanceText",
@@ -39,8 +42,10 @@ __all__ = [
 
 
 def console(record: bool = False) -> Console:
-    """Standard output: with colour in a terminal that has it, plain in a pipe. 120 columns wide where none is known."""
+    """Standard output: with colour in a terminal that has it, plain in a pipe. 120 columns wide where none is known,
+    and as wide as can be read where $COLUMNS says more or less.
+    """
     sized = Console(record=record, highlight=False)
-    if sized.is_terminal or "COLUMNS" in os.environ:
-        return sized
-    return Console(record=record, highlight=False, width=120)
+    is_known = sized.width > 0 and (sized.is_terminal or "COLUMNS" in os.environ)
+    width = min(max(sized.width, LEAST_WIDTH), MOST_WIDTH) if is_known else USUAL_WIDTH
+    return sized if width == sized.width else Console(record=record, highlight=False, width=width)

@@ -1,6 +1,6 @@
 """Similar clusters, names of clusters, token importance, and one's own text explained."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -12,7 +12,7 @@ from polysem.client.questions.examples import Example
 from polysem.client.questions.explain import ExplainedToken, Firing
 from polysem.client.questions.importance import Importance
 from polysem.client.questions.labels import Label
-from polysem.client.questions.similar import SimilarCluster
+from polysem.client.questions.similar import Similar
 from polysem.client.terminal.tables import counted
 from polysem.client.terminal.texts import cropped, example_lines, has_colour, key_text, shade_style
 from polysem.proto.neurons import NeuronId, parse_neuron
@@ -29,7 +29,7 @@ class SimilarClusters:
     def __init__(
         self,
         neuron: str,
-        found: Sequence[SimilarCluster],
+        found: Similar,
         texts: Mapping[tuple[NeuronId, int], Example],
         letters: Mapping[tuple[NeuronId, int], str],
     ) -> None:
@@ -43,15 +43,18 @@ class SimilarClusters:
             max(options.max_width - 43, 20),
             has_colour(console),
         )
-        before = None
+        before, mixed = None, self._found.mixed
         for one, line in zip(self._found, lines, strict=True):
             if one.to != before:
                 name = self._letters[self._neuron, one.to]
                 yield Text.assemble((f"similar to {self._neuron}.{name}", "bold"), (f"  label {one.to}", "dim"))
                 before = one.to
             where = f"{one.neuron}.{self._letters[one.neuron, one.label]}"
+            made = f"{one.method:<14} " if mixed else ""
             label, size = f"label {one.label}", counted(one.size, "example")
-            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<10} ", (f"{label:<9} {size:>12} ", "dim"), line)
+            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<10} ", (f"{label:<9} {size:>12} {made}", "dim"), line)
+        if mixed:
+            yield Text(mixed, "dim")
 
 
 class NamedClusters:
@@ -84,16 +87,14 @@ class ImportanceText:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         one, relative = self._importance, self._importance.relative
-        texts = [*one.tokens[:-1], *self._example.tokens[self._example.key :]]  # with the rest of the key's character
+        parts = one.parts
         yield Text.assemble((f"{one.neuron} ", "bold"), f"#{one.example}  {one.activation:.2f}")
         before = cropped(Text(characters.visible("".join(one.tokens[:-1]))), options.max_width - 24, from_the_left=True)
         yield before.append_text(key_text(characters.displayed(self._example.key_part), has_colour(console)))
         shown = [i for i in range(len(one.tokens) - 1) if relative[i] >= self.LEAST]
         for i in shown:
             bar = "█" * max(round(float(relative[i]) * 20), 1)
-            yield Text.assemble(
-                f"  {relative[i]:4.0%} ", (f"{bar:<20} ", "#2a6fdb"), characters.named(characters.part(texts, i))
-            )
+            yield Text.assemble(f"  {relative[i]:4.0%} ", (f"{bar:<20} ", "#2a6fdb"), characters.named(parts[i]))
         if not shown:
             yield Text(f"  no token before it changes the activation by {self.LEAST:.0%} of what it does itself", "dim")
 

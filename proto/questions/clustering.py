@@ -280,6 +280,8 @@ def check_clustering(clustering: Clustering) -> None:
         )
     if not is_number(clustering.n_null) or not 0 <= clustering.n_null <= MAX_NULLS:
         raise InvalidArgument(f"n_null is {clustering.n_null!r}; give 0 to {MAX_NULLS}", "n_null")
+    if not isinstance(clustering.until_stable, int | np.bool_):
+        raise InvalidArgument(f"until_stable is {clustering.until_stable!r}; give True or False", "until_stable")
     _check_seed(clustering.seed)
     for value in clustering.silhouette_thresholds:
         _in_range(value, "silhouette_thresholds")

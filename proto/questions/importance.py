@@ -28,7 +28,8 @@ class ImportanceQuery:
 @columnar(
     pb.MeasureImportanceResponse,
     "example",
-    Axis("token", ["tokens", "importances"], "n_tokens"),
+    Axis("token", ["tokens", "importances", "part_numbers", "part_counts"], "n_tokens"),
+    later=["part_numbers", "part_counts"],
 )
 @dataclass(frozen=True, eq=False)
 class ImportanceBatch:
@@ -40,6 +41,8 @@ class ImportanceBatch:
     n_tokens     (E,) int32: the last of each example's is its key token
     tokens       T texts
     importances  (T,) float32: 1 − a_masked / a, the share of the key activation that is lost without the token
+    part_numbers (T,) int32: which of a character's tokens it is, from 1
+    part_counts  (T,) int32: how many they are; both are empty where an older server answers
     """
 
     neurons: IntArray
@@ -48,6 +51,8 @@ class ImportanceBatch:
     n_tokens: IntArray
     tokens: Sequence[str] = field(repr=False)
     importances: FloatArray
+    part_numbers: IntArray
+    part_counts: IntArray
 
 
 def encode_importance_query(query: ImportanceQuery) -> pb.MeasureImportanceRequest:

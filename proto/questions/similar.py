@@ -44,9 +44,10 @@ class SimilarQuery:
     "cluster",
     Axis(
         "similar",
-        ["similar_neurons", "similar_labels", "similar_centrals", "similar_sizes", "similarities"],
+        ["similar_neurons", "similar_labels", "similar_centrals", "similar_sizes", "similarities", "similar_methods"],
         "n_similar",
     ),
+    later=["methods", "similar_methods"],
 )
 @dataclass(frozen=True, eq=False)
 class SimilarBatch:
@@ -57,6 +58,8 @@ class SimilarBatch:
     similar_neurons            (K, 2) int32
     similar_labels, similar_centrals, similar_sizes  (K,) int32
     similarities               (K,) float64, −1..1: cosine of the central examples' embeddings, falling within each item
+    methods, similar_methods   (B,), (K,) int32: how the trees were made, a place in METHODS plus 1; 0 and empty where
+                               an older server answers
     """
 
     neurons: IntArray
@@ -68,6 +71,8 @@ class SimilarBatch:
     similar_centrals: IntArray
     similar_sizes: IntArray
     similarities: DoubleArray
+    methods: IntArray
+    similar_methods: IntArray
 
 
 def check_similar(query: SimilarQuery) -> None:

@@ -92,6 +92,8 @@ def from_rpc_error(error: grpc.RpcError, target: str) -> PolysemError:
         )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.DeadlineExceeded(f"no answer from {target} in the time given; raise timeout_s or ask for less")
+    if message.startswith("Failed to create channel"):
+        return InvalidArgument(f"{target!r} is no address that gRPC can use ({message})", "target")
     if (sizes := TOO_LARGE.search(message)) is not None:
         n_bytes, most = sizes.groups()
         if message.startswith("CLIENT: Received"):

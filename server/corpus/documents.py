@@ -29,6 +29,7 @@ PYDOCS = "pydocs"
 MAX_DOCUMENT_BYTES = 64 << 20
 MAX_NAME_CHARACTERS = 512
 RANGE_BYTES = 16 << 20  # of text
+_FORMS = "'pydocs', a .jsonl, .jsonl.gz, .txt or .parquet file, a folder, or hf:NAME"
 
 
 class Document(NamedTuple):
@@ -168,6 +169,8 @@ class Corpus:
         """Return what it is, and where."""
         if self.path is None and self.id == PYDOCS:
             return "pydocs", Path()
+        if not self.id.strip():
+            raise BadCorpus(f"no corpus was named: give {_FORMS}")
         path = self.path or self._given_path()
         if self.path is None and self.id.startswith(tables.HUGGING_FACE):
             by_save_to_disk = any((path / file).is_file() for file in ("dataset_dict.json", "state.json"))
@@ -175,10 +178,9 @@ class Corpus:
         if path.is_dir():
             return "folder", path
         if not path.is_file():
-            raise BadCorpus(
-                f"there is no corpus {self.id!r}; give 'pydocs', a .jsonl, .jsonl.gz, .txt or .parquet file, a folder, "
-                "or hf:NAME"
-            )
+            if path.exists():
+                raise BadCorpus(f"{self.id!r} is neither a file nor a folder, and cannot be read twice; give {_FORMS}")
+            raise BadCorpus(f"there is no corpus {self.id!r}; give {_FORMS}")
         if path.name.endswith((".jsonl", ".jsonl.gz")):
             return "archive" if path.suffix == ".gz" else ".jsonl", path
         if path.suffix in (".txt", ".parquet"):

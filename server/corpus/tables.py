@@ -240,7 +240,10 @@ def _parquet(place: Path | str, text_field: str) -> Iterator[tuple[Any, list[str
                 names = file.schema_arrow.names
                 if text_field not in names:
                     raise BadCorpus(f"{str(place)!r} has no column {text_field!r}; it has {', '.join(names)}")
-                yield file, [name for name in (text_field, "id") if name in names]
+                columns = [name for name in (text_field, "id") if name in names]
+                if twice := next((name for name in columns if names.count(name) > 1), None):
+                    raise BadCorpus(f"{str(place)!r} has several columns {twice!r}; give each a name of its own")
+                yield file, columns
         except pyarrow.ArrowException as error:
             raise BadCorpus(f"cannot read {str(place)!r}: {_first_line(error)}") from error
 

@@ -49,6 +49,7 @@ MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
 TOKENS_BEFORE, TOKENS_AFTER = 20, 10  # of the text around a key token (as the paper's site)
 N_BINS = 64
+MAX_DESCRIPTION_BYTES = 1 << 16  # of what it is, as clients hear it: the ids of model and corpus may be paths
 
 
 class Layer(NamedTuple):
@@ -330,8 +331,14 @@ def open_index(folder: Path) -> Index:
     with _readable_manifest(folder):
         _ = index.info  # all that it says is there
         check(index)
-        if decode_indexes(encode_indexes([index.info])) != [index.info]:
+        described = encode_indexes([index.info])
+        if decode_indexes(described) != [index.info]:
             raise ValueError("what it says of the index has other types than it should have")
+    if (n_bytes := described.ByteSize()) > MAX_DESCRIPTION_BYTES:
+        raise DamagedIndex(
+            f"the index {str(folder)!r} is damaged: its manifest describes it in {n_bytes:,} bytes, at most "
+            f"{MAX_DESCRIPTION_BYTES:,} can be told; copy it again, or index the corpus anew"
+        )
     for side in index.info.sides:
         _ = index.of(side).nulls
     return index

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from polysem.server.index.format import Index
 
 MAX_LAYERS = 1000
+MAX_NAME_BYTES = 2048  # of a document: 512 characters
 BLOCK = 4096  # rows of x̂ that are checked together
 MOST = float(np.finfo(np.float32).max)
 EXPONENT = 0x7C00  # of float16: all ones say infinity, or no number
@@ -125,18 +126,26 @@ def _check_contexts(index: "Index") -> None:
     lengths = index.contexts.lengths()
     if lengths.size and lengths.max() > index.info.context_length:
         files["offsets"].refuse(f"has a context of {lengths.max()} tokens, the longest is {index.info.context_length}")
-    _check_names(files["name_bytes"], np.asarray(arrays["name_bytes"]), np.asarray(arrays["name_offsets"]))
+    _check_names(files, np.asarray(arrays["name_bytes"]), np.asarray(arrays["name_offsets"]))
 
 
-def _check_names(file: _File, data: Array, offsets: Array) -> None:
-    """Each name is UTF-8: all of them together are, and none begins within a character."""
+def _check_names(files: dict[str, _File], data: Array, offsets: Array) -> None:
+    """Each name is UTF-8: all of them together are, and none begins within a character. None is longer than a build
+    writes, so that an answer with many of them stays small.
+    """
     try:
         data.tobytes().decode()
     except UnicodeDecodeError as error:
-        file.refuse(f"is not UTF-8 at {error.start}")
+        files["name_bytes"].refuse(f"is not UTF-8 at {error.start}")
     begins = offsets[:-1][offsets[:-1] < len(data)]
     if ((data[begins] & 0xC0) == 0x80).any():
-        file.refuse("has a name that begins within a character")
+        files["name_bytes"].refuse("has a name that begins within a character")
+    lengths = np.diff(offsets)
+    if len(lengths) and lengths.max() > MAX_NAME_BYTES:
+        document = int(lengths.argmax())
+        files["name_offsets"].refuse(
+            f"gives document {document} a name of {lengths[document]:,} bytes, the longest may have {MAX_NAME_BYTES:,}"
+        )
 
 
 def _prefix(index: "Index") -> str:

@@ -10,9 +10,9 @@ import math
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,7 +41,7 @@ from polysem.server.index.format import (
     side_folder,
     write_manifest,
 )
-from polysem.server.indexing import choose, scan
+from polysem.server.indexing import choose, maxima, scan
 from polysem.server.indexing.scan import Collected, ReadOptions, Totals
 from polysem.server.indexing.selection import Candidates
 from polysem.server.indexing.stages import CollectStage, ScanStage
@@ -149,7 +149,11 @@ def build(
     (some kB a neuron).
     """
     recipe = recipe.of(model)
-    given = None if max_activations is None else _checked_maxima(max_activations, model, recipe)
+    given = None
+    if max_activations is not None:
+        given = maxima.strengths(max_activations, model.info, recipe.each_side, recipe.layers)
+    if out.name in ("", ".."):
+        raise InvalidArgument(f"{str(out)!r} is no name of a new folder; give one", "out")
     work = out.with_name(out.name + ".tmp")
     if out.exists():
         if (work / FINISHED).exists():  # killed while it cleaned up
@@ -160,14 +164,10 @@ def build(
     except OSError as error:
         raise FailedPrecondition(f"cannot write to {str(work)!r}: {error.strerror}") from error
     try:
-        with shards.sole_worker(work):
+        with shards.sole_worker(work), _nothing_left(work):
             at_once = batch_tokens or BATCH_TOKENS[model.device.type]
             where = executor or LocalExecutor(model)
             _Build(model, corpus, recipe, work, progress, at_once, given, where).run(out)
-    except BadCorpus:
-        if not any(work.glob("tokenise-*")) and not (work / "corpus.json").exists():
-            shutil.rmtree(work)  # nothing is kept that could be gone on with
-        raise
     except PolysemError:  # some of which are OSErrors: a cluster that is away says what to do itself
         raise
     except (OSError, sqlite3.Error) as error:
@@ -179,42 +179,15 @@ def build(
     return open_index(out)
 
 
-def read_maxima(path: Path) -> Array:
-    """Maxima (L, N) from a .npy file, for `build`; raises InvalidArgument where it holds no array of numbers."""
+@contextmanager
+def _nothing_left(work: Path) -> Iterator[None]:
+    """Remove the folder of a build that is refused before it keeps what could be gone on with."""
     try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InvalidArgument(
-            f"cannot read {str(path)!r} as maxima: {why}; give a .npy file of (layers, neurons a layer) floats",
-            "max_activations",
-        ) from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise InvalidArgument(f"{str(path)!r} holds no array of numbers; give a .npy file of floats", "max_activations")
-    return values
-
-
-def _checked_maxima(values: Array, model: ModelDescription, recipe: Recipe) -> Array:
-    """(J,) float32: strengths of the neurons of all runs."""
-    shape = model.info.n_layers, model.info.n_neurons_per_layer
-    wanted = (2, *shape) if recipe.sides == "both" else shape
-    if values.shape != wanted:
-        both = ": maxima, then minima, or pass --sides positive" if recipe.sides == "both" else ""
-        raise InvalidArgument(
-            f"the maxima have shape {values.shape}; {model.info.id!r} has {shape[0]} layers of {shape[1]} neurons, "
-            f"so give {wanted}{both}",
-            "max_activations",
-        )
-    maxima = values.astype(np.float32).reshape(-1, *shape)
-    if len(bad := np.argwhere(~np.isfinite(maxima))):
-        side, layer, neuron = bad[0]
-        raise InvalidArgument(
-            f"the {('maximum', 'minimum')[side]} of neuron {layer}.{neuron} is {maxima[side, layer, neuron]}; give "
-            "finite numbers",
-            "max_activations",
-        )
-    signs = np.array([SIGNS[side] for side in recipe.each_side], np.float32)
-    return (signs[:, None, None] * maxima)[:, list(recipe.layers) or slice(None)].ravel()
+        yield
+    except PolysemError:
+        if not any(work.glob("tokenise-*")) and not (work / "corpus.json").exists():
+            shutil.rmtree(work)
+        raise
 
 
 class _Build:

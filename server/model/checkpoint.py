@@ -33,6 +33,7 @@ _SIZE = re.compile(
     r"n_(embd|heads?|positions|ctx|inner)|num_(attention_|key_value_|kv_)?heads|(hidden|intermediate|vocab)_size|"
     r"ffn_(dim|hidden_size)|max_position_embeddings|seq_length|head_dim|word_embed_proj_dim"
 )
+_POSITIVE = re.compile(r"(^|_)eps(ilon)?$|rope_theta|rotary_emb_base")  # else a norm or an angle is no number
 _OPTIONAL = ("n_inner", "intermediate_size", "ffn_hidden_size", "num_key_value_heads", "num_kv_heads", "head_dim")
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,10 @@ def _check_size(name: str, key: str, value: Any) -> None:
             raise FailedPrecondition(
                 f"the config.json of {name!r} cannot be: {key} is {_shown(value)}; it is a whole number, 1 to {most:,}"
             )
+    elif _POSITIVE.search(key) and isinstance(value, int | float) and not 0 < value < math.inf:
+        raise FailedPrecondition(f"the config.json of {name!r} cannot be: {key} is {value}; it is a number above 0")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise FailedPrecondition(f"the config.json of {name!r} cannot be: {key} is {value}, which is no number")
     elif isinstance(value, list) and (large := _largest(value)) > most:  # lists that transformers multiplies out
         raise FailedPrecondition(f"the config.json of {name!r} cannot be: {key} has the number {large}")
 
@@ -109,7 +114,7 @@ def check_kind(name: str, config: Mapping[str, Any], families: Mapping[str, Fami
     """The model's family. Raises FailedPrecondition for a model, or a kind of checkpoint, that is not read."""
     model_type = config["model_type"]
     if model_type not in families:
-        code = f" with code of its own ({', '.join(config['auto_map'])})" if _names(config.get("auto_map")) else ""
+        code = f" with code of its own ({named})" if (named := _names(config.get("auto_map"))) else ""
         experts = next((key for key in config if re.fullmatch(r"(num|n)_(local_|routed_)?experts", key)), None)
         mixture = " with experts" if experts else ""
         raise FailedPrecondition(
@@ -124,16 +129,16 @@ def check_kind(name: str, config: Mapping[str, Any], families: Mapping[str, Fami
         raise FailedPrecondition(
             f"{name!r} holds an adapter ({ADAPTER}), which is not read: merge it into the weights, and remove its files"
         )
-    if _names(config.get("auto_map")):
+    if named := _names(config.get("auto_map")):
         log.warning(
-            "%r names code of its own (%s), which is not run; transformers' own %s reads it",
-            name, ", ".join(config["auto_map"]), model_type,
-        )  # fmt: skip
+            "%r names code of its own (%s), which is not run; transformers' own %s reads it", name, named, model_type
+        )
     return families[model_type]
 
 
-def _names(auto_map: Any) -> bool:
-    return isinstance(auto_map, dict) and bool(auto_map)
+def _names(auto_map: Any) -> str:
+    """What a config's auto_map names, in words; empty where nothing."""
+    return ", ".join(auto_map) if isinstance(auto_map, dict) else _shown(auto_map) if auto_map else ""
 
 
 # ---- The tensors
@@ -269,5 +274,6 @@ def chunks(tensor: StoredTensor, n: int = 1 << 21) -> Iterator[Tensor]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the error's text in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the error's text in one line: its first, and the next where that says what follows a colon."""
+    lines = [line.strip() for line in (str(error).strip() or type(error).__name__).splitlines()]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tokenizers.decoders import DecodeStream
 
-from polysem.proto.errors import FailedPrecondition
+from polysem.proto.errors import FailedPrecondition, InvalidArgument
 
 _PROBE = "text"
 _DAMAGE = "\N{REPLACEMENT CHARACTER}"
@@ -95,16 +95,25 @@ class Tokenizer:
         return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without BOS."""
-        return [encoding.ids for encoding in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+        """Token ids of each text, without BOS. Raises InvalidArgument for a text that has no tokens in it."""
+        return [encoding.ids for encoding in self._encoded(texts)]
 
     def pieces(self, texts: Sequence[str]) -> list[Pieces]:
-        """Each text as tokens, without BOS, by the tokenizer's offsets."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        """Each text as tokens, without BOS, by the tokenizer's offsets. Raises as `encode`."""
         return [
             Pieces(encoding.ids, _split(text, encoding.offsets))
-            for text, encoding in zip(texts, encodings, strict=True)
+            for text, encoding in zip(texts, self._encoded(texts), strict=True)
         ]
+
+    def _encoded(self, texts: Sequence[str]) -> list[Any]:
+        try:
+            return list(self._backend.encode_batch(list(texts), add_special_tokens=False))
+        except Exception as error:  # its library knows no other
+            if len(texts) > 1:
+                return [encoding for text in texts for encoding in self._encoded([text])]
+            raise InvalidArgument(
+                f"the model's tokenizer cannot read the text {_beginning(texts[0])!r}: {error}", "text"
+            ) from error
 
     def texts(self, ids: Sequence[int], continues: bool = False) -> list[str]:
         """The text of each token, by the tokenizer's decoder; joined they are what it makes of all.
@@ -184,6 +193,10 @@ class Tokenizer:
     def _anchor(self) -> list[int]:
         """Any token with a text of its own, for what follows it."""
         return next((ids[-1:] for ids in self.encode(["a", _PROBE]) if ids and self._backend.decode(ids[-1:])), [])
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def _n_shared(one: str, other: str) -> int:

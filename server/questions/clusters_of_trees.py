@@ -18,12 +18,14 @@ class Clusters:
     labels    (C,) int32
     centrals  (C,) int32: number of the central example
     sizes     (C,) int32: examples
+    methods   (C,) int32: how the tree was made, a place in METHODS plus 1
     """
 
     neurons: IntArray
     labels: IntArray
     centrals: IntArray
     sizes: IntArray
+    methods: IntArray
 
 
 def clusters_of(batch: ClusterBatch, distance_threshold: float) -> Clusters:
@@ -56,6 +58,7 @@ def clusters_of(batch: ClusterBatch, distance_threshold: float) -> Clusters:
         labels=labels,
         centrals=central[tops].astype(np.int32),
         sizes=np.bincount(of_example, minlength=len(tops)).astype(np.int32),
+        methods=batch.methods[neuron[tops]],
     )
 
 

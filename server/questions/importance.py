@@ -13,7 +13,7 @@ in one part: 2.4, 5.0 and 6.6 s an example; whole forwards took 11, 21 and 113 s
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,13 +26,14 @@ from polysem.proto.wire import columns
 from polysem.proto.wire.columns import Axis, columnar
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
+from polysem.server.questions import characters
 from polysem.server.questions.engine import MAX_NEURONS_PER_REQUEST, Engine, Plan
 from polysem.server.questions.examples import items_of
 
 FORWARD_TOKENS = {"cpu": 256, "cuda": 4096}  # that a part reads after what all its readings begin with
 
 
-@columnar(None, "item", Axis("reading", ["tokens", "masked_activations"], "n_masked"))
+@columnar(None, "item", Axis("reading", ["tokens", "masked_activations", "part_numbers", "part_counts"], "n_masked"))
 @dataclass(frozen=True, eq=False)
 class MaskedReadings:
     """Some readings of B examples, as the model gave them; never sent.
@@ -43,6 +44,8 @@ class MaskedReadings:
     n_masked            (B,) int32: readings with a token masked
     tokens              which token each of them masks, as text
     masked_activations  their activations at the key token, float32
+    part_numbers        which of a character's tokens that is, from 1, int32
+    part_counts         how many they are, int32
     """
 
     neurons: IntArray
@@ -51,6 +54,8 @@ class MaskedReadings:
     n_masked: IntArray
     tokens: Sequence[str] = field(repr=False)
     masked_activations: FloatArray
+    part_numbers: IntArray
+    part_counts: IntArray
 
 
 @dataclass(frozen=True, eq=True)
@@ -101,11 +106,14 @@ class ImportanceWork:
 
     def run(self, items: IntArray) -> MaskedReadings:
         texts: list[str] = []
+        parts: list[tuple[int, int]] = []
         found: list[Array] = []
         for layer, neuron, place, first, last, n in items.tolist():
-            ids, shown = self._text(layer, neuron, place, n - 1)
-            found.append(self._activations(layer, neuron, ids, range(first, last), n - 1))
-            texts += shown[max(first - 1, 0) : last - 1]
+            text = self._text(layer, neuron, place, n - 1)
+            found.append(self._activations(layer, neuron, text.ids, range(first, last), n - 1))
+            masked_here = slice(max(first - 1, 0), last - 1)
+            texts += text.tokens[masked_here]
+            parts += text.parts[masked_here]
         begins = items[:, 3] == 0
         unmasked = [a[0] if begin else np.nan for a, begin in zip(found, begins, strict=True)]
         masked = [a[int(begin) :] for a, begin in zip(found, begins, strict=True)]
@@ -116,21 +124,25 @@ class ImportanceWork:
             n_masked=(items[:, 4] - items[:, 3] - begins).astype(np.int32),
             tokens=texts,
             masked_activations=np.concatenate(masked).astype(np.float32),
+            part_numbers=np.array([number for number, _ in parts], np.int32),
+            part_counts=np.array([of for _, of in parts], np.int32),
         )
 
-    def _text(self, layer: int, neuron: int, place: int, n_masked: int) -> tuple[Tensor, list[str]]:
-        """Token ids (T,) up to the key token, and the texts of the last n_masked."""
+    def _text(self, layer: int, neuron: int, place: int, n_masked: int) -> "_Text":
+        """An example up to its key token, with the last n_masked in words."""
         stored = self.index.layer(layer)
         row = stored.rows[int(stored.offsets[neuron]) + place]
         key = int(stored.row_positions[row])
         ids = self.index.contexts.tokens(int(stored.row_contexts[row]))
         first = key + 1 - n_masked
         begin = max(first - 3, 0)  # a character may be split over 3 neighbours more
-        texts = self.model.tokenizer.texts(ids[begin : key + 4].tolist())
+        around = ids[begin : key + 4].tolist()
+        texts = self.model.tokenizer.texts(around)
+        parts = characters.parts(self.model.tokenizer, around, texts, range(first - begin, key + 1 - begin))
         shown, after = texts[first - begin : key + 1 - begin], texts[key + 1 - begin :]
-        if not shown[-1]:  # a part of a character, which stands at its last token
-            shown[-1] = next((text[0] for text in after if text), "\N{REPLACEMENT CHARACTER}")
-        return torch.from_numpy(ids[: key + 1]), shown
+        if not shown[-1] or (parts[-1][1] > 1 and not shown[-1].strip(" ")):  # its character stands at its last token
+            shown[-1] += next((text[0] for text in after if text), characters.DAMAGE)
+        return _Text(torch.from_numpy(ids[: key + 1]), shown, parts)
 
     def _activations(self, layer: int, neuron: int, ids: Tensor, numbers: range, n_masked: int) -> Array:
         """(V,) float64 at the last token, of the readings with these numbers."""
@@ -147,6 +159,19 @@ class ImportanceWork:
 
         self.model.read(variants, visit, layer, self.model.past(ids[:begin], layer))
         return found[0].numpy()
+
+
+class _Text(NamedTuple):
+    """An example up to its key token, T tokens, of which the last V are masked in turn.
+
+    ids     (T,) int64
+    tokens  V texts
+    parts   of the V: which of a character's tokens each is, and how many they are
+    """
+
+    ids: Tensor
+    tokens: list[str]
+    parts: list[tuple[int, int]]
 
 
 async def whole(answers: AsyncIterator[Any], items: IntArray) -> AsyncIterator[Any]:
@@ -178,10 +203,12 @@ def _examples(readings: list[MaskedReadings]) -> ImportanceBatch:
         n_tokens=n_tokens.astype(np.int32),
         tokens=[text for one in readings for text in one.tokens],
         importances=(1 - whole["masked_activations"] / np.repeat(activations, n_tokens)).astype(np.float32),
+        part_numbers=whole["part_numbers"],
+        part_counts=whole["part_counts"],
     )
 
 
-_ARRAYS = ("neurons", "places", "activations", "n_masked", "masked_activations")
+_ARRAYS = ("neurons", "places", "activations", "n_masked", "masked_activations", "part_numbers", "part_counts")
 
 
 def plan(engine: Engine, query: ImportanceQuery) -> Plan:

@@ -88,6 +88,8 @@ class SimilarWork:
             similar_centrals=self.clusters.centrals[similar],
             similar_sizes=self.clusters.sizes[similar],
             similarities=np.concatenate([f.similarities for f in found]),
+            methods=self.clusters.methods[rows],
+            similar_methods=self.clusters.methods[similar],
         )
 
     def _find(self, rows: Array) -> list[_Found]:

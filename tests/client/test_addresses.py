@@ -166,6 +166,22 @@ def test_a_proxy_in_the_way_is_named_without_its_password(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://u:secret@[bad", "http://[bad"),  # which is no URL
+        ("http://u:se/cr@et@box:3128/", "http://box:3128/"),
+        ("u:secret@box", "box"),
+        ("box:3128", "box:3128"),
+    ],
+)
+def test_any_proxy_is_named_without_its_password(monkeypatch, url, shown):
+    for name in ("grpc_proxy", "https_proxy", "no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", url)
+    assert addresses.proxy("gpu-box.lab:1") == f"the proxy {shown}, which $http_proxy names"
+
+
+@pytest.mark.parametrize(
     ("target", "excepted", "named"),
     [
         ("gpu-box.lab:1", "", True),

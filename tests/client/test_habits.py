@@ -5,6 +5,7 @@ import contextlib
 import copy
 import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -141,6 +142,41 @@ def test_what_is_no_str_is_told(client, text):
     with pytest.raises(InvalidArgument, match=f"is of type {type(text).__name__}, not str") as raised:
         client.explain(text)
     assert ("text.decode()" in raised.value.message) == isinstance(text, bytes)
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda client: client.cluster("1.5", seed=1.5), "seed is 1.5; give 0 to"),
+        (lambda client: client.cluster("1.5", seed="1"), "seed is '1'; give 0 to"),
+        (lambda client: client.cluster("1.5", n_null="9"), "n_null is '9'; give 0 to"),
+        (lambda client: client.cluster("1.5", n_null=True), "n_null is True; give 0 to"),
+        (lambda client: client.cluster("1.5", until_stable="yes"), "until_stable is 'yes'; give True or False"),
+        (lambda client: client.cluster("1.5", silhouette_thresholds=0.5), "silhouette_thresholds must be numbers"),
+        (lambda client: client.cluster("1.5", algorithm="scc", thresholds=[10**400]), "thresholds must be numbers"),
+        (lambda client: client.cluster("1.5", algorithm=np.array(["hac", "scc"])), "unknown algorithm"),
+        (lambda client: client.cluster("1.5", index="\udc80"), "the index is '.udc80'; give its name"),
+        (lambda client: client.neurons(where=[("n_clusters", 1, 2)]), "give ends by metric"),
+        (lambda client: client.neurons(sort_by=3), "sort_by is 3; give a metric's name"),
+        (lambda client: Client(None), "None is no server: write host:port"),
+        (lambda client: Client(Path("box")), "is no server: write host:port"),
+        (lambda client: Client("bo\0x:5"), "is no address of a server"),
+        (lambda client: Client("\udc80:5"), "is no address of a server"),
+        (lambda client: Client("ipv4:999.1.1.1:5").info(), "is no address that gRPC can use"),
+        (lambda client: Client("unix:/" + "x" * 300).info(), "is no address that gRPC can use"),
+        (lambda client: Client(client.target, token=b"key"), "the token is no key of Polysem's"),
+        (lambda client: Client(client.target, tls=None), "tls is None; give True, False, or the file"),
+    ],
+)  # fmt: skip
+def test_an_argument_of_another_type_is_told_in_words(client, ask, words):
+    with pytest.raises(InvalidArgument, match=words):
+        ask(client)
+
+
+def test_numbers_of_any_library_are_numbers(client):
+    want = client.cluster("1.5", n_null=0, seed=3)[0].labels.tolist()
+    assert client.cluster("1.5", n_null=np.int64(0), seed=np.uint8(3))[0].labels.tolist() == want
+    assert [one.example for one in client.examples("1.5", examples=np.array(1))] == [1]
 
 
 # ---- Closing

@@ -46,6 +46,27 @@ def test_importance_is_what_the_key_activation_loses(polysem_client, small_truth
         assert list(one.tokens) == texts[: example.position + 1][-len(lost) :]
 
 
+def parts_by_hand(ids):
+    """Each token, which is a byte here, as (character, number, of); BOS stands for itself."""
+    text = bytes(plain_rules.BYTES[i] for i in ids if i != BOS).decode()
+    bos = [("<|endoftext|>", 1, 1)] * (ids[0] == BOS)
+    return bos + [(c, number + 1, n) for c in text for n in [len(c.encode())] for number in range(n)]
+
+
+def test_tokens_within_a_character_are_named_by_it(polysem_client, small_truth):
+    n_seen = 0
+    for one, example in zip(
+        polysem_client.importance("0.*", examples=[0]), polysem_client.examples("0.*", examples=[0]), strict=True
+    ):
+        ids = small_truth.contexts[example.context].ids
+        if "\ufffd" in plain_rules.texts(ids)[-1]:
+            continue  # the window's end cuts a character
+        want = parts_by_hand(ids)[: example.position + 1][-len(one.tokens) :]
+        assert [tuple(part) for part in one.parts] == want
+        n_seen += sum(of > 1 for _, _, of in want)
+    assert n_seen > 10
+
+
 def test_relative_importance_is_of_the_key_tokens_own(polysem_client):
     for one in polysem_client.importance("0.*", examples=[0]):
         assert len(one.relative) == len(one.tokens) == len(one.importances)

@@ -98,6 +98,19 @@ def test_rows_of_examples_carry_the_method_of_their_tree(polysem_client, mixed, 
     assert neurons.to_arrow(per="example")["method"].to_pylist() == list(frame.method)
 
 
+def test_similar_clusters_carry_the_method_of_their_tree(polysem_client, mixed, large):
+    asked = {"algorithm": "scc", "distance_threshold": CUT, "limit": 1000}
+    with pytest.warns(MixedMethodsWarning, match=SENTENCE):
+        found = list(polysem_client.similar(min(large), 0, **asked))
+    for one in found:
+        assert one.method == ("neighbours" if one.neuron in large else "matrix")
+    found = polysem_client.similar(min(large), 0, **asked)
+    warnings.simplefilter("ignore", MixedMethodsWarning)
+    assert found.to_pandas()["method"].tolist() == [one.method for one in found]
+    among = {one.neuron for one in found} | {min(large)}
+    assert found.mixed.startswith(f"{len(among & large)} of {len(among)} neurons")
+
+
 def test_the_head_says_so_in_notebook_report_and_figure(polysem_client, mixed, large, small):
     words = "Sub-Cluster Component of nearest neighbours"
     one, other = polysem_client.cluster(min(large), min(small), algorithm="scc", distance_threshold=CUT)

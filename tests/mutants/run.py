@@ -3,17 +3,20 @@ the job store, made by cosmic-ray in a copy of the repository, each met by the t
 
 make mutants                              all of them, hours
 make mutants ARGS='kernels/scc.py'        of one module
+make mutants ARGS='--sample 40'           40 of each module, drawn by --seed, or all where it has fewer
 make mutants ARGS='--report'              only what earlier runs found
 
 A mutant is killed where a test fails or hangs. `equivalent.txt` lists the survivors that change nothing which a caller
 could see, with the reason; of the others at least MOST must be killed. Sessions are kept in build/mutants: a run that
-was stopped goes on, survivors are met again by the tests as they are now, a module that changed begins anew.
+was stopped goes on, survivors are met again by the tests as they are now, a module that changed begins anew, and so
+does another sample.
 """
 
 import argparse
 import hashlib
 import json
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -93,21 +96,31 @@ class Mutant(NamedTuple):
         return f"{self.module}: {self.change}"
 
 
+class Sample(NamedTuple):
+    """How many mutants of a module are tested, and the seed by which they are drawn."""
+
+    n: int
+    seed: int
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("modules", nargs="*", choices=[[], *MODULES], help="default: all")
     arguments.add_argument("--report", action="store_true", help="test nothing more")
+    arguments.add_argument("--sample", type=int, help="mutants to test of each module (default: all)")
+    arguments.add_argument("--seed", type=int, default=0, help="by which the sample is drawn")
     given = arguments.parse_args()
     modules = given.modules or list(MODULES)
+    sample = None if given.sample is None else Sample(given.sample, given.seed)
     if not given.report:
-        copy_tree()
+        copy_tree(compiled=any(module.startswith(("kernels/", "server/")) for module in modules))
         for module in modules:
-            test(module)
-    sys.exit(0 if report([mutant for module in modules for mutant in mutants(module)]) else 1)
+            test(module, sample)
+    sys.exit(0 if report([mutant for module in modules for mutant in mutants(module, sample)]) else 1)
 
 
-def copy_tree() -> None:
-    """What git knows of, and files that it does not know yet, as they are now."""
+def copy_tree(compiled: bool) -> None:
+    """What git knows of, and files that it does not know yet, as they are now; compiled: with the kernels' code."""
     tree = BUILD / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     listed = subprocess.run(
@@ -121,18 +134,20 @@ def copy_tree() -> None:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
     here = os.environ | {"PYTHONPATH": str(tree / "src")}
-    subprocess.run([PYTHON, "-m", "polysem.kernels.warm_up"], cwd=tree, env=here, check=True)
+    if compiled:
+        subprocess.run([PYTHON, "-m", "polysem.kernels.warm_up"], cwd=tree, env=here, check=True)
 
 
-def session(module: str) -> Path:
-    """Its mutants and what became of them; another file once the module is another."""
-    digest = hashlib.sha256(repr(OPERATORS).encode() + (ROOT / module).read_bytes())
+def session(module: str, sample: Sample | None) -> Path:
+    """Its mutants and what became of them; another file once the module, or the sample, is another."""
+    drawn = b"" if sample is None else repr(tuple(sample)).encode()
+    digest = hashlib.sha256(repr(OPERATORS).encode() + drawn + (ROOT / module).read_bytes())
     return BUILD / f"{module.replace('/', '-').removesuffix('.py')}-{digest.hexdigest()[:12]}.sqlite"
 
 
-def test(module: str) -> None:
+def test(module: str, sample: Sample | None) -> None:
     """Make the module's mutants and meet each with its tests; goes on where it was stopped."""
-    path, settings = session(module), BUILD / f"{module.replace('/', '-')}.toml"
+    path, settings = session(module, sample), BUILD / f"{module.replace('/', '-')}.toml"
     with warm(module) as asked:
         settings.write_text(
             f"[cosmic-ray]\nmodule-path = {json.dumps(module)}\ntimeout = 200.0\nexcluded-modules = []\n"
@@ -146,6 +161,8 @@ def test(module: str) -> None:
             partial.unlink(missing_ok=True)
             subprocess.run([TOOL / "cosmic-ray", "init", settings, partial], cwd=tree, check=True)
             subprocess.run([TOOL / "cr-filter-operators", partial, settings], cwd=tree, check=True)
+            if sample is not None:
+                draw(partial, sample)
             partial.rename(path)
         if subprocess.run(asked.split(), cwd=tree, check=False).returncode:
             raise SystemExit(f"the tests of {module} fail without any change: pytest {' '.join(MODULES[module])}")
@@ -153,6 +170,20 @@ def test(module: str) -> None:
         with closing(sqlite3.connect(path)) as results, results:
             results.execute("DELETE FROM work_results WHERE test_outcome = 'SURVIVED'")
         subprocess.run([TOOL / "cosmic-ray", "exec", settings, path], cwd=tree, check=True)
+
+
+def draw(path: Path, sample: Sample) -> None:
+    """Leave only a sample of a new session's mutants to be tested."""
+    with closing(sqlite3.connect(path)) as db, db:
+        wanted = "SELECT job_id FROM work_items WHERE job_id NOT IN (SELECT job_id FROM work_results)"
+        places = "SELECT job_id FROM mutation_specs ORDER BY start_pos_row, start_pos_col, operator_name, occurrence"
+        left = {job for (job,) in db.execute(wanted)}
+        jobs = [job for (job,) in db.execute(places) if job in left]
+        kept = set(random.Random(sample.seed).sample(jobs, min(sample.n, len(jobs))))
+        db.executemany(
+            "INSERT INTO work_results (job_id, worker_outcome, output) VALUES (?, 'SKIPPED', 'not drawn')",
+            [(job,) for job in jobs if job not in kept],
+        )
 
 
 @contextmanager
@@ -172,11 +203,12 @@ def warm(module: str) -> Iterator[str]:
             path.unlink(missing_ok=True)
 
 
-def mutants(module: str) -> Iterator[Mutant]:
+def mutants(module: str, sample: Sample | None) -> Iterator[Mutant]:
     """Those of a session, as far as it has got."""
-    if not session(module).exists():
+    path = session(module, sample)
+    if not path.exists():
         return
-    dumped = subprocess.run([TOOL / "cosmic-ray", "dump", session(module)], capture_output=True, check=True).stdout
+    dumped = subprocess.run([TOOL / "cosmic-ray", "dump", path], capture_output=True, check=True).stdout
     for line in dumped.decode().splitlines():
         item, result = json.loads(line)
         if result is not None and result["worker_outcome"] in ("skipped", "no-test"):

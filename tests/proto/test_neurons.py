@@ -71,7 +71,8 @@ def test_nothing_named_is_refused(nothing):
         *["", " ", "x", "**", "*.3", "7.**", "L7", "N7", "L7.1", "L7N1-2", "L-1N2", "12.5e1", "0x7.1", "7,1", "7_0.1"],
         *["٧.١", "7.1²", "７.１", "7.1\0"],  # digits, but not those of ids
         *[None, 7, 7.5, True, b"7.1", object(), ("7", 1), (7, 1, 2), (7,), (7, 1.5), (7, True), (True, 1), (7.1234,)],
-        *[(7, None), {7: 1}, np.array([7, 1.5]), np.int64(7), (7, np.True_), float("nan"), (float("inf"), 1)],
+        *[(7, None), {7: 1}, {7, 1}, np.array([7, 1.5]), np.int64(7), (7, np.True_), float("nan"), (float("inf"), 1)],
+        *[np.array("7.1"), np.array(7)],
     ],
 )
 def test_nonsense_is_refused_and_the_spellings_told(nonsense):

@@ -78,7 +78,8 @@
         box.replaceChildren(element("ol", { class: "others" }, ...others.map((other) => element("li", {},
           element("a", { href: other.address }, other.neuron, " ", Polysem.chip(other, true)),
           element("b", {}, other.similarity.toFixed(2)), Polysem.snippet(other.example),
-          element("span", { class: "ps-quiet" }, Polysem.count(other.size, "example"))))));
+          element("span", { class: "ps-quiet" }, Polysem.count(other.size, "example"),
+            other.approximate ? " of nearest neighbours" : ""))))));
       } catch (error) {
         answered();
         box.replaceChildren();

@@ -884,7 +884,7 @@ class NeuronSummary(_message.Message):
     def __init__(self, layers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., clarity: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., kinds: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_neurons: _Optional[int] = ..., n_tested: _Optional[int] = ...) -> None: ...
 
 class FindSimilarClustersResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "labels", "centrals", "n_similar", "similar_neurons", "similar_labels", "similar_centrals", "similar_sizes", "similarities")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "labels", "centrals", "n_similar", "similar_neurons", "similar_labels", "similar_centrals", "similar_sizes", "similarities", "methods", "similar_methods")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -897,6 +897,8 @@ class FindSimilarClustersResponse(_message.Message):
     SIMILAR_CENTRALS_FIELD_NUMBER: _ClassVar[int]
     SIMILAR_SIZES_FIELD_NUMBER: _ClassVar[int]
     SIMILARITIES_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    SIMILAR_METHODS_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -909,10 +911,12 @@ class FindSimilarClustersResponse(_message.Message):
     similar_centrals: _tensor_pb2.Tensor
     similar_sizes: _tensor_pb2.Tensor
     similarities: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_similar: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_sizes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similarities: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    methods: _tensor_pb2.Tensor
+    similar_methods: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_similar: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_sizes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similarities: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similar_methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class MeasureImportanceResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "places", "activations", "n_tokens", "tokens", "importances")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "places", "activations", "n_tokens", "tokens", "importances", "part_numbers", "part_counts")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -922,6 +926,8 @@ class MeasureImportanceResponse(_message.Message):
     N_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     IMPORTANCES_FIELD_NUMBER: _ClassVar[int]
+    PART_NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    PART_COUNTS_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -931,7 +937,9 @@ class MeasureImportanceResponse(_message.Message):
     n_tokens: _tensor_pb2.Tensor
     tokens: _containers.RepeatedScalarFieldContainer[str]
     importances: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., importances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    part_numbers: _tensor_pb2.Tensor
+    part_counts: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., importances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_numbers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_counts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class LabelClustersResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "n_clusters", "labels", "sizes", "texts", "methods", "scores", "null_scores", "neuron_scores", "precisions", "recalls")

@@ -110,7 +110,7 @@ def test_index_builds_verifies_and_says_what_is_next(polysem, polysem_here, chec
     done = polysem("index", "--model", checkpoint, "--corpus", corpus_file, "--out", out, "--selection", "top",
                    "--max-examples", "7", "--max-documents", "40", "--device", "cpu")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert f"next: polysem serve --index {out}" in done.stdout
+    assert f"next: {sys.executable} -m polysem serve --index {out}" in done.stdout
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["selection"] == {"rule": "top", "min_activation_fraction": 0.75, "max_examples": 7, "seed": 0}
     assert manifest["counts"]["n_documents"] == 40

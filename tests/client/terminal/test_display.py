@@ -146,3 +146,15 @@ def test_undefined_metrics_are_a_dash(polysem_client):
     assert any(neuron.metrics.inter is None for neuron in neurons)
     assert "–" in drawn(terminal.metrics_table(neurons), 120)
     assert "<table>" in neurons._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"),
+    [("0", 120), ("1", 20), ("80", 80), ("99999999", 1000), (None, 120)],
+)
+def test_output_is_as_wide_as_can_be_read(monkeypatch, columns, width):
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert terminal.console().width == width

@@ -154,8 +154,9 @@ def test_similar_clusters_of_any_number_arrive_in_messages_of_any_size(n_similar
 
     counts = np.array(n_similar, np.int32)
     batch = SimilarBatch(
-        whole(b, 2), whole(b), whole(b), counts, whole(k, 2), whole(k), whole(k), whole(k), rng.random(k)
-    )
+        whole(b, 2), whole(b), whole(b), counts, whole(k, 2), whole(k), whole(k), whole(k), rng.random(k),
+        methods=whole(b), similar_methods=whole(k),
+    )  # fmt: skip
     assert_same(batch, joined(batch, encoded(batch, max_bytes)))
 
 
@@ -186,7 +187,9 @@ def test_importances_of_any_size_arrive_in_messages_of_any_size(n_tokens, max_by
 
     texts = [("a", "日本", "")[i % 3] for i in range(t)]
     counts = np.array(n_tokens, np.int32)
-    batch = ImportanceBatch(whole(e, 2), whole(e), rng.random(e, np.float32), counts, texts, rng.random(t, np.float32))
+    batch = ImportanceBatch(
+        whole(e, 2), whole(e), rng.random(e, np.float32), counts, texts, rng.random(t, np.float32), whole(t), whole(t)
+    )
     assert_same(batch, joined(batch, encoded(batch, max_bytes)))
 
 

@@ -208,6 +208,20 @@ def test_a_corpus_that_is_not_there_is_told(tmp_path, monkeypatch, name):
         read(name)
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_no_name_is_not_the_current_folder(tmp_path, monkeypatch, name):
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadCorpus, match="no corpus was named: give 'pydocs', a"):
+        read(name)
+
+
+def test_a_pipe_is_told_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(BadCorpus, match=r"pipe\.jsonl' is neither a file nor a folder, and cannot be read twice; give"):
+        read(tmp_path / "pipe.jsonl")
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a", "a.json", "a.txt.gz", ".txt"])
 def test_a_file_of_unknown_kind_is_told(written, name):
     with pytest.raises(BadCorpus, match=rf"cannot tell what '{name}' is; a corpus is a \.jsonl"):

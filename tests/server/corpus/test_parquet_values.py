@@ -36,6 +36,14 @@ def test_text_that_is_no_utf8_is_told_with_row_and_column(read):
     assert read(skip_bad=True, text=BAD) == (["1", "3"], ["ok", "z"], 1)
 
 
+def test_of_two_columns_of_one_name_neither_is_read(tmp_path):
+    path = tmp_path / "twice.parquet"
+    parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], ["text", "text"]), path)
+    for skip_bad in (False, True):
+        with pytest.raises(BadCorpus, match="has several columns 'text'; give each a name of its own"):
+            list(Corpus(str(path), skip_bad=skip_bad).documents())
+
+
 def test_an_id_that_is_no_utf8_is_told_with_row_and_column(read):
     with pytest.raises(BadCorpus, match=r"row 2 of '.*' is not UTF-8 in its field 'id' \(byte 0\)"):
         read(text=TEXT, id=BAD)

@@ -149,6 +149,27 @@ def test_a_manifest_that_is_nested_without_end_is_refused(copy):
         indexes.open_index(copy)
 
 
+@pytest.mark.parametrize("part", ["model", "corpus"])
+def test_an_id_too_long_to_be_told_is_refused(copy, part):
+    manifest = json.loads((copy / indexes.MANIFEST).read_text())
+    manifest[part]["id"] = "x" * 10**6
+    (copy / indexes.MANIFEST).write_text(json.dumps(manifest))
+    sign(copy)
+    with pytest.raises(DamagedIndex, match=r"describes it in 1,000,\d+ bytes, at most 65,536 can be told"):
+        indexes.open_index(copy)
+
+
+@pytest.mark.parametrize(("n_bytes", "is_refused"), [(2048, False), (2049, True), (10**6, True)])
+def test_a_documents_name_is_no_longer_than_builds_write(copy, n_bytes, is_refused):
+    tamper(copy, "contexts/name_bytes", lambda _: np.full(n_bytes, ord("x"), np.uint8))
+    tamper(copy, "contexts/name_offsets", lambda offsets: np.r_[np.zeros(len(offsets) - 1, np.int64), n_bytes])
+    if not is_refused:
+        indexes.open_index(copy)
+        return
+    with pytest.raises(DamagedIndex, match=rf"name_offsets\.npy gives document 119 a name of {n_bytes:,} bytes"):
+        indexes.open_index(copy)
+
+
 def test_opening_does_not_read_xhat_and_reading_it_refuses_what_is_no_number(copy):
     rows = np.load(copy / "layer_00" / "rows.npy")
     offsets = np.load(copy / "layer_00" / "offsets.npy")

@@ -10,8 +10,8 @@ from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.proto.facts import Selection
 from polysem.server.commands import index as index_command
 from polysem.server.corpus.documents import Corpus
-from polysem.server.indexing import builder
-from polysem.server.indexing.builder import Recipe, read_maxima
+from polysem.server.indexing import builder, maxima
+from polysem.server.indexing.builder import Recipe
 
 
 def build(small_model, corpus_file, out, rule, **options):
@@ -105,7 +105,18 @@ def test_a_file_that_holds_no_array_is_told_in_words(tmp_path):
     np.savez(tmp_path / "many.npz", a=np.ones(3))
     for name in ("absent.npy", "text.npy", "names.npy", "many.npz"):
         with pytest.raises(InvalidArgument, match=name):
-            read_maxima(tmp_path / name)
+            maxima.read(tmp_path / name)
+
+
+def test_layers_that_are_not_kept_are_not_looked_at(small_model):
+    values = np.arange(192.0).reshape(2, 96)
+    values[0, 5] = np.nan
+    found = maxima.strengths(values, small_model.info, ["positive"], [1])
+    np.testing.assert_array_equal(found, np.arange(96.0, 192.0))
+    both = maxima.strengths(np.stack([values, -values]), small_model.info, ["positive", "negative"], [1])
+    np.testing.assert_array_equal(both, np.tile(np.arange(96.0, 192.0), 2))
+    with pytest.raises(InvalidArgument, match=r"the maximum of neuron 0\.5 is nan; give finite numbers"):
+        maxima.strengths(values, small_model.info, ["positive"], [])
 
 
 def test_an_unfinished_build_goes_on_only_with_the_same_maxima(

@@ -97,6 +97,17 @@ def test_code_of_its_own_is_warned_of_and_not_run(folder, caplog):
     assert "code of its own (AutoModel), which is not run" in caplog.text
 
 
+def test_code_that_is_named_in_another_form_is_warned_of_too(folder, caplog):
+    change_config(folder, auto_map="modeling_own.Own")
+    load(str(folder), "cpu")
+    assert "code of its own ('modeling_own.Own'), which is not run" in caplog.text
+
+
+def test_a_float_that_is_no_size_may_be_0(folder, small_model):
+    change_config(folder, resid_pdrop=0.0, warmup_steps=0.0)
+    assert load(str(folder), "cpu").info.sha256 == small_model.info.sha256
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -114,6 +125,11 @@ def test_code_of_its_own_is_warned_of_and_not_run(folder, caplog):
         ("n_positions", 0),
         ("vocab_size", 2**40),
         ("layer_norm_epsilon", "small"),
+        ("layer_norm_epsilon", 0),
+        ("layer_norm_epsilon", -1e-5),
+        ("layer_norm_epsilon", float("inf")),
+        ("layer_norm_epsilon", float("nan")),
+        ("embd_pdrop", float("nan")),
         ("activation_function", "no_such"),
         ("activation_function", 3),
         ("unheard_of", [[["global"], 10**9]]),

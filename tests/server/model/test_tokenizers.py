@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from polysem.proto.errors import FailedPrecondition
+from polysem.proto.errors import FailedPrecondition, InvalidArgument
+from polysem.server.corpus.documents import Corpus
+from polysem.server.indexing import builder
 from polysem.server.model import tokenizer as ours
 from polysem.server.model.loading import load
 
@@ -158,6 +160,39 @@ def test_folded_case_and_swallowed_spaces_are_in_the_pieces():
     assert word.pieces(["The CATS  sat"])[0].texts == ["The", " CAT", "S", "  sat"]
     assert added.pieces(["a  <x> b"])[0].texts == ["a", "  <x>", " b"]
     assert added.texts(added.encode(["a é! b"])[0]) == ["a", " ", "é!", " ", "b"]
+
+
+# ---- Texts without tokens
+
+
+def words_alone() -> Tokenizer:
+    made = Tokenizer(models.WordLevel({"text": 0, "the": 1}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    return made
+
+
+def letters_alone() -> Tokenizer:
+    return Tokenizer(models.Unigram([(letter, -1.0) for letter in "text he"]))
+
+
+@pytest.mark.parametrize("made", [words_alone, letters_alone])
+def test_a_text_that_has_no_tokens_is_told(made):
+    """Without a token for what they do not know, such tokenizers raise."""
+    tokenizer = ours.Tokenizer(PreTrainedTokenizerFast(tokenizer_object=made()))
+    known = tokenizer.encode(["the text"])[0]
+    assert known
+    for ask in (tokenizer.encode, tokenizer.pieces):
+        with pytest.raises(InvalidArgument, match="tokenizer cannot read the text 'the café': ") as raised:
+            ask(["the text", "the café", "the"])
+        assert raised.value.field == "text"
+
+
+def test_a_build_over_such_a_text_says_so_and_leaves_nothing_behind(gated, tmp_path):
+    model = load(str(with_tokenizer(gated, tmp_path / "model", words_alone())), "cpu")
+    (tmp_path / "c.txt").write_text("the text\nthe " + "café " * 20 + "\n")
+    with pytest.raises(InvalidArgument, match=r"cannot read the text 'the café café .*…': WordLevel error"):
+        builder.build(model, Corpus(str(tmp_path / "c.txt")), tmp_path / "index", builder.Recipe())
+    assert not (tmp_path / "index.tmp").exists()
 
 
 # ---- What was saved beside the definition
