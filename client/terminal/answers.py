@@ -52,7 +52,8 @@ class SimilarClusters:
             where = f"{one.neuron}.{self._letters[one.neuron, one.label]}"
             made = f"{one.method:<14} " if mixed else ""
             label, size = f"label {one.label}", counted(one.size, "example")
-            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<10} ", (f"{label:<9} {size:>12} {made}", "dim"), line)
+            about = f"{label:<9} {size:>12} {made}"
+            yield Text.assemble(f"  {one.similarity:5.2f}  {where:<10} ", (about, "dim"), line)
         if mixed:
             yield Text(mixed, "dim")
 
