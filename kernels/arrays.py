@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polysem.kernels import faults
+
 Array = NDArray[Any]
 Scalar = Any  # inside a kernel: whichever of Python's and NumPy's numbers it happens to be
 Sizes = dict[str, int]  # shape letter -> size, filled as arguments are met
@@ -83,6 +85,6 @@ def raise_if_outside(bad: Array, distances: NDArray[np.float32], n_examples: NDA
 def checked_counts(n_examples: Tensor, sizes: Sizes, device: torch.device) -> Tensor:
     """`as_counts` on any device: int32."""
     counts = checked("n_examples", n_examples, "B", sizes, (torch.int32, torch.int64), device)
-    if ((counts < 0) | (counts > sizes["N"])).any():
-        as_counts(counts.cpu(), sizes)
-    return counts.int()
+    bad = (counts < 0) | (counts > sizes["N"])
+    faults.check(bad, lambda: as_counts(counts.cpu(), sizes))
+    return faults.sound(counts, bad).int()

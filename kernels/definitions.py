@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polysem.kernels.arrays import Sizes, checked
+from polysem.kernels import faults
+from polysem.kernels.arrays import Sizes, checked, checked_counts
 
 
 class ClusterMetrics(NamedTuple):
@@ -110,17 +111,17 @@ def gate_arguments(
     weights = checked("weights", weights, "B D", sizes, single, device)
     up = checked("up", up, "B D", sizes, single, device)
     biases = checked("biases", biases, "B 2", sizes, single, device)
-    counts = checked("n_examples", n_examples, "B", sizes, whole, device).long()
     scales = None if scales is None else checked("scales", scales, "P", sizes, single, device)
-    if ((counts < 0) | (counts > sizes["N"])).any():
-        b = int(((counts < 0) | (counts > sizes["N"])).nonzero()[0])
-        raise ValueError(f"n_examples[{b}] is {int(counts[b])}; expected 0..{sizes['N']} (N)")
+    counts = checked_counts(n_examples, sizes, device).long()
     wrong = (used < 0) | (used >= sizes["P"])
     wrong &= torch.arange(sizes["N"], device=device) < counts[:, None]
-    if wrong.any():
+
+    def explain() -> None:
         b, i = wrong.nonzero()[0].tolist()
         raise ValueError(f"example_rows[{b}, {i}] is {int(used[b, i])}; expected 0..{sizes['P'] - 1} (P - 1)")
-    return rows, used, weights, up, biases, counts, scales
+
+    faults.check(wrong, explain)
+    return rows, used, weights, up, biases, faults.sound(counts, wrong.any(1)), scales
 
 
 def key_token_arguments(activations: Tensor, lengths: Tensor, n_skipped: int, n_ends: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polysem.kernels import agglomerative, products, rotations, silhouettes
+from polysem.kernels import agglomerative, faults, products, rotations, silhouettes
 from polysem.kernels.arrays import Sizes, checked
 from polysem.kernels.definitions import Linkage
 from polysem.kernels.distances import gathered_cosine_distances
@@ -163,6 +163,10 @@ def _as_rows(embeddings: Tensor, n_examples: Tensor) -> tuple[Tensor, Tensor, Te
     B, N, D = e.shape
     used = torch.arange(B * N, device=device).view(B, N)
     wrong = ~e.isfinite() & (torch.arange(N, device=device) < counts[:, None])[:, :, None]
-    for b, i, d in wrong.nonzero()[:1].tolist():
+
+    def explain() -> None:
+        b, i, d = wrong.nonzero()[0].tolist()
         raise ValueError(f"embeddings[{b}, {i}, {d}] is {e[b, i, d]}; expected finite numbers")
+
+    faults.check(wrong, explain)
     return e.view(B * N, D), used, torch.ones((B, D), device=device)

@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from polysem.kernels import faults
 from polysem.kernels.arrays import Sizes, checked, checked_counts, raise_if_outside
 from polysem.kernels.definitions import LINKAGES, Linkage, check_linkage
 from polysem.kernels.gpu.copies import working_copy
@@ -43,7 +44,7 @@ def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") 
     sizes: Sizes = {}
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), distances.device)
     counts = checked_counts(n_examples, sizes, matrix.device)
-    work = working_copy(matrix, counts, torch.float32)
+    work, counts = working_copy(matrix, counts, torch.float32)
     return _tree(_merges(work, matrix, counts, LINKAGES[method]), counts)
 
 
@@ -57,8 +58,7 @@ def _merges(work: Tensor, matrix: Tensor, counts: Tensor, method: int) -> Tensor
         arguments = work, counts, scratch, merges, failed, N, work.shape[2]
         with torch.cuda.device_of(work):
             _chain_kernel[(B,)](*arguments, METHOD=method, **_shape(N))
-    if failed.any():
-        raise_if_outside(failed.cpu().numpy(), matrix.cpu().numpy(), counts.cpu().numpy())
+    faults.check(failed, lambda: raise_if_outside(failed.cpu().numpy(), matrix.cpu().numpy(), counts.cpu().numpy()))
     return merges
 
 

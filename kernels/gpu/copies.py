@@ -2,6 +2,8 @@
 
 working_copy   what the chain and SCC merge in
 check          for those that only read
+
+Both return the numbers of examples to go on with, which is 0 of a neuron in fault (`polysem.kernels.faults`).
 """
 
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from polysem.kernels import faults
 from polysem.kernels.arrays import raise_if_outside
 
 LINE = 32  # entries: rows begin at a cache line of 128 bytes
@@ -19,23 +22,22 @@ TILE = {"ROWS": 8, "COLUMNS": 128}
 OPTIONS = {"num_warps": 4}
 
 
-def working_copy(distances: Tensor, n_examples: Tensor, dtype: torch.dtype) -> Tensor:
+def working_copy(distances: Tensor, n_examples: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The used distances, with `inf` on the diagonal, which is not looked at: (B, N, N up to a multiple of LINE).
 
     distances (B, N, N) float32, n_examples (B,) int32. Raises ValueError where one is not in 0..2.
     """
     B, N = distances.shape[:2]
     copy = distances.new_empty((B, N, triton.cdiv(N, LINE) * LINE), dtype=dtype)
-    _run(distances, n_examples, copy)
-    return copy
+    return copy, _run(distances, n_examples, copy)
 
 
-def check(distances: Tensor, n_examples: Tensor) -> None:
+def check(distances: Tensor, n_examples: Tensor) -> Tensor:
     """Raise ValueError unless all used distances, the diagonal too, are in 0..2."""
-    _run(distances, n_examples, None)
+    return _run(distances, n_examples, None)
 
 
-def _run(distances: Tensor, n_examples: Tensor, copy: Tensor | None) -> None:
+def _run(distances: Tensor, n_examples: Tensor, copy: Tensor | None) -> Tensor:
     B, N = distances.shape[:2]
     outside = torch.zeros_like(n_examples)
     if distances.numel():
@@ -44,8 +46,9 @@ def _run(distances: Tensor, n_examples: Tensor, copy: Tensor | None) -> None:
         arguments = distances, n_examples, target, outside, N, stride
         with torch.cuda.device_of(distances):
             _copy_kernel[grid](*arguments, COPY=copy is not None, **TILE, **OPTIONS)
-    if outside.any():
-        raise_if_outside(outside.cpu().numpy(), distances.cpu().numpy(), n_examples.cpu().numpy())
+    bad = outside > 0
+    faults.check(bad, lambda: raise_if_outside(bad.cpu().numpy(), distances.cpu().numpy(), n_examples.cpu().numpy()))
+    return faults.sound(n_examples, bad)
 
 
 @triton.jit

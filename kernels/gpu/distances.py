@@ -28,6 +28,7 @@ spilled a thread.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -35,6 +36,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from polysem.kernels import faults
 from polysem.kernels.arrays import Sizes, checked, checked_counts
 from polysem.kernels.definitions import check_gated
 
@@ -111,10 +113,13 @@ def gathered_arguments(
     counts = checked_counts(n_examples, sizes, rows.device)
     vectors = _vectors(weights, offsets, precision, up, factors, counts, sizes)
     wrong = ((used < 0) | (used >= sizes["P"])) & _is_used(counts, sizes["N"])
-    if wrong.any():
+
+    def explain() -> None:
         b, i = wrong.nonzero()[0].tolist()
         raise ValueError(f"example_rows[{b}, {i}] is {used[b, i]}; expected 0..{sizes['P'] - 1} (P - 1)")
-    return table, used, vectors, counts
+
+    faults.check(wrong, explain)
+    return table, used, vectors, faults.sound(counts, wrong.any(1))
 
 
 def _vectors(
@@ -135,13 +140,22 @@ def _vectors(
     v = None if up is None else checked("up", up, "B D", sizes, single, device)
     f = None if factors is None else checked("factors", factors, "B N 2", sizes, single, device)
     for name, vector in (("weights", w), ("offsets", o), ("up", v)):
-        if vector is not None and not vector.isfinite().all():
-            b, d = (~vector.isfinite()).nonzero()[0].tolist()
-            raise ValueError(f"{name}[{b}, {d}] is {vector[b, d]}; expected finite numbers")
-    if f is not None and (wrong := ~f.isfinite().all(2) & _is_used(counts, f.shape[1])).any():
-        b, i = wrong.nonzero()[0].tolist()
-        raise ValueError(f"factors[{b}, {i}] is {f[b, i].tolist()}; expected finite numbers")
+        if vector is not None:
+            faults.check(~vector.isfinite(), partial(_raise_first, name, vector))
+    if f is not None:
+        faults.check(~f.isfinite().all(2) & _is_used(counts, f.shape[1]), partial(_raise_factors, f, counts))
     return w, o, v, f
+
+
+def _raise_first(name: str, vector: Tensor) -> NoReturn:
+    b, d = (~vector.isfinite()).nonzero()[0].tolist()
+    raise ValueError(f"{name}[{b}, {d}] is {vector[b, d]}; expected finite numbers")
+
+
+def _raise_factors(factors: Tensor, counts: Tensor) -> NoReturn:
+    wrong = ~factors.isfinite().all(2) & _is_used(counts, factors.shape[1])
+    b, i = wrong.nonzero()[0].tolist()
+    raise ValueError(f"factors[{b}, {i}] is {factors[b, i].tolist()}; expected finite numbers")
 
 
 def _pointers(vectors: Vectors) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,9 +175,12 @@ def _distances(name: str, rows: Tensor, used: Tensor, vectors: Vectors, counts: 
     if result.numel():
         lengths = _lengths(rows, used, vectors, counts, precision)
         wrong = lengths[0].isnan() & _is_used(counts, N)
-        if wrong.any():
+
+        def explain() -> None:
             b, i = wrong.nonzero()[0].tolist()
             raise_not_finite(name, rows, used, b, i)
+
+        faults.check(wrong, explain)
         _gram(rows, used, vectors, counts, lengths, result, precision)
     return result
 

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from polysem.kernels import faults
 from polysem.kernels.arrays import Sizes, checked, checked_counts
 from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
 from polysem.kernels.gpu import copies
@@ -41,8 +42,7 @@ def cluster_metrics(distances: Tensor, labels: Tensor, n_examples: Tensor) -> Cl
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), device)
     clusters = checked("labels", labels, "B N", sizes, (torch.int32,), device)
     counts = checked_counts(n_examples, sizes, device)
-    _check_labels(clusters, counts)
-    copies.check(matrix, counts)
+    counts = copies.check(matrix, _check_labels(clusters, counts))
     return _cluster_metrics(matrix, *_sized(clusters, counts), counts)
 
 
@@ -55,9 +55,7 @@ def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples:
     trees = checked("linkage", linkage, "B N-1 4", sizes, (torch.float64,), device)
     counts = checked_counts(n_examples, sizes, device)
     clusters = checked("labels", labels, "B N", sizes, (torch.int32,), device)
-    _check_labels(clusters, counts)
-    check_trees(trees, counts)
-    copies.check(matrix, counts)
+    counts = copies.check(matrix, check_trees(trees, _check_labels(clusters, counts)))
     label, size = _sized(clusters, counts)
     nodes = _node_metrics(matrix, trees, label, size, counts)
     return TreeMetrics(_cluster_metrics(matrix, label, size, counts), nodes)
@@ -73,12 +71,17 @@ def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, 
         yield _nodes_kernel, types | nodes, *_nodes_options(block)
 
 
-def _check_labels(labels: Tensor, counts: Tensor) -> None:
+def _check_labels(labels: Tensor, counts: Tensor) -> Tensor:
+    """The counts to go on with."""
     N = labels.shape[1]
     outside = _used(counts, N) & ((labels < 0) | (labels >= N))
-    if outside.any():
+
+    def explain() -> None:
         b, i = outside.nonzero()[0].tolist()
         raise ValueError(f"labels[{b}, {i}] is {labels[b, i]}; expected 0..{N - 1} (N - 1)")
+
+    faults.check(outside, explain)
+    return faults.sound(counts, outside.any(1))
 
 
 def _used(counts: Tensor, width: int) -> Tensor:
@@ -252,8 +255,12 @@ def _check_cut(label: Tensor, size: Tensor, order: Tensor, begin: Tensor, end: T
     in_clusters = (end - begin).where(one_label & complete, 0).sum(1)
     N = order.shape[1]
     bad = in_clusters != ((label < N) & (n_own > 1)).sum(1)
-    for b in bad.nonzero()[:1, 0].tolist():
+
+    def explain() -> None:
+        b = int(bad.nonzero()[0])
         raise ValueError(f"labels[{b}] is no cut of linkage[{b}]")
+
+    faults.check(bad, explain)
 
 
 def _sums_in_nodes(

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from polysem.kernels import faults
 from polysem.kernels.gpu.distances import gathered_arguments, raise_not_finite
 
 ROOM = 256 * 2**20
@@ -68,8 +69,12 @@ def _embedded(table: Tensor, used: Tensor, read: Tensor, w: Tensor, o: Tensor | 
 
 def _check(table: Tensor, used: Tensor, e: Tensor, first: int = 0) -> None:
     wrong = ~e.isfinite().all(2)
-    for b, i in wrong.nonzero()[:1].tolist():
+
+    def explain() -> None:
+        b, i = wrong.nonzero()[0].tolist()
         raise_not_finite("rows", table, used, b, first + i)
+
+    faults.check(wrong, explain)
 
 
 def products(a: Tensor, b: Tensor, repeat: int = 1) -> Tensor:

@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from polysem.kernels import faults
 from polysem.kernels.arrays import Sizes, checked, checked_counts
 from polysem.kernels.definitions import LEFTOVER_HEIGHT, check_thresholds
 from polysem.kernels.gpu.copies import working_copy
@@ -40,8 +41,8 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), device)
     counts = checked_counts(n_examples, sizes, device)
     taus = checked("thresholds", thresholds, "R", sizes, (torch.float64,), device)
-    check_thresholds(taus.cpu().numpy())
-    sums = working_copy(matrix, counts, torch.float64)
+    taus = _checked_thresholds(taus)
+    sums, counts = working_copy(matrix, counts, torch.float64)
     B, N = sizes["B"], sizes["N"]
     merges = torch.full((B, max(N - 1, 0), 4), float("nan"), dtype=torch.float64, device=device)
     if merges.numel():
@@ -52,6 +53,14 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
         with torch.cuda.device_of(matrix):
             _linkage_kernel[(B,)](*arrays, N, sums.shape[2], len(taus), **constants, **options)
     return merges
+
+
+def _checked_thresholds(taus: Tensor) -> Tensor:
+    """The thresholds, in 0..2 whatever was given."""
+    wrong = ~((taus >= 0) & (taus <= 2))
+    wrong[1:] |= taus[1:] <= taus[:-1]
+    faults.check(wrong, lambda: check_thresholds(taus.cpu().numpy()))
+    return taus.where(~wrong, LEFTOVER_HEIGHT)
 
 
 def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:

@@ -33,8 +33,7 @@ def cut_silhouettes(distances: Tensor, linkage: Tensor, n_examples: Tensor) -> T
     sizes["N-1"] = max(sizes["N"] - 1, 0)
     trees = checked("linkage", linkage, "B N-1 4", sizes, (torch.float64,), matrix.device)
     counts = checked_counts(n_examples, sizes, matrix.device)
-    check_trees(trees, counts)
-    sums = working_copy(matrix, counts, torch.float64)
+    sums, counts = working_copy(matrix, check_trees(trees, counts), torch.float64)
     B, n_rows = trees.shape[:2]
     if B * n_rows == 0:
         return trees.new_empty(B, n_rows)

@@ -4,9 +4,13 @@ Every node jumps to the topmost kept node above it, twice as far each time: O(N 
 batch. All in integers, so the result is exact, and the same in any batch.
 """
 
+import math
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
+from polysem.kernels import faults
 from polysem.kernels.arrays import Sizes, checked, checked_counts
 from polysem.kernels.definitions import raise_if_no_tree
 
@@ -20,15 +24,15 @@ def cut(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor)
     sizes["N"] = n_rows + 1
     counts = checked_counts(n_examples, sizes, device)
     thresholds = _thresholds(distance_threshold, sizes["B"], device)
-    check_trees(trees, counts)
+    counts = check_trees(trees, counts)
     if n_rows == 0:
         width = max(counts.tolist(), default=0)
         return torch.arange(width, device=device).expand(len(counts), -1).where(_used(counts, width), -1).int()
     return _numbered(_topmost(trees, counts, thresholds), counts)
 
 
-def check_trees(trees: Tensor, counts: Tensor) -> None:
-    """Every neuron's rows are a tree."""
+def check_trees(trees: Tensor, counts: Tensor) -> Tensor:
+    """Check that every neuron's rows are a tree; the counts to go on with."""
     rows, node = rows_of(trees, counts)
     ordered = ((trees[..., :2] >= 0) & (trees[..., :2] < node[..., None])).all(2)
     ordered &= trees[..., 2] >= trees[..., 2].roll(1, 1).where(node > counts[:, None], trees[..., 2])
@@ -37,8 +41,8 @@ def check_trees(trees: Tensor, counts: Tensor) -> None:
         1, children + 1, torch.ones_like(children, dtype=counts.dtype)
     )
     bad = (rows & ~ordered).any(1) | (times_used[:, 1:] > 1).any(1)
-    if bad.any():
-        raise_if_no_tree(bad.cpu().numpy())
+    faults.check(bad, lambda: raise_if_no_tree(bad.cpu().numpy()))
+    return faults.sound(counts, bad)
 
 
 def rows_of(trees: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,11 +59,15 @@ def _thresholds(distance_threshold: float | Tensor, n_neurons: int, device: torc
     if isinstance(distance_threshold, Tensor) and distance_threshold.ndim > 0:
         dtypes = (torch.float64, torch.float32)
         thresholds = checked("distance_threshold", distance_threshold, "B", {"B": n_neurons}, dtypes, device).double()
-    else:
-        thresholds = torch.full((n_neurons,), float(distance_threshold), dtype=torch.float64, device=device)
-    if thresholds.isnan().any():
-        raise ValueError(f"distance_threshold is {distance_threshold}; expected a number")
-    return thresholds
+        faults.check(thresholds.isnan(), lambda: _raise_no_number(distance_threshold))
+        return thresholds
+    if math.isnan(threshold := float(distance_threshold)):
+        _raise_no_number(distance_threshold)
+    return torch.full((n_neurons,), threshold, dtype=torch.float64, device=device)
+
+
+def _raise_no_number(distance_threshold: float | Tensor) -> NoReturn:
+    raise ValueError(f"distance_threshold is {distance_threshold}; expected a number")
 
 
 def _topmost(trees: Tensor, counts: Tensor, thresholds: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ neighbour_tree  only where `neighbours` asks for it: single linkage on that grap
 
 `neighbours` asks for one of the last two at any size. Then each neuron's tree is made by itself, the rest in batches.
 
-On a GPU two batches are under way at a time, each on a stream of its own, so that the matrix products of one go on
-while the other's trees, which wait for memory, are made.
+On a GPU two batches are under way at a time (`lanes`), and nothing waits for the device before a batch's results do:
+what is wrong with its values is a flag among them (`polysem.kernels.faults`).
 """
 
 import itertools
@@ -19,14 +19,26 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from polysem.kernels import agglomerative, distances, metrics, products, scc, silhouettes, splits, stability, tree
-from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics
+from polysem.kernels import (
+    agglomerative,
+    distances,
+    faults,
+    metrics,
+    products,
+    scc,
+    silhouettes,
+    splits,
+    stability,
+    tree,
+)
+from polysem.kernels.definitions import TreeMetrics
+from polysem.kernels.faults import Faults
 from polysem.kernels.large import libraries, neighbour_tree, neighbours
 from polysem.kernels.large import trees as large_trees
 from polysem.kernels.large.embeddings import unit_embeddings
@@ -48,9 +60,10 @@ from polysem.proto.questions.clustering import (
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
 from polysem.server.model.model import Model
-from polysem.server.questions import costs, memory, nulls, resident, rotation_tests
+from polysem.server.questions import costs, lanes, memory, nulls, resident, rotation_tests
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.held import held_nulls, held_tests
+from polysem.server.questions.lanes import Arriving
 from polysem.server.questions.resident import DeviceBatch
 
 MAX_IN_MATRIX = 4096
@@ -73,6 +86,15 @@ class Clustered(NamedTuple):
     null_metrics: Tensor | None = None  # (B, 4)
     stability: Tensor | None = None  # (B, N)
     prediction_strength: Tensor | None = None  # (B,)
+    is_faulty: Tensor | None = None  # () whether a kernel's check found something; None: each was looked at
+
+
+class Begun(NamedTuple):
+    """A batch under way on a lane."""
+
+    batch: DeviceBatch
+    arriving: Arriving[Clustered]
+    lane: AbstractContextManager[object]
 
 
 class MadeTree(NamedTuple):
@@ -136,7 +158,8 @@ class ClusterWork:
             (batch,) = resident.device_batches(self.model, self.index, items[place : place + 1], self.choice)
             self.check(NeuronId(*items[place].tolist()))
             made, clustered = self._large(batch)
-            _put(out, offsets, *_read(batch._replace(places=np.array([place])), clustered, nullcontext()))
+            read = lanes.fetch(clustered, self.model.device).wait()
+            _put(out, offsets, batch._replace(places=np.array([place])), read)
             _say(out, np.array([place]), made.method, made.library)
         return replace(out, significance=held_tests(self.index, self.choice, items)) if self._is_held else out
 
@@ -161,24 +184,38 @@ class ClusterWork:
 
     def _in_lanes(self, batches: Iterator[DeviceBatch]) -> Iterator[tuple[DeviceBatch, Clustered]]:
         """Begin a batch before the one before it is read."""
-        lanes = _lanes(self.model.device)
-        begun: deque[tuple[DeviceBatch, Clustered, AbstractContextManager[object]]] = deque()
-        for lane in itertools.cycle(lanes):
-            with lane:  # the batch's own tensors are made on the lane, too
+        around = lanes.lanes(self.model.device)
+        begun: deque[Begun] = deque()
+        for lane in itertools.cycle(around):
+            with lane, self._checks() as found:  # the batch's own tensors are made on the lane, too
                 batch = next(batches, None)
                 if batch is None:
                     break
-                begun += [(*part, lane) for part in self._clustered(batch)]
-            while len(begun) >= len(lanes):
-                yield _read(*begun.popleft())
+                begun += [Begun(*part, lane) for part in self._clustered(batch, found)]
+            while len(begun) >= len(around):
+                yield self._read(begun.popleft())
         while begun:
-            yield _read(*begun.popleft())
+            yield self._read(begun.popleft())
 
-    def _clustered(self, batch: DeviceBatch) -> list[tuple[DeviceBatch, Clustered]]:
-        """The batch's clusterings; in halves where the device has not the memory for it."""
+    def _read(self, begun: Begun) -> tuple[DeviceBatch, Clustered]:
+        """Wait for a batch, the only time that anybody does. Raises what the kernels say of values in fault."""
+        made = begun.arriving.wait()
+        if made.is_faulty:
+            with begun.lane:
+                made = lanes.fetch(self._cluster(begun.batch), self.model.device).wait()  # each check looked at
+        return begun.batch, made
+
+    def _checks(self) -> AbstractContextManager[Faults]:
+        """Collect the kernels' checks, unless tests of merges will wait for the device in any case."""
+        waits = self.clustering.n_null > 0 and not self.clustering.neuron_only
+        return nullcontext(Faults()) if waits else faults.collected()
+
+    def _clustered(self, batch: DeviceBatch, found: Faults) -> list[tuple[DeviceBatch, Arriving[Clustered]]]:
+        """The batch's clusterings, on their way; in halves where the device has not the memory for it."""
         n = len(batch.places)
         try:
-            return [(batch, self._cluster(batch))]
+            made = self._cluster(batch)
+            return [(batch, lanes.fetch(made._replace(is_faulty=found.found), self.model.device))]
         except (MemoryError, RuntimeError) as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -186,7 +223,7 @@ class ClusterWork:
                 raise _too_little(error, batch) from error
         log.warning("out of memory with %d neurons of up to %d examples; going on with half", n, batch.used.shape[1])
         torch.cuda.empty_cache()
-        return self._clustered(batch.part(0, n // 2)) + self._clustered(batch.part(n // 2, n))
+        return self._clustered(batch.part(0, n // 2), found) + self._clustered(batch.part(n // 2, n), found)
 
     def _cluster(self, batch: DeviceBatch) -> Clustered:
         n = batch.n_examples
@@ -257,7 +294,7 @@ class ClusterWork:
         thresholds = self.clustering.thresholds
         if isinstance(thresholds, str):
             thresholds = threshold_schedule(thresholds)
-        return torch.tensor(thresholds, dtype=torch.float64, device=device)
+        return lanes.send(torch.tensor(thresholds, dtype=torch.float64), device)
 
     def _large(self, batch: DeviceBatch) -> tuple[MadeTree, Clustered]:
         """One neuron of more examples than a matrix takes."""
@@ -318,33 +355,6 @@ def _side_by_side(of_cuts: list[Tensor], n_examples: Tensor) -> Tensor:
     if not of_cuts:
         return torch.empty((len(n_examples), 0), dtype=torch.float64, device=n_examples.device)
     return torch.stack(of_cuts, dim=1)
-
-
-def _lanes(device: torch.device) -> list[AbstractContextManager[object]]:
-    if device.type == "cpu":
-        return [nullcontext()]
-    return [torch.cuda.stream(torch.cuda.Stream(device)) for _ in range(2)]  # type: ignore[no-untyped-call]
-
-
-def _read(
-    batch: DeviceBatch, clustered: Clustered, lane: AbstractContextManager[object]
-) -> tuple[DeviceBatch, Clustered]:
-    """Wait for the lane, and bring its answers to the CPU."""
-    with lane:
-        clusters, nodes = clustered.metrics
-        measured = TreeMetrics(ClusterMetrics(*map(Tensor.cpu, clusters)), NodeMetrics(*map(Tensor.cpu, nodes)))
-        trees, labels = clustered.trees.cpu(), clustered.labels.cpu()
-        cuts = clustered.silhouettes.cpu(), _on_cpu(clustered.cut_silhouettes)
-        read = Clustered(trees, labels, measured, *cuts)
-        of_tests: dict[str, Any] = {name: _on_cpu(getattr(clustered, name)) for name in _OF_TESTS}
-        return batch, read._replace(**of_tests)
-
-
-_OF_TESTS = ("significance", "merge_tests", "null_metrics", "stability", "prediction_strength")
-
-
-def _on_cpu(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.cpu()
 
 
 def _put(out: ClusterBatch, offsets: dict[str, columns.Offsets], batch: DeviceBatch, clustered: Clustered) -> None:

@@ -20,6 +20,7 @@ from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.index.format import Index
 from polysem.server.model.model import EmbeddingWeights, Model
 from polysem.server.questions import frames
+from polysem.server.questions.lanes import send
 
 CPU_BATCH_BYTES = 8 << 20  # a thread; a batch twice or five times as large was slower, out of cache
 GPU_BATCH_BYTES = 4 << 30
@@ -101,16 +102,16 @@ def _device_batch(
     example_rows = np.where(used, stored.rows[examples], 0) if len(stored.rows) else np.zeros(used.shape)
     index.check_rows(layer, example_rows[used].astype(np.int64))
     how = frames.weights(model, index, layer, torch.from_numpy(neurons.astype(np.int64)), choice)
-    n_examples = torch.from_numpy(n.astype(np.int32)).to(model.device)
+    n_examples = send(torch.from_numpy(n.astype(np.int32)), model.device)
     rows, scales = resident(model.device).rows(index, layer)
-    at = torch.from_numpy(example_rows.astype(np.int64)).to(model.device)
+    at = send(torch.from_numpy(example_rows.astype(np.int64)), model.device)
     factors = None
     if how.up is not None and how.biases is not None:
         factors = gated_factors(rows, at, how.weights, how.up, how.biases, n_examples, scales)
     if choice.frame != "raw" and (how.up is not None or scales is not None):  # no weights and offsets say it
         x = rows[at].float() if scales is None else rows[at].float() * scales[at][..., None]
         e = embedded(frames.layer_frame(model, index, layer, choice, x), how, factors).where(
-            torch.from_numpy(used).to(model.device)[..., None], 0.0
+            send(torch.from_numpy(used), model.device)[..., None], 0.0
         )
         rows, at = e.flatten(0, 1), torch.arange(used.size, device=model.device).view(used.shape)
         how, scales, factors = EmbeddingWeights(torch.ones_like(how.weights)), None, None
