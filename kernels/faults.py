@@ -9,22 +9,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor
 
 
 class Faults:
-    """What the checks of a batch found so far. found: () bool on the batch's device; None where nothing was checked."""
+    """What the checks of a batch found so far."""
 
     def __init__(self) -> None:
-        self.found: Tensor | None = None
+        self._found: list[Tensor] = []
 
     def add(self, bad: Tensor) -> None:
         """Add a check, bool of any shape; nothing waits."""
-        self.found = bad.any() if self.found is None else self.found | bad.any()
+        self._found.append(bad.any())
+
+    @property
+    def found(self) -> Tensor | None:
+        """() bool on the batch's device: whether any check found something; None where nothing was checked."""
+        return torch.stack(self._found).any() if self._found else None
 
     def __bool__(self) -> bool:
-        """Whether there was any; waits for the device."""
-        return self.found is not None and bool(self.found)
+        """Wait for the device: did any?"""
+        found = self.found
+        return found is not None and bool(found)
 
 
 _COLLECTED: ContextVar[Faults | None] = ContextVar("faults", default=None)
@@ -41,7 +48,7 @@ def collected() -> Iterator[Faults]:
         _COLLECTED.reset(token)
 
 
-def check(bad: Tensor, explain: Callable[[], None]) -> None:
+def check(bad: Tensor, explain: Callable[[], object]) -> None:
     """Call `explain`, which raises what was wrong, if any of `bad` is true; inside `collected` remember it."""
     faults = _COLLECTED.get()
     if faults is not None:

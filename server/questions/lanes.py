@@ -47,7 +47,7 @@ def fetch(values: Values, device: torch.device) -> Arriving[Values]:
         return Arriving(values, None)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arriving = _copied(values)
-    event.record(torch.cuda.current_stream(device))  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
     return Arriving(arriving, event)
 
 
