@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Faults:
-    """What the checks of a batch found so far."""
+    """The checks of a batch, and whether any of them found something."""
 
     def __init__(self) -> None:
         self._found: list[Tensor] = []
