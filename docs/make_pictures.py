@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from playwright.sync_api import sync_playwright
 
@@ -17,6 +18,12 @@ from polysem.client.drawing import figures
 
 OUT = Path(__file__).parent / "pictures"
 NEURON, RARE = "2.185", "1.3"
+TEXT = '''@property
+def area(self):
+    """Area of the rectangle, in square metres."""
+    import math
+    return self.width * self.height
+'''
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 
 
@@ -42,7 +49,8 @@ def main() -> None:
                 browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
                 for name, path in {
                     "explorer": f"neuron/{NEURON}",
-                    "table": "?sort_by=-silhouette&least_n_examples=50",
+                    "overview": "",
+                    "your-text": f"text?text={quote(TEXT)}",
                 }.items():
                     shoot(browser, address + path, OUT / f"{name}.png")
                 browser.close()
@@ -53,9 +61,9 @@ def main() -> None:
 
 def shoot(browser: Any, address: str, out: Path) -> None:
     page = browser.new_page(viewport={"width": 1180, "height": 800})
-    page.set_default_timeout(120_000)  # the first table clusters the whole model
+    page.set_default_timeout(120_000)  # the first overview clusters the whole model
     page.goto(address, timeout=120_000)
-    page.locator(".ps-card, tbody tr").first.wait_for()
+    page.locator(".ps-card, .row, .piece").first.wait_for()
     page.screenshot(path=out)
     page.close()
 

@@ -183,7 +183,8 @@
   function snippet(example) {
     const { left, right, word } = aroundKey(example, 0);
     const text = element("span", { class: "ps-snippet" });
-    text.append(element("span", { class: "ps-before" }, left.join("").slice(-14)), element("b", {}, word), right.join("").slice(0, 60));
+    const before = left.join("") + (/^ +\S/.test(textsOf(example)[example.key]) ? " " : "");
+    text.append(element("span", { class: "ps-before" }, before.slice(-14)), element("b", {}, word), right.join("").slice(0, 60));
     return text;
   }
 

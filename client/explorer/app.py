@@ -1,6 +1,6 @@
 """The web application: addresses, and what each asks the server.
 
-/                  the table of neurons            /neuron/2.185   a neuron; /neuron/2.185/B, its cluster B opened
+/                  the overview, or its table      /neuron/2.185   a neuron; /neuron/2.185/B, its cluster B opened
 /go?neuron=2.185   to its page                     /random         to some neuron with examples
 /text?text=…       one's own text                  /api/…          JSON for the pages' script
 /static/…          scripts and styles              /api/serving   whether the server answers by now
@@ -12,6 +12,7 @@ The same parameters everywhere say how neurons are clustered (questions.View), s
 import random
 import warnings
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -29,7 +30,7 @@ from starlette.routing import Route
 from polysem.client import letters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
-from polysem.client.explorer import files, own_text
+from polysem.client.explorer import files, overview, own_text
 from polysem.client.explorer.asking import Asking, ticket
 from polysem.client.explorer.questions import CHOICES, Table, View, named, named_neurons, neuron_id
 from polysem.client.questions.counted import wholly_tested
@@ -72,6 +73,7 @@ N_NEARBY = 5  # neurons that fire, beside one that does not
 NEARBY = 20  # places on either side that they are looked for in
 
 PAGE = 100  # rows of the table
+SENTENCE = ("layer", "kind", "sort_by", "clear", "page", "look")  # what the overview's sentence says, or starts anew
 COLUMNS: tuple[tuple[str, str, str], ...] = (  # metric, its heading, how it is written
     ("n_examples", "examples", "{:.0f}"),
     ("n_clusters", "clusters", "{:.0f}"),
@@ -100,6 +102,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         "/": pages.home,
         "/go": pages.go,
         "/api/go": pages.go_json,
+        "/api/neurons": pages.rows_json,
         "/random": pages.random,
         "/text": pages.text,
         "/neuron/{neuron}": pages.neuron,
@@ -208,18 +211,45 @@ class _Pages:
 
     def home(self, request: Request) -> Response:
         view, table = View.of(request.query_params), Table.of(request.query_params)
-        found = self._client.neurons(
-            *named_neurons(table.neurons),
-            sort_by=table.sort_by if table.sort_by != "-" else None,
-            where=dict(table.where),
-            limit=PAGE,
-            skip=PAGE * (table.page - 1),
-            **view.clustering(),
-        )
-        rows, n_matching = list(found), found.n_matching
         self._index(view)
+        if table.look == "table":
+            return self._table(view, table)
+        try:
+            found = overview.listing(self._client, view, replace(table, page=1))
+        except errors.Unsupported:  # an older server knows no kinds of neurons
+            return self._table(view, table)
+        assert found.summary is not None
+        n_matching, tested = found.n_matching, found.summary.n_tested > 0
+        data = {
+            "field": overview.field(found.summary, table),
+            "rows": overview.rows(self._client, view, list(found)),
+            "n_pages": max(1, -(-n_matching // overview.N_ROWS)),
+        }
         return self._page(
             "home.html",
+            view,
+            title="Overview",
+            table=table,
+            kinds=[(kind, found.summary.kinds[kind.name]) for kind in overview.kinds(tested)],
+            orders=overview.orders(table, tested),
+            kept_filters=[(k, v) for k, v in table.parameters().items() if k not in SENTENCE and v not in (None, "")],
+            n_matching=n_matching,
+            mixed=mixed_methods(found.n_approximate, n_matching),
+            data=data,
+        )
+
+    def rows_json(self, request: Request) -> Response:
+        """The rows of a page of the overview."""
+        view, table = View.of(request.query_params), Table.of(request.query_params)
+        found = overview.listing(self._client, view, table)
+        return JSONResponse({"rows": overview.rows(self._client, view, list(found))})
+
+    def _table(self, view: View, table: Table) -> Response:
+        """The overview as a table of metrics."""
+        found = overview.sorted_by(self._client, view, table, table.sort_by or "-n_clusters", PAGE)
+        rows, n_matching = list(found), found.n_matching
+        return self._page(
+            "table.html",
             view,
             title="Neurons",
             table=table,
@@ -380,7 +410,7 @@ class _Pages:
             server=self._client.target,
             indexes=[info.name for info in self._indexes],
             index=next((info for info in self._indexes if view.index in (None, info.name)), None),
-            here={"home.html": "/", "text.html": "/text"}.get(template),
+            here={"home.html": "/", "table.html": "/", "text.html": "/text"}.get(template),
             json=browser.json_in_html,
             static=files.address,
             **values,

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from urllib.parse import urlencode
 
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.neurons import NeuronId, parse_neurons
+from polysem.proto.neurons import MAX_INDEX, NeuronId, parse_neurons
 from polysem.proto.questions.clustering import (
     DEFAULT_DISTANCE_THRESHOLD,
     Algorithm,
@@ -21,9 +21,11 @@ from polysem.proto.questions.clustering import (
     check_distance_threshold,
 )
 from polysem.proto.questions.listing import NEURON_METRICS, NeuronMetric
+from polysem.proto.questions.summary import N_STEPS, NEURON_KINDS
 from polysem.proto.sides import SIDES
 
 MAX_PAGE = 100_000
+LOOKS = ("", "table")
 CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm": get_args(Algorithm),
     "linkage": get_args(Linkage),
@@ -88,23 +90,38 @@ class View:
 
 @dataclass(frozen=True)
 class Table:
-    """Which neurons the table shows: sorted, filtered, and which page of them.
+    """Which neurons the overview shows: sorted, filtered, and which page of them.
 
-    sort_by  a metric, with - before it for the largest first; empty: by layer and neuron
+    layer    None for every layer, or for those of `neurons`
+    kind     a kind of neurons; empty: every one
+    clear    with a layer: where the step of clarity begins of whose cell the neurons are; None: any
+    sort_by  a metric, with - before it for the largest first; "-" alone: by layer and neuron; empty: the clearest first
     where    least and most of a metric, as `Client.neurons` takes them
     page     from 1
+    look     empty for rows, or "table"
     """
 
     neurons: str = ""
-    sort_by: str = "-n_clusters"
+    layer: int | None = None
+    kind: str = ""
+    clear: float | None = None
+    sort_by: str = ""
     where: tuple[tuple[NeuronMetric, tuple[float | None, float | None]], ...] = ()
     page: int = 1
+    look: str = ""
 
     @classmethod
     def of(cls, parameters: Mapping[str, str]) -> "Table":
-        sort_by = parameters.get("sort_by", "-n_clusters")
+        sort_by, kind, look = (parameters.get(name, "") for name in ("sort_by", "kind", "look"))
         if sort_by.removeprefix("-") not in ("", *NEURON_METRICS):
             raise InvalidArgument(f"neurons are sorted by one of {', '.join(NEURON_METRICS)}, not {sort_by[:40]!r}")
+        if kind not in ("", *NEURON_KINDS):
+            raise InvalidArgument(f"a kind of neurons is one of {', '.join(NEURON_KINDS)}, not {kind[:40]!r}", "kind")
+        if look not in LOOKS:
+            raise InvalidArgument(f"look is table, or left out for rows, not {look[:40]!r}", "look")
+        layer = parameters.get("layer", "")
+        if layer and not (re.fullmatch(r"[0-9]{1,10}", layer) and int(layer) <= MAX_INDEX):
+            raise InvalidArgument(f"a layer is a number, not {layer[:40]!r}", "layer")
         where = []
         for metric in NEURON_METRICS:
             least, most = (parameters.get(f"{end}_{metric}") for end in ("least", "most"))
@@ -117,18 +134,46 @@ class Table:
         page = number("page", parameters.get("page") or "1")
         if not (1 <= page <= MAX_PAGE and page == int(page)):
             raise InvalidArgument(f"pages are counted from 1 to {MAX_PAGE:,}, not {parameters['page'][:40]!r}", "page")
-        return cls(parameters.get("neurons", "").strip(), sort_by, tuple(where), int(page))  # type: ignore[arg-type]
+        return cls(
+            parameters.get("neurons", "").strip(),
+            int(layer) if layer else None,
+            kind,
+            _clear(parameters.get("clear", "")),
+            sort_by,
+            tuple(where),  # type: ignore[arg-type]
+            int(page),
+            look,
+        )
+
+    def ranges(self) -> list[str]:
+        """The neurons to choose from, as `Client.neurons` takes them; none: all."""
+        if self.cell is not None:  # which is a filter of its own, so that the other cells are counted, too
+            return []
+        return named_neurons(self.neurons) if self.layer is None else [f"{self.layer}.*"]
+
+    @property
+    def cell(self) -> tuple[int, int] | None:
+        """The layer and step of clarity whose neurons are shown; None: any."""
+        return None if self.layer is None or self.clear is None else (self.layer, round(self.clear * N_STEPS))
 
     def parameters(self, **changed: Any) -> dict[str, Any]:
         """For `View.query`; `changed` come in place of its own."""
-        found: dict[str, Any] = {"neurons": self.neurons}
-        if self.sort_by != "-n_clusters":
-            found["sort_by"] = self.sort_by or "-"
+        found: dict[str, Any] = {"neurons": self.neurons, "layer": self.layer, "kind": self.kind, "look": self.look}
+        found |= {"sort_by": self.sort_by, "clear": None if self.clear is None else f"{self.clear:g}"}
         for metric, (least, most) in self.where:
             found |= {f"least_{metric}": least, f"most_{metric}": most}
         if self.page > 1:
             found["page"] = self.page
         return found | changed
+
+
+def _clear(text: str) -> float | None:
+    if not text:
+        return None
+    clear = number("clear", text)
+    if not 0 <= clear < 1:
+        raise InvalidArgument(f"clear is where a step of clarity begins, 0 to 0.95, not {text[:40]!r}", "clear")
+    return clear
 
 
 def neuron_id(text: str) -> NeuronId:

@@ -1,11 +1,11 @@
 """How long the explorer's pages take in Debian's Chromium: first paint, and a cut of the tree.
 
-python tests/benchmarks/explorer.py [--repeats 10]
+python tests/benchmarks/explorer.py [--repeats 10] [--index FOLDER]
 
-Over the demo's index, all on this machine: server, explorer and browser share its cores. First paint is the browser's
-own `first-contentful-paint`, counted from the navigation. A cut is from the question to the painted frame's start: the
-script's time to cut, paint the tree and fill the cards, then one forced layout. Trees of 1,000 examples are made from
-random points, with texts of 31 tokens each.
+Over the demo's index, or one of yours, all on this machine: server, explorer and browser share its cores. First paint
+is the browser's own `first-contentful-paint`, counted from the navigation. A cut is from the question to the painted
+frame's start: the script's time to cut, paint the tree and fill the cards, then one forced layout. Trees of 1,000
+examples are made from random points, with texts of 31 tokens each.
 
 What a slow first paint waits for is the browser: the page is there 30 to 150 ms after it was asked for, even on two
 busy cores; a new browser then starts a process and fetches five files, which browsers keep from the first page on.
@@ -40,8 +40,10 @@ CUTS = """([data, thresholds]) => {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=10)
-    repeats = parser.parse_args().repeats
-    with polysem.server.local() as client, sync_playwright() as playwright:
+    parser.add_argument("--index", nargs="*", default=[], help="folder of an index")
+    given = parser.parse_args()
+    repeats = given.repeats
+    with polysem.server.local(*given.index) as client, sync_playwright() as playwright:
         command = [
             sys.executable,
             "-m",
@@ -57,14 +59,19 @@ def main() -> None:
         address = explorer.stdout.readline().split()[0]
         try:
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
-            neurons = [neuron.id for neuron in client.neurons(where={"n_examples": (100, None)}, limit=repeats)]
+            neurons = [neuron.id for neuron in client.neurons(sort_by="-n_examples", limit=repeats)]
             addresses = [f"{address}neuron/{i}" for i in neurons]
             tell("first paint of a neuron, in a new browser", [first_paint(new(browser), one) for one in addresses])
             page = new(browser)
             tell("first paint of a neuron, from another's page", [first_paint(page, one) for one in addresses])
             drawn = "performance.getEntriesByName('drawn')[0].startTime"
             tell("until its tree and cards stand there", [page.goto(one) and page.evaluate(drawn) for one in addresses])
-            tell("first paint of the table, 100 of 4,096 rows", [first_paint(page, address) for _ in range(repeats)])
+            n = client.neurons(limit=1).n_matching
+            tell(f"first paint of the overview, 50 of {n:,}", [first_paint(page, address) for _ in range(repeats)])
+            tell(
+                "until its field and 50 rows stand there",
+                [page.goto(address) and page.evaluate(drawn) for _ in range(repeats)],
+            )
             rng = np.random.default_rng(0)
             for n in (100, 1000):
                 page = new(browser)
@@ -85,7 +92,7 @@ def new(browser: Any) -> Any:
 
 def first_paint(page: Any, address: str) -> float:
     page.goto(address)
-    page.locator(".ps-card, tbody tr").first.wait_for()
+    page.locator(".ps-card, .row").first.wait_for()
     page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
     return float(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
 

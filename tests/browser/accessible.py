@@ -39,11 +39,12 @@ CONTRAST = """() => {
     const style = getComputedStyle(field, "::placeholder");
     meet("text", style.color, field, field.placeholder, Number(style.opacity));
   }
-  const decoration = ".ps-grid, .grid, .band, .ps-hit, .ps-track";
+  // Cells of the field are shades of counts, which their names tell.
+  const decoration = ".ps-grid, .grid, .band, .ps-hit, .ps-track, .struct .axis, .field rect";
   for (const shape of document.querySelectorAll(`svg :is(path, line, circle, rect):not(${decoration})`)) {
     for (const colour of [getComputedStyle(shape).stroke, getComputedStyle(shape).fill]) {
       if (colour === "none" || parse(colour)[3] === 0) continue;
-      if (shape.matches(".ps-profile") && colour === getComputedStyle(shape).fill) continue; // its line has it
+      if (shape.matches(".ps-profile, .null") && colour === getComputedStyle(shape).fill) continue; // its line has it
       if (shape.tagName === "line" && colour === getComputedStyle(shape).fill) continue; // a line has no inside
       meet("graphics", colour, shape, shape.outerHTML.slice(0, 80));
     }

@@ -18,7 +18,9 @@ import polysem.server
 from polysem.client import Client
 from polysem.proto.facts import Selection
 from polysem.server.corpus.documents import Corpus
+from polysem.server.index.format import open_index
 from polysem.server.indexing import builder
+from polysem.server.questions import holding
 
 FLAGS = [
     "--headless",
@@ -47,11 +49,18 @@ def hostile_corpus(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def server(small_model: Any, hostile_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a server over it; its indexes: hostile (the default), and few (up to 2 examples a neuron)."""
+    """A client of a server over it; its indexes: hostile (the default), and few, with few examples a neuron.
+
+    few holds layer 1 alone, both sides, and the rotation tests of its neurons.
+    """
     folder = tmp_path_factory.mktemp("indexes")
-    recipes = {"hostile": Selection("first", 0.5, 60), "few": Selection("top", 0.75, 2)}
-    for name, selection in recipes.items():
-        builder.build(small_model, Corpus(str(hostile_corpus)), folder / name, builder.Recipe(selection))
+    recipes = {
+        "hostile": builder.Recipe(Selection("first", 0.5, 60)),
+        "few": builder.Recipe(Selection("top", 0.75, 24), sides="both", layers=(1,)),
+    }
+    for name, recipe in recipes.items():
+        builder.build(small_model, Corpus(str(hostile_corpus)), folder / name, recipe)
+    holding.hold(small_model, open_index(folder / "few"), 19, 0)
     with polysem.server.local(*(folder / name for name in recipes), device="cpu") as client:
         yield client
 

@@ -315,7 +315,11 @@ def test_it_fits_a_phone_in_the_dark(page, explorer, neuron):
 
 @pytest.mark.parametrize(
     "path",
-    ["/neuron/{}", "/neuron/{}?cut=0.1", "/neuron/1.3", "/neuron/99.1", "/", "/text?text=tea&neurons={}", "/text"],
+    [
+        *("/neuron/{}", "/neuron/{}?cut=0.1", "/neuron/1.3", "/neuron/99.1"),
+        *("/", "/?index=few&side=negative", "/?kind=one&layer=1", "/?look=table"),
+        *("/text?text=tea", "/text?text=tea&neurons={}", "/text"),
+    ],
 )
 def test_axe_finds_nothing_and_contrast_is_that_of_wcag_aa_in_both_themes(page, watched, explorer, neuron, path):
     page.goto(explorer + path.format(neuron.id))

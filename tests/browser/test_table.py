@@ -11,7 +11,7 @@ def first_rows(page, n=5):
 
 
 def test_it_is_sorted_filtered_and_turned_page_by_page(page, explorer, server, monkeypatch):
-    page.goto(explorer)
+    page.goto(f"{explorer}/?look=table")
     wanted = [str(n.id) for n in server.neurons(sort_by="-n_clusters", limit=5)]
     assert first_rows(page) == wanted
     page.get_by_role("link", name="intra", exact=True).click()
@@ -26,7 +26,7 @@ def test_it_is_sorted_filtered_and_turned_page_by_page(page, explorer, server, m
 
 
 def test_filters_stand_in_the_address(page, explorer, server):
-    page.goto(explorer)
+    page.goto(f"{explorer}/?look=table")
     page.get_by_role("textbox", name="neurons").fill("1.*")
     page.get_by_text("filter by metrics").click()
     page.get_by_role("group", name="examples").get_by_label("least").fill("20")
@@ -42,7 +42,7 @@ def test_filters_stand_in_the_address(page, explorer, server):
 
 
 def test_nothing_found_is_told(page, explorer):
-    page.goto(f"{explorer}/?least_n_examples=100000")
+    page.goto(f"{explorer}/?look=table&least_n_examples=100000")
     assert "No neuron is so" in page.locator("main").inner_text()
     page.get_by_role("link", name="Show all").click()
     page.wait_for_url(lambda url: "least" not in url)
