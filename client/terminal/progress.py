@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 INDEXING = {  # units of the stages of an index build
+    "wait": "until another process has built it",
     "tokenise": "documents",
     "check corpus": "documents",
     "scan": "tokens",

@@ -207,10 +207,12 @@ def _read(archive: zipfile.ZipFile, name: str) -> Array:
 
 
 @contextmanager
-def sole_worker(folder: Path) -> Iterator[None]:
+def sole_worker(folder: Path, waiting: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the folder against a second process; the lock falls with the process.
 
-    Raises FailedPrecondition where another holds it.
+    waiting  called where another process holds it, before it is waited for; None: do not wait
+
+    Raises FailedPrecondition where another holds it and is not waited for.
     """
     try:
         import fcntl
@@ -221,5 +223,8 @@ def sole_worker(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise FailedPrecondition(f"another process is working in {str(folder)!r}; wait for it") from error
+            if waiting is None:
+                raise FailedPrecondition(f"another process is working in {str(folder)!r}; wait for it") from error
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -19,7 +19,10 @@ RECIPE = Recipe(Selection("first", 0.75, 100))
 
 
 def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int = N_DOCUMENTS) -> Path:
-    """The folder of the demo's index, built if missing. Each version of the software and of Python has its own."""
+    """The folder of the demo's index, built if missing. Each version of the software and of Python has its own.
+
+    Where another process is building it, that one is waited for: stage "wait" of `progress`.
+    """
     weights = file_sha256(DEMO_FOLDER / "model.safetensors")
     key = shards.key(
         format=FORMAT,
@@ -30,10 +33,17 @@ def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int =
         layout=LAYOUT,
     )
     folder = cache_folder() / f"demo-{key[:8]}"
-    if not folder.is_dir():
-        corpus = Corpus(PYDOCS, max_documents=n_documents)
-        builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
-    index = open_index(folder)
-    if index.nulls is None:
-        holding.hold(load(DEMO_MODEL), index, progress=progress)
+    if _is_whole(folder):
+        return folder
+    with shards.sole_worker(folder.parent, waiting=lambda: progress("wait", 0, None)):
+        if not folder.is_dir():
+            corpus = Corpus(PYDOCS, max_documents=n_documents)
+            builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
+        if not _is_whole(folder):
+            holding.hold(load(DEMO_MODEL), open_index(folder), progress=progress)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the index is there, with its tests."""
+    return folder.is_dir() and open_index(folder).nulls is not None

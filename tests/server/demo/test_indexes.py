@@ -1,0 +1,43 @@
+"""The demo's index is built once, however many processes ask for it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+from polysem.proto.work import shards
+from polysem.server.demo import indexes
+from polysem.server.index.format import open_index
+
+
+def test_two_who_build_it_at_once_get_one_index(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYSEM_CACHE_DIR", str(tmp_path))
+    both, stages = Barrier(2), ([], [])
+
+    def ask(told):
+        both.wait()
+        return indexes.ensure(lambda stage, n, total: told.append(stage), n_documents=2)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(ask, stages)
+    assert first == second
+    assert open_index(first).nulls is not None
+    built, waited = sorted(stages, key=len, reverse=True)
+    assert "scan" in built
+    assert waited in ([], ["wait"])  # [] where the other was done before it looked
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [first.name]
+    with shards.sole_worker(tmp_path):  # what is whole takes no lock
+        assert indexes.ensure(n_documents=2) == first
+
+
+def test_who_waits_is_told_and_goes_on_when_the_other_ends(tmp_path):
+    told = []
+    with ThreadPoolExecutor(1) as pool:
+        with shards.sole_worker(tmp_path):
+
+            def wait():
+                with shards.sole_worker(tmp_path, waiting=lambda: told.append("wait")):
+                    return "went on"
+
+            asked = pool.submit(wait)
+            while not told:
+                assert not asked.done()
+        assert asked.result(timeout=20) == "went on"
