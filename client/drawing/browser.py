@@ -10,14 +10,18 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polysem.client import characters, letters
+from polysem.client import characters, cutting, letters
 from polysem.client.drawing import dendrogram
+from polysem.proto.errors import Unsupported
+from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.clustering import LEVEL
 from polysem.proto.questions.listing import LEAST_EXAMPLES_OF_MINORITY, LEAST_EXAMPLES_OF_RARE, LEAST_SHARE_OF_COMMON
 
 if TYPE_CHECKING:
+    from polysem.client.client import Client
     from polysem.client.questions.clustering import Neuron
     from polysem.client.questions.examples import Example
+    from polysem.client.questions.labels import Label
     from polysem.client.questions.logit_effects import LogitEffects, OutputToken
 
 FOLDER = Path(__file__).parent
@@ -29,12 +33,14 @@ def data(
     examples: "Sequence[Example] | None",
     silhouettes: "Sequence[tuple[float, float | None]]" = (),
     most: float | None = None,
+    names: "Sequence[Label]" = (),
 ) -> dict[str, Any]:
     """A neuron as `Polysem.show` reads it, ready for JSON.
 
     examples     in the order of its labels; None where the texts cannot be had
     silhouettes  of further cuts, as `Neuron.silhouettes` has them; none: the profile of cuts is not drawn
     most         what tokens are shaded by: the neuron's strongest activation; None: that of the examples
+    names        of its clusters at its cut
     """
     m, tree = neuron.metrics, neuron.tree
     return {
@@ -59,7 +65,30 @@ def data(
         "most": most,
         "note": note(neuron),
         "tested": _tested(neuron),
+        "names": _names(neuron, names),
         "examples": None if examples is None else [example_data(example) for example in examples],
+    }
+
+
+def names_of(client: "Client", neurons: "Sequence[NeuronId]", **options: Any) -> "dict[NeuronId, list[Label]]":
+    """The names of the neurons' clusters; none where there are no neurons, or the server is older and knows none.
+
+    options  how they are clustered, as of `Client.cluster`
+    """
+    found: dict[NeuronId, list[Label]] = {}
+    try:
+        for label in client.labels(*neurons, **options) if neurons else ():
+            found.setdefault(label.neuron, []).append(label)
+    except Unsupported:
+        return {}
+    return found
+
+
+def _names(neuron: "Neuron", names: "Sequence[Label]") -> dict[int, list[Any]]:
+    """Names with scores and null scores by the tree's nodes, so that a cluster keeps its name while it is there."""
+    tops = cutting.top_nodes(neuron.tree, len(neuron.labels), neuron.distance_threshold)
+    return {
+        tops[one.cluster]: [characters.visible(one.text), one.score, one.null_score] for one in names if one.size > 1
     }
 
 

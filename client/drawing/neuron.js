@@ -138,6 +138,10 @@
         stable === null ? null : element("span", {}, tip("Mean overlap (Jaccard) of this cluster with its likest in " +
           "bootstrap samples of the examples. 0.75 and more is stable, 0.5 and less dissolves.",
         stable < 0.6 ? "unstable" : "stable"), " ", meter(stable), element("b", {}, shown(stable))),
+        cluster.score === null || cluster.score === undefined ? null : element("span", {}, tip("How often an example of the " +
+          "cluster fits the name better than a text where the neuron does not fire so, on examples that the name was not " +
+          "chosen by; beside it the same of names of random groups. 0.50 is no better than a coin.", "name fits"), " ",
+        element("b", {}, shown(cluster.score)), ` against ${shown(cluster.nullScore)}`),
         cluster.meanDistance === null ? null : element("span", {}, tip("Mean cosine distance over all pairs of its " +
           "examples. Smaller is tighter.", "within"), " ", element("b", {}, shown(cluster.meanDistance))));
     }
@@ -203,7 +207,10 @@
 
     function paint(threshold) {
       found = Polysem.clustering(data, sizes, threshold);
-      for (const cluster of found.many) cluster.tokens = Polysem.keyTokens(data, cluster.members);
+      for (const cluster of found.many) {
+        cluster.tokens = Polysem.keyTokens(data, cluster.members);
+        [cluster.name, cluster.score, cluster.nullScore] = (data.names || {})[cluster.node] || [];
+      }
       drawing.paint(found);
       const distance = Number(threshold.toFixed(3));
       if (document.activeElement !== number || Number(number.value) !== distance) number.value = distance;

@@ -31,7 +31,7 @@
 
   // Its name, else what it fires at.
   function title(cluster) {
-    if (cluster.name) return cluster.name;
+    if (cluster.name) return cluster.name.replace(/`([^`]*)`/g, "‘$1’");
     const tokens = cluster.tokens || [];
     if (!tokens.length) return count(cluster.size, "example");
     return `at ${tokens.slice(0, 3).map(([token]) => `‘${token}’`).join(", ")}${tokens.length > 3 ? " …" : ""}`;

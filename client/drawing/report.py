@@ -11,6 +11,7 @@ from polysem.client.drawing import browser, notebook
 from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
+from polysem.client.questions.labels import Label
 from polysem.client.questions.logit_effects import LogitEffects
 from polysem.proto.errors import FailedPrecondition, Unsupported
 from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
@@ -66,7 +67,13 @@ def make(client: Client, *neurons: str, index: str | None = None, **options: obj
     drawn = asked if len(asked) <= MAX_NEURONS else sorted(asked, key=_most_behaviours)[:MAX_NEURONS]
     texts = {id(neuron): neuron.examples for neuron in drawn}
     effects = _effects(client, drawn, index)
-    articles = "".join(_article(neuron, texts[id(neuron)], of) for neuron, of in zip(drawn, effects, strict=True))
+    of_labels = {name: value for name, value in options.items() if name not in ("n_null", "seed")}
+    ids = [neuron.id for neuron in drawn if len(neuron.labels)]
+    names = browser.names_of(client, ids, index=index, **of_labels)
+    articles = "".join(
+        _article(neuron, texts[id(neuron)], of, names.get(neuron.id, ()))
+        for neuron, of in zip(drawn, effects, strict=True)
+    )
     return Report(_page(asked, drawn, articles, " ".join(neurons)), len(asked), len(drawn))
 
 
@@ -84,8 +91,8 @@ def _effects(client: Client, drawn: Sequence[Neuron], index: str | None) -> Sequ
         return [None] * len(drawn)
 
 
-def _article(neuron: Neuron, examples: Sequence[Example], effects: LogitEffects | None) -> str:
-    data, writes = browser.data(neuron, examples, neuron.silhouettes), ""
+def _article(neuron: Neuron, examples: Sequence[Example], effects: LogitEffects | None, names: Sequence[Label]) -> str:
+    data, writes = browser.data(neuron, examples, neuron.silhouettes, names=names), ""
     if effects is not None:
         data["logit_effects"] = browser.effects_data(effects)
         writes = "<section><h3>What it adds to the output</h3><div></div></section>"

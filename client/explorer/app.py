@@ -390,7 +390,8 @@ class _Pages:
         examples = self._client.examples(id_, **view.asked_of()) if len(neuron.labels) else []
         known = self._client.statistics(id_, **view.asked_of())[0]
         most = known.maximum_activation if view.side == "positive" else known.minimum_activation
-        return browser.data(neuron, examples, neuron.silhouettes, most)
+        names = browser.names_of(self._client, [id_] if len(neuron.labels) else [], **view.clustering())
+        return browser.data(neuron, examples, neuron.silhouettes, most, names.get(id_, ()))
 
     def _index(self, view: View) -> IndexInfo:
         """The index that a view is of. Indexes do not change while a server runs; an unknown name is asked anew."""

@@ -11,7 +11,7 @@
         neuron: id, distance_threshold: found.threshold, n_examples: data().n, n_clusters: found.clusters.length,
         intra: found.intra, inter: found.inter, silhouette: found.silhouette, largest_share: found.largestShare,
         how: data().note, link: location.href,
-        clusters: found.clusters.map((c) => ({ letter: c.letter, label: c.label, size: c.size, central: c.central, rare: c.rare,
+        clusters: found.clusters.map((c) => ({ letter: c.letter, label: c.label, name: c.name ?? null, size: c.size, central: c.central, rare: c.rare,
           mean_distance: c.meanDistance, members: [...c.members].sort((a, b) => a - b) })),
         labels: found.labels,
         linkage: data().merges.map(([a, b], i) => [a, b, data().heights[i]]),

@@ -76,7 +76,8 @@ def test_the_api_answers_what_the_client_would(get, client):
     wanted = client.cluster("0.1", algorithm="scc", distance_threshold=0.4, n_null=99)[0]
     assert status == 200
     most = client.statistics("0.1")[0].maximum_activation
-    data = browser.data(wanted, wanted.examples, wanted.silhouettes, most)
+    names = list(client.labels("0.1", algorithm="scc", distance_threshold=0.4))
+    data = browser.data(wanted, wanted.examples, wanted.silhouettes, most, names)
     assert json.loads(body) == json.loads(json.dumps(data))
 
 
