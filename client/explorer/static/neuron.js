@@ -79,7 +79,7 @@
           element("a", { href: other.address }, other.neuron, " ", Polysem.chip(other, true)),
           element("b", {}, other.similarity.toFixed(2)), Polysem.snippet(other.example),
           element("span", { class: "ps-quiet" }, Polysem.count(other.size, "example"),
-            other.approximate ? " of nearest neighbours" : ""))))));
+            other.approximate ? " of nearest neighbours" : "")))));
       } catch (error) {
         answered();
         box.replaceChildren();
