@@ -7,7 +7,7 @@ import pytest
 import polysem.server
 from polysem.client.drawing import browser, report
 
-from .test_explorer import AXE, COMPLAINTS, CONTRAST
+from .accessible import AXE, COMPLAINTS, CONTRAST
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import warnings
 
 import pytest
@@ -177,12 +178,18 @@ def test_the_explorers_table_says_so(polysem_client, mixed, large):
     from starlette.testclient import TestClient
 
     with TestClient(make_app(polysem_client), base_url="http://127.0.0.1") as browser:
-        page = browser.get(f"/?algorithm=scc&distance_threshold={CUT}").text
+
+        def text_of(address):
+            while (answer := browser.get(address)).status_code == 202:  # a page in grey
+                time.sleep(0.05)
+            return answer.text
+
+        page = text_of(f"/?look=table&algorithm=scc&distance_threshold={CUT}")
         assert SENTENCE in page
         assert "<td>neighbours</td>" in page
-        neuron = browser.get(f"/neuron/{min(large)}?algorithm=scc&distance_threshold={CUT}").text
+        neuron = text_of(f"/neuron/{min(large)}?algorithm=scc&distance_threshold={CUT}")
         assert "Sub-Cluster Component of nearest neighbours" in neuron
-        assert SENTENCE not in browser.get("/?algorithm=scc&distance_threshold=0.138").text
+        assert SENTENCE not in text_of("/?look=table&algorithm=scc&distance_threshold=0.138")
 
 
 def test_measurements_ranks_and_table_1_say_so(polysem_client, warned, large, tmp_path):

@@ -142,10 +142,7 @@ class SleepyClient:
         return self.awake
 
     def indexes(self):
-        return []
-
-    def neurons(self, *neurons, **how):
-        raise NotFound("there is no neuron here")
+        raise NotFound("there is no index here")
 
 
 def test_while_the_server_warms_up_pages_say_so_at_once_and_wait():
@@ -162,13 +159,13 @@ def test_while_the_server_warms_up_pages_say_so_at_once_and_wait():
     assert browser.get("/api/serving").json() == {"serving": False}
     sleepy.awake = True
     assert browser.get("/api/serving").json() == {"serving": True}
-    assert "there is no neuron here" in browser.get("/").text
+    assert "there is no index here" in browser.get("/").text
 
 
 def test_scripts_and_styles_are_kept_by_browsers_until_they_change(get):
     _, _, body = get("/")
     named = re.findall(r'"(/static/[^"]+)"', body)
-    assert len(named) == 5
+    assert len(named) == 6
     for path in named:
         _, headers, _ = get(path)
         assert "immutable" in headers["cache-control"]

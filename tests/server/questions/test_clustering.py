@@ -68,11 +68,11 @@ def assert_same_answers(got, want):
 )
 def test_a_large_neuron_gets_the_same_answer_without_a_matrix(work_of, monkeypatch, how):
     work = work_of(**how)
-    want = work.run(EVERY)
+    want = work.run(EVERY[::3])
     assert {METHODS[m - 1] for m in want.methods} == {"matrix"}
     assert libraries_of(want) == {"polysem"}
     monkeypatch.setattr(clustering, "MAX_IN_MATRIX", 9)
-    got = work.run(EVERY)
+    got = work.run(EVERY[::3])
     large = got.n_examples > 9
     assert large.any()
     assert not large.all()
@@ -84,9 +84,9 @@ def test_a_large_neuron_gets_the_same_answer_without_a_matrix(work_of, monkeypat
 
 @pytest.mark.parametrize("choice", [EmbeddingChoice("pre_mlp", "raw"), EmbeddingChoice("neuron", "raw")])
 def test_offsets_count_in_a_large_neuron_too(work_of, monkeypatch, choice):
-    want = work_of(choice).run(EVERY[:40])
+    want = work_of(choice).run(EVERY[:14])
     monkeypatch.setattr(clustering, "MAX_IN_MATRIX", 9)
-    assert_same_answers(work_of(choice).run(EVERY[:40]), want)
+    assert_same_answers(work_of(choice).run(EVERY[:14]), want)
 
 
 def test_a_very_large_neuron_is_clustered_on_its_nearest_neighbours(work_of, monkeypatch):
