@@ -1,6 +1,6 @@
 """Examples in whole contexts through a server: many neurons at once, beside the same examples a neuron at a time.
 
-python tests/benchmarks/whole_contexts.py [--neurons '*.0-199'] [--documents 340] [--rounds 3]
+python tests/benchmarks/whole_contexts.py [--neurons 1.0-99 2.0-99] [--documents 340] [--rounds 3]
 
 Each question reads its contexts by itself, so a question a neuron reads a context as often as neurons ask for it, and
 one question for all reads it once: what is gained follows from the examples a context. Both give the same texts and
@@ -25,7 +25,7 @@ from polysem.server.model.loading import DEMO_MODEL, load
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--neurons", default="*.0-199")
+    parser.add_argument("--neurons", nargs="+", default=["1.0-99", "2.0-99"])
     parser.add_argument("--documents", type=int, default=340)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
@@ -36,12 +36,12 @@ def main() -> None:
             compare(client, asked.neurons, asked.rounds)
 
 
-def compare(client: Client, neurons: str, rounds: int) -> None:
-    names = [one.id for one in client.cluster(neurons)]
+def compare(client: Client, neurons: list[str], rounds: int) -> None:
+    names = [one.id for one in client.cluster(*neurons)]
     ratios = []
     for _ in range(rounds):
         start = time.perf_counter()
-        together = list(client.examples(neurons, whole_context=True))
+        together = list(client.examples(*neurons, whole_context=True))
         middle = time.perf_counter()
         alone = [one for name in names for one in client.examples(name, whole_context=True)]
         took, baseline = middle - start, time.perf_counter() - middle
