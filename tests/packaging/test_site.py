@@ -16,9 +16,11 @@ def read(text):
 
 
 def test_links_lead_to_the_sites_pages_and_source_files_become_text():
-    text = "[a](docs/jobs.md#jobs) [b](CHANGELOG.md) [c](kernels) [d](https://arxiv.org) ![e](docs/pictures/explorer.png)"
+    text = (
+        "[a](docs/jobs.md#jobs) [b](CHANGELOG.md) [c](kernels) [d](https://arxiv.org) ![e](docs/pictures/overview.png)"
+    )
     written = site_sources.on_site(text, DOCS.parent, DOCS)
-    assert written == "[a](jobs.md#jobs) [b](changelog.md) c [d](https://arxiv.org) ![e](pictures/explorer.png)"
+    assert written == "[a](jobs.md#jobs) [b](changelog.md) c [d](https://arxiv.org) ![e](pictures/overview.png)"
     assert site_sources.on_site("[g](../glossary.md)", DOCS / "api", DOCS / "api") == "[g](../glossary.md)"
 
 
