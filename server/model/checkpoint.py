@@ -137,7 +137,7 @@ def check_kind(name: str, config: Mapping[str, Any], families: Mapping[str, Fami
 
 
 def _names(auto_map: Any) -> str:
-    """What a config's auto_map names, in words; empty where nothing."""
+    """Say in words what a config's auto_map names; empty where it names nothing."""
     return ", ".join(auto_map) if isinstance(auto_map, dict) else _shown(auto_map) if auto_map else ""
 
 

@@ -111,7 +111,7 @@ class Unembedding:
             )
 
     def _reading(self, read: Callable[[], Any]) -> Any:
-        """What `read` makes of the file; FailedPrecondition where that has changed since the model was loaded."""
+        """Return what `read` makes of the file; raise FailedPrecondition if it changed since the model was loaded."""
         assert self.stored is not None
         path = self.stored[1].path
         try:
@@ -127,7 +127,7 @@ class Unembedding:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    """What tells a file from another of its name."""
+    """Return what differs where a file was replaced by another of its name."""
     stat = path.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 

@@ -67,7 +67,7 @@ def _matching(table: NeuronTable, neurons: IntArray | None, where: tuple[MetricR
 
 
 def _of_kinds(table: NeuronTable, rows: Array, query: ListQuery) -> Array:
-    """Those of the rows that are of the kinds and in the cell asked for."""
+    """Return the rows that are of the kinds asked for and in the cell asked for."""
     if query.kinds:
         rows = rows[np.isin(table.kinds[rows], [KIND_NUMBERS[kind] for kind in query.kinds])]
     if query.cell is not None:

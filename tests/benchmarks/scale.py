@@ -1,4 +1,4 @@
-"""How far an index build goes on many GPUs, on paper: the tables of docs/scale.md.
+"""Computes on paper how an index build scales to many GPUs: the tables of docs/scale.md.
 
     python tests/benchmarks/scale.py [--gpus 8 64] [--price 3.0] [--shard-contexts S]
                                      [--documents 8e6] [--tokens 9e9] [--shape L D N T] …

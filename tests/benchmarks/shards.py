@@ -1,4 +1,4 @@
-"""What shards of an index build weigh and cost the driver: the measured numbers of docs/scale.md.
+"""Measures the size of an index build's shards and their cost to the driver, for docs/scale.md.
 
     python tests/benchmarks/shards.py [--model demo] [--corpus pydocs] [--contexts 1024] [--shard-contexts 256]
                                       [--examples 100]

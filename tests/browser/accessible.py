@@ -1,4 +1,4 @@
-"""What a page must be for everybody: axe-core's rules, and the contrasts of WCAG AA, in both themes."""
+"""Scripts that check a page: axe-core's rules, and the contrasts of WCAG AA, in both themes."""
 
 import importlib.resources
 from typing import Any

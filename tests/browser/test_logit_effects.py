@@ -1,4 +1,4 @@
-"""What a neuron writes, in a browser: on its page, in what is taken away, and in a report."""
+"""Direct logit effects in a browser: on a neuron's page, in its downloads, and in a report."""
 
 import json
 

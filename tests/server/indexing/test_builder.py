@@ -334,7 +334,7 @@ def test_where_a_file_cannot_grow_the_build_stops_in_words_and_goes_on_later(
 ):
     out = tmp_path / "i"
     arguments = [sys.executable, "-c", FULL, str(checkpoint), str(corpus_file), str(out), str(n_bytes)]
-    run = subprocess.run(arguments, capture_output=True, text=True)  # kernels are compiled: index_folder took them
+    run = subprocess.run(arguments, capture_output=True, text=True)  # index_folder has compiled the kernels
     assert re.match(
         r"FailedPrecondition the build in '.*i\.tmp' cannot go on: .*; what is finished is kept", run.stdout
     )
