@@ -4,6 +4,8 @@ VENV ?= .venv
 # Passed to pip. On Linux plain `torch` brings CUDA; for a CPU build point pip at PyTorch's CPU index with it.
 PIP_ARGS ?=
 BIN := $(VENV)/bin
+# Where the environment forbids to keep what is compiled, every process of the tests would compile Polysem anew.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := $(VENV)/.installed
 DEMO := $(VENV)/.demo
 STUBS := .venv-stubs
@@ -42,14 +44,16 @@ demo: $(DEMO) ## see it work; installs the server and the explorer alone
 test: setup ## the whole suite
 	$(BIN)/python -m polysem.kernels.warm_up  # compiled once, not by each process
 	$(BIN)/python -m polysem.kernels.large.warm_up
-	$(BIN)/pytest -q -n auto --dist worksteal --ignore tests/load  # a module's tests, and so its servers, stay together
+	$(BIN)/python -m polysem.server.indexing.selection
+	$(BIN)/pytest -q -n $$(( $$(nproc) + 1 )) --dist worksteal --ignore tests/load  # a module's tests, and so its servers, stay together
 
 lint: setup ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: setup ## mypy, strict
+types: setup ## mypy, strict; and that it sees the client's types from elsewhere
 	$(BIN)/mypy
+	$(BIN)/python tests/packaging/check_types.py
 
 stubs: $(STUBS)/.installed ## write the gRPC stubs from the protos
 	PYTHON=$(abspath $(STUBS)/bin/python) proto/generate.sh $(OUT)

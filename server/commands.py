@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from polysem.server.corpus.documents import Corpus
     from polysem.server.indexing.builder import Recipe
     from polysem.server.model.model import ModelDescription
+    from polysem.server.serving.books import Books
+    from polysem.server.settings import Settings
 
 
 @click.command()
@@ -346,11 +348,11 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     # busily keeps the other from running: a forward of 90 tokens took 700 ms instead of 20. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from polysem.server import settings as reading
-    from polysem.server.questions import resident
 
     settings = reading.read(config, index=list(index) or None, corpora=list(corpora) or None, **flags)
+    from polysem.proto.errors import PolysemError
     from polysem.server import paths
-    from polysem.server.serving import address, hint, logs
+    from polysem.server.serving import address, logs
     from polysem.server.serving.books import Books
 
     paths.open_many_files()
@@ -358,15 +360,25 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     logs.configure(settings, books)
     if settings.log_format == "json":
         logs.everything_as_json()
-        say: Callable[[str], None] = logs.log.info
-    else:
-        say = click.echo
+    try:
+        address.check(settings)
+        _until_stopped(settings, books)
+    except PolysemError as error:
+        if settings.log_format != "json":
+            raise
+        logs.log.critical(error.message)
+        sys.exit(1)
+
+
+def _until_stopped(settings: "Settings", books: "Books") -> None:
     from polysem.client.terminal.progress import INDEXING, bars
-    from polysem.proto.errors import PolysemError
     from polysem.server.app import until_stopped
     from polysem.server.opening import open_engine
+    from polysem.server.questions import resident
     from polysem.server.questions.engine import Engine
+    from polysem.server.serving import address, hint, logs
 
+    say: Callable[[str], None] = logs.log.info if settings.log_format == "json" else click.echo
     served: list[Engine] = []
 
     def load() -> Engine:
@@ -390,14 +402,7 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
         for line in hint.lines(settings, port, f"{layer}.0", next_steps.command()):
             say(line)
 
-    try:
-        address.check(settings)
-        asyncio.run(until_stopped(settings, load, ready, books))
-    except PolysemError as error:
-        if settings.log_format != "json":
-            raise
-        logs.log.critical(error.message)
-        sys.exit(1)
+    asyncio.run(until_stopped(settings, load, ready, books))
     say("stopped")
 
 

@@ -13,6 +13,7 @@ from polysem.client.drawing import colours
 from polysem.client.questions.clustering import Metrics, Neuron
 from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.statistics import Statistics
+from polysem.client.terminal.fitting import Fitting
 from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
 
 _COLUMNS = {
@@ -45,7 +46,7 @@ _HELD = {  # by what says whether the index holds them
 _BASELINES = {"token_agreement": "token AMI", "single_token_share": "one token", "singleton_share": "singletons"}
 
 
-def metrics_table(neurons: Iterable[Neuron]) -> Table:
+def metrics_table(neurons: Iterable[Neuron]) -> RenderableType:
     """A row a neuron, in the order given, those with a test with p and excess; – where a metric is undefined."""
     neurons = list(neurons)
     held = _TESTS if any(neuron.significance for neuron in neurons) else {}
@@ -58,7 +59,7 @@ def metrics_table(neurons: Iterable[Neuron]) -> Table:
         table.add_row(str(neuron.id), *tests, *numbers)
     found = [neuron.method for neuron in neurons]
     table.caption = mixed_methods(sum(method in APPROXIMATE for method in found), len(found)) or None
-    return table
+    return Fitting(table)
 
 
 def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
@@ -74,7 +75,6 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     for neuron in neurons:
         cells = [*(metric_text(neuron, name) for name in names), "*" if neuron.rare else "", neuron.method or "–"]
         table.add_row(str(neuron.id), *cells[: len(table.columns) - 1])
-    _keep_whole(table, neurons)
     if not len(neurons):
         n = neurons.n_matching
         return Text(f"only {counted(n, 'neuron')} match" if n else "no neuron matches")
@@ -86,22 +86,16 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
         note.append("; – as clusters: too many examples for this linkage, ask for scc or for single linkage")
     if mixed := mixed_methods(neurons.n_approximate, neurons.n_matching):
         note.append(f"; {mixed}")
-    return Group(table, Text(), note)
+    return Group(Fitting(table, 2 if neurons.n_approximate else 1), Text(), note)
 
 
-def statistics_table(found: Iterable[Statistics]) -> Table:
+def statistics_table(found: Iterable[Statistics]) -> RenderableType:
     """A row a neuron, in the order given."""
     names = ("n_examples", "lowest_example", "highest_example", "threshold")
     table = right_aligned("neuron", *_ACTIVATION_COLUMNS.values(), "examples", "from", "to", "threshold")
     for one in found:
         table.add_row(str(one.id), *(metric_text(one, name) for name in (*_ACTIVATION_COLUMNS, *names)))
-    _keep_whole(table, found)
-    return table
-
-
-def _keep_whole(table: Table, found: Iterable[ListedNeuron | Statistics]) -> None:
-    """Ids stay whole in a narrow terminal; other columns are cut."""
-    table.columns[0].min_width = max((len(str(one.id)) for one in found), default=1)
+    return Fitting(table)
 
 
 class StatisticsPanel:

@@ -68,7 +68,8 @@ class CorpusElsewhere(Corpus):
             "path": None if self.path is None else str(self.path),
         }
         command = [sys.executable, "-m", "polysem.server.corpus.child"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        environment = os.environ | {"USE_TORCH": "0"}  # datasets imports it for a class that nothing here needs
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
             try:
                 assert child.stdin is not None
                 assert child.stdout is not None

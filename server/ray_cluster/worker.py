@@ -162,9 +162,7 @@ class Worker:
             )
         if lacks := self.lacking(held):
             return Begun(lacks)
-        import torch
-
-        torch.set_num_threads(n_threads)
+        os.environ["OMP_NUM_THREADS"] = str(n_threads)  # torch reads it, where what is held needs torch
         folders = {name: self._place(name, folder) for name, folder in held.folders.items()}
         self._held, device = held.open(self._stack, folders)
         return Begun((), device, held.reaches())

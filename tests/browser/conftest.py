@@ -154,9 +154,11 @@ def whole(page: Any, goes: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 def page(chromium: Any, watched: Watched) -> Iterator[Any]:
     """A fresh page; afterwards it must have complained of nothing, opened no dialog and asked loopback only."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context = chromium.new_context(
+        viewport={"width": 1280, "height": 900}, accept_downloads=True, reduced_motion="reduce"
+    )
     page = context.new_page()
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
     page.on("console", lambda message: message.type in ("error", "warning") and watched.complaints.append(message.text))
     page.on("pageerror", lambda error: watched.complaints.append(str(error)))
     page.on("dialog", lambda dialog: (watched.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))

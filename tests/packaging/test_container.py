@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import polysem.kernels.large
+import polysem.server.indexing.selection
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = ROOT / "docker-compose.yml"
@@ -197,7 +198,7 @@ for folder in $KERNELS; do  # all but one need not be compiled again
   mkdir -p "/mnt/cache/numba/${folder#*=}"
   cp -p "${folder%=*}"/__pycache__/*.nb? "/mnt/cache/numba/${folder#*=}"
 done
-rm /mnt/cache/numba/*/scc.*
+rm /mnt/cache/numba/*/gates.*
 chown -R 10001:10001 /mnt
 if [ -n "$closed" ]; then
   mount -t tmpfs -o mode=755 tmpfs "$closed"; mkdir -p "$prefix"; mount --bind /run/polysem-stash "$prefix"
@@ -268,7 +269,8 @@ def test_the_containers_command_runs_as_another_user_on_a_read_only_root(index_f
         }
     )
     cached = UserProvidedCacheLocator.get_suitable_cache_subpath
-    compiled = [Path(room.__file__).parent for room in (polysem.kernels, polysem.kernels.large)]
+    rooms = (polysem.kernels, polysem.kernels.large, polysem.server.indexing)
+    compiled = [Path(room.__file__).parent for room in rooms]
     prefix = Path(sys.base_prefix).resolve()
     closed = [folder for folder in prefix.parents if not folder.stat().st_mode & 0o001]
     done = subprocess.run(

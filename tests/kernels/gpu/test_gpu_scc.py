@@ -54,8 +54,10 @@ def test_hand_sized_trees(gpu_linkage, places, taus, until_stable, rows):
 
 
 @pytest.mark.parametrize("until_stable", [False, True])
-@pytest.mark.parametrize("n_levels", [1, 3, 2**20])  # one: all at distance 1
-@pytest.mark.parametrize(("n_neurons", "width"), [(0, 5), (2, 0), (2, 1), (4, 2), (5, 17), (2, 64), (1, 130)])
+@pytest.mark.parametrize(
+    ("n_neurons", "width", "n_levels"),  # of one level: all at distance 1
+    [(0, 5, 1), (2, 0, 1), (2, 1, 1), (4, 2, 3), (5, 17, 1), (5, 17, 3), (5, 17, 2**20), (2, 64, 3), (1, 130, 2**20)],
+)
 def test_equals_the_cpu_half_to_the_bit(
     gpu_linkage, random_distances, ragged_counts, spoil_padding, n_neurons, width, n_levels, until_stable
 ):

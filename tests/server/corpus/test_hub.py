@@ -21,7 +21,7 @@ def child(tmp_path):
     """A function that starts Python over a script, with the library's caches in a place of their own."""
 
     def start(hub, script, *arguments):
-        environment = os.environ | hub.environment | {"HF_HOME": str(tmp_path / "home")}
+        environment = os.environ | hub.environment | {"HF_HOME": str(tmp_path / "home"), "USE_TORCH": "0"}
         command = [sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
         return subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

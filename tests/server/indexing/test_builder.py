@@ -320,23 +320,26 @@ from polysem.server.indexing import builder
 from polysem.server.model.loading import load
 loaded = load(sys.argv[1], "cpu")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), resource.RLIM_INFINITY))
-try:
-    builder.build(loaded, Corpus(sys.argv[2]), Path(sys.argv[3]), builder.Recipe(Selection("first", 0.5, 30)))
-except Exception as error:
-    print(type(error).__name__, error)
+for n_bytes in sys.argv[4:]:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(n_bytes), resource.RLIM_INFINITY))
+    out = Path(sys.argv[3], n_bytes)
+    try:
+        builder.build(loaded, Corpus(sys.argv[2]), out, builder.Recipe(Selection("first", 0.5, 30)))
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
 """
 
 
-@pytest.mark.parametrize("n_bytes", [1000, 20_000, 60_000])
 def test_where_a_file_cannot_grow_the_build_stops_in_words_and_goes_on_later(
-    loaded, checkpoint, corpus_file, index_folder, tmp_path, n_bytes
+    loaded, checkpoint, corpus_file, index_folder, tmp_path
 ):
-    out = tmp_path / "i"
-    arguments = [sys.executable, "-c", FULL, str(checkpoint), str(corpus_file), str(out), str(n_bytes)]
+    places = [tmp_path / n_bytes for n_bytes in ("1000", "20000", "60000")]
+    arguments = [sys.executable, "-c", FULL, str(checkpoint), str(corpus_file), str(tmp_path)]
+    arguments += [out.name for out in places]
     run = subprocess.run(arguments, capture_output=True, text=True)  # index_folder has compiled the kernels
-    assert re.match(
-        r"FailedPrecondition the build in '.*i\.tmp' cannot go on: .*; what is finished is kept", run.stdout
-    )
-    assert not out.exists()
-    assert build(loaded, corpus_file, out).sha256 == open_index(index_folder).sha256
+    for out, said in zip(places, run.stdout.splitlines(), strict=True):
+        assert re.match(
+            rf"FailedPrecondition the build in '.*{out.name}\.tmp' cannot go on: .*; what is finished is kept", said
+        )
+        assert not out.exists()
+        assert build(loaded, corpus_file, out).sha256 == open_index(index_folder).sha256

@@ -55,7 +55,7 @@ def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file
     corpus = Corpus(str(corpus_file))
     if not shared:
         monkeypatch.setattr(corpus, "fingerprint", lambda times=False: "what no worker sees")
-    options = RayOptions(workers=3 if shared else 2, shares=shared)
+    options = RayOptions(workers=2 if shared else 1, shares=shared)
     with sessions.building(described, corpus, "auto", options) as (known, executor):
         if not shared:
             monkeypatch.delattr(corpus, "fingerprint")
@@ -68,7 +68,7 @@ def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file
 
 
 def test_an_index_survives_a_killed_worker(cluster, described, corpus_file, here, tmp_path):
-    with sessions.building(described, Corpus(str(corpus_file)), "auto", RayOptions()) as (known, executor):
+    with sessions.building(described, Corpus(str(corpus_file)), "auto", RayOptions(workers=2)) as (known, executor):
         victims = [executor.ask(lambda held: os.getpid())]
 
         def progress(stage, n, total):
@@ -95,7 +95,7 @@ def progress(stage, n, total):
         print(stage, flush=True)
 model, text, out, address = sys.argv[1:]
 known, corpus = sessions.describe(model, "float32"), Corpus(text)
-with sessions.building(known, corpus, "auto", RayOptions(address)) as (known, executor):
+with sessions.building(known, corpus, "auto", RayOptions(address, workers=1)) as (known, executor):
     builder.build(known, corpus, Path(out), builder.Recipe(Selection("first", 0.5, 30)), progress, executor=executor)
 """
 
@@ -123,7 +123,7 @@ def test_a_killed_driver_goes_on_from_the_last_finished_shard(
     monkeypatch.setattr(
         shards.Ledger, "record", lambda self, *some: made.update(s.path for s in some) or record(self, *some)
     )
-    with sessions.building(described, Corpus(str(corpus_file)), "auto", RayOptions()) as (known, executor):
+    with sessions.building(described, Corpus(str(corpus_file)), "auto", RayOptions(workers=1)) as (known, executor):
         built = builder.build(known, Corpus(str(corpus_file)), out, RECIPE, executor=executor)
     assert built.sha256 == here.sha256
     assert made
@@ -158,7 +158,7 @@ def test_a_server_hands_its_jobs_to_the_cluster(cluster, served, small_model, he
 
     monkeypatch.setattr(CorpusElsewhere, "read", refuse)
     monkeypatch.setattr(CorpusElsewhere, "documents", refuse)
-    flags = {"index": [here.folder], "corpora": [corpus_file], "executor": "ray", "ray_workers": 2}
+    flags = {"index": [here.folder], "corpora": [corpus_file], "executor": "ray", "ray_workers": 1}
     with served(**flags) as target, Client(target) as client:
         measuring = client.jobs.measure("0.0-20")
         making = client.jobs.index("made", corpus_file.name, selection=RECIPE.selection)

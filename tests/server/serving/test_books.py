@@ -185,7 +185,7 @@ def test_damaged_usage_keeps_no_server_from_starting(tmp_path, caplog):
 
 
 SERVER = """
-import asyncio, contextlib, os, resource, sys, threading
+import asyncio, contextlib, os, resource, sys, threading, time
 from pathlib import Path
 from polysem.server import app, settings
 from polysem.server.opening import open_engine
@@ -198,9 +198,11 @@ given = settings.read(
 )
 def starve():
     input()
-    with contextlib.suppress(OSError):
-        while True:
-            os.dup(0)
+    for _ in range(20):  # again: what was being written when the last one went has given its own back
+        with contextlib.suppress(OSError):
+            while True:
+                os.dup(0)
+        time.sleep(0.02)
     print("none left", flush=True)
 threading.Thread(target=starve, daemon=True).start()
 asyncio.run(app.until_stopped(given, lambda: open_engine(given), lambda port: print(port, flush=True)))
