@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from polysem.server.key_commands import keys as keys
 if TYPE_CHECKING:
     from polysem.proto.work.shards import Executor
     from polysem.server.corpus.documents import Corpus
+    from polysem.server.index.format import Index
     from polysem.server.indexing.builder import Recipe
     from polysem.server.model.model import ModelDescription
     from polysem.server.serving.books import Books
@@ -142,39 +143,35 @@ def index(
     if verify is not None:
         _verify(verify)
         return
+    machines = _Machines(executor, device, split_layers, dtype, ray_options(flags))
     if add_nulls is not None:
-        _add_nulls(add_nulls, n_null or 99, flags["seed"], test_clusters, (device, dtype, split_layers))
+        _add_nulls(add_nulls, n_null or 99, flags["seed"], test_clusters, machines)
         return
     if out is None:
         raise click.UsageError("say where the index goes: --out FOLDER")
-    if n_null is not None and executor != "local":
-        raise click.UsageError("--null is for this machine's model; add the tests afterwards with --add-nulls")
     if test_clusters and n_null is None:
         raise click.UsageError("--test-clusters goes with --null N, or with --add-nulls DIR")
     from polysem.client.terminal.progress import INDEXING, bars
     from polysem.server.corpus.documents import Corpus
     from polysem.server.index.format import open_index
     from polysem.server.indexing import builder, maxima
-    from polysem.server.model.model import Model
     from polysem.server.questions import holding
 
-    ray = ray_options(flags)
     how = _recipe(builder.PRESETS[preset], **flags)
     source = Corpus(corpus, text_field, skip_bad_documents, max_documents)
     given = None if max_activations is None else maxima.read(Path(os.path.expanduser(max_activations)))
     destination = destination_of(out)
     with published(destination):
         if not destination.made:
-            with (
-                bars(INDEXING) as shown,
-                _reads(executor, source, model, device, split_layers, dtype, ray, shown.note) as (reader, where),
-            ):
+            with bars(INDEXING) as shown:
+                described = machines.model(model)
                 if not (destination.local / holding.WORK).exists():  # killed while neurons were tested
-                    builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, given, where)
+                    with machines.reading(described, source, shown.note) as (reader, where):
+                        builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, given, where)
                 if n_null is not None:
-                    assert isinstance(reader, Model)  # as it is where the executor is local
-                    made = open_index(destination.local)
-                    holding.hold(reader, made, n_null, how.selection.seed, shown.advance, test_clusters)
+                    made, seed = open_index(destination.local), how.selection.seed
+                    with machines.testing(described, made, shown.note) as where:
+                        holding.hold(described, made, n_null, seed, shown.advance, test_clusters, where)
         info = open_index(destination.local).info
     click.echo(
         f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
@@ -193,31 +190,56 @@ def index(
         click.echo("next: serve a copy of it")
 
 
-@contextlib.contextmanager
-def _reads(
-    executor: str,
-    corpus: "Corpus",
-    model: str,
-    device: str,
-    split_layers: str | None,
-    dtype: str,
-    ray: dict[str, Any],
-    note: Callable[[str], None],
-) -> Iterator[tuple["ModelDescription", "Executor | None"]]:
-    """Yield what reads the corpus: the model here, or as workers have it, and their executor."""
-    if executor == "local":
-        from polysem.server.model.loading import load
-        from polysem.server.settings import devices_of
+@dataclass(frozen=True)
+class _Machines:
+    """Where an index is made: this machine, or the workers of a cluster."""
 
-        yield load(model, device, dtype, devices_of(split_layers)), None
-        return
-    if split_layers:
-        raise click.UsageError("--split-layers is for one machine; leave it out with --executor ray")
-    from polysem.server.ray_cluster import sessions
-    from polysem.server.ray_cluster.pool import RayOptions
+    executor: str
+    device: str
+    split_layers: str | None
+    dtype: str
+    ray: dict[str, Any]
 
-    with sessions.building(sessions.describe(model, dtype), corpus, device, RayOptions(**ray), note) as found:
-        yield found
+    def model(self, name: str) -> "ModelDescription":
+        """Load the model, or describe it where workers load it."""
+        if self.executor == "local":
+            from polysem.server.model.loading import load
+            from polysem.server.settings import devices_of
+
+            return load(name, self.device, self.dtype, devices_of(self.split_layers))
+        if self.split_layers:
+            raise click.UsageError("--split-layers is for one machine; leave it out with --executor ray")
+        from polysem.server.ray_cluster import sessions
+
+        return sessions.describe(name, self.dtype)
+
+    @contextlib.contextmanager
+    def reading(
+        self, model: "ModelDescription", corpus: "Corpus", note: Callable[[str], None]
+    ) -> Iterator[tuple["ModelDescription", "Executor | None"]]:
+        """Yield what reads the corpus: the model here, or as workers have it, and their executor."""
+        if self.executor == "local":
+            yield model, None
+            return
+        from polysem.server.ray_cluster import sessions
+        from polysem.server.ray_cluster.pool import RayOptions
+
+        with sessions.building(model, corpus, self.device, RayOptions(**self.ray), note) as found:
+            yield found
+
+    @contextlib.contextmanager
+    def testing(
+        self, model: "ModelDescription", index: "Index", note: Callable[[str], None]
+    ) -> Iterator["Executor | None"]:
+        """Yield the executor whose workers test the index's neurons; None: this process does."""
+        if self.executor == "local":
+            yield None
+            return
+        from polysem.server.ray_cluster import sessions
+        from polysem.server.ray_cluster.pool import RayOptions
+
+        with sessions.holding(model, index, self.device, RayOptions(**self.ray), note) as found:
+            yield found
 
 
 def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
@@ -236,17 +258,16 @@ def _recipe(preset: "Recipe", **given: Any) -> "Recipe":
     return replace(preset, selection=replace(preset.selection, **rule), **given)
 
 
-def _add_nulls(folder: Path, n_null: int, seed: int | None, clusters: bool, model: tuple[str, str, str | None]) -> None:
+def _add_nulls(folder: Path, n_null: int, seed: int | None, clusters: bool, machines: _Machines) -> None:
     from polysem.client.terminal.progress import INDEXING, bars
     from polysem.server.index.format import open_index
-    from polysem.server.model.loading import load
     from polysem.server.questions import holding
-    from polysem.server.settings import devices_of
 
-    found, (device, dtype, layers) = open_index(Path(os.path.expanduser(folder))), model
+    found = open_index(Path(os.path.expanduser(folder)))
     with bars(INDEXING) as shown:
-        reader = load(found.info.model_id, device, dtype, devices_of(layers))
-        holding.hold(reader, found, n_null, seed or 0, shown.advance, clusters)
+        model = machines.model(found.info.model_id)
+        with machines.testing(model, found, shown.note) as where:
+            holding.hold(model, found, n_null, seed or 0, shown.advance, clusters, where)
     also = ", its merges and clusters tested" if clusters else ""
     click.echo(
         f"{folder}: each neuron compared with {n_null} rotations of its examples{also}; serve it anew to see them"

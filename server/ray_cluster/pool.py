@@ -204,7 +204,7 @@ class WorkerPool:
         for name in self._ray.get(worker.lacking.remote(self._held)):  # by now: another of its machine may have them
             folder = self._held.folders[name]
             self._ray.get(worker.expect.remote(name))
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            for path in _files(folder):
                 file = path.relative_to(folder).as_posix()
                 for block in _blocks(path):
                     if self._dismissed:
@@ -254,6 +254,15 @@ def first_line(error: BaseException) -> str:
         return error.message
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the folder's files, but for those of work that goes on in it: *.tmp/…"""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(at.suffix == ".tmp" for at in path.relative_to(folder).parents)
+    )
 
 
 def _blocks(path: Path) -> Iterator[Any]:

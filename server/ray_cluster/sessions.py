@@ -19,7 +19,7 @@ from polysem.server.model.loading import load
 from polysem.server.model.model import ModelDescription
 from polysem.server.ray_cluster.driver import RayExecutor, ray_executor
 from polysem.server.ray_cluster.pool import RayOptions, Report
-from polysem.server.ray_cluster.worker import IndexPayload, ModelPayload
+from polysem.server.ray_cluster.worker import IndexPayload, ModelPayload, PairPayload
 
 
 @contextmanager
@@ -46,6 +46,19 @@ def describe(name: str, dtype: str) -> ModelDescription:
     """The model of that name, to be read elsewhere. Raises what `models.load` does."""
     model = load(name, "cpu")
     return ModelDescription(model.info, model.tokenizer, dtype, model.device)
+
+
+@contextmanager
+def holding(
+    described: ModelDescription, index: Index, device: str, options: RayOptions, report: Report = lambda status: None
+) -> Iterator[RayExecutor]:
+    """The executor of `questions.holding.hold`: its workers hold the model and the index. device: of the workers.
+
+    Raises what `ray_executor` does, and what the workers' `models.load` and `open_index` do.
+    """
+    held = PairPayload(index.folder.resolve(), index.sha256, described.info.id, described.dtype, device)
+    with ray_executor(held, options, report) as executor:
+        yield executor
 
 
 class RemoteClient:

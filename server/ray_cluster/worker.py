@@ -99,6 +99,23 @@ class IndexPayload:
         return True
 
 
+@dataclass(frozen=True)
+class PairPayload(IndexPayload):
+    """An index and its model as a pair, for tests that an index is to hold (`questions.holding`)."""
+
+    device: str = "auto"
+
+    def open(self, stack: ExitStack, folders: Mapping[str, Path]) -> tuple[Any, str]:
+        from polysem.server.index.format import open_index
+        from polysem.server.model.loading import load
+
+        index = open_index(folders["index"])
+        _check_same("index", str(self.folder), self.sha256, index.sha256)
+        model = load(str(folders.get("model", self.model)), self.device, self.dtype)
+        index.check_model(model.info)
+        return (model, index), model.device.type
+
+
 def _model_folder(name: str) -> dict[str, Path]:
     folder = Path(os.path.expanduser(name))
     return {"model": folder.resolve()} if folder.is_dir() else {}

@@ -273,10 +273,3 @@ def test_an_index_is_built_with_them_and_a_killed_one_goes_on_with_them(checkpoi
 
 def killed_at_once(batch, n_null, seed):
     raise KeyboardInterrupt
-
-
-def test_rays_workers_are_not_asked_for_them(corpus_file, tmp_path):
-    words = ["index", "--corpus", str(corpus_file), "--out", str(tmp_path / "x"), "--null", "9", "--executor", "ray"]
-    found = CliRunner().invoke(cli, words)
-    assert found.exit_code == 2
-    assert "add the tests afterwards with --add-nulls" in found.output

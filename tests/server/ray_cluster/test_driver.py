@@ -198,7 +198,10 @@ def test_a_folder_that_workers_lack_is_sent(cluster, tmp_path):
     things.mkdir()
     (things / "empty").touch()
     (things / "large").write_bytes(bytes(range(256)) * (33 << 12))  # more than one block
+    (things / "work.tmp").mkdir()  # which goes on here meanwhile
+    (things / "work.tmp" / "part").touch()
     with driver.ray_executor(Nothing(things, os.getpid()), RayOptions(workers=2)) as executor:
+        assert executor.ask(lambda held: sorted(held["things"])) == ["empty", "large"]
         assert executor.ask(lambda held: held["things"]["empty"]) == b""
         assert executor.ask(lambda held: held["things"]["large"]) == (things / "large").read_bytes()
         made, _ = stage(tmp_path, whose, n=60)

@@ -1,6 +1,7 @@
 """Indexes and measurements made on a cluster: the bytes of the local executor, whatever happens on the way."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,12 @@ from polysem.proto.work import shards
 from polysem.server import local
 from polysem.server.corpus.child import CorpusElsewhere
 from polysem.server.corpus.documents import Corpus
+from polysem.server.index import nulls
 from polysem.server.index.contexts import Contexts
+from polysem.server.index.format import open_index
 from polysem.server.indexing import builder
 from polysem.server.indexing.builder import Recipe
+from polysem.server.questions import holding
 from polysem.server.ray_cluster import sessions
 from polysem.server.ray_cluster.pool import RayOptions
 
@@ -152,6 +156,26 @@ def test_measurements_have_the_bytes_of_the_local_ones(cluster, here, tmp_path, 
     assert sum(told) == measuring.n_trees
 
 
+@pytest.mark.parametrize("clusters", [False, True])
+def test_tests_of_an_index_have_the_bytes_of_the_local_ones(
+    cluster, small_model, checkpoint, corpus_file, here, tmp_path, monkeypatch, clusters
+):
+    monkeypatch.setattr(holding, "NEURONS_A_SHARD", 50)
+    apart, n_null = tmp_path / "ray", 9 if clusters else 19
+    line = ["index", "--null", str(n_null), "--seed", "3"]
+    if clusters:
+        line += ["--test-clusters", "--add-nulls", str(shutil.copytree(here.folder, apart))]
+    else:
+        line += ["--model", str(checkpoint), "--corpus", str(corpus_file), "--max-examples", "30", "--out", str(apart)]
+    spread = ["--executor", "ray", "--ray-workers", "2", "--ray-address", cluster.address]
+    done = CliRunner().invoke(cli, [*line, *spread])
+    assert done.exit_code == 0, done.output
+    alone = open_index(shutil.copytree(apart, tmp_path / "alone", ignore=shutil.ignore_patterns(nulls.FILE)))
+    holding.hold(small_model, alone, n_null, 3, clusters=clusters)
+    assert (apart / nulls.FILE).read_bytes() == (alone.folder / nulls.FILE).read_bytes()
+    assert not (apart / holding.WORK).exists()
+
+
 def test_a_server_hands_its_jobs_to_the_cluster(cluster, served, small_model, here, corpus_file, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("the server read the corpus that workers reach")
@@ -160,12 +184,12 @@ def test_a_server_hands_its_jobs_to_the_cluster(cluster, served, small_model, he
     monkeypatch.setattr(CorpusElsewhere, "documents", refuse)
     flags = {"index": [here.folder], "corpora": [corpus_file], "executor": "ray", "ray_workers": 1}
     with served(**flags) as target, Client(target) as client:
-        measuring = client.jobs.measure("0.0-20")
+        measuring = client.jobs.measure("0.0-20", n_null=19, seed=3)
         making = client.jobs.index("made", corpus_file.name, selection=RECIPE.selection)
         measured, made = (list(client.jobs.watch(job.id))[-1] for job in (measuring, making))
         assert (measured.state, made.state) == ("done", "done")
         client.jobs.fetch(measured.id, tmp_path / "job.parquet")
-        Measuring(client, ["0.0-20"], variants()).run(tmp_path / "here.parquet")
+        Measuring(client, ["0.0-20"], variants(), n_null=19, seed=3).run(tmp_path / "here.parquet")
     assert (tmp_path / "job.parquet").read_bytes() == (tmp_path / "here.parquet").read_bytes()
     corpus = Corpus(corpus_file.name, path=corpus_file)
     assert made.result_sha256 == builder.build(small_model, corpus, tmp_path / "made", RECIPE).sha256
