@@ -288,6 +288,12 @@ def _verify(folder: Path) -> None:
     multiple=True,
     help="Folder of an index; the first is the default one. Repeatable. Default: the demo's index.",
 )
+@click.option(
+    "--measurements",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="File of `polysem measure --null` whose tests listings show, in place of the index's own. Repeatable.",
+)
 @click.option("--model", help="Path of the indexes' model, if it has moved.")
 @click.option("--host", help="Address to listen on, or unix:/path of a socket. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one. Default: 50051.")
@@ -360,7 +366,7 @@ def _verify(folder: Path) -> None:
 @click.option("--ray-workers", type=int, help="Number of workers. Default: as many as the cluster has room for.")
 @click.option("--ray-wait-s", type=float, help="Seconds to wait for a first worker. Default: 300.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file with these settings.")
-def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | None, **flags: Any) -> None:
+def serve(config: Path | None, **flags: Any) -> None:
     """Serve indexes over gRPC until Ctrl-C or SIGTERM.
 
     Every setting is also read from the environment (POLYSEM_PORT=…) and from a TOML file (--config); flags win.
@@ -370,7 +376,8 @@ def serve(index: tuple[Path, ...], corpora: tuple[Path, ...], config: Path | Non
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from polysem.server import settings as reading
 
-    settings = reading.read(config, index=list(index) or None, corpora=list(corpora) or None, **flags)
+    flags |= {name: list(flags[name]) or None for name in ("index", "measurements", "corpora")}
+    settings = reading.read(config, **flags)
     from polysem.proto.errors import PolysemError
     from polysem.server import paths
     from polysem.server.serving import address, logs

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -22,6 +22,7 @@ def local(
     device: str = "auto",
     dtype: str = "float32",
     state: str | Path | None = None,
+    measurements: Sequence[str | Path] = (),
 ) -> Iterator[Client]:
     """A client of a server that runs in this process on a free loopback port, and stops on leaving.
 
@@ -30,12 +31,15 @@ def local(
     device  cpu, cuda, cuda:N, or auto
     dtype   float32, tf32 (GPUs) or bfloat16, of the model's arithmetic
     state   folder of jobs, uploads and results; None: they go with the server
+    measurements
+            files of `polysem measure --null` whose tests listings show, in place of those that an index holds
 
     Raises what `polysem serve` would tell: NotFound, DamagedIndex, ForeignIndex, UnknownModel, InvalidArgument.
     """
     with TemporaryDirectory(prefix="polysem-jobs-") if state is None else nullcontext(state) as folder:
         settings = Settings(
             index=[Path(one) for one in index],
+            measurements=[Path(one) for one in measurements],
             model=model,
             port=0,
             device=device,

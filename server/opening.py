@@ -13,6 +13,7 @@ from polysem.kernels.large.libraries import Library
 from polysem.kernels.large.warm_up import warm_up as warm_up_large
 from polysem.kernels.warm_up import warm_up
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
+from polysem.server import measured
 from polysem.server.demo import indexes as demo_indexes
 from polysem.server.index.format import Index, open_index
 from polysem.server.indexing import selection
@@ -35,7 +36,7 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     """The engine, warmed up: every kernel is compiled, and what searches neighbours is imported.
 
     Without indexes in the settings: the demo's, built if missing. Raises InvalidArgument where two indexes have one
-    name, and what `open_index`, `models.load`, `Engine` and `named_library` raise.
+    name, and what `open_index`, `measured.attach`, `models.load`, `Engine` and `named_library` raise.
     """
     library = named_library(settings, resolve_device(settings.device))  # before minutes go into the demo's index
     folders = [Path(os.path.expanduser(folder)) for folder in settings.index] or [demo_indexes.ensure(progress)]
@@ -43,6 +44,8 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     names = [index.info.name for index in indexes]
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InvalidArgument(f"two indexes are called {repeated!r}: requests name them by their folder's name")
+    if settings.measurements:
+        measured.attach(indexes, settings.measurements)
     model = load(
         settings.model or indexes[0].info.model_id, settings.device, settings.dtype, devices_of(settings.split_layers)
     )

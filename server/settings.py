@@ -25,6 +25,10 @@ class Settings(BaseSettings):
     index: Annotated[list[Path], NoDecode] = Field(
         default=[], description="index folders, the first is the default; in the environment separated by ':'"
     )
+    measurements: Annotated[list[Path], NoDecode] = Field(
+        default=[],
+        description="files of `polysem measure --null` whose tests listings show; in the environment separated by ':'",
+    )
     model: str | None = Field(default=None, description="the indexes' model, where it is no longer at its place")
     host: str = Field(default="127.0.0.1", description="address to listen on, or unix:/path of a socket")
     port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0: any free one")
@@ -87,7 +91,7 @@ class Settings(BaseSettings):
     ray_wait_s: float = Field(default=300.0, gt=0, description="seconds until a worker must be there")
     result_days: float = Field(default=30.0, gt=0, description="how long results and uploads are kept")
 
-    @field_validator("index", "corpora", mode="before")
+    @field_validator("index", "measurements", "corpora", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return value.split(os.pathsep) if isinstance(value, str) else value

@@ -40,8 +40,9 @@ server/serving       proto proto/questions proto/wire server/model server/paths 
                      server/settings v1
 server/demo          proto proto/work server/corpus server/index server/indexing server/model server/paths
                      server/questions
-server/opening       kernels kernels/large proto server/demo server/index server/indexing server/model server/questions
-                     server/serving server/settings
+server/measured      client/measuring proto proto/questions server/index server/questions
+server/opening       kernels kernels/large proto server/demo server/index server/indexing server/measured server/model
+                     server/questions server/serving server/settings
 server/local_client  proto proto/questions server/opening server/questions server/serving server/settings
 server/ray_cluster   proto proto/questions proto/work server/corpus server/demo server/index server/local_client
                      server/model

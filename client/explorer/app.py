@@ -30,7 +30,7 @@ from starlette.routing import Route
 from polysem.client import letters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
-from polysem.client.explorer import files, overview, own_text
+from polysem.client.explorer import columns, files, overview, own_text
 from polysem.client.explorer.asking import Asking, ticket
 from polysem.client.explorer.questions import CHOICES, Table, View, named, named_neurons, neuron_id
 from polysem.client.questions.counted import wholly_tested
@@ -74,19 +74,6 @@ NEARBY = 20  # places on either side that they are looked for in
 
 PAGE = 100  # rows of the table
 SENTENCE = ("layer", "kind", "sort_by", "clear", "page", "look")  # what the overview's sentence says, or starts anew
-COLUMNS: tuple[tuple[str, str, str], ...] = (  # metric, its heading, how it is written
-    ("n_examples", "examples", "{:.0f}"),
-    ("n_clusters", "clusters", "{:.0f}"),
-    ("largest_share", "largest", "{:.0%}"),
-    ("second_share", "second", "{:.0%}"),
-    ("intra", "intra", "{:.2f}"),
-    ("inter", "inter", "{:.2f}"),
-    ("silhouette", "silhouette", "{:.2f}"),
-    ("mean_distance", "mean distance", "{:.2f}"),
-    ("maximum_activation", "max activation", "{:.2f}"),
-    ("share_positive", "positive", "{:.1%}"),
-)
-FILTERS = ("n_examples", "n_clusters", "largest_share", "second_share", "intra", "inter", "silhouette")
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -246,7 +233,9 @@ class _Pages:
 
     def _table(self, view: View, table: Table) -> Response:
         """The overview as a table of metrics."""
-        found = overview.sorted_by(self._client, view, table, table.sort_by or "-n_clusters", PAGE)
+        of_tests = columns.of_tests(self._index(view))
+        order = table.sort_by or (overview.BEYOND_CHANCE if of_tests else "-n_clusters")
+        found = overview.sorted_by(self._client, view, table, order, PAGE)
         rows, n_matching = list(found), found.n_matching
         return self._page(
             "table.html",
@@ -258,8 +247,10 @@ class _Pages:
             mixed=mixed_methods(found.n_approximate, n_matching),
             n_pages=max(1, -(-n_matching // PAGE)),
             first=PAGE * (table.page - 1) + 1,
-            columns=COLUMNS,
-            filters=FILTERS,
+            order=order,
+            columns=(*of_tests, *columns.ALWAYS),
+            filters=(*(column.metric for column in of_tests), *columns.FILTERS),
+            tested=bool(of_tests),
             where=dict(table.where),
         )
 

@@ -63,30 +63,31 @@ def read(index: "Index") -> HeldNulls | None:
         raise _damaged(index, "cannot be read") from error
     if of_index != index.sha256:
         raise _damaged(index, f"is of another index ({str(of_index)[:12]}…)")
-    _check(index, held)
+    if problem := problem_of(index, held):
+        raise _damaged(index, problem)
     return held
 
 
-def _check(index: "Index", held: HeldNulls) -> None:
+def problem_of(index: "Index", held: HeldNulls) -> str | None:
+    """Say in words why these cannot be tests of the index's neurons; None where they can."""
     J = len(index.info.held_layers) * index.info.n_neurons_per_layer
     for array, width in ((held.tests, COLUMNS), (held.clusters, len(CLUSTER_COLUMNS))):
         if array is not None and (array.dtype != np.float64 or array.shape != (J, width)):
-            raise _damaged(
-                index, f"holds {array.dtype} of shape {array.shape}, it should hold float64 of ({J}, {width})"
-            )
+            return f"holds {array.dtype} of shape {array.shape}, it should hold float64 of ({J}, {width})"
     best, mean, sd, p = held.tests.T
     tested = ~np.isnan(best)
     within = (np.abs(best) <= 1) & (np.abs(mean) <= 1) & ~(sd < 0) & (p > 0) & (p <= 1)
     if not within[tested].all() or not np.isnan(held.tests[~tested]).all():
-        raise _damaged(index, "holds what is no test")
+        return "holds what is no test"
     if held.clusters is None:
-        return
+        return None
     number, *shares = held.clusters[tested].T
     sound = (number >= 0) & (number == np.rint(number))
     for share in shares:
         sound &= ~((share < 0) | (share > 1))
     if not sound.all() or not np.isnan(held.clusters[~tested]).all():
-        raise _damaged(index, "holds what is no test of clusters")
+        return "holds what is no test of clusters"
+    return None
 
 
 def _damaged(index: "Index", problem: str) -> DamagedIndex:

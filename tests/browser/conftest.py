@@ -51,7 +51,7 @@ def hostile_corpus(corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) 
 def server(small_model: Any, hostile_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a server over it; its indexes: hostile (the default), and few, with few examples a neuron.
 
-    few holds layer 1 alone, both sides, and the rotation tests of its neurons.
+    few holds layer 1 alone, both sides, and the tests of its neurons and clusters.
     """
     folder = tmp_path_factory.mktemp("indexes")
     recipes = {
@@ -60,7 +60,7 @@ def server(small_model: Any, hostile_corpus: Path, tmp_path_factory: pytest.Temp
     }
     for name, recipe in recipes.items():
         builder.build(small_model, Corpus(str(hostile_corpus)), folder / name, recipe)
-    holding.hold(small_model, open_index(folder / "few"), 19, 0)
+    holding.hold(small_model, open_index(folder / "few"), 19, 0, clusters=True)
     with polysem.server.local(*(folder / name for name in recipes), device="cpu") as client:
         yield client
 

@@ -25,6 +25,25 @@ def test_it_is_sorted_filtered_and_turned_page_by_page(page, explorer, server, m
     assert first_rows(page) == [str(n.id) for n in server.neurons(sort_by="intra", limit=5, skip=100)]
 
 
+def test_what_exceeds_chance_stands_first_where_the_index_holds_tests(page, explorer, server):
+    page.goto(f"{explorer}/?look=table")
+    assert "holds no tests against chance" in page.locator("main").inner_text()
+    assert page.get_by_role("link", name="beyond chance").count() == 0
+    page.goto(f"{explorer}/?look=table&index=few")
+    headings = [heading.inner_text() for heading in page.locator("thead th").all()[:7]]
+    assert headings == ["neuron", "beyond chance ↓", "p", "q", "significant", "stability", "strength"]
+    listed = server.neurons(sort_by="-excess_silhouette", limit=5, index="few")
+    assert first_rows(page) == [str(row.id) for row in listed]
+    cells = page.locator("tbody tr").first.locator("td").all()
+    of_tests = f"{listed[0].excess_silhouette:+.2f}", f"{listed[0].p_value:.2g}", f"{listed[0].q_value:.2g}"
+    assert tuple(cell.inner_text() for cell in cells[:3]) == of_tests
+    page.get_by_role("link", name="stability", exact=True).click()
+    page.wait_for_url("**sort_by=-stability**")
+    assert first_rows(page) == [str(n.id) for n in server.neurons(sort_by="-stability", limit=5, index="few")]
+    page.goto(f"{explorer}/?look=table&index=few&embedding=pre_mlp")  # which is not what was tested
+    assert {cell.inner_text() for cell in page.locator("tbody tr").first.locator("td").all()[:6]} == {"–"}
+
+
 def test_filters_stand_in_the_address(page, explorer, server):
     page.goto(f"{explorer}/?look=table")
     page.get_by_role("textbox", name="neurons").fill("1.*")
