@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+BLOCK_BYTES = 1 << 20
+
 
 class Hub(ThreadingHTTPServer):
     """Keeps the data set lab/texts: each commit is a folder; `head` is the newest one's name, 40 hex digits.
@@ -27,6 +29,16 @@ class Hub(ThreadingHTTPServer):
         self.head = next(iter(commits))
         self.sent: list[tuple[str, str, int]] = []  # commit, file and bytes of each answer with some of a file's
         self.n_looked_up = 0  # how often the data set itself was asked for
+        self._etags: dict[tuple[Path, int, int], str] = {}
+
+    def etag(self, path: Path) -> str:
+        """The hash of a file as it is now; it is read once."""
+        state = path.stat()
+        key = path, state.st_size, state.st_mtime_ns
+        if key not in self._etags:
+            with path.open("rb") as file:
+                self._etags[key] = hashlib.file_digest(file, "sha1").hexdigest()
+        return self._etags[key]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -93,26 +105,39 @@ class _Answers(BaseHTTPRequestHandler):
         path = folder / name
         if not path.is_file():
             return self._answer(404, headers={"X-Error-Code": "EntryNotFound"})
-        data, status = path.read_bytes(), 200
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(data).hexdigest()}"', "Accept-Ranges": "bytes"}
+        size = path.stat().st_size
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{self.server.etag(path)}"', "Accept-Ranges": "bytes"}
+        begin, end, status = 0, size, 200
         if asked := re.match(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            begin, end = int(asked[1]), min(int(asked[2] or len(data)), len(data) - 1)
-            headers["Content-Range"] = f"bytes {begin}-{end}/{len(data)}"
-            data, status = data[begin : end + 1], 206
+            begin, end, status = int(asked[1]), min(int(asked[2] or size), size - 1) + 1, 206
+            headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+        self._head(status, end - begin, headers)
         if self.command == "GET":
-            self.server.sent.append((commit, name, len(data)))
-        return self._answer(status, data, headers)
+            self.server.sent.append((commit, name, end - begin))
+            self._send(path, begin, end)
+        return None
+
+    def _send(self, path: Path, begin: int, end: int) -> None:
+        """Bytes of a file, a block at a time."""
+        with path.open("rb") as file:
+            file.seek(begin)
+            while begin < end and (block := file.read(min(BLOCK_BYTES, end - begin))):
+                self.wfile.write(block)
+                begin += len(block)
 
     def _json(self, value: Any) -> None:
         self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def _answer(self, status: int, data: bytes = b"", headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(data))}.items():
-            self.send_header(name, value)
-        self.end_headers()
+        self._head(status, len(data), headers or {})
         if self.command != "HEAD":
             self.wfile.write(data)
+
+    def _head(self, status: int, n_bytes: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(n_bytes)}.items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def log_message(self, *_: Any) -> None:
         """Quiet."""
