@@ -33,7 +33,7 @@ server/corpus        proto
 server/model         proto proto/questions
 server/index         proto proto/work
 server/indexing      kernels proto proto/work server/corpus server/index server/model
-server/naming        proto server/index server/model server/questions
+server/naming        proto proto/questions server/index server/model server/questions
 server/questions     kernels kernels/large proto proto/questions proto/wire proto/work server/index server/model
                      server/naming
 server/serving       proto proto/questions proto/wire server/model server/paths server/questions

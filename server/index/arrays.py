@@ -12,7 +12,7 @@ from polysem.proto.arrays import Array
 from polysem.proto.errors import DamagedIndex
 from polysem.proto.work.shards import HEADERS
 
-_HEADER_BYTES = 128
+HEADER_BYTES = 128
 
 
 class ArrayWriter:
@@ -25,7 +25,7 @@ class ArrayWriter:
         self._dtype = np.dtype(dtype)
         self._width = width
         self._file = path.open("wb")
-        self._file.write(b"\0" * _HEADER_BYTES)
+        self._file.write(b"\0" * HEADER_BYTES)
         self.n_rows = 0
 
     def append(self, rows: npt.ArrayLike) -> None:
@@ -51,9 +51,9 @@ class ArrayWriter:
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """An .npy header (format 1.0) padded to _HEADER_BYTES."""
+    """An .npy header (format 1.0) padded to HEADER_BYTES."""
     facts = f"{{'descr': {dtype.str!r}, 'fortran_order': False, 'shape': {shape}, }}".encode()
-    room = _HEADER_BYTES - 10
+    room = HEADER_BYTES - 10
     return b"\x93NUMPY\x01\x00" + room.to_bytes(2, "little") + facts.ljust(room - 1) + b"\n"
 
 

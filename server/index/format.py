@@ -12,6 +12,8 @@ layer_00/ …     xhat (P, D) float16: x̂ of each key token, stored once howeve
                 offsets (N + 1,): neuron j's examples are offsets[j] … offsets[j + 1]
                 rows (E,): each example's row of xhat; activations (E,) float32
                 around (E, 31) float16, of gated neurons float32, 0 outside
+                negative_contexts, negative_positions (N, 3, K): negatives (server/index/negatives.py), where the
+                manifest says that it holds K of each kind
 negative/       statistics/ and layer_00/ … of the negative side, where the index has it: maximum is the lowest of all
                 activations, and share_positive the share of contexts whose lowest is below 0
 
@@ -40,6 +42,7 @@ from polysem.proto.neurons import NeuronRange
 from polysem.proto.sides import Side
 from polysem.server.index import arrays, nulls
 from polysem.server.index.contexts import Contexts
+from polysem.server.index.negatives import NAMES, Negatives
 from polysem.server.index.soundness import CheckedRows, array_file, check
 
 FORMAT = 3
@@ -141,6 +144,16 @@ class Index:
         """Mean and deviation of the layer's x̂, mapped."""
         folder = self._arrays / layer_folder(layer)
         return Moments(*(arrays.load(folder / f"{name}.npy") for name in Moments._fields))
+
+    @property
+    def n_negatives(self) -> int:
+        """The most negatives of each kind that it holds of a neuron; 0 where it holds none, as before version 0.2."""
+        return int(self.manifest.get("negatives", 0))
+
+    def negatives(self, layer: int) -> Negatives:
+        """The negatives of the layer's neurons, mapped."""
+        folder = self._arrays / layer_folder(layer)
+        return Negatives(*(arrays.load(folder / f"{name}.npy") for name in NAMES))
 
     def key_tokens(self, layer: int, rows: Array) -> IntArray:
         """(…,) int32 the id of the key token of each row of the layer's x̂."""

@@ -14,6 +14,7 @@ from polysem.proto.arrays import Array
 from polysem.proto.errors import DamagedIndex
 from polysem.proto.facts import ModelInfo
 from polysem.proto.neurons import MAX_INDEX
+from polysem.server.index.negatives import KINDS, NAMES
 
 if TYPE_CHECKING:
     from polysem.server.index.format import Index
@@ -183,6 +184,8 @@ def _check_layer(index: "Index", layer: int) -> int:
             file = _File(index.folder, f"{_prefix(index)}layer_{layer:02d}/{name}", array)
             file.shape("float32", stored.xhat.shape[1])
             file.within(0 if name == "deviation" else -MOST, MOST)
+    if index.n_negatives:
+        _check_negatives(index, layer)
     return n_examples
 
 
@@ -190,6 +193,19 @@ def _check_counts(file: _File, counts: Array, most: int) -> None:
     """Refuse more examples of a neuron than were chosen: what is asked of a neuron grows with their square."""
     if len(counts) and counts.max() > most:
         file.refuse(f"gives neuron {int(counts.argmax())} {counts.max()} examples, it should have {most} at most")
+
+
+def _check_negatives(index: "Index", layer: int) -> None:
+    found = index.negatives(layer)
+    shape = index.info.n_neurons_per_layer, len(KINDS), index.n_negatives
+    folder = f"{_prefix(index)}layer_{layer:02d}"
+    contexts, positions = (_File(index.folder, f"{folder}/{n}", a) for n, a in zip(NAMES, found, strict=True))
+    contexts.shape("int32", *shape)
+    positions.shape("uint16 int32", *shape)
+    contexts.within(-1, len(index.contexts) - 1)
+    of = np.asarray(found.contexts)
+    last = index.contexts.lengths(np.maximum(of, 0)) - 1
+    positions.within(0, np.where(of < 0, np.iinfo(np.int32).max, last))
 
 
 def _check_statistics(index: "Index") -> None:

@@ -35,14 +35,14 @@ from polysem.server.index.format import (
     TOKENS_AFTER,
     TOKENS_BEFORE,
     Index,
-    Moments,
     layer_folder,
     open_index,
     side_folder,
     write_manifest,
 )
-from polysem.server.indexing import choose, maxima, scan
-from polysem.server.indexing.scan import Collected, ReadOptions, Totals
+from polysem.server.index.negatives import Negatives
+from polysem.server.indexing import choose, maxima, negatives, scan
+from polysem.server.indexing.scan import Collected, ReadOptions
 from polysem.server.indexing.selection import Candidates
 from polysem.server.indexing.stages import CollectStage, ScanStage
 from polysem.server.indexing.tokenise import Tokenising
@@ -50,9 +50,9 @@ from polysem.server.indexing.windows import Windowing
 from polysem.server.model.model import ModelDescription
 
 MAX_EXAMPLES = 100_000
+MAX_NEGATIVES = 128
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}  # what keeps the device busy, and no more
-LAYOUT = 4  # of what is in shards: an unfinished build makes those of another layout again
-MOMENT_BITS = 14  # of a deviation: far finer than stored x̂, far coarser than what batches and shards change in a sum
+LAYOUT = 5  # of what is in shards: an unfinished build makes those of another layout again
 FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
 
 # progress(stage, units done since the last call, units in all or None where unknown)
@@ -68,6 +68,8 @@ class Recipe:
     sides           None: both of a gated model, the positive one of another
     layers          to scan and to keep, by the model's numbers; none: all
     skip_positions  tokens at each window's start, behind BOS, that are never key tokens
+    negatives       of each kind, of each neuron, at most; 0: none. The index holds fewer where they would take more
+                    than a fifth of it
     """
 
     selection: Selection = Selection()
@@ -77,6 +79,7 @@ class Recipe:
     sides: Literal["positive", "both"] | None = None
     layers: tuple[int, ...] = ()
     skip_positions: int = 0
+    negatives: int = negatives.MOST
 
     def of(self, model: ModelDescription) -> "Recipe":
         """The same with what the model decides. Raises InvalidArgument for what cannot be done."""
@@ -114,6 +117,8 @@ class Recipe:
                 )
         if self.skip_positions < 0:
             raise InvalidArgument(f"skip_positions is {self.skip_positions}; give 0 or more", "skip_positions")
+        if not 0 <= self.negatives <= MAX_NEGATIVES:
+            raise InvalidArgument(f"negatives is {self.negatives}; give 0 to {MAX_NEGATIVES}", "negatives")
         least = int(bool(self.bos)) + self.skip_positions + 1
         if self.context_length is not None and not least <= self.context_length <= longest:
             raise InvalidArgument(
@@ -244,11 +249,13 @@ class _Build:
             "sides": list(recipe.each_side),
             "layers": list(recipe.layers) or None,
             "skip_positions": recipe.skip_positions,
+            "negatives": recipe.negatives,
         }
         path = self._work / "recipe.json"
         begun = facts | {"batch_tokens": self._batch_tokens}  # moves activations by an ulp, so no loaded may mix two
         if (self._work / "corpus.json").exists():  # before, nothing is done that another recipe could not use
-            before = json.loads(path.read_text("utf-8"))
+            of_version_0_1 = {"negatives": recipe.negatives}  # which asked for none
+            before = of_version_0_1 | json.loads(path.read_text("utf-8"))
             if differing := [name for name in begun if begun[name] != before.get(name)]:
                 raise FailedPrecondition(
                     f"the unfinished build in {str(self._work)!r} was begun with another {' and '.join(differing)}; "
@@ -324,7 +331,7 @@ class _Build:
         stage = ScanStage(self._reading, rule, self._given, shards.SHARD_CONTEXTS)
         paths = [shard.path for shard in self._finish("scan", contexts_, self._context_range, contexts_.load, stage)]
         sums = self._sums = choose.sums(paths)
-        self._moments = _moments(choose.totals(paths))
+        self._moments = choose.moments(choose.totals(paths))
         maximum = sums.maximum if self._given is None else self._given
         advance = self._of_layers("choose")
         chosen = choose.choose(paths, maximum, n_runs, len(self._reading.sides), rule, self._given, advance)
@@ -339,7 +346,13 @@ class _Build:
             scan.chosen_of_run(candidates, run, self._model.info.n_neurons_per_layer, self._windowing.context_length)
             for run in range(len(self._reading.runs))
         ]
-        self._choices = [scan.ChosenByShard(chosen) for chosen in self._chosen]
+        n_tokens, most = self._model.tokenizer.n_tokens, self._recipe.negatives
+        self._wanted = negatives.Wanted(contexts_, self._reading.n_skipped, n_tokens, most)
+        places = [self._wanted.propose(of.offsets, of.contexts, of.positions) for of in self._chosen]
+        self._choices = [
+            scan.ChosenByShard(chosen, asked, self._wanted.sample.contexts)
+            for chosen, asked in zip(self._chosen, places, strict=True)
+        ]
 
         def with_choices(loaded: Callable[[int, int], ContextRange | LoadedContexts]) -> Callable[[int, int], Any]:
             return lambda first, last: (loaded(first, last), [parts.of(first, last)[0] for parts in self._choices])
@@ -386,15 +399,16 @@ class _Build:
         for side in self._reading.sides:
             (side_folder(folder, side) / "statistics").mkdir(parents=True)
 
-        def write(run: int) -> Array:
-            side, layer = runs[run]
+        folders = [side_folder(folder, side) / layer_folder(layer) for side, layer in runs]
+
+        def write(run: int) -> tuple[Array, Negatives]:
             begin = candidates.offsets[run * n]
             strengths = candidates.activations[begin : begin + len(self._chosen[run].rows)]
-            return self._write_run(side_folder(folder, side) / layer_folder(layer), run, SIGNS[side] * strengths)
+            return self._write_run(folders[run], run, SIGNS[runs[run][0]] * strengths)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             n_sides, advance = len(self._reading.sides), self._of_layers("write")
-            histograms = choose.layer_by_layer(pool, write, len(runs), n_sides, advance)
+            histograms, found = zip(*choose.layer_by_layer(pool, write, len(runs), n_sides, advance), strict=True)
         counts = {"n_documents": contexts_.n_documents, "n_contexts": len(contexts_), "n_tokens": contexts_.n_tokens}
         for side, mine in zip(
             self._reading.sides, np.split(np.arange(len(runs) * n), len(self._reading.sides)), strict=True
@@ -404,7 +418,8 @@ class _Build:
             kind = "negative_" if side == "negative" else ""
             counts[f"n_{kind}examples"] = int(n_examples.sum())
             counts[f"n_neurons_with_{kind}examples"] = int((n_examples > 0).sum())
-        write_manifest(folder, self._facts | {"counts": counts})
+        held = negatives.write(folders, found, _bytes_in(folder), self._windowing.context_length)
+        write_manifest(folder, self._facts | {"counts": counts, "negatives": held})
         _sync_folder(folder)
 
     def _write_statistics(self, folder: Path, side: Side, mine: Array, n: int, histograms: Sequence[Array]) -> None:
@@ -415,14 +430,16 @@ class _Build:
         arrays.save(folder / "share_positive.npy", (sums.n_positive[mine] / n).astype(np.float32))
         arrays.save(folder / "histogram.npy", np.concatenate(histograms)[mine])
 
-    def _write_run(self, folder: Path, run: int, activations: Array) -> Array:
-        """Write one run's arrays from all shards; its histogram (N, 64)."""
+    def _write_run(self, folder: Path, run: int, activations: Array) -> tuple[Array, Negatives]:
+        """Write one run's arrays from all shards; its histogram (N, 64), and negatives that are yet to be written."""
         folder.mkdir()
         chosen, parts = self._chosen[run], self._choices[run]
         dtype = np.float32 if self._model.info.gated else np.float16
         around = np.empty((len(chosen.rows), TOKENS_BEFORE + 1 + TOKENS_AFTER), dtype)
         histogram: Array = np.zeros((len(chosen.offsets) - 1, N_BINS), np.int32)
         scales: list[Array] = [np.ones(0, np.float32)]
+        weak_at: list[Array] = []
+        fires = np.zeros(parts.n_asked, bool)
         with ArrayWriter(folder / "xhat.npy", np.float16, (self._model.info.d_model,)) as xhat:
             for first, last, path in self._collected:
                 part = Collected(*shards.read(path, [f"{name}_{run}" for name in Collected._fields]).values())
@@ -430,6 +447,8 @@ class _Build:
                 scales.append(part.scales)
                 around[parts.of(first, last)[1]] = part.around
                 histogram += part.histogram
+                fires[parts.asked(first, last)] = part.fires
+                weak_at.append(part.weak_at)
         every_scale = np.concatenate(scales)
         if (every_scale != 1).any():
             arrays.save(folder / "scales.npy", every_scale)
@@ -441,16 +460,11 @@ class _Build:
         arrays.save(folder / "rows.npy", chosen.rows)
         arrays.save(folder / "activations.npy", activations)
         arrays.save(folder / "around.npy", around)
-        return histogram
+        return histogram, self._wanted.chosen(run, chosen.offsets, chosen.contexts, fires, np.concatenate(weak_at))
 
 
-def _moments(totals: Totals) -> Moments:
-    """(L, D) each."""
-    n = max(int(totals.n_tokens), 1)
-    mean = totals.total / n
-    deviation = np.sqrt(np.maximum(totals.squares / n - mean**2, 0))
-    step = 2.0 ** (np.frexp(deviation)[1] - MOMENT_BITS)
-    return Moments(*((np.round(values / step) * step).astype(np.float32) for values in (mean, deviation)))
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from polysem.proto.arrays import Array
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
+from polysem.server.index.format import Moments
 from polysem.server.indexing import selection
 from polysem.server.indexing.scan import Scan, Sums, Totals, added, added_totals
 from polysem.server.indexing.selection import Candidates
@@ -17,6 +18,7 @@ from polysem.server.indexing.selection import Candidates
 Done = TypeVar("Done")
 
 JOINED_AT_ONCE = 16  # parts, one of them what is left of those before
+MOMENT_BITS = 14  # of a deviation: far finer than stored x̂, far coarser than what batches and shards change in a sum
 RUNS_AT_ONCE = 4  # some are read while another is joined, on all cores
 
 
@@ -37,6 +39,15 @@ def totals(paths: Iterable[Path]) -> Totals:
     """The moments of x̂ over all shards."""
     names = [f"xhat_{name}" for name in Totals._fields]
     return added_totals(Totals(*shards.read(path, names).values()) for path in paths)
+
+
+def moments(totals: Totals) -> Moments:
+    """Return the mean and deviation of x̂, (L, D) each."""
+    n = max(int(totals.n_tokens), 1)
+    mean = totals.total / n
+    deviation = np.sqrt(np.maximum(totals.squares / n - mean**2, 0))
+    step = 2.0 ** (np.frexp(deviation)[1] - MOMENT_BITS)
+    return Moments(*((np.round(values / step) * step).astype(np.float32) for values in (mean, deviation)))
 
 
 def choose(

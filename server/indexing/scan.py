@@ -1,7 +1,8 @@
 """The two passes of the model over a shard of contexts, each a pure function of model, contexts and parameters.
 
 scan     each neuron's key activation and key token in each context, reduced to selection candidates and sums
-collect  x̂ at the chosen key tokens, activations around them, and the histogram of key activations
+collect  x̂ at the chosen key tokens, activations around them, the histogram of key activations, and where neurons fire
+         among the contexts that negatives may be taken from
 
 A run is a layer's N neurons on one side. Of R runs (first the layers that are read, on the positive side, then on the
 negative one) all that follows has columns, one run after the other. The strength of an activation is itself, on the
@@ -23,6 +24,7 @@ from polysem.proto.sides import Side
 from polysem.server.index.contexts import LoadedContexts
 from polysem.server.index.format import N_BINS, SIGNS, TOKENS_AFTER, TOKENS_BEFORE
 from polysem.server.indexing.columns import add_to_histogram, column_sums
+from polysem.server.indexing.negatives import FIRES, Proposed
 from polysem.server.indexing.selection import Candidates, candidates, prefix_hashes
 from polysem.server.model.model import Model
 
@@ -240,20 +242,27 @@ def chosen_of_run(chosen: Candidates, run: int, n: int, context_length: int) -> 
 
 
 class RunChoice(NamedTuple):
-    """A run's Chosen whose contexts lie in a shard: fields as there."""
+    """A run's Chosen whose contexts lie in a shard: fields as there.
+
+    asked_contexts, asked_neurons  (Q',) where it is asked whether a neuron fires in a context
+    sample                         (R',) contexts of which every neuron's weak activations are asked
+    """
 
     contexts: Array
     positions: Array
     neurons: Array
     row_contexts: Array
     row_positions: Array
+    asked_contexts: Array
+    asked_neurons: Array
+    sample: Array
 
 
 class ChosenByShard:
-    """One run's Chosen by shards. Cost: a sort once, and then what is taken."""
+    """One run's Chosen by shards, and what is asked for its negatives. Cost: a sort once, and then what is taken."""
 
-    def __init__(self, chosen: Chosen) -> None:
-        self._chosen = chosen
+    def __init__(self, chosen: Chosen, places: Proposed, sample: Array) -> None:
+        self._chosen, self._places, self._sample = chosen, places, sample
         self._order = np.argsort(chosen.contexts, kind="stable")
         self._sorted = chosen.contexts[self._order]
 
@@ -262,14 +271,27 @@ class ChosenByShard:
         chosen = self._chosen
         mine = np.sort(self._order[slice(*np.searchsorted(self._sorted, (first, last)))])
         rows = slice(*np.searchsorted(chosen.row_contexts, (first, last)))
+        asked = self.asked(first, last)
         part = RunChoice(
             chosen.contexts[mine],
             chosen.positions[mine],
             chosen.neurons[mine],
             chosen.row_contexts[rows],
             chosen.row_positions[rows],
+            self._places.contexts[asked],
+            self._places.neurons[asked],
+            self._sample[slice(*np.searchsorted(self._sample, (first, last)))],
         )
         return part, mine
+
+    @property
+    def n_asked(self) -> int:
+        """Places that were proposed."""
+        return len(self._places.contexts)
+
+    def asked(self, first: int, last: int) -> Array:
+        """Places (Q',) among all that were proposed, of those in contexts first..last − 1."""
+        return np.flatnonzero((self._places.contexts >= first) & (self._places.contexts < last))
 
 
 class Collected(NamedTuple):
@@ -279,12 +301,16 @@ class Collected(NamedTuple):
     scales     (P',) float32 that its rows are to be multiplied by: powers of two, 1 where a norm bounds them
     around     (E', 31) float16, of gated neurons float32
     histogram  (N, 64) uint8 to uint32, as small as the shard's contexts allow
+    fires      (Q',) bool: whether each neuron that is asked about fires
+    weak_at    (R', N) int32: the key token of each context of the sample in which a neuron fires weakly; else −1
     """
 
     xhat: Array
     scales: Array
     around: Array
     histogram: Array
+    fires: Array
+    weak_at: Array
 
 
 def collect(
@@ -308,9 +334,9 @@ def collect(
 
         def visit(layer: int, residual: Tensor, activations: Tensor, batch: Batch = batch) -> None:
             if layer in of_layer:
-                strengths, _ = _key_tokens(activations, batch, reading)
-                for run, strength in zip(of_layer[layer], strengths, strict=True):
-                    run.see(batch, residual, activations, strength)
+                found = _key_tokens(activations, batch, reading)
+                for run, strength, at in zip(of_layer[layer], *found, strict=True):
+                    run.see(batch, residual, activations, strength, at)
 
         model.read(batch.tokens, visit, reading.layers[-1])
         advance(int(batch.lengths.sum()))
@@ -331,6 +357,9 @@ class _RunCollector:
         self._scales = torch.ones(len(part.row_contexts), device=device)
         dtype = torch.float32 if info.gated else torch.float16
         self._around = torch.empty((len(part.contexts), n_around), dtype=dtype, device=device)
+        self._fires = torch.zeros(len(part.asked_contexts), dtype=torch.bool, device=device)
+        weak_at = (len(part.sample), info.n_neurons_per_layer)
+        self._weak_at = torch.empty(weak_at, dtype=torch.int32, device=device)
 
     @property
     def collected(self) -> Collected:
@@ -339,15 +368,19 @@ class _RunCollector:
             _fetched(self._scales),
             _fetched(self._around),
             self._histogram.cpu().numpy().astype(np.min_scalar_type(len(self._loaded))),
+            _fetched(self._fires),
+            _fetched(self._weak_at),
         )
 
-    def see(self, batch: Batch, residual: Tensor, activations: Tensor, strength: Tensor) -> None:
-        """strength (b, N): of the contexts' key activations."""
+    def see(self, batch: Batch, residual: Tensor, activations: Tensor, strength: Tensor, at: Tensor) -> None:
+        """strength (b, N): of the contexts' key activations; at (b, N): their key tokens."""
         slot = np.full(len(self._loaded), -1)
         slot[batch.numbers - self._loaded.first] = np.arange(len(batch.numbers))
         self._keep_rows(slot, residual)
         self._keep_around(slot, batch, activations)
-        add_to_histogram(self._histogram, strength.to(self._maximum.device), self._maximum)  # none of those up to 0
+        strength, at = strength.to(self._maximum.device), at.to(self._maximum.device)
+        self._keep_negatives(slot, strength, at)
+        add_to_histogram(self._histogram, strength, self._maximum)  # none of those up to 0
 
     def _keep_rows(self, slot: Array, residual: Tensor) -> None:
         slots = slot[self._choice.row_contexts - self._loaded.first]
@@ -373,6 +406,18 @@ class _RunCollector:
         around = activations[rows, places.masked_fill(outside, 0), neurons].to(self._around)
         outside = outside.to(around.device)
         self._around[_index(mine, around)] = around.masked_fill(outside, 0)  # never read, but hashed
+
+    def _keep_negatives(self, slot: Array, strength: Tensor, at: Tensor) -> None:
+        fires = (strength > 0) & (strength >= FIRES * self._maximum)  # (b, N)
+        slots = slot[self._choice.asked_contexts - self._loaded.first]
+        mine = np.flatnonzero(slots >= 0)
+        rows, neurons = _index(slots[mine], fires), _index(self._choice.asked_neurons[mine], fires)
+        self._fires[_index(mine, fires)] = fires[rows, neurons]
+        slots = slot[self._choice.sample - self._loaded.first]
+        mine = np.flatnonzero(slots >= 0)
+        rows = _index(slots[mine], fires)
+        weak = (strength[rows] > 0) & ~fires[rows]
+        self._weak_at[_index(mine, fires)] = at[rows].to(torch.int32).masked_fill(~weak, -1)
 
 
 def _scales(rows: Tensor) -> Tensor:

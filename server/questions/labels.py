@@ -8,10 +8,10 @@ import numpy as np
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.questions.labels import LABEL_METHODS, SCORES, LabelBatch, LabelQuery
 from polysem.proto.wire import columns
+from polysem.server.index.negatives import is_held_out
 from polysem.server.naming.corpus import corpus_of
-from polysem.server.naming.names import names_of
+from polysem.server.naming.names import Names, Negatives, names_of
 from polysem.server.naming.places import places
-from polysem.server.naming.rules import Rule
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
 
@@ -34,33 +34,44 @@ class LabelWork:
         """Raises FailedPrecondition as ClusterWork does."""
         clustered = self.clustering.run(items)
         ends = columns.from_counts(clustered.n_examples)
-        rules: list[Rule] = []
+        found: list[Names] = []
         sizes: list[Array] = []
         for (layer, neuron), begin, end in zip(items.tolist(), ends[:-1], ends[1:], strict=True):
             labels = clustered.labels[begin:end]
-            rules += self._rules(layer, neuron, labels)
+            found.append(self._names(layer, neuron, labels))
             sizes.append(np.bincount(labels, minlength=0))
         of_each = [len(counts) for counts in sizes]
-        n = len(rules)
+        scores = np.concatenate([names.scores for names in found])
         return LabelBatch(
             neurons=items,
             n_clusters=np.array(of_each, np.int32),
             labels=np.concatenate([np.arange(count, dtype=np.int32) for count in of_each]),
             sizes=np.concatenate(sizes).astype(np.int32),
-            texts=[rule.text for rule in rules],
-            methods=np.full(n, 1 + LABEL_METHODS.index("rule"), np.int32),
-            **{name: np.full(n, np.nan) for name in SCORES},
+            texts=[rule.text for names in found for rule in names.rules],
+            methods=np.full(len(scores), 1 + LABEL_METHODS.index("rule"), np.int32),
+            **dict(zip(SCORES, scores.T.copy(), strict=True)),
         )
 
-    def _rules(self, layer: int, neuron: int, labels: IntArray) -> list[Rule]:
-        """The rules of a neuron's clusters, by label, given the labels (n,) of its examples."""
+    def _names(self, layer: int, neuron: int, labels: IntArray) -> Names:
+        """The names of a neuron's clusters, given the labels (n,) of its examples."""
         index, tokenizer = self.clustering.index, self.clustering.model.tokenizer
         read = _some_of_each(labels)
         stored = index.layer(layer)
         rows = np.asarray(stored.rows)[int(stored.offsets[neuron]) + read]
         contexts, positions = (np.asarray(of)[rows] for of in (stored.row_contexts, stored.row_positions))
         found = places(index, tokenizer, contexts, positions)
-        return names_of(found, labels[read], corpus_of(index, tokenizer))
+        return names_of(found, labels[read], corpus_of(index, tokenizer), self._negatives(layer, neuron))
+
+    def _negatives(self, layer: int, neuron: int) -> Negatives | None:
+        index = self.clustering.index
+        if not index.n_negatives:
+            return None
+        of_layer = index.negatives(layer)
+        contexts, positions = (np.asarray(of[neuron]).astype(np.int64) for of in of_layer)  # (3, K)
+        kinds, slots = np.nonzero(contexts >= 0)
+        contexts, positions = contexts[kinds, slots], positions[kinds, slots]
+        found = places(index, self.clustering.model.tokenizer, contexts, positions)
+        return Negatives(found, kinds, is_held_out(contexts))
 
 
 def _some_of_each(labels: IntArray) -> Array:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import polysem.server
+from polysem.client import Client
 from polysem.server.index.format import open_index, verify
 
 from . import ask
@@ -95,3 +96,10 @@ def test_every_byte_of_that_index_is_still_checked():
     index = open_index(HERE / "index")
     assert verify(index) > 500_000
     assert index.info.software_version == "0.1.0"
+
+
+def test_clusters_of_that_index_have_names_without_scores(server):
+    with Client(server) as client:
+        found = client.labels("0.0-9")
+        assert all(one.text and one.score is one.null_score is one.recall is None for one in found)
+        assert len(found) > 10

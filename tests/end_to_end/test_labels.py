@@ -45,6 +45,16 @@ def test_a_cluster_of_one_key_token_is_named_by_it(polysem_client):
     assert named > 50
 
 
+def test_clusters_of_eight_examples_or_more_have_scores_beside_chance(polysem_client):
+    found = polysem_client.labels("0.0-30", "1.0-30", distance_threshold=0.8)
+    scored = [one for one in found if one.score is not None]
+    assert len(scored) > 20
+    assert all(one.size >= 8 for one in scored)
+    for one in scored:
+        numbers = one.score, one.null_score, one.neuron_score, one.recall, one.precision
+        assert all(0 <= number <= 1 for number in numbers if number is not None)
+
+
 def test_names_do_not_depend_on_what_else_is_asked(polysem_client):
     together = [one for one in polysem_client.labels("0.0-9", "1.0-9") if one.neuron.neuron % 4 == 1]
     alone = [one for neuron in dict.fromkeys(one.neuron for one in together) for one in polysem_client.labels(neuron)]

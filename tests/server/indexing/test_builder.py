@@ -17,6 +17,7 @@ from polysem.proto.neurons import NeuronRange
 from polysem.proto.work import shards
 from polysem.server.corpus import documents
 from polysem.server.corpus.documents import Corpus
+from polysem.server.index import negatives
 from polysem.server.index.format import Layer, Moments, open_index, verify
 from polysem.server.indexing import builder
 from polysem.server.indexing.builder import Recipe
@@ -275,7 +276,7 @@ def test_statistics_describe_the_maxima_of_all_contexts(index_folder):
     assert (statistics["histogram"][positive, -1] >= 1).all()  # the maximum's own context
     assert (statistics["mean"] <= statistics["maximum"]).all()
     stored = {path.stem for path in (index_folder / "layer_00").glob("*.npy")}
-    assert {*Layer._fields, *Moments._fields} - {"scales"} == stored
+    assert {*Layer._fields, *Moments._fields, *negatives.NAMES} - {"scales"} == stored
 
 
 def test_what_a_build_killed_while_it_cleaned_up_left_is_removed(loaded, corpus_file, tmp_path, monkeypatch):

@@ -26,7 +26,8 @@ CORPUS = corpus_of(PROSE * 20)
 def named(*clusters, corpus=CORPUS):
     """The names of clusters of places."""
     labels = np.repeat(np.arange(len(clusters), dtype=np.int32), [len(cluster) for cluster in clusters])
-    return [rule.text for rule in names_of([place for cluster in clusters for place in cluster], labels, corpus)]
+    places = [place for cluster in clusters for place in cluster]
+    return [rule.text for rule in names_of(places, labels, corpus).rules]
 
 
 def decorated(n):
@@ -76,7 +77,7 @@ def test_what_has_nothing_in_common_is_named_by_its_commonest_tokens():
 
 
 def test_a_neuron_without_examples_has_no_names():
-    assert names_of([], np.zeros(0, np.int32), CORPUS) == []
+    assert names_of([], np.zeros(0, np.int32), CORPUS).rules == []
 
 
 def test_what_all_the_corpus_has_names_nothing():
@@ -88,7 +89,7 @@ def test_what_all_the_corpus_has_names_nothing():
 def test_the_order_of_examples_and_of_labels_changes_no_name(order, swapped):
     places = [*decorated(4), *nested(4)]
     labels = np.array([0] * 4 + [1] * 4, np.int32) ^ swapped
-    rules = names_of([places[i] for i in order], labels[list(order)], CORPUS)
+    rules = names_of([places[i] for i in order], labels[list(order)], CORPUS).rules
     want = ["`def` after `@`", "`def` after `class`"]
     assert [rule.text for rule in rules] == (want[::-1] if swapped else want)
 
@@ -97,7 +98,7 @@ def test_the_order_of_examples_and_of_labels_changes_no_name(order, swapped):
 def test_any_texts_have_a_name_each_and_the_same_again(texts):
     places = [Place(*text) for text in texts]
     labels = np.arange(len(places), dtype=np.int32) % 3 if len(places) > 2 else np.zeros(len(places), np.int32)
-    names = names_of(places, labels, CORPUS)
+    names = names_of(places, labels, CORPUS).rules
     assert len(names) == int(labels.max(initial=-1)) + 1
     assert all(rule.text for rule in names)
-    assert names_of(places, labels, CORPUS) == names
+    assert names_of(places, labels, CORPUS).rules == names
