@@ -18,7 +18,7 @@ NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures docs wheel demo-of-wheel lock fits sbom audit image bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures docs wheel demo-of-wheel lock fits peers sbom audit image bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -98,6 +98,10 @@ lens: $(LENS)/.installed ## compare with TransformerLens itself, not only with w
 cuml-signatures: setup ## compare our calls of cuML and CuPy with the packages' signatures
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(CUML) $(PIP_ARGS) 'cuml-cu13==26.10.*' 'cupy-cuda13x==14.2.*' cuda-pathfinder
 	POLYSEM_CUML_SITE=$(CUML) $(BIN)/pytest -q tests/kernels/large/test_cuml_calls.py
+
+# The package alone, for its models and its page: what it needs would be all of TransformerLens.
+peers: setup ## install the tools that exports are for, whose own code then reads them in the tests
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/peers $(PIP_ARGS) 'circuit-tracer==0.5.0'
 
 $(SMOLLM2)/.installed: Makefile $(INSTALLED)
 	test -x $(SMOLLM2)/bin/python || $(PYTHON) -m venv $(SMOLLM2)

@@ -25,8 +25,9 @@ client/drawing       client client/questions proto proto/questions
 client/terminal      client client/drawing client/measuring client/questions proto proto/questions
 client/explorer      client client/drawing client/questions proto proto/questions
 client/measuring     client proto proto/questions proto/wire proto/work
-client/commands      client client/drawing client/explorer client/measuring client/questions client/terminal proto
-                     proto/questions proto/work
+client/exporting     client client/questions proto proto/questions
+client/commands      client client/drawing client/explorer client/exporting client/measuring client/questions
+                     client/terminal proto proto/questions proto/work
 server/settings      proto
 server/paths         proto
 server/corpus        proto

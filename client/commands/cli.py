@@ -15,7 +15,7 @@ import click
 
 from polysem.proto.errors import MixedMethodsWarning, PolysemError
 
-GROUPS = ("neurons", "questions", "pictures", "server", "jobs", "measure")  # files of this folder
+GROUPS = ("neurons", "questions", "pictures", "export", "server", "jobs", "measure")  # files of this folder
 OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what writing to it may meet
 
 # What `polysem --help` lists, in the order of use: what a command needs, and the commands that need it.
@@ -27,7 +27,7 @@ NEEDS = {
         *("info", "health", "top"),
         *("neurons", "cluster", "examples", "statistics", "similar", "labels", "importance", "explain"),
         "logit-effects",
-        *("explore", "report", "figure"),
+        *("explore", "report", "figure", "export"),
         *("corpus", "jobs"),
     ),
 }

@@ -15,6 +15,7 @@ from pyarrow import parquet
 import polysem.server
 from polysem.client import Client
 from polysem.client.commands import cli
+from polysem.client.exporting import writing
 from polysem.client.measuring import measurements, table1
 from polysem.client.measuring.measure import Measuring, variants
 from polysem.kernels.significance import rotation_test
@@ -350,3 +351,20 @@ def test_a_measurement_is_of_a_side_and_of_the_layers_that_are_there(client, tmp
     assert set(measurements.read(tmp_path / "some.parquet").column("layer").tolist()) == {1}
     with pytest.raises(FailedPrecondition, match="layer 0 is not in the index 'some'"):
         Measuring(client, ("0.*",), every[:1], index="some")
+
+
+def test_activations_of_the_negative_side_are_exported_with_their_sign_turned(client, tmp_path):
+    writing.export(client, "circuit-tracer", tmp_path / "e", "0.0-9", side="negative")
+    (folder,) = (tmp_path / "e" / "features").iterdir()
+    assert folder.name == "all-negative"
+    want = {e.activation for e in client.examples("0.0-9", side="negative")}
+    models = [json.loads(path.read_text()) for path in folder.iterdir()]
+    shown = [e for model in models for quantile in model["examples_quantiles"] for e in quantile["examples"]]
+    keys = {np.float32(e["tokens_acts_list"][e["train_token_ind"]]) for e in shown}
+    assert keys == {np.float32(-activation) for activation in want}
+    assert all(
+        0 < max(e["tokens_acts_list"]) <= model["act_max"]
+        for model in models
+        for q in model["examples_quantiles"]
+        for e in q["examples"]
+    )

@@ -1,0 +1,1 @@
+"""Feature clusters in the file formats of other tools."""

@@ -1,0 +1,6 @@
+"""The formats by name, for those who list them without what writes them."""
+
+from typing import Literal, get_args
+
+Format = Literal["circuit-tracer", "neuronpedia", "datasets"]
+FORMATS: tuple[Format, ...] = get_args(Format)
