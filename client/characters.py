@@ -18,7 +18,7 @@ class Part(NamedTuple):
 
     text       its text, or the whole character that it is a part of
     number     which of that character's tokens it is, from 1
-    of         how many they are; 1 for a token that holds whole characters
+    of         how many they are; 1 for a token that holds whole characters, 0 where an older server does not say
     """
 
     text: str
@@ -27,35 +27,24 @@ class Part(NamedTuple):
 
     @property
     def fraction(self) -> str:
-        """Such as 1/3; empty for a token that holds whole characters."""
-        return "" if self.of == 1 else f"{self.number}/{self.of}"
+        """Such as 1/3; empty for a token that holds whole characters, and where an older server does not say."""
+        return "" if self.of < 2 else f"{self.number}/{self.of}"
 
 
 def part(tokens: Sequence[str], place: int, number: int = 0, of: int = 0) -> Part:
     """Return the token at a place of a text as a `Part`. A character that the text's end cuts off counts as damaged.
 
-    number, of  which of a character's tokens it is, as the server says; 0: it does not, and the texts must tell
+    number, of  which of a character's tokens it is, as the server says; 0: it is older and says only the token's text,
+                which does not tell a blank, or nothing, from a part of a character
     """
     if of == 0:
-        number, of = _guessed(tokens, place)
+        return Part(tokens[place], 0, 0)
     if of == 1:
         return Part(tokens[place] or DAMAGE)
     if tokens[place].strip(" "):  # the last one
         return Part(tokens[place], number, of)
     after = next((text for text in tokens[place + 1 :] if text), DAMAGE)
     return Part(tokens[place] + after[0], number, of)  # a blank, too, may end within a character
-
-
-def _guessed(tokens: Sequence[str], place: int) -> tuple[int, int]:
-    """Part and parts by the empty tokens before a character; one that ends within it unseen is missed."""
-    first = place
-    while first > 0 and not tokens[first - 1]:
-        first -= 1
-    last = place
-    while last < len(tokens) - 1 and not tokens[last]:
-        last += 1
-    is_whole = first == last or (last == place and len(tokens[place]) > 1)  # it ends a character and holds others
-    return (1, 1) if is_whole else (place - first + 1, last - first + 1)
 
 
 def moved(tokens: Sequence[str], key: int, found: Part) -> list[str]:
@@ -80,17 +69,21 @@ def displayed(found: Part) -> str:
     """A token by itself: visible, with its blanks; in words where it is a part of a character, or would not be seen."""
     text = visible(found.text)
     is_seen = bool(text.strip(" ")) and not is_unseen(found.text)
-    return text if found.of == 1 and (is_seen or not found.text.strip(" ")) else named(found)
+    are_blanks = found.of == 1 and not found.text.strip(" ")
+    return text if found.of < 2 and (is_seen or are_blanks) else named(found)
 
 
 def named(found: Part) -> str:
     """A token in words, to be listed: visible, without the blanks around it, with its part: 本 1/3.
 
-    Blanks alone are "␠", once each; what cannot be seen by itself is its code and name.
+    Blanks alone are "␠", once each; what cannot be seen by itself is its code and name. Where an older server does not
+    say whether they are blanks, or a part, they are quoted: ' '.
     """
     text = visible(found.text).strip(" ")
-    if not text.strip() or is_unseen(found.text):
-        text = "␠" * len(found.text) if not found.text.strip(" ") else _alone(found.text)
+    if not found.text.strip(" "):
+        text = "␠" * len(found.text) if found.of else f"'{found.text}'"
+    elif not text.strip() or is_unseen(found.text):
+        text = _alone(found.text)
     return f"{text} {found.fraction}".rstrip()
 
 

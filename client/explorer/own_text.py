@@ -95,6 +95,6 @@ def _tokens(tokens: Sequence[ExplainedToken]) -> list[dict[str, str]]:
 
 
 def _shown(text: str, part: characters.Part) -> str:
-    if part.of == 1 and characters.is_unseen(text):
+    if part.of < 2 and characters.is_unseen(text):
         return characters.displayed(part)
     return "⏎\n".join(characters.visible(line) for line in text.split("\n"))

@@ -66,7 +66,7 @@ class Example:
     def __repr__(self) -> str:
         found = self.key_part
         texts = characters.moved(self.tokens, self.key, found)
-        key = texts[self.key] if found.of == 1 else characters.named(found)
+        key = texts[self.key] if found.of < 2 else characters.named(found)
         before, after = ("".join(texts[side]) for side in (slice(self.key), slice(self.key + 1, None)))
         return f"<Example {self.neuron} #{self.example} {self.activation:.2f} {f'{before}[[{key}]]{after}'!r}>"
 

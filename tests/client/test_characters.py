@@ -11,6 +11,7 @@ from polysem.server.model.tokenizer import Tokenizer
 from polysem.server.questions import characters as characters_of_tokens
 
 CJK = ["東", "", "", "本", " x", "", "é"]
+PARTS = [(1, 1), (1, 3), (2, 3), (3, 3), (1, 1), (1, 2), (2, 2)]  # as the server says
 
 
 @pytest.mark.parametrize(
@@ -26,26 +27,41 @@ CJK = ["東", "", "", "本", " x", "", "é"]
     ],
 )
 def test_a_token_within_a_character_is_named_by_it(place, found, name):
-    assert characters.part(CJK, place) == found
+    assert characters.part(CJK, place, *PARTS[place]) == found
     assert characters.named(found) == name
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "by_itself"),
+    [("", "''", "''"), (" ", "' '", "' '"), ("  ", "'  '", "'  '"), (" if", "if", " if"), ("本", "本", "本"),
+     ("\u200d", "U+200D ZERO WIDTH JOINER", "U+200D ZERO WIDTH JOINER")],
+)  # fmt: skip
+def test_of_an_older_server_a_token_is_its_text_and_no_more(text, name, by_itself):
+    """It does not say whether "" and " " are parts of the character that follows."""
+    tokens = ["a", text, "本"]
+    found = characters.part(tokens, 1)
+    assert found == Part(text, 0, 0)
+    assert found.fraction == ""
+    assert (characters.named(found), characters.displayed(found)) == (name, by_itself)
+    assert characters.moved(tokens, 1, found) == tokens
+
+
 def test_the_character_moves_to_the_key_token():
-    part = characters.part(CJK, 1)
+    part = characters.part(CJK, 1, 1, 3)
     assert characters.moved(CJK, 1, part) == ["東", "本", "", "", " x", "", "é"]
     assert characters.shown(CJK, 1, part) == ["東", "本 1/3", "", "", " x", "", "é"]
-    assert characters.moved(CJK, 4, characters.part(CJK, 4)) == CJK
+    assert characters.moved(CJK, 4, characters.part(CJK, 4, 1, 1)) == CJK
 
 
 def test_a_token_that_ends_one_character_and_holds_more_is_itself():
-    assert characters.part(["", "本x"], 1) == Part("本x")
+    assert characters.part(["", "本x"], 1, 1, 1) == Part("本x")
     assert characters.moved(["", "本x"], 0, Part("本", 1, 2)) == ["本", "x"]
 
 
 def test_a_blank_that_ends_within_a_character_is_no_space():
     """Only the server sees the bytes: it says so."""
     tokens = ["a", " ", "", "日", "!"]
-    assert characters.part(tokens, 1) == Part(" ")
+    assert characters.part(tokens, 1, 1, 1) == Part(" ")
     part = characters.part(tokens, 1, 1, 3)
     assert part == Part(" 日", 1, 3)
     assert characters.named(part) == "日 1/3"
@@ -53,8 +69,8 @@ def test_a_blank_that_ends_within_a_character_is_no_space():
 
 
 def test_a_text_that_ends_within_a_character_is_damaged_there():
-    assert characters.part(["a", "", ""], 1) == Part("\ufffd", 1, 2)
-    assert characters.part([""], 0) == Part("\ufffd")
+    assert characters.part(["a", "", ""], 1, 1, 2) == Part("\ufffd", 1, 2)
+    assert characters.part([""], 0, 1, 1) == Part("\ufffd")
 
 
 @pytest.mark.parametrize(
