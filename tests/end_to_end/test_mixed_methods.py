@@ -112,6 +112,25 @@ def test_similar_clusters_carry_the_method_of_their_tree(polysem_client, mixed, 
     assert found.mixed.startswith(f"{len(among & large)} of {len(among)} neurons")
 
 
+def test_the_terminal_names_the_method_of_each_similar_cluster(polysem_client, warned, large):
+    words = ["similar", str(min(large)), "--cluster", "0", "--limit", "1000", "--algorithm", "scc"]
+    asked = {"algorithm": "scc", "limit": 1000}
+    found = polysem_client.similar(min(large), 0, distance_threshold=CUT, **asked)
+    ran = printed(polysem_client, *words, "--distance-threshold", str(CUT))
+    assert found.mixed in " ".join(ran.output.split())
+    rows = [line.split() for line in ran.output.splitlines() if line[:2] == "  "]
+    assert [(row[1].rpartition(".")[0], row[6]) for row in rows] == [(str(one.neuron), one.method) for one in found]
+    ran = printed(polysem_client, *words, "--distance-threshold", str(CUT), "--json")
+    assert [json.loads(line)["method"] for line in ran.stdout.splitlines()] == [one.method for one in found]
+    assert ran.stderr == f"note: {found.mixed}\n"
+
+
+def test_where_similar_clusters_were_made_alike_the_terminal_says_nothing(polysem_client):
+    words = ["similar", "0.0", "--algorithm", "scc", "--distance-threshold", "0.138"]
+    assert f"{'matrix':<14}" not in printed(polysem_client, *words).output
+    assert printed(polysem_client, *words, "--json").stderr == ""
+
+
 def test_the_head_says_so_in_notebook_report_and_figure(polysem_client, mixed, large, small):
     words = "Sub-Cluster Component of nearest neighbours"
     one, other = polysem_client.cluster(min(large), min(small), algorithm="scc", distance_threshold=CUT)
