@@ -5,6 +5,8 @@ hf:NAME[:CONFIG][:SPLIT] is a repository of its hub or a folder like one, read f
 """
 
 import hashlib
+import io
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -196,10 +198,14 @@ def _records(rows: Any) -> Iterator[Mapping[str, Any]]:
 def _values(column: Any) -> list[Any]:
     import pyarrow
 
+    if isinstance(column, pyarrow.ChunkedArray):
+        return [value for chunk in column.chunks for value in _values(chunk)]
     if pyarrow.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        column = column.dictionary.take(column.indices)  # a cast to its type would want UTF-8
     if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
         column = column.cast(pyarrow.large_binary())
+    elif pyarrow.types.is_string_view(column.type):
+        column = column.cast(pyarrow.binary_view())
     try:
         return cast("list[Any]", column.to_pylist())
     except (OverflowError, ValueError):
@@ -243,9 +249,27 @@ def _parquet(place: Path | str, text_field: str) -> Iterator[tuple[Any, list[str
                 columns = [name for name in (text_field, "id") if name in names]
                 if twice := next((name for name in columns if names.count(name) > 1), None):
                     raise BadCorpus(f"{str(place)!r} has several columns {twice!r}; give each a name of its own")
+                if any(_is_converted(file.schema_arrow.field(name).type) for name in columns):
+                    file = parquet.ParquetFile(opened, metadata=_as_stored(opened))
                 yield file, columns
         except pyarrow.ArrowException as error:
             raise BadCorpus(f"cannot read {str(place)!r}: {_first_line(error)}") from error
+
+
+def _is_converted(type_: Any) -> bool:
+    """Whether it is a dictionary that Arrow makes of the one that it reads, which must then be UTF-8."""
+    import pyarrow
+
+    return bool(pyarrow.types.is_dictionary(type_) and type_.index_type != pyarrow.int32())
+
+
+def _as_stored(file: IO[bytes]) -> Any:
+    """The metadata of a Parquet file without the types that Arrow is to make of what it reads."""
+    from pyarrow import parquet
+
+    file.seek(-8, os.SEEK_END)
+    file.seek(-8 - int.from_bytes(file.read(4), "little"), os.SEEK_END)
+    return parquet.read_metadata(io.BytesIO(b"PAR1" + file.read().replace(b"ARROW:schema", b"------schema")))
 
 
 def _opened(place: Path | str) -> IO[bytes]:

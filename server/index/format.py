@@ -1,6 +1,7 @@
 """The index: an immutable folder that holds what clustering needs of a model and a corpus.
 
-manifest.json   format, model, corpus and selection with their hashes, counts, sha256 and size of every file below
+manifest.json   format, model, corpus and selection with their hashes, settings of the model's config that change its
+                numbers, counts, sha256 and size of every file below
 manifest.sha256 its own, as sha256sum writes it
 contexts/       token ids, windows, document names (server/index/contexts.py)
 nulls.npz       the rotation test of each neuron, where one was asked for (server/index/nulls.py)
@@ -24,7 +25,7 @@ a host. Format 2 has one side and all layers, and no scales.
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -268,14 +269,31 @@ class Index:
             raise UnknownNeuron(f"there is no neuron {r}: each layer has neurons 0 to {n - 1}")
         return np.arange(r.layer * n + r.first, r.layer * n + r.last + 1)
 
-    def check_model(self, model: ModelInfo) -> None:
-        """Raise ForeignIndex unless the index was made with these weights."""
-        if model.sha256 != self.manifest["model"]["sha256"]:
+    def check_model(self, model: ModelInfo, settings: Mapping[str, Any]) -> None:
+        """Raise ForeignIndex unless the index was made with these weights, and this config of them.
+
+        settings  of the config, those that change numbers; an index of an earlier version does not say which it had
+        """
+        own = self.manifest["model"]
+        other = ""
+        if model.sha256 != own["sha256"]:
+            other = f"(weights {own['sha256'][:12]}…), not with {model.id!r} ({model.sha256[:12]}…)"
+        elif differing := differing_setting(own.get("settings", {}), settings):
+            other = f"and with {differing} in the config of {model.id!r}"
+        if other:
             raise ForeignIndex(
-                f"the index {str(self.folder)!r} was made with the model {self.manifest['model']['id']!r} "
-                f"(weights {self.manifest['model']['sha256'][:12]}…), not with {model.id!r} ({model.sha256[:12]}…); "
-                "serve it with its own model, or index the corpus anew"
+                f"the index {str(self.folder)!r} was made with the model {own['id']!r} {other}; serve it with its own "
+                "model, or index the corpus anew"
             )
+
+
+def differing_setting(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The first setting that differs, with both values; empty where none does.
+
+    Those that only one of them has are not compared: other versions of transformers know others.
+    """
+    names = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
+    return f"{names[0]} {wanted[names[0]]!r}, which is {found[names[0]]!r}" if names else ""
 
 
 def layers_in_words(layers: Sequence[int]) -> str:

@@ -231,7 +231,7 @@ class _Build:
         model, recipe = self._model, self._recipe
         windowing = self._windowing
         facts = {
-            "model": asdict(model.info) | {"dtype": model.dtype},
+            "model": asdict(model.info) | {"dtype": model.dtype, "settings": model.settings},
             "tokenizer_sha256": model.tokenizer.sha256,
             "corpus": {
                 "id": self._corpus.id,

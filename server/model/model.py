@@ -5,7 +5,7 @@ x̂ is the input of the norm before the MLP, normalised without γ and β; every
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ from polysem.proto.questions.clustering import OF_GATES, EmbeddingChoice
 from polysem.server.model import controls, direct_path
 from polysem.server.model.architecture import Family, Mlp
 from polysem.server.model.direct_path import Unembedding
+from polysem.server.model.settings import settings_of
 from polysem.server.model.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -61,12 +62,17 @@ class _SeenEnough(Exception):
 
 @dataclass(eq=False)
 class ModelDescription:
-    """Describe a model without holding it. device: where it is read, here or elsewhere."""
+    """Describe a model without holding it.
+
+    device    where it is read, here or elsewhere
+    settings  of its config, those that change its numbers
+    """
 
     info: ModelInfo
     tokenizer: Tokenizer
     dtype: str
     device: torch.device
+    settings: Mapping[str, Any]
 
     @property
     def wants_bos(self) -> bool:
@@ -102,7 +108,7 @@ class Model(ModelDescription):
             family=family.model_type,
             gated=family.gated,
         )
-        super().__init__(info, tokenizer, dtype, device)
+        super().__init__(info, tokenizer, dtype, device, settings_of(transformer.config))
         self._transformer = transformer.eval().requires_grad_(False)
         _fuse_gelu(self._transformer)
         self.bounded = family.bounded

@@ -150,5 +150,5 @@ class Engine:
 
 def _check(index: Index, model: Model) -> None:
     """Raise ForeignIndex or DamagedIndex unless the index is of this model."""
-    index.check_model(model.info)
+    index.check_model(model.info, model.settings)
     check_for_model(index, model.info, model.tokenizer.n_tokens)

@@ -52,7 +52,7 @@ def hold(
     seeds that cannot be, ForeignIndex for another model, FailedPrecondition where the index's folder cannot be written.
     """
     check_clustering(Clustering(n_null=n_null, seed=seed))
-    index.check_model(model.info)
+    index.check_model(model.info, model.settings)
     work, n_all = index.folder / WORK, len(index.every_neuron) * len(index.info.sides)
 
     def advance(n: int) -> None:

@@ -34,10 +34,13 @@ def building(
     Raises what `ray_executor` does, and what the workers' `models.load` does.
     """
     corpus.anchor()
-    held = ModelPayload(described.info.id, device, described.dtype, described.info, corpus, corpus.fingerprint())
+    held = ModelPayload(
+        described.info.id, device, described.dtype, described.info, described.settings, corpus, corpus.fingerprint()
+    )
     with ray_executor(held, options, report) as executor:
+        place = torch.device(executor.device)
         yield (
-            ModelDescription(described.info, described.tokenizer, described.dtype, torch.device(executor.device)),
+            ModelDescription(described.info, described.tokenizer, described.dtype, place, described.settings),
             executor,
         )
 
@@ -45,7 +48,7 @@ def building(
 def describe(name: str, dtype: str) -> ModelDescription:
     """The model of that name, to be read elsewhere. Raises what `models.load` does."""
     model = load(name, "cpu")
-    return ModelDescription(model.info, model.tokenizer, dtype, model.device)
+    return ModelDescription(model.info, model.tokenizer, dtype, model.device, model.settings)
 
 
 @contextmanager

@@ -47,12 +47,13 @@ class WorkerPayload(Protocol):
 
 @dataclass(frozen=True)
 class ModelPayload:
-    """The model for an index build. info, fingerprint: of the model and the corpus, as the driver has them."""
+    """The model for an index build. info, settings, fingerprint: of model and corpus, as the driver has them."""
 
     name: str
     device: str
     dtype: str
     info: ModelInfo
+    settings: Mapping[str, Any]
     corpus: Corpus
     fingerprint: str
 
@@ -61,10 +62,16 @@ class ModelPayload:
         return _model_folder(self.name)
 
     def open(self, stack: ExitStack, folders: Mapping[str, Path]) -> tuple[Any, str]:
+        from polysem.server.index.format import differing_setting
         from polysem.server.model.loading import load
 
         model = load(str(folders.get("model", self.name)), self.device, self.dtype)
         _check_same("model", self.name, self.info.sha256, model.info.sha256)
+        if differing := differing_setting(self.settings, model.settings):
+            raise FailedPrecondition(
+                f"the model {self.name!r} has {differing} on the worker {socket.gethostname()}; give all machines the "
+                "same one"
+            )
         return model, model.device.type
 
     def reaches(self) -> bool:

@@ -15,6 +15,17 @@ BAD = pyarrow.Array.from_buffers(  # "ok", then bytes that are no UTF-8, then "z
     [None, pyarrow.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0\5\0\0\0"), pyarrow.py_buffer(b"ok\xff\xfez")],
 )
 
+KINDS = {  # as a writer may store it
+    "string": BAD,
+    "large_string": BAD.view(pyarrow.binary()).cast(pyarrow.large_binary()).view(pyarrow.large_string()),
+    "string_view": BAD.view(pyarrow.binary()).cast(pyarrow.binary_view()).view(pyarrow.string_view()),
+    "binary": BAD.view(pyarrow.binary()),
+    "dictionary": pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, 1, 2], pyarrow.int8()), BAD),
+    "dictionary of large_string": pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array([0, 1, 2]), BAD.view(pyarrow.binary()).cast(pyarrow.large_binary()).view(pyarrow.large_string())
+    ),
+}
+
 
 @pytest.fixture(params=[Corpus, CorpusElsewhere])
 def read(request, tmp_path):
@@ -30,10 +41,11 @@ def read(request, tmp_path):
     return read
 
 
-def test_text_that_is_no_utf8_is_told_with_row_and_column(read):
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_that_is_no_utf8_is_told_with_row_and_column(read, kind):
     with pytest.raises(BadCorpus, match=r"row 2 of '.*' is not UTF-8 in its field 'text' \(byte 0\)"):
-        read(text=BAD)
-    assert read(skip_bad=True, text=BAD) == (["1", "3"], ["ok", "z"], 1)
+        read(text=KINDS[kind])
+    assert read(skip_bad=True, text=KINDS[kind]) == (["1", "3"], ["ok", "z"], 1)
 
 
 def test_of_two_columns_of_one_name_neither_is_read(tmp_path):
@@ -44,10 +56,18 @@ def test_of_two_columns_of_one_name_neither_is_read(tmp_path):
             list(Corpus(str(path), skip_bad=skip_bad).documents())
 
 
-def test_an_id_that_is_no_utf8_is_told_with_row_and_column(read):
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_id_that_is_no_utf8_is_told_with_row_and_column(read, kind):
     with pytest.raises(BadCorpus, match=r"row 2 of '.*' is not UTF-8 in its field 'id' \(byte 0\)"):
-        read(text=TEXT, id=BAD)
-    assert read(skip_bad=True, text=TEXT, id=BAD)[0] == ["ok", "z"]
+        read(text=TEXT, id=KINDS[kind])
+    assert read(skip_bad=True, text=TEXT, id=KINDS[kind])[0] == ["ok", "z"]
+
+
+def test_every_row_that_shares_a_bad_value_of_a_dictionary_is_told_and_left_out(read):
+    text = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, None, 2, 1, 0, 1]), BAD)
+    with pytest.raises(BadCorpus, match=r"row 2 of '.*' has no text in its field 'text'"):
+        read(text=text)
+    assert read(skip_bad=True, text=text) == (["1", "3", "5"], ["ok", "z", "ok"], 3)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Opening an index: whole, of this format and this model, or refused in one sentence."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,18 +177,18 @@ def test_what_is_not_an_index_is_told(tmp_path):
 
 
 def test_an_index_of_other_weights_is_refused_with_both_names(small_index, small_model, make_checkpoint):
-    small_index.check_model(small_model.info)
+    small_index.check_model(small_model.info, small_model.settings)
     other = load(str(make_checkpoint("foreign", seed=7)), "cpu")
     with pytest.raises(
         ForeignIndex, match=f"was made with the model '{small_model.info.id}' .*, not with '{other.info.id}'"
     ):
-        small_index.check_model(other.info)
+        small_index.check_model(other.info, other.settings)
 
 
 def test_the_same_weights_elsewhere_are_the_same_model(small_index, checkpoint, tmp_path):
     moved = load(str(shutil.copytree(checkpoint, tmp_path / "moved")), "cpu")
     assert moved.info.id != small_index.info.model_id
-    small_index.check_model(moved.info)
+    small_index.check_model(moved.info, moved.settings)
 
 
 def test_one_changed_weight_is_another_model(small_index, checkpoint, tmp_path):
@@ -196,7 +199,52 @@ def test_one_changed_weight_is_another_model(small_index, checkpoint, tmp_path):
     weights["transformer.h.1.ln_2.bias"][5] += 1e-3
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ForeignIndex):
-        small_index.check_model(load(str(folder), "cpu").info)
+        small_index.check_model((changed := load(str(folder), "cpu")).info, changed.settings)
+
+
+@pytest.fixture
+def with_config(checkpoint, tmp_path):
+    """A function: the model of the index with other values in its config."""
+
+    def make(**values):
+        folder = shutil.copytree(checkpoint, tmp_path / "other")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+        return load(str(folder), "cpu")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "value"),
+    [("layer_norm_epsilon", 1e-05, 1e-3), ("activation_function", "gelu_new", "relu"), ("n_head", 2, 4)],
+)
+def test_the_same_weights_with_another_config_are_another_model(small_index, with_config, name, made, value):
+    other = with_config(**{name: value})
+    assert other.info.sha256 == small_index.info.model_sha256
+    says = (
+        f"'{small_index.info.model_id}' and with {name} {made!r}, which is {value!r} in the config of '{other.info.id}'"
+    )
+    with pytest.raises(ForeignIndex, match=re.escape(says)):
+        small_index.check_model(other.info, other.settings)
+
+
+def test_what_changes_no_number_may_differ_in_a_config(small_index, with_config):
+    same = with_config(
+        _name_or_path="elsewhere",
+        use_cache=False,
+        resid_pdrop=0.5,
+        summary_type="last",
+        initializer_range=0.1,
+        id2label={},
+    )
+    small_index.check_model(same.info, same.settings)
+
+
+def test_an_index_that_does_not_say_its_config_goes_on(small_model):
+    """One of version 0.1.0, and its model with any epsilon: there is nothing to compare."""
+    old = indexes.open_index(Path(__file__).parents[2] / "compatibility" / "index")
+    old.check_model(replace(small_model.info, sha256=old.info.model_sha256), {"layer_norm_epsilon": 1.0})
 
 
 # ---- Which neurons

@@ -256,8 +256,9 @@ def test_a_truncated_missing_or_foreign_index_is_refused_when_opened(index_folde
         open_index(copy)
     with pytest.raises(NotFound, match="there is no index"):
         open_index(tmp_path / "none")
+    other = load(str(make_checkpoint(seed=1)), "cpu")
     with pytest.raises(ForeignIndex, match="was made with the model"):
-        open_index(index_folder).check_model(load(str(make_checkpoint(seed=1)), "cpu").info)
+        open_index(index_folder).check_model(other.info, other.settings)
 
 
 def test_ranges_name_neurons_once_in_the_order_first_named(index_folder):
