@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import given
 import machine
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def modules(package):
 def other(checkout, folder):
     """The other checkout's kernels, under another name beside ours."""
     package = Path(folder) / "polysem_before"
-    shutil.copytree(Path(checkout) / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(checkout / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
     for file in package.rglob("*.py"):
         file.write_text(file.read_text().replace("polysem.kernels", "polysem_before.kernels"))
     sys.path.insert(0, str(folder))
@@ -95,7 +96,7 @@ def measure(before, data, width, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkout", help="folder of the other checkout")
+    parser.add_argument("checkout", type=given.checkout, help="folder of the other checkout")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--widths", type=int, nargs="+", default=[100, 256, 1000])
     arguments = parser.parse_args()
@@ -110,4 +111,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -23,11 +23,12 @@ import time
 import numpy as np
 import torch
 
-from polysem.client.cutting import LEAST_IN_CLUSTER, Tree, significant_labels
+from polysem.client.cutting import Tree, significant_labels
 from polysem.kernels import agglomerative
 from polysem.kernels.distances import gathered_cosine_distances
 from polysem.kernels.significance import centring_offsets, rotation_test
 from polysem.kernels.splits import significant_merges
+from polysem.proto.questions.tested import LEAST_IN_CLUSTER
 
 LEVEL = 0.05
 D_MODEL = 200

@@ -20,12 +20,14 @@ import sys
 import time
 from pathlib import Path
 
+import given
+
 PARTS = ("reduced", "counted", "joined")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, help="a checkout of the commit to compare with")
+    parser.add_argument("--before", type=given.checkout, help="a checkout of the commit to compare with")
     parser.add_argument("--contexts", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--neurons", type=int, default=1536, help="of a layer")
@@ -142,4 +144,5 @@ def child(how):
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

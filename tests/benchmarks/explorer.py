@@ -17,6 +17,7 @@ import subprocess
 import sys
 from typing import Any
 
+import given
 import numpy as np
 from playwright.sync_api import sync_playwright
 from scipy.cluster.hierarchy import linkage
@@ -38,12 +39,12 @@ CUTS = """([data, thresholds]) => {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--index", nargs="*", default=[], help="folder of an index")
-    given = parser.parse_args()
-    repeats = given.repeats
-    with polysem.server.local(*given.index) as client, sync_playwright() as playwright:
+    asked = parser.parse_args()
+    repeats = asked.repeats
+    with polysem.server.local(*asked.index) as client, sync_playwright() as playwright:
         command = [
             sys.executable,
             "-m",
@@ -130,4 +131,5 @@ def tell(what: str, ms: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import given
+
 HERE = Path(__file__).parent
 BUSY = 0.3  # load average a core, before anything is run
 RATIO = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")
@@ -40,7 +42,7 @@ DISTANCES = [
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=given.folder)
     parser.add_argument("--corpus", default="pydocs")
     parser.add_argument("--short", action="store_true", help="few rounds: whether it runs, not what it says")
     how = parser.parse_args()
@@ -58,7 +60,10 @@ def main() -> None:
 
 
 def ran(script: str, *words: str) -> str:
-    return subprocess.run([sys.executable, HERE / script, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+    run = subprocess.run([sys.executable, HERE / script, *words], check=False, stdout=subprocess.PIPE, text=True)
+    if run.returncode:  # it has said why
+        sys.exit(run.returncode)
+    return run.stdout
 
 
 def judged(claims: list[Claim], output: str) -> list[bool]:

@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import given
+
 POLYSEM = (sys.executable, "-m", "polysem.client.commands.cli")
 
 
@@ -52,8 +54,8 @@ def run(*words):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=given.folder, required=True)
+    parser.add_argument("--corpus", type=given.path, required=True)
     parser.add_argument("--documents", type=int, default=1700)
     parser.add_argument("--context-length", type=int, default=128)
     parser.add_argument("--dtype", default="bfloat16")
@@ -91,4 +93,5 @@ def stages(folder, arguments):
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

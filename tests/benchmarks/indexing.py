@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import given
 import gpt2_small
 import torch
 import transformers
@@ -36,7 +37,7 @@ from polysem.server.model.model import DTYPES, Model
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--tokenizer", type=given.folder)
     parser.add_argument("--corpus", default="pydocs")
     parser.add_argument("--contexts", type=int, default=512)
     parser.add_argument("--context-length", type=int)
@@ -119,4 +120,5 @@ def report(loaded: Model, contexts_: LoadedContexts, reading: ReadOptions, bare:
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -23,6 +23,7 @@ import importlib.util
 import multiprocessing
 import time
 
+import given
 import machine
 import numpy as np
 import torch
@@ -312,7 +313,7 @@ def show(width, speed, floor):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--device", default="cpu", type=given.device)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each contestant in each round")
     parser.add_argument("--widths", type=int, nargs="+", default=[100, 256, 1000])
@@ -333,4 +334,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 
+import given
 import machine
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ def main():
     parser.add_argument("--examples", type=int, nargs="+", default=[2000, 5000, 10_000, 20_000])
     parser.add_argument("--paths", nargs="+", default=PATHS, choices=PATHS)
     parser.add_argument("--data", nargs="+", default=["clustered"], choices=DATA)
-    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--device", default="cpu", type=given.device)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--budget", type=float, help="seconds in which to begin measurements")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
@@ -188,4 +189,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+import given
+
 from polysem.server.model.loading import DEMO_FOLDER, load
 
 
@@ -21,7 +23,7 @@ def resident() -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
+    parser.add_argument("model", type=given.folder)
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     load(str(DEMO_FOLDER), "cpu")  # what is imported once
@@ -35,10 +37,12 @@ def main() -> None:
 
     watching = threading.Thread(target=watch)
     watching.start()
-    model = load(arguments.model, "cpu", arguments.dtype)
-    done.set()
-    watching.join()
-    shard = max(path.stat().st_size for path in Path(arguments.model).glob("*.safetensors"))
+    try:
+        model = load(str(arguments.model), "cpu", arguments.dtype)
+    finally:
+        done.set()
+        watching.join()
+    shard = max(path.stat().st_size for path in arguments.model.glob("*.safetensors"))
     beside = peak - sum(before.values()) - model.n_bytes
     print(
         f"{model.info.id} in {arguments.dtype}: {model.n_bytes / 1e6:,.0f} MB, the largest shard {shard / 1e6:,.0f} MB"
@@ -47,4 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import given
 import machine
 import torch
 from gpt2_small import checkpoint, size_mb
@@ -81,7 +82,7 @@ def operations(info, n_contexts, n_tokens):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokenizer", type=Path, default=DEMO_FOLDER)
+    parser.add_argument("--tokenizer", type=given.folder, default=DEMO_FOLDER)
     parser.add_argument("--corpus", default=PYDOCS)
     parser.add_argument("--contexts", type=int, default=10_000)
     parser.add_argument("--device", default="cuda")
@@ -122,4 +123,5 @@ def run(place, arguments):
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -10,6 +10,7 @@ a GPU the kernels run in Triton's interpreter, which rounds as they do; the CPU'
 import argparse
 import os
 
+import given
 import machine
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def agreements(a, b, n_examples):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--neurons", type=int, default=64)
-    parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--device", default="cpu", type=given.device)
     arguments = parser.parse_args()
     if arguments.device.type == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
@@ -96,4 +97,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

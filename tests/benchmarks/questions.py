@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import given
 import numpy as np
 
 from polysem.client import Client
@@ -108,7 +109,8 @@ def main():
     parser.add_argument("--index")
     parser.add_argument("--repeats", type=int, default=20)
     arguments = parser.parse_args()
-    folder = indexes.ensure() if arguments.index is None else arguments.index
+    folder = indexes.ensure() if arguments.index is None else Path(arguments.index)
+    index = open_index(folder)
     words = (
         sys.executable,
         "-m",
@@ -128,8 +130,9 @@ def main():
     finally:
         server.terminate()
         server.wait()
-    of_a_large_table(open_index(Path(folder)), arguments.repeats)
+    of_a_large_table(index, arguments.repeats)
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

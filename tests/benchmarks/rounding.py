@@ -10,6 +10,7 @@ of sorted heights, and the least adjusted Rand index of cuts at 0.3, 0.5 and 0.7
 import argparse
 from pathlib import Path
 
+import given
 import machine
 import numpy as np
 import torch
@@ -75,4 +76,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import given
+
 from polysem.client import Client
 from polysem.proto.neurons import parse_neurons
 from polysem.proto.questions.clustering import ClusterQuery
@@ -105,7 +107,7 @@ def pings(target: str, neurons: str, algorithm: str, repeats: int) -> list[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--no-pings", action="store_true")
@@ -145,4 +147,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

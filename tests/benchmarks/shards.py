@@ -14,6 +14,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+import given
 import numpy as np
 
 from polysem.proto.facts import Selection
@@ -107,4 +108,5 @@ def files(folder):
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

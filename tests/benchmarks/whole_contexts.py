@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import given
 import numpy as np
 
 import polysem.server
@@ -24,7 +25,7 @@ from polysem.server.model.loading import DEMO_MODEL, load
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--neurons", nargs="+", default=["1.0-99", "2.0-99"])
     parser.add_argument("--documents", type=int, default=340)
     parser.add_argument("--rounds", type=int, default=3)
@@ -56,4 +57,5 @@ def compare(client: Client, neurons: list[str], rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict, deque
 from contextlib import nullcontext
 
+import given
 import machine
 import torch
 
@@ -105,7 +106,7 @@ def together(rows, width, n_layers, precision, linkage):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", type=torch.device)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", type=given.device)
     parser.add_argument("--widths", type=int, nargs="+", default=[100, 256, 1000])
     parser.add_argument("--layers", type=int, default=LAYERS, help="fewer, where all would take long")
     parser.add_argument("--precision", default="float32")
@@ -136,4 +137,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with given.in_words():
+        main()

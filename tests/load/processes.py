@@ -36,7 +36,7 @@ class Server:
                 self.target = line.split()[2].rstrip(";")
                 self.client = Client(self.target, token=self.token)
                 return
-        raise SystemExit(f"the server did not start: {' '.join(self.command)}\n{self.log.read_text()}")
+        raise SystemExit(self.log.read_text().strip() or f"the server did not start: {' '.join(self.command)}")
 
     @property
     def resident_mib(self):
