@@ -48,6 +48,7 @@ def test_a_cut_batch_is_its_items_alone(batch):
         assert len(part.neurons) == last - first
         assert_whole([part])
         np.testing.assert_array_equal(part.neurons, batch.neurons[first:last])
+    assert columns.take(batch, 0, 3) is batch  # nothing is copied
 
 
 def sizes(largest):
@@ -120,6 +121,7 @@ def test_only_a_neuron_too_large_for_a_message_is_sent_in_pieces():
     assert continues[0] is False
     assert continues[-1] is False
     assert continues[1:-2] == [True] * (len(continues) - 3)
+    assert min(message.ByteSize() for message in messages[1:-2]) > MAX_MESSAGE_BYTES - (64 << 10)  # each is filled
 
 
 @of_each_kind

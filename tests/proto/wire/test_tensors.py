@@ -47,7 +47,7 @@ def test_a_tensor_with_other_bytes_than_its_shape_needs_is_refused(change):
         decode_tensor(tensor)
 
 
-@pytest.mark.parametrize("shape", [[-1], [-1, -6], [2, -3], [2**62, 4]])
+@pytest.mark.parametrize("shape", [[-1], [-1, -6], [-1, -1, 6], [2, -3], [2**62, 4]])
 def test_a_tensor_of_impossible_shape_is_refused(shape):
     tensor = tensor_pb2.Tensor(data_type=tensor_pb2.DATA_TYPE_INT32, shape=shape, data=b"\0" * 24)
     with pytest.raises(Internal, match="tensor of shape"):
