@@ -119,7 +119,7 @@ class PairPayload(IndexPayload):
         index = open_index(folders["index"])
         _check_same("index", str(self.folder), self.sha256, index.sha256)
         model = load(str(folders.get("model", self.model)), self.device, self.dtype)
-        index.check_model(model.info)
+        index.check_model(model.info, model.settings)
         return (model, index), model.device.type
 
 

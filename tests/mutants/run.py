@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -34,33 +35,47 @@ BUILD = ROOT / "build" / "mutants"
 MOST = 0.9
 
 KERNELS = "tests/kernels"
+WIRE = "tests/proto/wire"
+SMALL = ("-k", "not thousand and not 257")  # by the interpreter
 MODULES: dict[str, tuple[str, ...]] = {
-    "kernels/agglomerative.py": (f"{KERNELS}/test_agglomerative.py", f"{KERNELS}/test_scc.py"),
-    "kernels/arrays.py": (
-        f"{KERNELS}/test_agglomerative.py",
+    "kernels/agglomerative.py": (f"{KERNELS}/test_agglomerative.py", f"{KERNELS}/test_merged_list.py", *SMALL),
+    "kernels/arrays.py": (f"{KERNELS}/test_tree.py", f"{KERNELS}/test_key_tokens.py", *SMALL),
+    "kernels/definitions.py": (
         f"{KERNELS}/test_tree.py",
+        f"{KERNELS}/test_scc.py",
         f"{KERNELS}/test_key_tokens.py",
+        *SMALL,
     ),
-    "kernels/definitions.py": (f"{KERNELS}/test_key_tokens.py", f"{KERNELS}/test_tree.py", f"{KERNELS}/test_scc.py"),
     "kernels/dispatch.py": (f"{KERNELS}/test_dispatch.py",),
     "kernels/distances.py": (f"{KERNELS}/test_distances.py",),
+    "kernels/gates.py": (f"{KERNELS}/test_gates.py",),
     "kernels/gram.py": (f"{KERNELS}/test_distances.py",),
-    "kernels/key_tokens.py": (f"{KERNELS}/test_key_tokens.py",),
-    "kernels/metrics.py": (f"{KERNELS}/test_metrics.py",),
+    "kernels/key_tokens.py": (f"{KERNELS}/test_key_tokens.py", *SMALL),
+    "kernels/logit_effects.py": (f"{KERNELS}/test_logit_effects.py",),
+    "kernels/metrics.py": (f"{KERNELS}/test_metrics.py", *SMALL),
+    "kernels/null_silhouettes.py": (f"{KERNELS}/test_significance.py",),
     "kernels/parallel.py": (f"{KERNELS}/test_parallel.py",),
-    "kernels/scc.py": (f"{KERNELS}/test_scc.py",),
-    "kernels/tree.py": (f"{KERNELS}/test_tree.py",),
-    "kernels/large/embeddings.py": (f"{KERNELS}/large",),
-    "kernels/large/metrics.py": (f"{KERNELS}/large",),
-    "kernels/large/neighbours.py": (f"{KERNELS}/large",),
-    "kernels/large/trees.py": (f"{KERNELS}/large",),
-    "proto/wire/batches.py": ("tests/proto",),
-    "proto/wire/columns.py": ("tests/proto",),
-    "proto/wire/names.py": ("tests/proto",),
-    "proto/wire/status.py": ("tests/proto",),
-    "proto/wire/tensors.py": ("tests/proto",),
+    "kernels/products.py": (f"{KERNELS}/test_products.py",),
+    "kernels/rotations.py": (f"{KERNELS}/test_rotations.py", f"{KERNELS}/test_significance.py"),
+    "kernels/rows.py": (f"{KERNELS}/test_rotations.py", f"{KERNELS}/test_splits.py"),
+    "kernels/scc.py": (f"{KERNELS}/test_scc.py", *SMALL),
+    "kernels/significance.py": (f"{KERNELS}/test_significance.py",),
+    "kernels/silhouettes.py": (f"{KERNELS}/test_silhouettes.py",),
+    "kernels/splits.py": (f"{KERNELS}/test_splits.py",),
+    "kernels/stability.py": (f"{KERNELS}/test_stability.py", f"{KERNELS}/test_stability_cases.py"),
+    "kernels/tree.py": (f"{KERNELS}/test_tree.py", *SMALL),
+    "kernels/large/embeddings.py": (f"{KERNELS}/large/test_neighbours.py", f"{KERNELS}/large/test_trees.py"),
+    "kernels/large/metrics.py": (f"{KERNELS}/large/test_trees.py",),
+    "kernels/large/neighbour_tree.py": (f"{KERNELS}/large/test_neighbour_tree.py",),
+    "kernels/large/neighbours.py": (f"{KERNELS}/large/test_neighbours.py", f"{KERNELS}/large/test_neighbour_tree.py"),
+    "kernels/large/trees.py": (f"{KERNELS}/large/test_trees.py",),
+    "proto/wire/batches.py": (f"{WIRE}/test_batches.py",),
+    "proto/wire/columns.py": (f"{WIRE}/test_batches.py",),
+    "proto/wire/names.py": ("tests/proto/questions",),
+    "proto/wire/status.py": (f"{WIRE}/test_status.py",),
+    "proto/wire/tensors.py": (f"{WIRE}/test_tensors.py", f"{WIRE}/test_batches.py"),
     "server/indexing/selection.py": ("tests/server/indexing/test_selection.py",),
-    "server/jobs/store.py": ("tests/server/jobs",),
+    "server/jobs/store.py": ("tests/server/jobs/test_state.py", "tests/server/jobs/test_tenants.py"),
     "server/serving/batcher.py": ("tests/server/serving/test_batcher.py",),
 }
 # Of cosmic-ray's operators: one change a place where several would be noticed alike.
@@ -114,8 +129,9 @@ def main() -> None:
     sample = None if given.sample is None else Sample(given.sample, given.seed)
     if not given.report:
         copy_tree(compiled=any(module.startswith(("kernels/", "server/")) for module in modules))
-        for module in modules:
-            test(module, sample)
+        with warm() as socket:
+            for module in modules:
+                test(module, sample, socket)
     sys.exit(0 if report([mutant for module in modules for mutant in mutants(module, sample)]) else 1)
 
 
@@ -131,11 +147,18 @@ def copy_tree(compiled: bool) -> None:
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_symlink() or (ROOT / name).exists():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tree / name, follow_symlinks=False)
+            _copy(ROOT / name, tree)
+    for compiled_here in (ROOT / "kernels").rglob("__pycache__/*.nb[ci]"):  # it takes minutes
+        _copy(compiled_here, tree)
     here = os.environ | {"PYTHONPATH": str(tree / "src")}
     if compiled:
         subprocess.run([PYTHON, "-m", "polysem.kernels.warm_up"], cwd=tree, env=here, check=True)
+
+
+def _copy(path: Path, tree: Path) -> None:
+    to = tree / path.relative_to(ROOT)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(path, to, follow_symlinks=False)
 
 
 def session(module: str, sample: Sample | None) -> Path:
@@ -145,31 +168,31 @@ def session(module: str, sample: Sample | None) -> Path:
     return BUILD / f"{module.replace('/', '-').removesuffix('.py')}-{digest.hexdigest()[:12]}.sqlite"
 
 
-def test(module: str, sample: Sample | None) -> None:
+def test(module: str, sample: Sample | None, socket: Path) -> None:
     """Make the module's mutants and meet each with its tests; goes on where it was stopped."""
     path, settings = session(module, sample), BUILD / f"{module.replace('/', '-')}.toml"
-    with warm(module) as asked:
-        settings.write_text(
-            f"[cosmic-ray]\nmodule-path = {json.dumps(module)}\ntimeout = 200.0\nexcluded-modules = []\n"
-            f"test-command = {json.dumps(asked)}\n"
-            '[cosmic-ray.distributor]\nname = "local"\n'
-            f"[cosmic-ray.filters.operators-filter]\nexclude-operators = ['^core/(?!({'|'.join(OPERATORS)})$)']\n"
-        )
-        tree = BUILD / "tree"
-        if not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            subprocess.run([TOOL / "cosmic-ray", "init", settings, partial], cwd=tree, check=True)
-            subprocess.run([TOOL / "cr-filter-operators", partial, settings], cwd=tree, check=True)
-            if sample is not None:
-                draw(partial, sample)
-            partial.rename(path)
-        if subprocess.run(asked.split(), cwd=tree, check=False).returncode:
-            raise SystemExit(f"the tests of {module} fail without any change: pytest {' '.join(MODULES[module])}")
-        print(module, flush=True)
-        with closing(sqlite3.connect(path)) as results, results:
-            results.execute("DELETE FROM work_results WHERE test_outcome = 'SURVIVED'")
-        subprocess.run([TOOL / "cosmic-ray", "exec", settings, path], cwd=tree, check=True)
+    ask = [sys.executable, "-S", str(HERE / "warm.py"), str(socket), module, *MODULES[module]]
+    settings.write_text(
+        f"[cosmic-ray]\nmodule-path = {json.dumps(module)}\ntimeout = 3600.0\nexcluded-modules = []\n"
+        f"test-command = {json.dumps(shlex.join(ask))}\n"
+        '[cosmic-ray.distributor]\nname = "local"\n'
+        f"[cosmic-ray.filters.operators-filter]\nexclude-operators = ['^core/(?!({'|'.join(OPERATORS)})$)']\n"
+    )
+    tree = BUILD / "tree"
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        subprocess.run([TOOL / "cosmic-ray", "init", settings, partial], cwd=tree, check=True)
+        subprocess.run([TOOL / "cr-filter-operators", partial, settings], cwd=tree, check=True)
+        if sample is not None:
+            draw(partial, sample)
+        partial.rename(path)
+    if subprocess.run(ask, cwd=tree, check=False).returncode:
+        raise SystemExit(f"the tests of {module} fail without any change: pytest {shlex.join(MODULES[module])}")
+    print(module, flush=True)
+    with closing(sqlite3.connect(path)) as results, results:
+        results.execute("DELETE FROM work_results WHERE test_outcome = 'SURVIVED'")
+    subprocess.run([TOOL / "cosmic-ray", "exec", settings, path], cwd=tree, check=True)
 
 
 def draw(path: Path, sample: Sample) -> None:
@@ -187,17 +210,17 @@ def draw(path: Path, sample: Sample) -> None:
 
 
 @contextmanager
-def warm(module: str) -> Iterator[str]:
-    """A process that tests what stands in the tree; the command that asks it."""
+def warm() -> Iterator[Path]:
+    """A process that tests what stands in the tree; the socket at which it is asked."""
     path = BUILD / f"{os.getpid()}.socket"
     path.unlink(missing_ok=True)
-    command = [PYTHON, HERE / "warm.py", path, module, *MODULES[module]]
     settings = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [PYTHON, HERE / "warm.py", path]
     with subprocess.Popen(command, cwd=BUILD / "tree", stdout=subprocess.PIPE, env=settings) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         try:
-            yield f"{sys.executable} -S {HERE / 'warm.py'} {path}"
+            yield path
         finally:
             process.kill()
             path.unlink(missing_ok=True)

@@ -1,26 +1,52 @@
 """The process that tests mutants: it has imported what is slow to import and is not ours, and forks for each mutant.
 
-python warm.py SOCKET MODULE TESTS…   serve; MODULE is a path such as kernels/scc.py, in the tree of the current folder
-python warm.py SOCKET                 ask: the exit status is that of the tests, 0 where the mutant survived
+python warm.py SOCKET                 serve, for the tree of the current folder
+python warm.py SOCKET MODULE TESTS…   ask; MODULE is a path such as kernels/scc.py, TESTS are pytest's arguments.
+                                      The exit status is that of the tests, 0 where the mutant survived
 
 Numba would compile each mutant for seconds, so the mutated module's kernels, and those that call them, are run by the
 interpreter, which also notices an index out of bounds. Those that only LLVM can run (`COMPILED`) are compiled.
+
+The first tests of a module are those of it unchanged; what takes several times as long hangs.
 """
 
+import json
 import os
+import resource
 import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 COMPILED = ("kernels/gram.py", "kernels/distances.py")  # made of vector instructions
-TIMEOUT_S = 120
 
 
-def serve(path: str, module: str, tests: list[str]) -> None:
+OPTIONS = (
+    *("-x", "-q", "--assert=plain", "-W", "ignore::RuntimeWarning"),
+    *("-p", "no:cacheprovider", "--hypothesis-profile", "mutants"),
+)
+N_DRAWN = 20  # of a property, where its test does not say how many
+
+
+class Limits(NamedTuple):
+    """Seconds of the clock and of the processor that tests may take."""
+
+    clock_s: float = 1800
+    processor_s: float = 1800
+
+    @staticmethod
+    def around(clock_s: float, processor_s: float) -> "Limits":
+        """Those of tests that took so long; other processes may slow them."""
+        return Limits(4 * clock_s + 20, 2 * processor_s + 5)
+
+
+def serve(path: str) -> None:
+    import google.protobuf.message
+    import grpc
     import hypothesis.extra.numpy
     import numba
     import numpy
@@ -29,9 +55,10 @@ def serve(path: str, module: str, tests: list[str]) -> None:
     import sklearn.metrics
     import torch
 
+    hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, max_examples=N_DRAWN)
     numpy.seterr(all="ignore")  # as compiled code has it
     torch.set_num_threads(1)
-    imported = hypothesis, numba, numpy, scipy, sklearn, torch
+    imported = google, grpc, hypothesis, numba, numpy, scipy, sklearn, torch
     assert imported
     sys.dont_write_bytecode = True  # two mutants of one size in one second would share it
     sys.path.insert(0, str(Path("src").absolute()))
@@ -39,27 +66,32 @@ def serve(path: str, module: str, tests: list[str]) -> None:
     listening.bind(path)
     listening.listen()
     print("ready", flush=True)
+    limits: dict[str, Limits] = {}  # of each module
     while True:
         asked, _ = listening.accept()
-        with asked:
-            asked.send(bytes([_tested(pytest.main, module, tests)]))
+        with asked, asked.makefile("rb") as words:
+            module, *tests = json.load(words)
+            begun = time.monotonic()
+            status, processor_s = _tested(pytest.main, module, tests, limits.get(module, Limits()))
+            if module not in limits and not status:
+                limits[module] = Limits.around(time.monotonic() - begun, processor_s)
+            asked.send(bytes([status]))
 
 
-def _tested(run: Callable[[list[str]], int], module: str, tests: list[str]) -> int:
-    """The exit status of the tests in a child; 1 where they take too long."""
+def _tested(run: Callable[[list[str]], int], module: str, tests: list[str], limits: Limits) -> tuple[int, float]:
+    """The exit status of the tests in a child, 1 where they take too long; and the processor time that they took."""
     child = os.fork()
     if child == 0:
         os.setsid()
-        signal.alarm(TIMEOUT_S)
+        signal.alarm(int(limits.clock_s))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limits.processor_s), int(limits.processor_s)))
         said = os.open("last-tests.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(said, stream)
         status = 1
         try:
             _interpret(module)
-            status = run(
-                ["-x", "-q", "--assert=plain", "-W", "ignore::RuntimeWarning", "-p", "no:cacheprovider", *tests]
-            )
+            status = run([*OPTIONS, *tests])
         except BaseException:
             import traceback
 
@@ -67,8 +99,8 @@ def _tested(run: Callable[[list[str]], int], module: str, tests: list[str]) -> i
         finally:
             sys.stdout.flush()
             os._exit(int(status))
-    _, ended = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(ended) and 1
+    _, ended, used = os.wait4(child, 0)
+    return int(bool(os.waitstatus_to_exitcode(ended))), used.ru_utime + used.ru_stime
 
 
 def _interpret(module: str) -> None:
@@ -107,13 +139,16 @@ def _callers(module: str) -> set[str]:
     return found
 
 
-def ask(path: str) -> int:
+def ask(path: str, words: list[str]) -> int:
     with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(path)
+        asking.sendall(json.dumps(words).encode())
+        asking.shutdown(socket.SHUT_WR)
         return asking.recv(1)[0]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        sys.exit(ask(sys.argv[1]))
-    serve(sys.argv[1], sys.argv[2], sys.argv[3:])
+    _, path, *words = sys.argv
+    if words:
+        sys.exit(ask(path, words))
+    serve(path)
