@@ -75,7 +75,24 @@ MODULES: dict[str, tuple[str, ...]] = {
     "proto/wire/status.py": (f"{WIRE}/test_status.py",),
     "proto/wire/tensors.py": (f"{WIRE}/test_tensors.py", f"{WIRE}/test_batches.py"),
     "server/indexing/selection.py": ("tests/server/indexing/test_selection.py",),
-    "server/jobs/store.py": ("tests/server/jobs/test_state.py", "tests/server/jobs/test_tenants.py"),
+    "server/jobs/store.py": (
+        "tests/server/jobs/test_store.py",
+        *(
+            f"tests/server/jobs/test_state.py::test_{name}"
+            for name in (
+                "the_store_forgets_nothing_that_it_said",
+                "a_page_of_jobs_holds_what_a_message_has_room_for",
+            )
+        ),
+        *(
+            f"tests/server/jobs/test_tenants.py::test_{name}"
+            for name in (
+                "a_store_says_how_many_jobs_run_before_one_and_runs_them_so",
+                "one_key_cannot_fill_the_queue",
+                "one_keys_results_leave_room_for_others",
+            )
+        ),
+    ),  # fmt: skip
     "server/serving/batcher.py": ("tests/server/serving/test_batcher.py",),
 }
 # Of cosmic-ray's operators: one change a place where several would be noticed alike.
