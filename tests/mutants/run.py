@@ -92,7 +92,7 @@ MODULES: dict[str, tuple[str, ...]] = {
                 "one_keys_results_leave_room_for_others",
             )
         ),
-    ),  # fmt: skip
+    ),
     "server/serving/batcher.py": ("tests/server/serving/test_batcher.py",),
 }
 # Of cosmic-ray's operators: one change a place where several would be noticed alike.

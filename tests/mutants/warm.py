@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,13 +54,16 @@ def serve(path: str) -> None:
     import pytest
     import scipy.cluster.hierarchy
     import sklearn.metrics
+    import tokenizers
     import torch
 
     hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, max_examples=N_DRAWN)
     numpy.seterr(all="ignore")  # as compiled code has it
     torch.set_num_threads(1)
-    imported = google, grpc, hypothesis, numba, numpy, scipy, sklearn, torch
+    imported = google, grpc, hypothesis, numba, numpy, scipy, sklearn, tokenizers, torch
     assert imported
+    for plugin in entry_points(group="pytest11"):
+        plugin.load()
     sys.dont_write_bytecode = True  # two mutants of one size in one second would share it
     sys.path.insert(0, str(Path("src").absolute()))
     listening = socket.socket(socket.AF_UNIX)

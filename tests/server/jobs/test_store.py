@@ -222,6 +222,14 @@ def test_results_leave_room_up_to_the_last_byte(open_store, now):
     assert full.value.retry_after_s == 60
 
 
+def test_room_is_told_in_megabytes_and_the_longest_wait_is_an_hour(open_store):
+    store = open_store(result_bytes=10**12, lifetime_s=1e6)
+    done(store)
+    with pytest.raises(Overloaded, match="take 0 MB of 1,000,000, and what this one has written 1,000,000 MB") as full:
+        store.check_result_room(working_bytes=10**12)
+    assert full.value.retry_after_s == 3600
+
+
 def test_an_index_has_one_maker(open_store):
     store = open_store()
     spec = IndexSpec(name="mine", corpus="c", shared=True)
