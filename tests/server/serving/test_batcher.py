@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from polysem.proto.errors import FailedPrecondition, Overloaded
 from polysem.proto.questions.embedding import EmbeddingBatch
+from polysem.server.serving import batcher as batchers
 from polysem.server.serving.batcher import MAX_UNREAD, Batcher
 from polysem.server.serving.callers import Caller
 
@@ -43,11 +45,11 @@ def items(*values, cost=1):
     return np.array([[value, cost] for value in values], np.int32).reshape(-1, 2)
 
 
-def run(scenario, max_batch_cost=10, max_requests=100):
+def run(scenario, max_batch_cost=10, max_requests=100, max_wait_ms=0.0):
     """Run the coroutine function with a batcher that has started."""
 
     async def main():
-        batcher = Batcher(max_batch_cost, max_requests)
+        batcher = Batcher(max_batch_cost, max_requests, max_wait_ms=max_wait_ms)
         batcher.start()
         try:
             async with asyncio.timeout(60):
@@ -367,6 +369,34 @@ def test_a_bulk_batch_costs_what_takes_its_time_within_bounds(rate, limit):
     if rate is not None:
         batcher._bulk_rates[DoublingWork] = rate
     assert batcher._bulk_limit(DoublingWork()) == pytest.approx(limit)
+
+
+def made_request(work, class_, n_items=1):
+    caller = Caller(class_, class_, class_)
+    return batchers._Request(work, items(*range(n_items)), np.arange(n_items + 1.0), caller, time.monotonic_ns())
+
+
+def test_the_rate_of_bulk_batches_is_learned_by_kind_of_work_and_from_them_alone():
+    batcher = Batcher(640, 100)
+    for class_, cost in (("interactive", 7.0), ("bulk", 100.0), ("bulk", 200.0)):
+        batcher._learn([batchers._Taken(made_request(DoublingWork(), class_), 0, 1, cost)], 10**9)
+    assert batcher._bulk_rates == {DoublingWork: pytest.approx(100 + 0.3 * (200 - 100))}  # the first as it is
+
+
+@pytest.mark.parametrize(("served_s_ago", "next_"), [(0.0, "interactive"), (2.0, "bulk")])
+def test_bulk_work_has_a_turn_once_a_second_beside_other_work(served_s_ago, next_):
+    batcher = Batcher(640, 100)
+    batcher._bulk_served_ns = time.monotonic_ns() - int(served_s_ago * 1e9)
+    ready = [made_request(DoublingWork(), class_) for class_ in ("bulk", "interactive")]
+    assert batcher._next_class(ready) == next_
+    assert batcher._next_class(ready[:1]) == "bulk"  # alone
+
+
+def test_a_batch_that_nobody_joins_is_run_once_it_has_waited():
+    async def scenario(batcher):
+        return await all_of(batcher, DoublingWork(), items(3))
+
+    assert run(scenario, max_wait_ms=20) == [6.0]
 
 
 def test_the_queues_metrics_are_those_of_their_class():
