@@ -392,6 +392,14 @@ def test_bulk_work_has_a_turn_once_a_second_beside_other_work(served_s_ago, next
     assert batcher._next_class(ready[:1]) == "bulk"  # alone
 
 
+@pytest.mark.parametrize(("waiting_s", "least"), [(0.0, 0.5), (8.0, 2.0), (80.0, 5.0)])
+def test_who_is_refused_comes_back_after_a_quarter_of_what_waits_within_bounds(waiting_s, least):
+    batcher = Batcher(640, 100)
+    batcher._rate = 10.0  # of cost a second
+    batcher._requests.append(made_request(DoublingWork(), "bulk", int(10 * waiting_s)))
+    assert least <= batcher._refusal("queue", "full").retry_after_s <= 1.5 * least
+
+
 def test_a_batch_that_nobody_joins_is_run_once_it_has_waited():
     async def scenario(batcher):
         return await all_of(batcher, DoublingWork(), items(3))
