@@ -24,5 +24,5 @@ def of_tests(n_examples: Array, n_null: int, neuron_only: bool, is_held: bool = 
     rotation = 4e4 + 100 * n**2 + 0.16 * n**3
     cost = ((0 if is_held else n_null) + 1.2 * min(n_null, N_MEANS)) * rotation
     if not neuron_only and n_null:
-        cost += 2 * N_NULL * rotation + 5.5e7 + 3800 * n**2
+        cost += 2 * N_NULL * rotation + 9e6 + 3e5 * n + 3800 * n**2
     return np.asarray(np.where(n <= MAX_TESTED, cost, 0.0))
