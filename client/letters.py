@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from polysem.proto.arrays import Array, IntArray
+from polysem.proto.errors import NotFound
 from polysem.proto.neurons import NeuronId
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def letters(sizes: Array) -> list[str]:
 def of_clusters(neurons: "Iterable[Neuron]") -> dict[tuple[NeuronId, int], str]:
     """Return the name of each of the neurons' clusters, by neuron and label."""
     return {(neuron.id, cluster.label): cluster.letter for neuron in neurons for cluster in neuron.clusters}
+
+
+def label_of(neuron: "Neuron", letter: str) -> int:
+    """Return the label of the neuron's cluster with this letter, in either case. Raises NotFound."""
+    found = {cluster.letter: cluster.label for cluster in neuron.clusters if cluster.size > 1}
+    if (name := letter.upper()) not in found:
+        has = f"A to {list(found)[-1]}" if len(found) > 1 else "A alone" if found else "no cluster of several examples"
+        raise NotFound(f"neuron {neuron.id} has no cluster {name}: cut at {neuron.distance_threshold:g} it has {has}")
+    return found[name]
 
 
 def of_examples(labels: Array, n_examples: Sequence[int]) -> list[str]:

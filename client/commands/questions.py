@@ -28,7 +28,6 @@ from polysem.client.questions.importance import Importance
 from polysem.client.questions.logit_effects import LogitEffects
 from polysem.client.questions.options import ClusteringOptions
 from polysem.client.questions.similar import SimilarCluster
-from polysem.proto.errors import NotFound
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neuron
 from polysem.proto.questions.logit_effects import DEFAULT_LISTED, MAX_LISTED
 from polysem.proto.questions.similar import Similarity
@@ -116,12 +115,7 @@ def _label(neuron: str, cluster: str, own: Callable[[NeuronLike], Sequence[Neuro
         return int(cluster)
     if not (cluster.isascii() and cluster.isalpha()):
         raise click.BadParameter(f"{cluster!r} is neither a cluster's letter, such as A, nor its label")
-    of = own(parse_neuron(neuron))[0]
-    found = {one.letter: one.label for one in of.clusters if one.size > 1}
-    if (letter := cluster.upper()) not in found:
-        has = f"A to {list(found)[-1]}" if len(found) > 1 else "A alone" if found else "no cluster of several examples"
-        raise NotFound(f"neuron {of.id} has no cluster {letter}: cut at {of.distance_threshold:g} it has {has}")
-    return found[letter]
+    return letters.label_of(own(parse_neuron(neuron))[0], cluster)
 
 
 def _centrals(

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Unpack, o
 
 import numpy as np
 
-from polysem.client import cutting, letters, tables
+from polysem.client import cutting, hooks, letters, tables
 from polysem.client.baselines import Baselines, baseline_columns, baselines_of, key_tokens_of, nulls_of
 from polysem.client.calls import Call
+from polysem.client.hooks import Hook
 from polysem.client.questions.counted import N_NULL, n_named
 from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
@@ -213,6 +214,11 @@ class Neuron:
         return f"neuron {self.id}" + ", negative side" * (self.side == "negative")
 
     @property
+    def hook(self) -> Hook:
+        """Its place in TransformerLens: the hook point's name, the index there, and a line of code."""
+        return hooks.hook(*self.id)
+
+    @property
     def made_by(self) -> str:
         """Return how the tree was made: "average linkage", "Sub-Cluster Component of nearest neighbours"."""
         return made_by(self.provenance.clustering, self.method)
@@ -356,9 +362,7 @@ class Neuron:
 
     def __repr__(self) -> str:
         m = self.metrics
-        sizes = ", ".join(str(cluster.size) for cluster in self.clusters[:6]) + (
-            ", …" if len(self.clusters) > 6 else ""
-        )
+        sizes = ", ".join([*(str(cluster.size) for cluster in self.clusters[:6]), *["…"] * (len(self.clusters) > 6)])
         return (
             f"<Neuron {self.id}: {m.n_examples} examples in {m.n_clusters} clusters ({sizes}) at distance "
             f"{self.distance_threshold:g}, intra {in_words(m.intra)}, inter {in_words(m.inter)}>"
@@ -435,15 +439,11 @@ class _Neurons(Sequence[Neuron]):
 
 
 def _by_neuron(batches: Sequence[ClusterBatch]) -> Columns:
-    found = [baseline_columns(batch) for batch in batches]
-    baselines = {name: tables.joined([of[name] for of in found]) for name in Baselines._fields}
-    tested = [test_columns(batch) for batch in batches]
-    tests = {name: tables.joined([of[name] for of in tested]) for name in TESTS}
+    found = [baseline_columns(batch) | test_columns(batch) for batch in batches]
     return (
         tables.neurons([batch.neurons for batch in batches])
         | tables.columns_of(batches, {name: np.int32 if name[:2] == "n_" else np.float64 for name in METRICS})
-        | baselines
-        | tests
+        | {name: tables.joined([of[name] for of in found]) for name in (*Baselines._fields, *TESTS)}
         | {"method": [METHODS[method - 1] for batch in batches for method in batch.methods.tolist()]}
     )
 
