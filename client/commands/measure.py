@@ -243,9 +243,10 @@ def print_rank(
             click.echo(f"note: {mixed}", err=True)
         return
     from polysem.client import terminal
+    from polysem.client.terminal.fitting import Fitting
 
     shown = dict.fromkeys((by or ranking.default_order(measured), *ranking.shown(measured)))
-    terminal.console().print(ranking.table(rows, tuple(shown), mixed))
+    terminal.console().print(Fitting(ranking.table(rows, tuple(shown), mixed), 1 if mixed else 0))
 
 
 def _bounds(words: Sequence[str]) -> dict[str, float]:
@@ -267,6 +268,7 @@ def _print_rare(
     as_json: bool,
 ) -> None:
     from polysem.client import terminal
+    from polysem.client.terminal.fitting import Fitting
 
     if not rows:
         click.echo("no neuron has one common behaviour and a rare one", err=True)
@@ -281,7 +283,8 @@ def _print_rare(
                 print_json(row | {"rare_texts": texts})
             return
         console = terminal.console()
-        console.print(ranking.table(rows, ranking.SHOWN_OF_RARE, ranking.mixed(rows)))
+        mixed = ranking.mixed(rows)
+        console.print(Fitting(ranking.table(rows, ranking.SHOWN_OF_RARE, mixed), 1 if mixed else 0))
         for neuron in neurons:
             common, *others = neuron.clusters
             console.print(f"\n{neuron.id}: {common.size} examples such as", style="bold")

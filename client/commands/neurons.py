@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
 import numpy as np
+from click.core import ParameterSource
 
 from polysem.client.commands.options import (
     BULK,
@@ -21,7 +23,7 @@ from polysem.client.commands.options import (
     thresholds_of,
 )
 from polysem.client.questions.clustering import Neuron
-from polysem.client.questions.counted import wholly_tested
+from polysem.client.questions.counted import n_named, wholly_tested
 from polysem.client.questions.examples import Example
 from polysem.client.questions.statistics import Statistics
 from polysem.proto.questions.clustering import mixed_methods
@@ -48,11 +50,15 @@ def cluster(
     """Cluster the dataset examples of NEURONS into features.
 
     One neuron is shown with its tree and texts, several as a table of metrics. With --json each is an object on a line
-    of its own, printed as it arrives.
+    of its own, printed as it arrives. In another frame than raw, one neuron is cut where its significant merges
+    suggest, unless you name a cut.
     """
     options["n_null"] = wholly_tested(options["n_null"], *neurons)
     with connect(server, timeout_s) as client:
-        clusters = client.cluster(*neurons, thresholds=thresholds_of(thresholds), **options)
+        ask = partial(client.cluster, *neurons, thresholds=thresholds_of(thresholds))
+        clusters = ask(**options)
+        if _lacks_a_cut(neurons, options["frame"]) and (cut := clusters[0].significant_cut) is not None:
+            clusters = ask(**options | {"distance_threshold": cut})
         if as_json:
             for neuron in clusters:
                 print_json(neuron_json(neuron))
@@ -63,6 +69,12 @@ def cluster(
             terminal.console().print(terminal.neuron_panel(clusters[0], clusters[0].examples))
         else:
             terminal.console().print(terminal.metrics_table(clusters))
+
+
+def _lacks_a_cut(neurons: Sequence[str], frame: str) -> bool:
+    """Whether one neuron is asked for, at no cut, in a frame that has no usual one."""
+    source = click.get_current_context().get_parameter_source("distance_threshold")
+    return frame != "raw" and source == ParameterSource.DEFAULT and n_named(neurons) == 1
 
 
 @click.command(epilog=NEURONS_HELP)

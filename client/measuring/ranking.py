@@ -139,7 +139,7 @@ def table(rows: Iterable[dict[str, Any]], columns: Sequence[str], note: str = ""
     found = Table(caption=note or None)
     columns = (*columns, "method") if note else columns
     for heading in ("neuron", *columns):
-        found.add_column(heading.replace("_", " "), justify="right")
+        found.add_column(heading.removeprefix("n_").replace("_", "\n"), justify="right", no_wrap=True)
     for row in rows:
         found.add_row(f"{row['layer']}.{row['neuron']}", *(_shown(row[name]) for name in columns))
     return found

@@ -26,7 +26,7 @@ class Fitting:
         while Measurement.get(console, wide, table).maximum > options.max_width:
             if len(table.columns) <= 1 + self._n_kept:
                 break
-            left_out.append(str(table.columns.pop(-1 - self._n_kept).header))
+            left_out.append(str(table.columns.pop(-1 - self._n_kept).header).replace("\n", " "))
         yield table
         if left_out:
             names = ", ".join(reversed(left_out))

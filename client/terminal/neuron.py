@@ -45,7 +45,7 @@ def _header(neuron: Neuron) -> Text:
     verb = "falls" if m.n_examples == 1 else "fall"
     split = Text.assemble(
         (f"{examples} {verb} into {clusters}", "bold"),
-        f" ({neuron.made_by or 'distance'}, cut at {neuron.distance_threshold:g})",
+        f" ({neuron.made_by or 'distance'}, cut at {neuron.distance_threshold:.4g})",
     )
     return split.append(
         f"\nmean distance {written(m.intra)} within clusters, {written(m.inter)} between; "

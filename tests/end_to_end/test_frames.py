@@ -150,6 +150,17 @@ def test_the_command_line_takes_a_frame(index_folder):
     assert "--frame [raw|centred|standardised|own]" in done.output.replace("\n", " ")
 
 
+def test_the_command_cuts_one_neuron_where_its_significant_merges_suggest_but_in_the_raw_frame(polysem_client):
+    def cut(*words):
+        line = ["cluster", "0.3", "--server", polysem_client.target, "--n-null", "19", "--json", *words]
+        said = json.loads(CliRunner().invoke(cli, line).output)
+        return said["provenance"]["clustering"]["distance_threshold"]
+
+    want = polysem_client.cluster("0.3", frame="own", n_null=19)[0].significant_cut
+    assert cut("--frame", "own") == want != 0.5
+    assert cut("--frame", "own", "--distance-threshold", "0.5") == cut() == 0.5
+
+
 def test_a_copy_of_the_index_verifies(index_folder, tmp_path):
     from polysem.server.index.format import verify
 

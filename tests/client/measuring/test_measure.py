@@ -379,7 +379,7 @@ def test_the_commands_from_measuring_to_ranking(polysem_client, tmp_path):
     assert [(row["layer"], row["embedding"]) for row in rows] == [*((None, e) for e in both), *((0, e) for e in both)]
     ranked = [json.loads(line) for line in run("rank", out, "--by", "inter", "--json", "--top", 3).output.splitlines()]
     assert len(ranked) == 3
-    assert "n clusters" in run("rank", out).output
+    assert "┃ clusters ┃ examples ┃" in run("rank", out).output
 
 
 def test_measuring_in_this_process_gives_the_server_s_numbers(polysem_client, index_folder, tmp_path):

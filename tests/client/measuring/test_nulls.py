@@ -65,7 +65,12 @@ def test_ranks_show_it_first_with_q_beside_p(file):
     want = false_discovery_control([row["p_value"] for row in defined])
     np.testing.assert_allclose([row["q_value"] for row in defined], want)
     assert ranking.shown(measurements.read(file))[0] == "significant_clusters"
-    assert "q value" in CliRunner().invoke(cli, ["rank", str(file)], env={"COLUMNS": "250"}).output
+    told = CliRunner().invoke(cli, ["rank", str(file)], env={"COLUMNS": "80"}).output
+    above, below = ([cell.strip() for cell in line.split("┃")[1:6]] for line in told.splitlines()[1:3])
+    headings = [f"{first} {second}".strip() for first, second in zip(above, below, strict=True)]
+    assert headings == ["neuron", "excess silhouette", "significant clusters", "p value", "q value"]
+    assert "…" not in told
+    assert "a wider terminal shows token agreement, examples, clusters" in " ".join(told.split())
 
 
 def test_ranks_go_by_q_and_are_bounded_by_it(file):
