@@ -19,6 +19,7 @@ from pathlib import Path
 
 import given
 import gpt2_small
+import numpy as np
 import torch
 import transformers
 
@@ -28,6 +29,7 @@ from polysem.server.corpus.documents import Corpus
 from polysem.server.index.contexts import Contexts, LoadedContexts
 from polysem.server.indexing import scan, selection
 from polysem.server.indexing.builder import BATCH_TOKENS
+from polysem.server.indexing.negatives import Proposed
 from polysem.server.indexing.scan import ReadOptions
 from polysem.server.indexing.windows import Windowing, write
 from polysem.server.model.loading import _source, load
@@ -84,12 +86,11 @@ def report(loaded: Model, contexts_: LoadedContexts, reading: ReadOptions, bare:
 
     scanned = scan.reduced(run_scan(), info, reading, rule)
     chosen_of_all = selection.select(scanned.candidates, scanned.sums.maximum, rule)
-    parts = [
-        scan.ChosenByShard(scan.chosen_of_run(chosen_of_all, run, info.n_neurons_per_layer, info.context_length)).of(
-            0, n
-        )[0]
-        for run in range(len(reading.runs))
-    ]
+    none = np.empty(0, np.int32)  # negatives
+    parts = []
+    for run in range(len(reading.runs)):
+        chosen = scan.chosen_of_run(chosen_of_all, run, info.n_neurons_per_layer, info.context_length)
+        parts.append(scan.ChosenByShard(chosen, Proposed(none, none, none), none).of(0, n)[0])
 
     def run_collect() -> None:
         scan.collect(loaded, contexts_, parts, scanned.sums.maximum, reading, lambda n: None)

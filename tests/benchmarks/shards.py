@@ -24,6 +24,7 @@ from polysem.server.corpus.documents import Corpus
 from polysem.server.index.contexts import Contexts
 from polysem.server.indexing import choose, scan, selection, stages
 from polysem.server.indexing.builder import BATCH_TOKENS
+from polysem.server.indexing.negatives import Proposed
 from polysem.server.indexing.scan import ChosenByShard, ReadOptions
 from polysem.server.indexing.windows import Windowing, write
 from polysem.server.model.loading import load
@@ -81,8 +82,13 @@ def run(folder, arguments):
 
 def collect(loaded, pieces, reading, chosen, maximum):
     info = loaded.info
+    none = np.empty(0, np.int32)  # negatives
     layers = [
-        ChosenByShard(scan.chosen_of_run(chosen, layer, info.n_neurons_per_layer, info.context_length))
+        ChosenByShard(
+            scan.chosen_of_run(chosen, layer, info.n_neurons_per_layer, info.context_length),
+            Proposed(none, none, none),
+            none,
+        )
         for layer in range(info.n_layers)
     ]
     stage = stages.CollectStage(reading, maximum)
