@@ -2,6 +2,7 @@
 
 from polysem.client.aio import AsyncClient
 from polysem.client.client import Client
+from polysem.client.questions.ablation import Difference, Effect, Effects, MovedToken
 from polysem.client.questions.clustering import Cluster, Clusters, Metrics, Neuron
 from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
@@ -20,6 +21,9 @@ __all__ = [
     "Client",
     "Cluster",
     "Clusters",
+    "Difference",
+    "Effect",
+    "Effects",
     "Embeddings",
     "Example",
     "ExplainedToken",
@@ -30,6 +34,7 @@ __all__ = [
     "Listing",
     "LogitEffects",
     "Metrics",
+    "MovedToken",
     "Neuron",
     "NeuronId",
     "NeuronSummary",

@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 
 from polysem.client import addresses, calls, connection
+from polysem.client.awaited import AwaitedQuestions
 from polysem.client.calls import Call
-from polysem.client.client import NO_COPY, AwaitedQuestions
+from polysem.client.client import NO_COPY
 from polysem.client.jobs import AsyncJobs
 from polysem.client.questions.listing import Listing, Pages, listed_of
 from polysem.client.streams import ANOTHER_LOOP, AsyncStream, Collected

@@ -26,7 +26,7 @@ NEEDS = {
     "Need a server (--server or POLYSEM_SERVER)": (
         *("info", "health", "top"),
         *("neurons", "cluster", "examples", "statistics", "similar", "labels", "importance", "explain"),
-        "logit-effects",
+        *("logit-effects", "ablate"),
         *("explore", "report", "figure", "export"),
         *("corpus", "jobs"),
     ),

@@ -1,4 +1,4 @@
-"""The commands that ask more of neurons: similar, labels, importance, explain, logit-effects."""
+"""The commands that ask more of neurons: similar, labels, importance, explain, logit-effects, ablate."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +29,7 @@ from polysem.client.questions.logit_effects import LogitEffects
 from polysem.client.questions.options import ClusteringOptions
 from polysem.client.questions.similar import SimilarCluster
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neuron
+from polysem.proto.questions.ablation import ABLATIONS, MAX_CONTROLS, MAX_SEED, MAX_TOKENS
 from polysem.proto.questions.logit_effects import DEFAULT_LISTED, MAX_LISTED
 from polysem.proto.questions.similar import Similarity
 from polysem.proto.sides import Side
@@ -381,4 +382,95 @@ def logit_effects_json(effects: LogitEffects) -> dict[str, Any]:
     }
 
 
-COMMANDS = (similar, labels, importance, explain, logit_effects)
+@click.command(epilog=NEURONS_HELP)
+@click.argument("neuron", metavar="NEURON")
+@click.option(
+    "--cluster",
+    "clusters",
+    metavar="A|0",
+    multiple=True,
+    help="Ablate this cluster, by its letter (A is the largest) or its label. Repeatable. Default: the 16 largest.",
+)
+@click.option("--other", metavar="B|1", help="The cluster to compare with. Default: the largest other one.")
+@click.option("--text", help="Ablate in this text, read as one context. Default: in the clusters' own examples.")
+@click.option(
+    "--to", type=click.Choice(ABLATIONS), default="zero", show_default=True, help="Value to set the neuron to."
+)
+@click.option(
+    "--n-tokens",
+    type=click.IntRange(1, MAX_TOKENS),
+    default=32,
+    show_default=True,
+    help="Number of tokens in each cluster's sample.",
+)
+@click.option(
+    "--controls",
+    "n_controls",
+    type=click.IntRange(0, MAX_CONTROLS),
+    default=4,
+    show_default=True,
+    help="Number of control neurons, as active at the same tokens.",
+)
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, help="Seed of the samples.")
+@click.option(
+    "--min-activation-fraction",
+    type=click.FloatRange(0, 1),
+    default=0.25,
+    show_default=True,
+    help="Share of the neuron's maximum from which it counts as firing.",
+)
+@clusters_examples
+@INDEX
+@SIDE
+@BULK
+@asks_server
+def ablate(
+    neuron: str,
+    server: str,
+    timeout_s: float | None,
+    as_json: bool,
+    clusters: Sequence[str],
+    other: str | None,
+    thresholds: str | None,
+    **options: Any,
+) -> None:
+    """Show what each of NEURON's clusters causes.
+
+    Sets the neuron to zero, or to its mean, only where a cluster fires, and compares the distribution of the next token
+    (KL divergence, loss, tokens that move) with ablating the whole neuron, another cluster, and control neurons that
+    are as active at the same tokens. The last lines say whether its clusters move different tokens.
+
+    
+    polysem ablate 7.1234
+    polysem ablate 7.1234 --cluster A --to mean
+    polysem ablate 7.1234 --text "import the module"
+    """
+    with connect(server, timeout_s) as client:
+        how = {name: options[name] for name in (*ClusteringOptions.__annotations__, "index", "side") if name in options}
+        own = partial(_clustered, client, thresholds_of(thresholds), how)
+        found = client.ablate(
+            neuron,
+            [_label(neuron, cluster, own) for cluster in clusters] or None,
+            other=None if other is None else _label(neuron, other, own),
+            thresholds=thresholds_of(thresholds),
+            **options,
+        )
+        len(found)
+        of = letters.of_clusters(own(neuron))
+        if as_json:
+            id_ = parse_neuron(neuron)
+            for one in found:
+                named = {"neuron": str(one.neuron), "letter": of[id_, one.cluster], "side": options["side"]}
+                tokens = {
+                    name: [token._asdict() for token in getattr(one, name)] for name in ("likelier", "less_likely")
+                }
+                print_json(one._asdict() | tokens | named)
+            for difference in found.differences:
+                print_json(difference._asdict() | {"neuron": str(difference.neuron), "excess": difference.excess})
+            return
+        from polysem.client import terminal
+
+        terminal.console().print(terminal.AblationTable(parse_neuron(neuron), found, of))
+
+
+COMMANDS = (similar, labels, importance, explain, logit_effects, ablate)

@@ -8,6 +8,7 @@ import os
 
 from rich.console import Console
 
+from polysem.client.terminal.ablation import AblationTable
 from polysem.client.terminal.answers import ImportanceText, NamedClusters, SimilarClusters, explanation
 from polysem.client.terminal.comparison import comparison
 from polysem.client.terminal.logit_effects import LogitEffectsPanel, logit_effects_table
@@ -21,6 +22,7 @@ USUAL_WIDTH = 120
 LEAST_WIDTH, MOST_WIDTH = 20, 1000
 
 __all__ = [
+    "AblationTable",
     "ExampleText",
     "ImportanceText",
     "LogitEffectsPanel",

@@ -81,22 +81,26 @@ def check_explain(query: ExplainQuery) -> None:
     """Raise InvalidArgument for what is not text, or a fraction or number outside its range."""
     check_choice(query.choice)
     check_clustering(query.clustering)
-    _check_text(query.text)
-    fraction = number_of(query.min_activation_fraction)
-    if not 0 <= fraction <= 1:
-        raise InvalidArgument(
-            f"min_activation_fraction is {query.min_activation_fraction!r}; it is a share of the maximum, 0 to 1",
-            "min_activation_fraction",
-        )
+    check_text(query.text, "explain")
+    check_fraction(query.min_activation_fraction)
     check_count(query.n_strongest, "n_strongest", 1, MAX_STRONGEST)
 
 
-def _check_text(text: object) -> None:
+def check_fraction(fraction: object) -> None:
+    """Raise InvalidArgument unless it is a share of a neuron's maximum, from which it fires."""
+    if not 0 <= number_of(fraction) <= 1:
+        raise InvalidArgument(
+            f"min_activation_fraction is {fraction!r}; it is a share of the maximum, 0 to 1", "min_activation_fraction"
+        )
+
+
+def check_text(text: object, verb: str) -> None:
+    """Raise InvalidArgument for what is not text, or too long a text to `verb`."""
     if not isinstance(text, str):
         decode = "; decode it first: text.decode()" if isinstance(text, bytes) else ""
-        raise InvalidArgument(f"the text to explain is of type {type(text).__name__}, not str{decode}", "text")
+        raise InvalidArgument(f"the text to {verb} is of type {type(text).__name__}, not str{decode}", "text")
     if not text:
-        raise InvalidArgument("there is no text to explain: give at least one character", "text")
+        raise InvalidArgument(f"there is no text to {verb}: give at least one character", "text")
     try:
         n_bytes = len(text.encode())
     except UnicodeEncodeError as error:
@@ -104,7 +108,7 @@ def _check_text(text: object) -> None:
             f"the text is not valid Unicode: unpaired surrogate at index {error.start}", "text"
         ) from None
     if n_bytes > MAX_TEXT_BYTES:
-        raise InvalidArgument(f"the text has {n_bytes} bytes; explain at most {MAX_TEXT_BYTES} at once", "text")
+        raise InvalidArgument(f"the text has {n_bytes} bytes; {verb} at most {MAX_TEXT_BYTES} at once", "text")
 
 
 def encode_explain_query(query: ExplainQuery) -> pb.ExplainTextRequest:

@@ -76,10 +76,14 @@ class Final(NamedTuple):
 
     norm     the final norm, or None
     project  (D', D): a matrix behind it, or None
+    divisor  of the logits
+    softcap  c where logits y become c · tanh(y / c), or None
     """
 
     norm: LinearNorm | None
     project: Tensor | None = None
+    divisor: float = 1.0
+    softcap: float | None = None
 
 
 @dataclass(frozen=True)

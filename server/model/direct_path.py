@@ -1,10 +1,11 @@
 """The direct path from a neuron to the logits: its output weights through the norms that follow, and the unembedding.
 
 A norm is linear once its scale is held fixed. Only a context tells that scale, so directions are up to a positive
-factor, which is the same for all tokens. Left out for the same reason: multipliers of residuals and logits, and the
-softcap of logits, which is monotone.
+factor, which is the same for all tokens. Left out of them for the same reason: multipliers of residuals and logits, and
+the softcap of logits, which is monotone. Logits themselves have all of it.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ from polysem.server.model.checkpoint import StoredTensor
 from polysem.server.model.devices import device_name, free_bytes
 
 HEADS = ("lm_head.weight", "embed_out.weight")
+BIAS = "lm_head.bias"
+AT_ONCE = 1 << 14  # rows of an unembedding that are widened together
 
 
 def directions(mlp: Mlp, final: Final, neurons: Tensor, device: torch.device) -> Tensor:
@@ -38,17 +41,29 @@ def directions(mlp: Mlp, final: Final, neurons: Tensor, device: torch.device) ->
     return found.float()
 
 
+def logits(last: Tensor, unembedding: Tensor, bias: Tensor | None, final: Final) -> Tensor:
+    """Return (P, V) float32 of last vectors (P, D), behind the final norm. bias: (V,), or None."""
+    parts = (unembedding[first : first + AT_ONCE] for first in range(0, len(unembedding), AT_ONCE))
+    found = torch.cat([last @ rows.to(last.dtype).T for rows in parts], dim=1).float()
+    if bias is not None:
+        found += bias
+    found /= final.divisor
+    return found if final.softcap is None else final.softcap * torch.tanh(found / final.softcap)
+
+
 @dataclass(frozen=True)
 class Unembedding:
     """The matrix (V, D) that makes logits of the last vector: one of its own, or the token embeddings.
 
-    Nothing but logit effects needs it, so it is read when they are first asked for.
+    Nothing but logit effects and ablation needs it, so it is read when they are first asked for.
 
     model   the name of the model
     stored  what the checkpoint holds of it, and under which name; None: nothing
     stamp   of the file that holds it, when the model was loaded
     shape   that the config says
     tied    the config says that it is the token embeddings; what is stored has precedence, as in transformers
+    biased  whether logits have a bias
+    bias    (V,) float32 of them as the checkpoint holds it, or None
     """
 
     model: str
@@ -56,17 +71,32 @@ class Unembedding:
     stamp: tuple[int, int, int] | None
     shape: tuple[int, ...]
     tied: bool
+    biased: bool = False
+    bias: Tensor | None = None
+
+    @property
+    def biases(self) -> Tensor | None:
+        """Return the bias of the logits (V,), None where the model has none. Raises FailedPrecondition if it is
+        missing."""
+        if self.biased and self.bias is None:
+            raise FailedPrecondition(
+                f"the logits of {self.model!r} have a bias, and its checkpoint holds no {BIAS}; use the checkpoint of "
+                "the whole language model"
+            )
+        return self.bias
 
     @cached_property
     def sha256(self) -> str:
-        """Return the hash of what the checkpoint holds of it; "" for nothing: the model's own hash covers it.
+        """Return the hash of what the checkpoint holds of it and of a bias; "" for nothing: the model's own hash
+        covers it.
 
         Cost: it is read once. Raises FailedPrecondition.
         """
-        if self.stored is None:
-            return ""
-        name, tensor = self.stored
-        return str(self._reading(lambda: checkpoint.sha256({name: tensor}, tensor.dtype)))
+        found = ""
+        if self.stored is not None:
+            name, tensor = self.stored
+            found = str(self._reading(lambda: checkpoint.sha256({name: tensor}, tensor.dtype)))
+        return found if self.bias is None else hashlib.sha256(found.encode() + self.bias.numpy().tobytes()).hexdigest()
 
     def read(self, embeddings: Tensor, device: torch.device) -> Tensor:
         """Return it on the device, in the dtype of the embeddings or a narrower one that it is stored in.
@@ -151,7 +181,20 @@ def _fill(flat: Tensor, chunks: Iterable[Tensor]) -> None:
 
 def unembedding(name: str, causal: Any, stored: Mapping[str, StoredTensor]) -> Unembedding:
     """Return what the checkpoint of the model called `name` says of its unembedding. causal: on the device "meta"."""
-    head = causal.get_output_embeddings().weight
+    head = causal.get_output_embeddings()
     found = next(((key, stored[key]) for key in HEADS if key in stored), None)
     stamp = None if found is None else _stamp(found[1].path)
-    return Unembedding(name, found, stamp, tuple(head.shape), head is causal.get_input_embeddings().weight)
+    tied = head.weight is causal.get_input_embeddings().weight
+    biased = head.bias is not None
+    bias = _bias(name, stored[BIAS], len(head.weight)) if biased and BIAS in stored else None
+    return Unembedding(name, found, stamp, tuple(head.weight.shape), tied, biased, bias)
+
+
+def _bias(name: str, stored: StoredTensor, n: int) -> Tensor:
+    """Return the bias of n logits. Raises FailedPrecondition where it does not fit the config."""
+    if stored.shape != (n,) or not stored.dtype.is_floating_point:
+        raise FailedPrecondition(
+            f"the logits of {name!r} do not fit its config.json: {BIAS} has the shape {stored.shape} in "
+            f"{stored.dtype}, by the config ({n},) in floats"
+        )
+    return torch.cat(list(checkpoint.chunks(stored))).float()

@@ -98,9 +98,13 @@ def _rms_final(model: Any) -> Final:
     return Final(LinearNorm(model.norm.weight, False))
 
 
+def _granite_final(granite: Any) -> Final:
+    return _rms_final(granite)._replace(divisor=granite.config.logits_scaling)
+
+
 def _gemma_final(gemma: Any) -> Final:
-    """The softcap of logits, where there is one, is monotone and so left out."""
-    return Final(LinearNorm(1 + gemma.norm.weight.float(), False))
+    softcap = getattr(gemma.config, "final_logit_softcapping", None)  # the first Gemma has none
+    return Final(LinearNorm(1 + gemma.norm.weight.float(), False), softcap=softcap)
 
 
 def _gemma_refuses(config: Any) -> str | None:
@@ -113,10 +117,8 @@ _GEMMA2 = _mlps(_gemma2_norm, _gemma2_passes)
 _OLMO2 = _mlps(_olmo2_norm, _olmo2_passes)
 
 GATED = (
-    *(
-        Family(name, _sizes, _LLAMA, _rms_final, True)
-        for name in ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")
-    ),
+    *(Family(name, _sizes, _LLAMA, _rms_final, True) for name in ("llama", "mistral", "qwen2", "qwen3", "smollm3")),
+    Family("granite", _sizes, _LLAMA, _granite_final, True),
     Family("gemma", _sizes, _mlps(_gemma_norm), _gemma_final, True, refuses=_gemma_refuses),
     Family("gemma2", _sizes, _GEMMA2, _gemma_final, True, refuses=_gemma_refuses),
     Family("gemma3_text", _sizes, _GEMMA2, _gemma_final, True, refuses=_gemma_refuses),

@@ -1,7 +1,8 @@
 """The resident model, read layer by layer where its MLP neurons can be seen.
 
 x̂ is the input of the norm before the MLP, normalised without γ and β; every embedding is made of it
-(`Model.embedding_weights`). No forward computes logits; what neurons write is `Model.directions` and `unembedding`.
+(`Model.embedding_weights`). What neurons write is `Model.directions` and `unembedding`; `last` and `logits` say what
+the model predicts, also where a visit has changed activations.
 """
 
 import inspect
@@ -28,7 +29,8 @@ from polysem.server.model.tokenizer import Tokenizer
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-# visit(layer, residual (b, T, D), activations (b, T, N)): N = MLP neurons a layer
+# visit(layer, residual (b, T, D), activations (b, T, N)): N = MLP neurons a layer. What it writes into activations is
+# what the rest of the model reads.
 Visit = Callable[[int, Tensor, Tensor], None]
 
 # keys and values (1, heads, P, D / heads) of each layer: all that later tokens see of P tokens before them
@@ -170,17 +172,39 @@ class Model(ModelDescription):
         self._forward(tokens[None], None, last_layer, cache)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _forward(self, tokens: Tensor, visit: Visit | None, last_layer: int | None, cache: Any) -> None:
+    @torch.inference_mode()
+    def last(self, tokens: Tensor, visit: Visit | None) -> Tensor:
+        """Return the last vectors (b, T, D) of tokens (b, T) as in `read`, behind the final norm. Cost: one forward."""
+        found: Tensor = self._forward(tokens, visit, self.info.n_layers, None).last_hidden_state
+        return found
+
+    @torch.inference_mode()
+    def logits(self, last: Tensor) -> Tensor:
+        """Return (P, V) float32 of last vectors (P, D): of the next token, over the V tokens that the tokenizer has.
+
+        Raises FailedPrecondition as `unembedding`, and where a bias of the logits is missing.
+        """
+        bias = self.head.biases
+        if bias is not None:
+            bias = bias[: self.tokenizer.n_tokens].to(self.device)
+        return direct_path.logits(last.to(self.device), self.unembedding, bias, self.final)
+
+    def _forward(self, tokens: Tensor, visit: Visit | None, last_layer: int | None, cache: Any) -> Any:
+        """Return what the transformer gives, None where it was ended behind last_layer."""
         self._visit, self._batch = visit, (tokens.shape[0], tokens.shape[1])
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
         self._last_layer = self.info.n_layers - 1 if last_layer is None else last_layer
         try:
             with suppress(_SeenEnough):
-                self._transformer(tokens.to(self.device), use_cache=cache is not None, **{self._cache: cache})
+                return self._transformer(tokens.to(self.device), use_cache=cache is not None, **{self._cache: cache})
         finally:
             torch.set_float32_matmul_precision(precision)
             self._visit = None
+
+    def logits_cost(self, n_rows: Array) -> Array:
+        """Return the cost of the logits of so many last vectors, in the same unit as `reading_cost`."""
+        return n_rows * self.tokenizer.n_tokens * (self.info.d_model / 3 + 100.0)
 
     def reading_cost(self, n_tokens: Array) -> Array:
         """Return the cost of forwards of n_tokens tokens each, in clustering units (n_examples² · d_model).

@@ -50,7 +50,7 @@ class Groups(NamedTuple):
 
 
 def names_of(examples: Sequence[Place], labels: IntArray, corpus: Corpus, negatives: Negatives | None = None) -> Names:
-    """Return the names of a neuron's clusters. Cost: some 20 ms for 100 examples.
+    """Return the names of a neuron's clusters. Cost: some 15 ms for 100 examples, 30 with scores.
 
     examples   of one neuron
     labels     (n,) the cluster of each

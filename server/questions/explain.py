@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.errors import InvalidArgument
@@ -25,12 +24,12 @@ from polysem.proto.questions.explain import (
 )
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
-from polysem.server.model.model import EmbeddingWeights, Model, Visit
+from polysem.server.model.model import Model, Visit
 from polysem.server.model.tokenizer import Pieces
-from polysem.server.questions import characters, frames
+from polysem.server.questions import characters
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
-from polysem.server.questions.resident import device_batches
+from polysem.server.questions.nearest import NearestClusters
 
 
 class _Firings(NamedTuple):
@@ -110,16 +109,16 @@ class ExplainWork:
                 out=np.full(len(neurons), np.nan, np.float32),
                 where=self.index.sign * maximum > 0,
             ),
-            fires=self._fires(activations, maximum).astype(np.int32),
+            fires=self._nearest.fires(activations, maximum).astype(np.int32),
             clusters=clusters.astype(np.int32),
             distances=distances.astype(np.float32),
             part_numbers=np.array([number for number, _ in parts], np.int32),
             part_counts=np.array([of for _, of in parts], np.int32),
         )
 
-    def _fires(self, activations: Array, maximum: Array) -> Array:
-        strength, most = self.index.sign * activations, self.index.sign * maximum
-        return (strength > 0) & (strength >= np.float32(self.min_activation_fraction) * most)
+    @property
+    def _nearest(self) -> NearestClusters:
+        return NearestClusters(self.model, self.index, self.choice, self.clustering, self.min_activation_fraction)
 
     # ---- Neurons that were named
 
@@ -136,53 +135,15 @@ class ExplainWork:
                 activations[:, places] = a[0, self._n_before :, index].float().cpu().numpy()
                 xhat = self.model.normalise(layer, residual[0, self._n_before :])  # (T, D)
                 for place in places.tolist():
-                    fired = self._fires(activations[:, place], self.index.statistics.maximum[*asked[place]])
+                    fired = self._nearest.fires(activations[:, place], self.index.statistics.maximum[*asked[place]])
                     if fired.any() and len(self.labels[place]):
-                        found = self._nearest(asked[place : place + 1], self.labels[place], xhat[np.flatnonzero(fired)])
+                        neuron, labels = asked[place : place + 1], self.labels[place]
+                        found = self._nearest(neuron, labels, xhat[np.flatnonzero(fired)])
                         clusters[fired, place], distances[fired, place] = found
 
         self._read(visit)
         repeated = np.tile(asked, (len(self.ids), 1))
         return _Firings(repeated, activations.ravel(), clusters.ravel(), distances.ravel())
-
-    def _nearest(self, neuron: IntArray, labels: Array, xhat: Tensor) -> tuple[Array, Array]:
-        """Cluster, −1 beyond the threshold, and smallest mean distance (F,) of tokens with x̂ (F, D).
-
-        The mean distance to a cluster's members is 1 − ⟨unit embedding, mean of theirs⟩.
-        """
-        (batch,) = device_batches(self.model, self.index, neuron, self.choice)
-        rows, scales = batch.rows[batch.example_rows[0]].double(), batch.scales
-        if scales is not None:
-            rows = rows * scales[batch.example_rows[0]][:, None]
-        members = self._units(rows, batch.how)  # (n, D)
-        which = torch.from_numpy(labels.astype(np.int64)).to(members.device)
-        sums = torch.zeros((int(labels.max()) + 1, members.shape[1]), dtype=torch.float64, device=members.device)
-        means = sums.index_add(0, which, members) / torch.bincount(which)[:, None]  # (C, D)
-        mean_distances = 1 - self._units(self._framed(neuron, xhat), batch.how) @ means.T  # (F, C)
-        least, nearest = (found.cpu().numpy() for found in mean_distances.min(dim=1))
-        return np.where(least <= self.clustering.distance_threshold, nearest, -1), least.clip(0, 2)
-
-    def _framed(self, neuron: IntArray, xhat: Tensor) -> Tensor:
-        """Return what the weights embed of tokens with x̂ (F, D): x̂, or the embedding in the layer's frame."""
-        if self.choice.frame == "raw" or not self.model.weights_vary(self.choice):
-            return xhat
-        layer, j = neuron[0].tolist()
-        how = frames.weights(self.model, self.index, layer, torch.tensor([j]), self.choice).double()
-        x = frames.layer_frame(self.model, self.index, layer, self.choice, xhat.double())
-        return self._embedded(x, how, xhat.double())
-
-    def _units(self, xhat: Tensor, how: EmbeddingWeights) -> Tensor:
-        """(P, D) float64 unit embeddings of x̂ (P, D) by one neuron; 0 where the embedding is."""
-        x = xhat.double()
-        return functional.normalize(self._embedded(x, how.double(), x), dim=1)
-
-    def _embedded(self, x: Tensor, how: EmbeddingWeights, read: Tensor) -> Tensor:
-        """(P, D) float64 embeddings of x (P, D) by one neuron, whose gates are those of x̂ as it is, `read` (P, D)."""
-        weights, offsets, up, biases = how
-        if up is not None and biases is not None:
-            weights = (read @ up.T + biases[:, 1]) * weights + (read @ weights.T + biases[:, 0]) * up
-        e = x * weights
-        return e if offsets is None else e + offsets
 
     # ---- The strongest
 
@@ -270,18 +231,23 @@ def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
             "for those that fire hardest",
             "neurons",
         )
-    (pieces,) = engine.model.tokenizer.pieces([query.text])
+    pieces = read_text(engine, index, query.text)
+    work = work_of(engine, index, query.choice, query.clustering)
+    provenance = engine.provenance(index, query.choice, query.clustering)
+    return ExplainPlan(work, neurons, pieces, query, provenance)
+
+
+def read_text(engine: Engine, index: Index, text: str) -> Pieces:
+    """Return a text as tokens, without BOS. Raises InvalidArgument where it has none, or more than the model reads."""
+    (pieces,) = engine.model.tokenizer.pieces([text])
     ids = pieces.ids
     room = engine.model.info.context_length - index.info.bos
     if len(ids) > room:
         beside = " beside BOS" if index.info.bos else ""
         raise InvalidArgument(
-            f"the text has {len(ids)} tokens, the model reads {room} at once{beside}; shorten it, or explain it in "
-            "parts",
+            f"the text has {len(ids)} tokens, the model reads {room} at once{beside}; shorten it, or give it in parts",
             "text",
         )
     if not ids:
         raise InvalidArgument("the text has no tokens: give one with letters", "text")
-    work = work_of(engine, index, query.choice, query.clustering)
-    provenance = engine.provenance(index, query.choice, query.clustering)
-    return ExplainPlan(work, neurons, pieces, query, provenance)
+    return pieces

@@ -15,7 +15,7 @@ from polysem.server.naming.places import places
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
 
-COST_OF_EXAMPLE = 2e6  # some 0.1 ms, as clustering costs
+COST_OF_EXAMPLE = 4e6  # some 0.4 ms, as clustering costs
 MAX_READ = 256  # examples of a cluster that its name is made of
 
 

@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import grpc
 import numpy as np
 
-from polysem.proto.arrays import Array
+from polysem.proto.arrays import Array, IntArray
 from polysem.proto.facts import Timing, encode_head, encode_indexes, encode_server_info
+from polysem.proto.questions.ablation import decode_ablate_query
 from polysem.proto.questions.clustering import ClusterBatch, decode_cluster_query
 from polysem.proto.questions.embedding import decode_embed_query
 from polysem.proto.questions.examples import decode_example_query
@@ -23,7 +24,9 @@ from polysem.proto.questions.similar import decode_similar_query
 from polysem.proto.questions.statistics import decode_statistics_query
 from polysem.proto.wire import batches
 from polysem.server.questions import (
+    ablation,
     clustering,
+    effects,
     embedding,
     examples,
     explain,
@@ -34,6 +37,7 @@ from polysem.server.questions import (
     similar,
     statistics,
 )
+from polysem.server.questions.clustering import ClusterWork
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.serving import callers, interceptor
 from polysem.server.serving.aside import Aside
@@ -129,17 +133,31 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         async for message in self._answer(labels.plan(self._seen, decode_label_query(request))):
             yield message
 
+    async def AblateClusters(
+        self, request: pb.AblateClustersRequest, context: Context
+    ) -> AsyncIterator[pb.AblateClustersResponse]:
+        asked = await self._aside.made(request, lambda: ablation.plan(self._seen, decode_ablate_query(request)), True)
+        (labels,) = await self._labels(asked.clustering, asked.neurons)
+        sampled = await asyncio.to_thread(asked.sampled, labels)
+        first = sampled.activities()
+        served = self._batcher.stream(first.work, first.items, callers.current.get())
+        activities: list[Any] = [answer.batch async for answer in served]
+        work = await asyncio.to_thread(sampled.work, activities)
+        plan = Plan(work, work.items(), sampled.provenance)
+        async for message in self._answer(plan, partial(effects.whole, work=work)):
+            yield message
+
     async def ExplainText(
         self, request: pb.ExplainTextRequest, context: Context
     ) -> AsyncIterator[pb.ExplainTextResponse]:
         asked = await self._aside.made(request, lambda: explain.plan(self._seen, decode_explain_query(request)), True)
-        async for message in self._answer(asked.plan(await self._labels(asked))):
+        async for message in self._answer(asked.plan(await self._labels(asked.clustering, asked.neurons))):
             yield message
 
-    async def _labels(self, plan: explain.ExplainPlan) -> list[Array]:
+    async def _labels(self, work: ClusterWork, neurons: IntArray) -> list[Array]:
         """Return the cluster labels of each neuron's dataset examples."""
         found: list[Array] = []
-        async for answer in self._batcher.stream(plan.clustering, plan.neurons, callers.current.get()):
+        async for answer in self._batcher.stream(work, neurons, callers.current.get()):
             assert isinstance(answer.batch, ClusterBatch)
             found += np.split(answer.batch.labels, np.cumsum(answer.batch.n_examples)[:-1])
         return found

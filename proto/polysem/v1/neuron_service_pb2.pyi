@@ -117,6 +117,20 @@ class Similarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SIMILARITY_UNSPECIFIED: _ClassVar[Similarity]
     SIMILARITY_PRE_MLP: _ClassVar[Similarity]
     SIMILARITY_NEURON: _ClassVar[Similarity]
+
+class Ablation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ABLATION_UNSPECIFIED: _ClassVar[Ablation]
+    ABLATION_ZERO: _ClassVar[Ablation]
+    ABLATION_MEAN: _ClassVar[Ablation]
+
+class Ablated(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ABLATED_UNSPECIFIED: _ClassVar[Ablated]
+    ABLATED_CLUSTER: _ClassVar[Ablated]
+    ABLATED_NEURON: _ClassVar[Ablated]
+    ABLATED_OTHER: _ClassVar[Ablated]
+    ABLATED_CONTROL: _ClassVar[Ablated]
 ALGORITHM_UNSPECIFIED: Algorithm
 ALGORITHM_HAC: Algorithm
 ALGORITHM_SCC: Algorithm
@@ -188,6 +202,14 @@ LABEL_METHOD_RULE: LabelMethod
 SIMILARITY_UNSPECIFIED: Similarity
 SIMILARITY_PRE_MLP: Similarity
 SIMILARITY_NEURON: Similarity
+ABLATION_UNSPECIFIED: Ablation
+ABLATION_ZERO: Ablation
+ABLATION_MEAN: Ablation
+ABLATED_UNSPECIFIED: Ablated
+ABLATED_CLUSTER: Ablated
+ABLATED_NEURON: Ablated
+ABLATED_OTHER: Ablated
+ABLATED_CONTROL: Ablated
 
 class NeuronRange(_message.Message):
     __slots__ = ("layer", "first", "last")
@@ -402,6 +424,36 @@ class LabelClustersRequest(_message.Message):
     clustering: Clustering
     side: Side
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
+
+class AblateClustersRequest(_message.Message):
+    __slots__ = ("index", "layer", "neuron", "clustering", "clusters", "other", "text", "ablation", "n_tokens", "n_controls", "seed", "min_activation_fraction", "side")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERING_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ABLATION_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    N_CONTROLS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    MIN_ACTIVATION_FRACTION_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    layer: int
+    neuron: int
+    clustering: Clustering
+    clusters: _containers.RepeatedScalarFieldContainer[int]
+    other: int
+    text: str
+    ablation: Ablation
+    n_tokens: int
+    n_controls: int
+    seed: int
+    min_activation_fraction: float
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., layer: _Optional[int] = ..., neuron: _Optional[int] = ..., clustering: _Optional[_Union[Clustering, _Mapping]] = ..., clusters: _Optional[_Iterable[int]] = ..., other: _Optional[int] = ..., text: _Optional[str] = ..., ablation: _Optional[_Union[Ablation, str]] = ..., n_tokens: _Optional[int] = ..., n_controls: _Optional[int] = ..., seed: _Optional[int] = ..., min_activation_fraction: _Optional[float] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
 
 class ExplainTextRequest(_message.Message):
     __slots__ = ("index", "text", "neurons", "clustering", "min_activation_fraction", "n_strongest", "side")
@@ -972,6 +1024,64 @@ class LabelClustersResponse(_message.Message):
     precisions: _tensor_pb2.Tensor
     recalls: _tensor_pb2.Tensor
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sizes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., texts: _Optional[_Iterable[str]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., neuron_scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., precisions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., recalls: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class AblateClustersResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_effects", "n_differences", "labels", "ablated", "others", "targets", "n_tokens", "n_next", "n_set", "activations", "divergences", "divergence_errors", "loss_changes", "loss_change_errors", "n_moved", "token_ids", "tokens", "changes", "probabilities", "difference_neurons", "distances", "null_means", "p_values")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    N_EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    N_DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    ABLATED_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    N_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    N_NEXT_FIELD_NUMBER: _ClassVar[int]
+    N_SET_FIELD_NUMBER: _ClassVar[int]
+    ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
+    DIVERGENCES_FIELD_NUMBER: _ClassVar[int]
+    DIVERGENCE_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_CHANGES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_CHANGE_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    N_MOVED_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_NEURONS_FIELD_NUMBER: _ClassVar[int]
+    DISTANCES_FIELD_NUMBER: _ClassVar[int]
+    NULL_MEANS_FIELD_NUMBER: _ClassVar[int]
+    P_VALUES_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    n_effects: _tensor_pb2.Tensor
+    n_differences: _tensor_pb2.Tensor
+    labels: _tensor_pb2.Tensor
+    ablated: _tensor_pb2.Tensor
+    others: _tensor_pb2.Tensor
+    targets: _tensor_pb2.Tensor
+    n_tokens: _tensor_pb2.Tensor
+    n_next: _tensor_pb2.Tensor
+    n_set: _tensor_pb2.Tensor
+    activations: _tensor_pb2.Tensor
+    divergences: _tensor_pb2.Tensor
+    divergence_errors: _tensor_pb2.Tensor
+    loss_changes: _tensor_pb2.Tensor
+    loss_change_errors: _tensor_pb2.Tensor
+    n_moved: _tensor_pb2.Tensor
+    token_ids: _tensor_pb2.Tensor
+    tokens: _containers.RepeatedScalarFieldContainer[str]
+    changes: _tensor_pb2.Tensor
+    probabilities: _tensor_pb2.Tensor
+    difference_neurons: _tensor_pb2.Tensor
+    distances: _tensor_pb2.Tensor
+    null_means: _tensor_pb2.Tensor
+    p_values: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_effects: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_differences: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ablated: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., others: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., targets: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_next: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_set: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., divergences: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., divergence_errors: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., loss_changes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., loss_change_errors: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_moved: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., token_ids: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., changes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., probabilities: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., difference_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_means: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., p_values: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class ExplainTextResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "positions", "tokens", "n_activations", "active_neurons", "activations", "shares", "fires", "clusters", "distances", "part_numbers", "part_counts")

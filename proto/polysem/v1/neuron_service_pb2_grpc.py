@@ -94,6 +94,11 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.LabelClustersRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.LabelClustersResponse.FromString,
                 _registered_method=True)
+        self.AblateClusters = channel.unary_stream(
+                '/polysem.v1.NeuronService/AblateClusters',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.AblateClustersRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.AblateClustersResponse.FromString,
+                _registered_method=True)
 
 
 class NeuronServiceServicer(object):
@@ -187,6 +192,14 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AblateClusters(self, request, context):
+        """What each of a neuron's feature clusters causes: how the distribution of the next token changes when the neuron is set
+        to zero, or to its mean, only where that cluster fires. Runs the model some times for each token of a sample.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuronServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -249,6 +262,11 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.LabelClusters,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.LabelClustersRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.LabelClustersResponse.SerializeToString,
+            ),
+            'AblateClusters': grpc.unary_stream_rpc_method_handler(
+                    servicer.AblateClusters,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.AblateClustersRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.AblateClustersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -575,6 +593,33 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/LabelClusters',
             polysem_dot_v1_dot_neuron__service__pb2.LabelClustersRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.LabelClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AblateClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/AblateClusters',
+            polysem_dot_v1_dot_neuron__service__pb2.AblateClustersRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.AblateClustersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -141,6 +141,26 @@ def test_names_are_listed_by_letter_and_in_json(polysem, polysem_client):
     assert polysem("labels", "1.3").stdout == "none of these neurons has dataset examples\n"
 
 
+def test_what_clusters_cause_in_words_and_json(polysem, polysem_client):
+    asked = ["ablate", "1.5", "--distance-threshold", 0.3, "--n-tokens", 2, "--controls", 1]
+    want = polysem_client.ablate("1.5", distance_threshold=0.3, n_tokens=2, n_controls=1)
+    shown = polysem(*asked).stdout
+    assert shown.startswith("neuron 1.5\n")
+    assert all(what in shown for what in ("A alone", "the whole neuron", "B instead", f"control {want[3].neuron}"))
+    assert f"what its clusters move is {want.differences[0].distance:.2f} apart" in shown
+    *rows, own, control = lines(polysem(*asked, "--json"))
+    assert [(row["cluster"], row["ablated"], row["divergence"]) for row in rows] == [
+        (one.cluster, one.ablated, one.divergence) for one in want
+    ]
+    assert rows[0]["letter"] == "A"
+    assert rows[0]["likelier"] == [token._asdict() for token in want[0].likelier]
+    assert (own["neuron"], own["p_value"]) == ("1.5", want.differences[0].p_value)
+    assert control["neuron"] == str(want[3].neuron)
+    how = "--min-activation-fraction", 0, "--cluster", "A", "--to", "mean", "--json"
+    (named, *_) = lines(polysem("ablate", "1.5", "--text", "the model reads text", *how))
+    assert (named["letter"], named["ablated"]) == ("A", "cluster")
+
+
 def test_a_text_falls_in_clusters_with_letters(polysem, polysem_client):
     text = "the café sells tea"
     got = [firing for row in lines(polysem("explain", text, "0.0-9", "--json")) for firing in row["firings"]]
@@ -174,6 +194,9 @@ def test_a_text_falls_in_clusters_with_letters(polysem, polysem_client):
         (["explain", ""], 1, "there is no text to explain"),
         (["explain", "x" * 40, "1.5"], 1, "the text has 40 tokens, the model reads 31 at once beside BOS"),
         (["explain", "x", "1.5", "--min-activation-fraction", "2"], 2, "not in the range"),
+        (["ablate", "1.5", "--cluster", "ZZ"], 1, "neuron 1.5 has no cluster ZZ: cut at 0.5 it has A"),
+        (["ablate", "1.3"], 1, "neuron 1.3 has no dataset examples, so no clusters"),
+        (["ablate", "1.5", "--controls", "17"], 2, "not in the range"),
     ],
 )
 def test_wrong_input_gets_a_sentence_and_an_exit_status(polysem, arguments, status, words):
@@ -185,7 +208,7 @@ def test_wrong_input_gets_a_sentence_and_an_exit_status(polysem, arguments, stat
 
 
 @pytest.mark.parametrize(
-    "command", ["statistics", "neurons", "similar", "labels", "importance", "explain", "logit-effects"]
+    "command", ["statistics", "neurons", "similar", "labels", "importance", "explain", "logit-effects", "ablate"]
 )
 def test_help_says_what_it_does_and_how_neurons_are_written(polysem, command):
     shown = polysem(command, "--help").stdout
