@@ -39,7 +39,7 @@ WIRE = "tests/proto/wire"
 SMALL = ("-k", "not thousand and not 257")  # by the interpreter
 MODULES: dict[str, tuple[str, ...]] = {
     "kernels/agglomerative.py": (f"{KERNELS}/test_agglomerative.py", f"{KERNELS}/test_merged_list.py", *SMALL),
-    "kernels/arrays.py": (f"{KERNELS}/test_tree.py", f"{KERNELS}/test_key_tokens.py", *SMALL),
+    "kernels/arrays.py": (f"{KERNELS}/test_arrays.py",),
     "kernels/definitions.py": (
         f"{KERNELS}/test_tree.py",
         f"{KERNELS}/test_scc.py",
