@@ -23,7 +23,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-COMPILED = ("kernels/gram.py", "kernels/distances.py")  # made of vector instructions
+COMPILED = (  # made of vector instructions
+    *("kernels/gram.py", "kernels/distances.py", "kernels/products.py"),
+    "kernels/rows.py",  # which those call
+)
 
 
 OPTIONS = (
