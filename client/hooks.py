@@ -1,6 +1,7 @@
 """Neurons in TransformerLens: where a neuron is hooked, and at which positions of a text one of its clusters fires."""
 
-from typing import TYPE_CHECKING, NamedTuple, Unpack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from polysem.client.questions.options import ClusteringOptions
 
 
-class Hook(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hook:
     """A neuron's place in TransformerLens 2 to 4.
 
     name   of the hook point: the activations of a layer's neurons, of gated ones act(g) · u
