@@ -396,7 +396,7 @@ class Client:
 
         Beside each cluster stand the whole neuron, another cluster and the controls, at the same tokens; what a control
         moves there, the contexts alone explain. `differences` says whether clusters move different tokens. Cost: the
-        model reads each sampled context in 4 + n_controls rows; 32 tokens of 5 clusters take some seconds on a CPU.
+        model reads each sampled context up to its key token, in 4 + n_controls rows.
         """
         call = ablation.call(
             neuron,
