@@ -13,7 +13,6 @@ from polysem.kernels.large.libraries import Library
 from polysem.kernels.large.warm_up import warm_up as warm_up_large
 from polysem.kernels.warm_up import warm_up
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
-from polysem.server import measured
 from polysem.server.demo import indexes as demo_indexes
 from polysem.server.index.format import Index, open_index
 from polysem.server.indexing import selection
@@ -45,6 +44,8 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     if repeated := next((name for name in names if names.count(name) > 1), None):
         raise InvalidArgument(f"two indexes are called {repeated!r}: requests name them by their folder's name")
     if settings.measurements:
+        from polysem.server import measured  # it needs the client, which nothing else here does
+
         measured.attach(indexes, settings.measurements)
     model = load(
         settings.model or indexes[0].info.model_id, settings.device, settings.dtype, devices_of(settings.split_layers)

@@ -1,6 +1,7 @@
 """The demo's index: the embedded model read over a sample of `pydocs`, each neuron tested, kept in the cache folder."""
 
 import platform
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,7 +39,11 @@ def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int =
     with shards.sole_worker(folder.parent, waiting=lambda: progress("wait", 0, None)):
         if not folder.is_dir():
             corpus = Corpus(PYDOCS, max_documents=n_documents)
-            builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
+            try:
+                builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
+            except builder.AnotherBuild:  # an earlier state of these sources was stopped in the middle
+                shutil.rmtree(folder.with_name(f"{folder.name}.tmp"))
+                builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
         if not _is_whole(folder):
             holding.hold(load(DEMO_MODEL), open_index(folder), progress=progress)
     return folder

@@ -59,6 +59,10 @@ FINISHED = "finished"  # in OUT.tmp: OUT is there, or about to be
 Progress = Callable[[str, int, int | None], None]
 
 
+class AnotherBuild(FailedPrecondition):
+    """The unfinished build was begun with other arguments, or by another version."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Recipe by which an index is made of a model and a corpus.
@@ -257,7 +261,7 @@ class _Build:
             of_version_0_1 = {"negatives": recipe.negatives}  # which asked for none
             before = of_version_0_1 | json.loads(path.read_text("utf-8"))
             if differing := [name for name in begun if begun[name] != before.get(name)]:
-                raise FailedPrecondition(
+                raise AnotherBuild(
                     f"the unfinished build in {str(self._work)!r} was begun with another {' and '.join(differing)}; "
                     "go on with the same arguments, or remove that folder"
                 )

@@ -1,7 +1,10 @@
 """The demo's index is built once, however many processes ask for it."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+
+import pytest
 
 from polysem.proto.work import shards
 from polysem.server.demo import indexes
@@ -26,6 +29,22 @@ def test_two_who_build_it_at_once_get_one_index(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [first.name]
     with shards.sole_worker(tmp_path):  # what is whole takes no lock
         assert indexes.ensure(n_documents=2) == first
+
+
+def test_what_an_earlier_state_of_the_sources_began_is_begun_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYSEM_CACHE_DIR", str(tmp_path))
+
+    def stop(stage, n, total):
+        if stage == "collect":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        indexes.ensure(stop, n_documents=2)
+    (recipe,) = tmp_path.glob("demo-*.tmp/recipe.json")
+    recipe.write_text(json.dumps(json.loads(recipe.read_text()) | {"negatives": 99}))
+    folder = indexes.ensure(n_documents=2)
+    assert open_index(folder).nulls is not None
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
 
 
 def test_who_waits_is_told_and_goes_on_when_the_other_ends(tmp_path):
