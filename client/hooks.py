@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polysem.client import letters
+from polysem.proto.errors import NotFound
 from polysem.proto.neurons import NeuronLike
 from polysem.proto.sides import Side
 
@@ -56,11 +57,15 @@ def fires(
     prepend_bos              begin with a False for BOS, as `to_tokens(text)` of TransformerLens does by default
     options                  how the neuron is clustered, as in `Client.cluster`
 
-    Raises NotFound for a cluster that the neuron has not. Cost: a pass of the
-    model over the text, and the neuron's clustering.
+    Raises NotFound for a cluster that the neuron has not, InvalidArgument for a text that the model cannot read at
+    once. Cost: a pass of the model over the text, and the neuron's clustering.
     """
     of = client.cluster(neuron, n_null=0, index=index, side=side, **options)[0]
     label = letters.label_of(of, cluster) if isinstance(cluster, str) else cluster
+    if not 0 <= label < of.metrics.n_clusters:
+        raise NotFound(
+            f"neuron {of.id} has no cluster {label}: cut at {of.distance_threshold:g} it has {of.metrics.n_clusters}"
+        )
     explained = client.explain(
         text, neuron, min_activation_fraction=min_activation_fraction, index=index, side=side, **options
     )

@@ -197,7 +197,7 @@ def index(
 
 @dataclass(frozen=True)
 class _Machines:
-    """Where an index is made: this machine, or the workers of a cluster."""
+    """The machines that make an index: this one, or the workers of a cluster."""
 
     executor: str
     device: str

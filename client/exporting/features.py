@@ -67,15 +67,24 @@ class Feature(NamedTuple):
     @property
     def sign(self) -> int:
         """-1 on the negative side, whose activations other tools want turned."""
-        return -1 if self.neuron.side == "negative" else 1
+        return _sign(self.neuron)
 
     @property
     def id(self) -> NeuronId:
+        """Layer and number of the neuron."""
         return self.neuron.id
 
 
+def _sign(neuron: Neuron) -> int:
+    return -1 if neuron.side == "negative" else 1
+
+
 def gather(client: Client, neurons: Sequence[str], options: dict[str, Any], whole_context: bool) -> list[Feature]:
-    """The features of these neurons, those with dataset examples; `options` are those of `Client.cluster`."""
+    """Return the features of these neurons, those with dataset examples.
+
+    options  those of `Client.cluster`; n_null is 0 unless it is given, also for one neuron alone
+    """
+    options = {"n_null": 0} | options  # else a piece's last neuron would be tested where it is alone
     at = {"index": options.get("index"), "side": options.get("side", "positive")}
     found = [neuron for neuron in client.cluster(*neurons, **options) if len(neuron.labels)]
     if not found:
@@ -98,7 +107,7 @@ def gather(client: Client, neurons: Sequence[str], options: dict[str, Any], whol
 
 
 def _groups(neuron: Neuron, examples: Sequence[Example], names: dict[tuple[NeuronId, int], Label]) -> Sequence[Group]:
-    sign = -1 if neuron.side == "negative" else 1
+    sign = _sign(neuron)
 
     def strongest(members: Sequence[int]) -> list[Example]:
         return sorted((examples[i] for i in members), key=lambda one: (-sign * one.activation, one.example))
@@ -116,19 +125,20 @@ def _groups(neuron: Neuron, examples: Sequence[Example], names: dict[tuple[Neuro
 
 
 def numbers(values: Array) -> list[float]:
-    """(N,) float32 as the shortest decimals that are read as the same numbers."""
+    """Return (N,) float32 as the shortest decimals that are read as the same numbers."""
     return [float(str(value)) for value in np.asarray(values, np.float32)]
 
 
 def number(value: float) -> float:
+    """Return a float32 as `numbers` does."""
     return numbers(np.array([value]))[0]
 
 
 def dumped(value: Any) -> bytes:
-    """JSON, the same bytes for the same value."""
+    """Return JSON, the same bytes for the same value."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def zipped_lines(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Lines of JSON, gzipped without a time."""
+    """Return lines of JSON, gzipped without a time."""
     return gzip.compress(b"".join(dumped(row) + b"\n" for row in rows), 6, mtime=0)

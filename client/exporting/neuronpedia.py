@@ -3,7 +3,7 @@ source.jsonl and batches of features, activations and explanations as gzipped li
 
 Fields as in neuronpedia_utils/db_models of Neuronpedia's repository; those that an index cannot tell keep its defaults.
 A cluster takes the place of a bin of activations. Its page sorts bins by `binMax` and writes a line above each; so
-each cluster has a `binMax` of its own, a little above the neuron's maximum, the largest cluster the highest. `binMin`
+each cluster has a `binMax` of its own, a little above all activations shown, the largest cluster the highest. `binMin`
 is the cluster's lowest activation, `binContains` its share of the examples. Each cluster's name is an explanation.
 """
 
@@ -120,7 +120,7 @@ def _middles(edges: DoubleArray) -> list[float]:
 
 
 def _activations(feature: Feature, subject: Subject) -> Iterator[dict[str, Any]]:
-    top = max(feature.sign * one.activation for group in feature.groups for one in group.examples)
+    top = max(float((feature.sign * one.activations).max()) for group in feature.groups for one in group.examples)
     for rank, group in enumerate(reversed(feature.groups)):
         bin_ = {
             "binMin": number(min(feature.sign * one.activation for one in group.examples)),

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from polysem.client.client import Client
 from polysem.client.exporting import circuit_tracer, datasets, neuronpedia
 from polysem.client.exporting.features import Feature, Subject, dumped, gather
-from polysem.client.exporting.formats import Format
+from polysem.client.exporting.formats import FORMATS, Format
+from polysem.proto.checks import check_one_of
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import IndexInfo
 from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
@@ -56,9 +57,11 @@ def export(
     options        how they are clustered, those of `Client.cluster`
 
     Neurons without dataset examples are left out. What is unfinished lies in `out`.tmp and is gone on with by the same
-    call; the same call gives the same bytes. Raises FailedPrecondition where `out` exists, where `out`.tmp is the
-    beginning of another export, and where there is no room. Cost: as of `cluster`, `labels` and `examples` together.
+    call; the same call gives the same bytes. Raises InvalidArgument for another format; FailedPrecondition where `out`
+    exists, where `out`.tmp is the beginning of another export, and where there is no room. Cost: as of `cluster`,
+    `labels` and `examples` together.
     """
+    check_one_of(format, FORMATS, "format")
     if out.exists():
         raise FailedPrecondition(f"{str(out)!r} exists already; choose another name")
     asked, subject = _each(client, neurons, options.get("index")), _subject(client, licence, options)

@@ -149,7 +149,7 @@ class AblatedReadings:
 
 
 class _Set(NamedTuple):
-    """What a context's ablations are: tokens (P,) to predict behind, activations (P, R) there, and n_set (R,)."""
+    """The ablations of a context: tokens (P,) to predict behind, activations (P, R) there, and n_set (R,)."""
 
     at: Array
     activations: Array

@@ -6,6 +6,7 @@ Only what is imported late needs torch, so that the driver can name the class wi
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -186,7 +187,9 @@ class Worker:
             )
         if lacks := self.lacking(held):
             return Begun(lacks)
-        os.environ["OMP_NUM_THREADS"] = str(n_threads)  # torch reads it, where what is held needs torch
+        os.environ["OMP_NUM_THREADS"] = str(n_threads)  # torch reads it when it is loaded, where it is needed at all
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(n_threads)
         folders = {name: self._place(name, folder) for name, folder in held.folders.items()}
         self._held, device = held.open(self._stack, folders)
         return Begun((), device, held.reaches())

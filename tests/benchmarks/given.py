@@ -1,4 +1,4 @@
-"""What a script is given on its command line: paths that are there, devices that this machine has."""
+"""Arguments of the scripts: paths that are there, devices that this machine has."""
 
 import argparse
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from polysem.proto.errors import PolysemError
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """What Polysem refuses ends the script with one sentence."""
+    """End the script with one sentence where Polysem refuses something."""
     try:
         yield
     except PolysemError as error:

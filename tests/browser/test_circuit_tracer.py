@@ -1,4 +1,4 @@
-"""What is exported for circuit-tracer, read by its own models and shown by its own page.
+"""Files exported for circuit-tracer are read by its own models and shown by its own page.
 
 `make peers` installs its package without what that needs; its page's libraries come from npm (`make other-clients`).
 Without the two these tests are skipped; where POLYSEM_NEEDS_PEERS is set, as in .ci/run, they fail.

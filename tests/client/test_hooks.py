@@ -35,3 +35,5 @@ def test_a_cluster_that_is_not_there_is_told(polysem_client):
     neuron = max(polysem_client.cluster("0.*"), key=lambda one: one.metrics.n_examples)
     with pytest.raises(NotFound, match=f"neuron {neuron.id} has no cluster ZZ: cut at 0.5 it has"):
         hooks.fires(polysem_client, TEXT, neuron.id, "zz")
+    with pytest.raises(NotFound, match=f"neuron {neuron.id} has no cluster 99: cut at 0.5 it has"):
+        hooks.fires(polysem_client, TEXT, neuron.id, 99)

@@ -135,7 +135,7 @@ def test_a_bad_line_stops_the_build_or_is_left_out(polysem_here, checkpoint, tmp
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """What it says in a narrow terminal, and its folder."""
+    """The demo in a narrow terminal: its output, and the folder that it wrote into."""
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "polysem", "demo", "--svg", "d.svg", "--report", "new/r.html"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | {"COLUMNS": "50"})

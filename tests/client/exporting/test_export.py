@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from polysem.client.exporting import circuit_tracer, writing
 from polysem.client.exporting.formats import FORMATS
-from polysem.proto.errors import FailedPrecondition, PolysemError, UnknownNeuron
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, UnknownNeuron
 
 SOME = ("0.0-9", "1.5", "L1N7")
 
@@ -24,7 +25,7 @@ def lines(path):
 
 @pytest.fixture(scope="module")
 def exports(polysem_client, tmp_path_factory):
-    """The same neurons in each format, by format."""
+    """The folder of exports of the same neurons, one below it for each format."""
     folder = tmp_path_factory.mktemp("exports")
     for format_ in FORMATS:
         writing.export(polysem_client, format_, folder / format_, *SOME, licence="MIT")
@@ -33,7 +34,7 @@ def exports(polysem_client, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def neurons(polysem_client):
-    """Those with examples, by id: the neuron, and its examples."""
+    """The exported neurons with examples, by id: the neuron, and its examples."""
     found = [neuron for neuron in polysem_client.cluster(*SOME) if len(neuron.labels)]
     return {neuron.id: (neuron, list(polysem_client.examples(neuron.id))) for neuron in found}
 
@@ -196,7 +197,16 @@ def test_a_stopped_export_goes_on_and_ends_with_the_same_bytes(polysem_client, t
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
 
 
+def test_a_neuron_is_exported_alike_alone_and_among_others(polysem_client, exports, tmp_path):
+    writing.export(polysem_client, "datasets", tmp_path / "alone", "1.5", licence="MIT")
+    rows = parquet.read_table(tmp_path / "alone" / "clusters").to_pylist()
+    among = parquet.read_table(exports / "datasets" / "clusters").to_pylist()
+    assert rows == [row for row in among if row["neuron"] == "1.5"]
+
+
 def test_wrong_input_is_a_sentence(polysem_client, exports, tmp_path):
+    with pytest.raises(InvalidArgument, match="format"):
+        writing.export(polysem_client, "delphi", tmp_path / "f", "0.0")
     with pytest.raises(FailedPrecondition, match="exists already"):
         writing.export(polysem_client, "datasets", exports / "datasets", "0.0")
     with pytest.raises(UnknownNeuron, match=r"there is no neuron 9\.1"):
