@@ -1,0 +1,1 @@
+"""Encoders of sparse autoencoders and transcoders, read from the files of the libraries that train them."""
