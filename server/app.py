@@ -112,7 +112,8 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
         engine = await _loaded(load)
         batcher = open_batcher(settings, engine, metrics)
         neurons.servicer = NeuronService(engine, batcher, version("polysem"))
-        metrics.gauge("device_memory_bytes", "Of the GPU's memory", "kind", lambda: device_memory(engine.model.device))
+        devices = [model.device for model in (engine.model, *engine.copies)]
+        metrics.gauge("device_memory_bytes", "Of the GPUs' memory", "kind", lambda: device_memory(*devices))
         batcher.start()
         leaving.push_async_callback(batcher.close)
         interceptor.redaction = Redaction(_folders(settings, state, engine))

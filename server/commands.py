@@ -321,7 +321,10 @@ def _verify(folder: Path) -> None:
 @click.option("--metrics-port", type=int, help="Port for Prometheus and `polysem top`, by custom 9464. Default: none.")
 @click.option("--metrics-host", help="Address to serve metrics on. Default: 127.0.0.1.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="Format of the log. Default: text.")
-@click.option("--device", help="Device to use: cpu, cuda, cuda:N, or auto (default).")
+@click.option(
+    "--device",
+    help="Device to use: cpu, cuda, cuda:N, or auto (default). Several (cuda:0,cuda:1) get a copy of the model each.",
+)
 @click.option("--split-layers", metavar="cuda:0,cuda:1", help="Devices to spread the model's layers over.")
 @click.option(
     "--dtype",
@@ -424,11 +427,11 @@ def _until_stopped(settings: "Settings", books: "Books") -> None:
 
     def ready(port: int) -> None:
         engine = served[0]
-        held = f"{engine.model.n_bytes / 1e6:,.0f} MB"
-        say(f"model {engine.model.info.id} on {engine.model.device} ({engine.model.dtype}, {held})")
-        for one in engine.indexes.values():
-            rows = resident.resident(engine.model.device).keep(one)
-            say(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
+        for model in (engine.model, *engine.copies):
+            say(f"model {model.info.id} on {model.device} ({model.dtype}, {model.n_bytes / 1e6:,.0f} MB)")
+            for one in engine.indexes.values():
+                rows = resident.resident(model.device).keep(one)
+                say(f"index {one.info.name}: {one.info.n_examples:,} dataset examples, {rows} ({one.folder})")
         say(f"listening on {address.target(settings, port)}; Ctrl-C stops")
         layers = engine.index("").info.held_layers
         layer = 1 if 1 in layers else layers[0]

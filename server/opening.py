@@ -3,6 +3,8 @@
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,9 +21,10 @@ from polysem.server.indexing import selection
 from polysem.server.indexing.builder import Progress
 from polysem.server.model.devices import resolve_device
 from polysem.server.model.loading import load
+from polysem.server.model.model import Model
 from polysem.server.questions.clustering import MAX_IN_MATRIX
-from polysem.server.questions.engine import Engine
-from polysem.server.serving.batcher import Batcher
+from polysem.server.questions.engine import Engine, with_copy
+from polysem.server.serving.batcher import Batcher, Worker
 from polysem.server.serving.metrics import Metrics
 from polysem.server.settings import Settings, devices_of
 
@@ -37,7 +40,8 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     Without indexes in the settings: the demo's, built if missing. Raises InvalidArgument where two indexes have one
     name, and what `open_index`, `measured.attach`, `models.load`, `Engine` and `named_library` raise.
     """
-    library = named_library(settings, resolve_device(settings.device))  # before minutes go into the demo's index
+    devices = _devices(settings)
+    library = named_library(settings, devices[0])  # before minutes go into the demo's index
     folders = [Path(os.path.expanduser(folder)) for folder in settings.index] or [demo_indexes.ensure(progress)]
     indexes = [open_index(folder) for folder in folders]
     names = [index.info.name for index in indexes]
@@ -47,14 +51,40 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
         from polysem.server import measured  # it needs the client, which nothing else here does
 
         measured.attach(indexes, settings.measurements)
-    model = load(
-        settings.model or indexes[0].info.model_id, settings.device, settings.dtype, devices_of(settings.split_layers)
-    )
-    engine = Engine(model, indexes, version("polysem"), library or automatic_library(model.device, indexes))
-    warm_up(model.device, max(2, min(_most_examples(indexes), MAX_IN_MATRIX)))
-    warm_up_large(model.device, engine.neighbour_library)
+    name, split = settings.model or indexes[0].info.model_id, devices_of(settings.split_layers)
+    model, *copies = (load(name, str(device), settings.dtype, split) for device in devices)
+    library = library or automatic_library(model.device, indexes)
+    engine = Engine(model, indexes, version("polysem"), library, copies)
+    for device in devices:
+        with _on(device):
+            warm_up(device, max(2, min(_most_examples(indexes), MAX_IN_MATRIX)))
+            warm_up_large(device, engine.neighbour_library)
     selection.warm_up()  # an index job would keep callers waiting else
     return engine
+
+
+def _devices(settings: Settings) -> list[torch.device]:
+    """The devices that get a copy of the model each. Raises InvalidArgument for what does not go together."""
+    named = devices_of(settings.device)
+    found = [resolve_device(name) for name in named]
+    if len(set(found)) < len(found) or not found:
+        raise InvalidArgument(f"device {settings.device!r}: name one, or several that differ", "device")
+    if len(found) > 1 and len({device.type for device in found}) > 1:
+        raise InvalidArgument(f"device {settings.device!r}: copies of a model stand on devices of one kind", "device")
+    if len(found) > 1 and settings.split_layers is not None:
+        raise InvalidArgument(
+            f"device {settings.device!r} is for copies of the model, split_layers for one model on several devices; "
+            "choose one of the two",
+            "device",
+        )
+    if len(found) > 1 and settings.dtype == "tf32":
+        raise InvalidArgument("tf32 is a switch of the whole process: with several devices choose float32", "dtype")
+    return found
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """The device that a thread's kernels run on."""
+    return nullcontext() if device.type == "cpu" else torch.cuda.device(device)
 
 
 def _most_examples(indexes: Sequence[Index]) -> int:
@@ -104,4 +134,11 @@ def open_batcher(settings: Settings, engine: Engine, metrics: Metrics | None = N
         settings.max_wait_ms,
         settings.bulk_batch_ms,
         metrics,
+        [_worker(model) for model in (engine.model, *engine.copies)],
     )
+
+
+def _worker(model: Model) -> Worker:
+    """The worker of the model's device."""
+    begin = None if model.device.type == "cpu" else partial(torch.cuda.set_device, model.device)
+    return Worker(begin, partial(with_copy, model=model))

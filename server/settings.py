@@ -48,7 +48,10 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(default="127.0.0.1", description="address of the metrics")
     log_format: Literal["text", "json"] = Field(default="text", description="of what goes to stderr")
-    device: str = Field(default="auto", description="cpu, cuda, cuda:N, or auto")
+    device: str = Field(
+        default="auto",
+        description="cpu, cuda, cuda:N, or auto; several (cuda:0,cuda:1) get a copy of the model each",
+    )
     split_layers: str | None = Field(
         default=None, description="devices over which the model's layers are spread, such as cuda:0,cuda:1"
     )
@@ -132,6 +135,6 @@ def _with_file(path: Path | None) -> type[Settings]:
     return WithFile
 
 
-def devices_of(split_layers: str | None) -> list[str]:
-    """The devices that `--split-layers` names; none where it is not given."""
-    return [name.strip() for name in (split_layers or "").split(",") if name.strip()]
+def devices_of(names: str | None) -> list[str]:
+    """The devices that `--device` or `--split-layers` names; none where it is not given."""
+    return [name.strip() for name in (names or "").split(",") if name.strip()]

@@ -22,12 +22,15 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def device_memory(device: torch.device) -> dict[str, float]:
-    """Bytes of a GPU's memory: held by this process, free, and in all; none of a CPU's."""
-    if device.type == "cpu":
-        return {}
-    free, total = torch.cuda.mem_get_info(device)
-    return {"held": torch.cuda.memory_reserved(device), "free": free, "total": total}
+def device_memory(*devices: torch.device) -> dict[str, float]:
+    """Bytes of these GPUs' memory together: held by this process, free, and in all; none of a CPU's."""
+    found = dict.fromkeys(("held", "free", "total"), 0.0)
+    gpus = [device for device in devices if device.type != "cpu"]
+    for device in gpus:
+        free, total = torch.cuda.mem_get_info(device)
+        for kind, n_bytes in (("held", torch.cuda.memory_reserved(device)), ("free", free), ("total", total)):
+            found[kind] += n_bytes
+    return found if gpus else {}
 
 
 def free_bytes(device: torch.device) -> int | None:

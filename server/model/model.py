@@ -6,6 +6,7 @@ the model predicts, also where a visit has changed activations.
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class ModelDescription:
 class Model(ModelDescription):
     """A model kept on one device, with its tokenizer.
 
-    Raises what `load` says. Not safe for several threads at once.
+    Raises what `load` says. Of several threads that read at once, one reads after the other.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Model(ModelDescription):
         self.head = head
         arguments = inspect.signature(self._transformer.forward).parameters
         self._cache = "cache" if "cache" in arguments else "past_key_values"  # as transformers called it before
+        self._reading = threading.Lock()
         self._visit: Visit | None = None
         self._batch = 0, 0  # contexts and tokens of each, that are read now
         self._last_layer = sizes.n_layers - 1
@@ -191,6 +193,10 @@ class Model(ModelDescription):
 
     def _forward(self, tokens: Tensor, visit: Visit | None, last_layer: int | None, cache: Any) -> Any:
         """Return what the transformer gives, None where it was ended behind last_layer."""
+        with self._reading:
+            return self._read(tokens, visit, last_layer, cache)
+
+    def _read(self, tokens: Tensor, visit: Visit | None, last_layer: int | None, cache: Any) -> Any:
         self._visit, self._batch = visit, (tokens.shape[0], tokens.shape[1])
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")

@@ -1,14 +1,14 @@
 """The resident model and the open indexes, and what a question makes of a query: work.
 
 A `Work` says what to do with its items; works that compare equal may be joined into one run, whoever asked. An item's
-answer does not depend on the other items. One thread at a time may run work.
+answer does not depend on the other items. One thread at a time may run works of one copy of the model.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from polysem.kernels.large.libraries import Library
 from polysem.proto.arrays import Array, IntArray
@@ -57,17 +57,24 @@ class Engine:
     """The resident model and the open indexes; the first index is the default.
 
     indexes            by the names that requests give them
+    copies             of the model, on other devices
     neighbour_library  what searches nearest neighbours
 
     Raises ForeignIndex where an index was made with other weights.
     """
 
     def __init__(
-        self, model: Model, indexes: Sequence[Index], version: str, neighbour_library: Library = "torch"
+        self,
+        model: Model,
+        indexes: Sequence[Index],
+        version: str,
+        neighbour_library: Library = "torch",
+        copies: Sequence[Model] = (),
     ) -> None:
         for index in indexes:
             _check(index, model)
         self.model = model
+        self.copies = copies
         self._own = {index.info.name: index for index in indexes}
         self._made: tuple[Made, ...] = ()  # replaced whole, for another thread may be reading it
         self.indexes: Mapping[str, Index] = self._own
@@ -152,3 +159,14 @@ def _check(index: Index, model: Model) -> None:
     """Raise ForeignIndex or DamagedIndex unless the index is of this model."""
     index.check_model(model.info, model.settings)
     check_for_model(index, model.info, model.tokenizer.n_tokens)
+
+
+def with_copy(work: Any, model: Model) -> Any:
+    """The work, done by this copy of its model instead: of all dataclasses that it is made of."""
+    if isinstance(work, Model):
+        return model
+    if not is_dataclass(work) or isinstance(work, type):
+        return work
+    of = {field.name: getattr(work, field.name) for field in fields(work) if field.init}
+    changed = {name: new for name, old in of.items() if (new := with_copy(old, model)) is not old}
+    return replace(work, **changed) if changed else work

@@ -1,5 +1,6 @@
 """Examples in their whole contexts: each context is read by the model once for all examples of a request."""
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -22,6 +23,7 @@ class WholeContexts:
 
     The request's examples are taken in runs of KEPT_ACTIVATIONS: within a run each context is read when its first
     example is due, for all that follow. What was handed out is forgotten, so a second question for it reads again.
+    Several threads may ask, one after the other.
     """
 
     def __init__(self, model: Model, index: Index, items: IntArray) -> None:
@@ -37,6 +39,7 @@ class WholeContexts:
         self._order = np.argsort(keys, kind="stable")
         self._sorted = keys[self._order]
         self._kept: dict[int, Array] = {}
+        self._asking = threading.Lock()
         self.texts = lru_cache(maxsize=KEPT_TEXTS)(self._texts)
 
     def costs(self, items: IntArray) -> Array:
@@ -48,6 +51,10 @@ class WholeContexts:
 
     def activations(self, items: IntArray) -> list[Array]:
         """(T,) float32 of each example's neuron over its context."""
+        with self._asking:
+            return self._activations(items)
+
+    def _activations(self, items: IntArray) -> list[Array]:
         places = self._places(items).tolist()
         missing = dict.fromkeys(int(self._group[place]) for place in places if place not in self._kept)
         at_once = max(AT_ONCE_TOKENS // self._index.info.context_length, 1)

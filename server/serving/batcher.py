@@ -1,4 +1,4 @@
-"""All callers' work through one worker thread, joined where it is alike.
+"""All callers' work through one worker thread a device, joined where it is alike.
 
 A request is refused at once where the queue, its key's cap or its key's quota is full. Each round takes one class
 (interactive before bulk, which has a turn a second even so), of it the key that has been served the least cost, and of
@@ -6,12 +6,15 @@ its requests the one that has waited longest since it was last served. Every req
 they fill a batch of at most `max_batch_cost`, shared evenly by keys and then by requests: a small request rides along
 with a large one. What bulk batches took keeps the next ones to about `bulk_batch_ms`. A caller that leaves takes its
 remaining work with it. A caller that does not read is passed over until it does.
+
+Several devices hold a copy of the model each. A worker takes the next batch when it is done with one, so all of them
+serve one queue and one fair share. A request's answers come in the order of its items, whichever batch ends first.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,6 +47,13 @@ class Served(NamedTuple):
     timing: Timing
 
 
+class Worker(NamedTuple):
+    """A device's thread: what it does first, and how it does a work, by its own copy of the model."""
+
+    begin: Callable[[], None] | None = None
+    copy: Callable[[Work], Work] = lambda work: work
+
+
 @dataclass(eq=False)
 class _Request:
     work: Work
@@ -51,12 +61,21 @@ class _Request:
     ends: Array  # (M + 1,): cost of the first m items together
     caller: Caller
     arrived_ns: int
+    max_unread: int = MAX_UNREAD
     done: int = 0  # items taken into batches so far
+    at_work: dict[int, Served | Exception | None] = field(default_factory=dict)  # by first item, in the items' order
     answers: asyncio.Queue[Served | Exception] = field(default_factory=asyncio.Queue)
 
     @property
     def ready(self) -> bool:
-        return self.done < len(self.items) and self.answers.qsize() < MAX_UNREAD
+        return self.done < len(self.items) and self.answers.qsize() + len(self.at_work) < self.max_unread
+
+    def answer(self, first: int, answer: Served | Exception) -> None:
+        """Hand out what came of the batch from item `first` on, behind those before it."""
+        self.at_work[first] = answer
+        while self.at_work and (ready := next(iter(self.at_work.values()))) is not None:
+            del self.at_work[next(iter(self.at_work))]
+            self.answers.put_nowait(ready)
 
     @property
     def left(self) -> float:
@@ -131,6 +150,7 @@ class Batcher:
     max_queued_cost  of work not yet begun; one request may exceed it where nothing else waits
     max_wait_ms      how long a batch that is not full waits for others to join
     bulk_batch_ms    what a bulk batch should take on the device
+    workers          one a device
     """
 
     def __init__(
@@ -141,6 +161,7 @@ class Batcher:
         max_wait_ms: float = 0.0,
         bulk_batch_ms: float = 20.0,
         metrics: Metrics | None = None,
+        workers: Sequence[Worker] = (Worker(),),
     ) -> None:
         self.max_batch_cost = max_batch_cost
         self.max_requests = max_requests
@@ -157,34 +178,41 @@ class Batcher:
         self._rate = max_batch_cost / 0.02  # cost done in a second, lately
         self._bulk_rates: dict[type, float] = {}  # the same of bulk batches, by their kind of work
         self._wake = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="polysem-worker")
+        self._workers = workers
+        self._threads = [
+            ThreadPoolExecutor(1, "polysem-worker" if not i else f"polysem-worker-{i}", worker.begin)
+            for i, worker in enumerate(workers)
+        ]
         self.metrics.gauge("queued_requests", "Requests with unfinished work", "class", self._count)
         self.metrics.gauge("queued_cost", "Cost not yet begun", "class", self._queued_cost)
         self.metrics.gauge("oldest_seconds", "Age of the oldest request with unfinished work", "class", self._oldest_s)
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._dispatcher = asyncio.create_task(self._dispatch())
+        self._dispatchers = [asyncio.create_task(self._dispatch(i)) for i in range(len(self._workers))]
 
     async def close(self) -> None:
-        """Stop after the batch at work; requests still waiting get no more answers."""
-        self._dispatcher.cancel()
-        await asyncio.gather(self._dispatcher, return_exceptions=True)
-        self._worker.shutdown()
+        """Stop after the batches at work; requests still waiting get no more answers."""
+        for dispatcher in self._dispatchers:
+            dispatcher.cancel()
+        await asyncio.gather(*self._dispatchers, return_exceptions=True)
+        for thread in self._threads:
+            thread.shutdown()
 
     def between_batches(self, run: Callable[[], None], caller: Caller = ANYONE, cost: float = 0.0) -> None:
-        """Run something else on the worker thread once the batch at work is done; waits, so never in the event loop.
+        """Run something else on the first worker's thread, once its batch is done; waits, so never in the event loop.
 
         Raises QuotaExceeded where the caller has not so much cost left today.
         """
         self._check_quota(caller, cost, 0.0)
-        self._worker.submit(run).result()
+        self._threads[0].submit(run).result()
         self._loop.call_soon_threadsafe(self._charge, caller, cost)
 
     async def stream(self, work: Work, items: IntArray, caller: Caller = ANYONE) -> AsyncIterator[Served]:
         """The answers to all items, in their order, as they are ready; raises Overloaded or QuotaExceeded at once."""
         ends = np.concatenate([[0.0], np.cumsum(work.costs(items))])
-        request = _Request(work, items, ends, caller, time.monotonic_ns())
+        most = MAX_UNREAD + len(self._workers) - 1  # one more for each that may be at work
+        request = _Request(work, items, ends, caller, time.monotonic_ns(), most)
         self._admit(request)
         self._requests.append(request)
         self._wake.set()
@@ -240,7 +268,7 @@ class Batcher:
     def _refusal(self, reason: str, message: str) -> Overloaded:
         self.metrics.refusals.labels(reason).inc()
         least, most = RETRY_AFTER_S
-        waiting_s = sum(other.left for other in self._requests) / max(self._rate, 1.0)
+        waiting_s = sum(other.left for other in self._requests) / max(self._rate * len(self._workers), 1.0)
         after_s = random.uniform(1.0, 1.5) * min(max(waiting_s / 4, least), most)  # spread: not all come at once
         return Overloaded(f"{message}; try again in {after_s:.1f} s", after_s)
 
@@ -274,9 +302,9 @@ class Batcher:
             return self.max_batch_cost / 8
         return min(max(rate * self.bulk_batch_ms / 1e3, self.max_batch_cost / 64), self.max_batch_cost)
 
-    # ---- The worker
+    # ---- The workers
 
-    async def _dispatch(self) -> None:
+    async def _dispatch(self, worker: int) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -287,7 +315,7 @@ class Batcher:
                     self._wake.clear()
                     continue
                 self._take(batch)
-                await self._run(batch.parts)
+                await self._run(batch.parts, worker)
 
     def _wait_s(self, batch: _Batch) -> float:
         """Return how long the batch may yet wait for others to join."""
@@ -303,6 +331,7 @@ class Batcher:
             if request.done == 0:
                 self.metrics.wait_seconds.labels(batch.class_).observe((now - request.arrived_ns) / 1e9)
             request.done = part.last
+            request.at_work[part.first] = None
             self._requests.remove(request)
             self._requests.append(request)
             self._charge(caller, part.cost)
@@ -317,14 +346,14 @@ class Batcher:
         caller.account.charge(cost)
         self.metrics.cost.labels(caller.key, caller.class_).inc(cost)
 
-    async def _run(self, parts: list[_Taken]) -> None:
+    async def _run(self, parts: list[_Taken], worker: int) -> None:
         items = np.concatenate([part.request.items[part.first : part.last] for part in parts])
-        work = parts[0].request.work
+        work = self._workers[worker].copy(parts[0].request.work)
         started_ns = time.monotonic_ns()
         try:
-            batch = await asyncio.get_running_loop().run_in_executor(self._worker, work.run, items)
+            batch = await asyncio.get_running_loop().run_in_executor(self._threads[worker], work.run, items)
         except Exception as error:
-            await self._blame(parts, error)
+            await self._blame(parts, worker, error)
             return
         compute_ns = time.monotonic_ns() - started_ns
         self._learn(parts, compute_ns)
@@ -332,7 +361,7 @@ class Batcher:
         for part in parts:
             last = first + part.last - part.first
             timing = Timing(started_ns - part.request.arrived_ns, compute_ns, len(items))
-            part.request.answers.put_nowait(Served(columns.take(batch, first, last), timing))
+            part.request.answer(part.first, Served(columns.take(batch, first, last), timing))
             first = last
 
     def _learn(self, parts: list[_Taken], compute_ns: int) -> None:
@@ -345,14 +374,15 @@ class Batcher:
             known = self._bulk_rates.get(kind, rate)
             self._bulk_rates[kind] = known + 0.3 * (rate - known)
 
-    async def _blame(self, parts: list[_Taken], error: Exception) -> None:
+    async def _blame(self, parts: list[_Taken], worker: int, error: Exception) -> None:
         """One request's fault must not fail the others: run each alone."""
         if len(parts) == 1:
-            parts[0].request.answers.put_nowait(memory.in_words(error) if memory.is_out_of_memory(error) else error)
-            parts[0].request.done = len(parts[0].request.items)
+            request, first = parts[0].request, parts[0].first
+            request.answer(first, memory.in_words(error) if memory.is_out_of_memory(error) else error)
+            request.done = len(request.items)
             return
         for part in parts:
-            await self._run([part])
+            await self._run([part], worker)
 
     # ---- What is waiting, read by the metrics' thread
 

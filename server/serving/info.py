@@ -27,7 +27,7 @@ def server_info(engine: Engine, batcher: Batcher, version: str, caller: Caller) 
     return ServerInfo(
         version,
         model.info,
-        device_name(model.device),
+        ", ".join(device_name(copy.device) for copy in (model, *engine.copies)),
         model.dtype,
         engine.default_index,
         limits,

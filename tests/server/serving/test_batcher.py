@@ -12,8 +12,8 @@ import torch
 from polysem.proto.errors import FailedPrecondition, Overloaded
 from polysem.proto.questions.embedding import EmbeddingBatch
 from polysem.server.serving import batcher as batchers
-from polysem.server.serving.batcher import MAX_UNREAD, Batcher
-from polysem.server.serving.callers import Caller
+from polysem.server.serving.batcher import MAX_UNREAD, Batcher, Worker
+from polysem.server.serving.callers import ANYONE, Caller
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def items(*values, cost=1):
     return np.array([[value, cost] for value in values], np.int32).reshape(-1, 2)
 
 
-def run(scenario, max_batch_cost=10, max_requests=100, max_wait_ms=0.0):
+def run(scenario, max_batch_cost=10, max_requests=100, max_wait_ms=0.0, workers=(Worker(),)):
     """Run the coroutine function with a batcher that has started."""
 
     async def main():
-        batcher = Batcher(max_batch_cost, max_requests, max_wait_ms=max_wait_ms)
+        batcher = Batcher(max_batch_cost, max_requests, max_wait_ms=max_wait_ms, workers=workers)
         batcher.start()
         try:
             async with asyncio.timeout(60):
@@ -60,11 +60,10 @@ def run(scenario, max_batch_cost=10, max_requests=100, max_wait_ms=0.0):
     return asyncio.run(main())
 
 
-async def all_of(batcher, work, asked):
+async def all_of(batcher, work, asked, caller=ANYONE):
     """What comes back for the items, in order."""
-    return [
-        value for answer in [a async for a in batcher.stream(work, asked)] for value in answer.batch.embeddings[:, 0]
-    ]
+    answers = [answer async for answer in batcher.stream(work, asked, caller)]
+    return [value for answer in answers for value in answer.batch.embeddings[:, 0]]
 
 
 async def settle():
