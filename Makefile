@@ -45,7 +45,7 @@ test: setup ## the whole suite
 	$(BIN)/python -m polysem.kernels.warm_up  # compiled once, not by each process
 	$(BIN)/python -m polysem.kernels.large.warm_up
 	$(BIN)/python -m polysem.server.indexing.selection
-	$(BIN)/pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist worksteal --ignore tests/load  # a module's tests, and so its servers, stay together
+	$(BIN)/pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadscope --no-loadscope-reorder --ignore tests/load  # tests/conftest.py says who gets what
 
 lint: setup ## ruff
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from polysem.server.model.loading import load
 
@@ -24,6 +25,25 @@ STATE = tempfile.TemporaryDirectory(
 os.environ["XDG_STATE_HOME"] = STATE.name
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # they and their servers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
+ONE_CLUSTER = "tests/server/ray_cluster/"
+
+
+class ByModule(LoadScopeScheduling):
+    """Gives a module to one process, and so makes what its tests share once; all tests of a cluster to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return ONE_CLUSTER if nodeid.startswith(ONE_CLUSTER) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
+    return ByModule(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What mostly waits begins first, beside others."""
+    items.sort(key=lambda item: not item.nodeid.startswith(ONE_CLUSTER))
+
 
 settings.register_profile("polysem", deadline=None, derandomize=True)
 settings.load_profile("polysem")
