@@ -10,6 +10,7 @@ INSTALLED := $(VENV)/.installed
 DEMO := $(VENV)/.demo
 STUBS := .venv-stubs
 LENS := .venv-lens
+SAES := .venv-saes
 SMOLLM2 := .venv-smollm2
 LOCKED := .venv-lock
 SITE := .venv-docs
@@ -18,7 +19,7 @@ NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray lens smollm2 cuml-signatures docs wheel demo-of-wheel lock fits peers sbom audit image bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray lens saes smollm2 cuml-signatures docs wheel demo-of-wheel lock fits peers sbom audit image bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -88,6 +89,12 @@ $(LENS)/.installed: Makefile $(INSTALLED)
 	$(LENS)/bin/pip install --quiet $(PIP_ARGS) 'transformer-lens>=4.3,<5'
 	touch $@
 
+$(SAES)/.installed: Makefile $(INSTALLED)
+	test -x $(SAES)/bin/python || $(PYTHON) -m venv $(SAES)
+	$(BIN)/$(PACKAGES) > $$($(SAES)/bin/$(PACKAGES))/found-in-venv.pth
+	$(SAES)/bin/pip install --quiet $(PIP_ARGS) 'sae-lens>=6.54,<7' 'eai-sparsify>=1.3,<2'
+	touch $@
+
 ray: setup ## install Ray beside it, for the tests of clusters
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[ray]'
 
@@ -98,6 +105,9 @@ lens: $(LENS)/.installed ## compare with TransformerLens itself, not only with w
 cuml-signatures: setup ## compare our calls of cuML and CuPy with the packages' signatures
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(CUML) $(PIP_ARGS) 'cuml-cu13==26.10.*' 'cupy-cuda13x==14.2.*' cuda-pathfinder
 	POLYSEM_CUML_SITE=$(CUML) $(BIN)/pytest -q tests/kernels/large/test_cuml_calls.py
+
+saes: $(SAES)/.installed peers ## compare SAEs and transcoders with the libraries that train them
+	SAES_PYTHON=$(abspath $(SAES)/bin/python) $(BIN)/pytest -q tests/oracle/test_saes.py
 
 # The package alone, for its models and its page: what it needs would be all of TransformerLens.
 peers: setup ## install the tools that exports are for, whose own code then reads them in the tests
@@ -219,4 +229,4 @@ picture: setup ## draw the pictures of README and docs (the explorer's with Debi
 	$(BIN)/python docs/make_pictures.py
 
 clean: ## remove what can be made again
-	rm -rf $(VENV) $(STUBS) $(LENS) $(LOCKED) $(SITE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(STUBS) $(LENS) $(SAES) $(LOCKED) $(SITE) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

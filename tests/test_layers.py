@@ -31,7 +31,7 @@ client/commands      client client/drawing client/explorer client/exporting clie
 server/settings      proto
 server/paths         proto
 server/corpus        proto
-server/latents       -
+server/latents       proto
 server/model         proto proto/questions
 server/index         proto proto/work
 server/indexing      kernels proto proto/work server/corpus server/index server/model

@@ -1,0 +1,83 @@
+"""Gemma Scope: JumpReLU encoders without a normalisation, which subtract no b_dec.
+
+Gemma Scope 1: …/layer_L/…/params.npz {W_enc (D, F), b_enc, threshold, W_dec, b_dec}. No file says what it reads. The
+name of its repository does, where it is in the path: google/gemma-scope-2b-pt-res (the residual stream behind the
+layer), -mlp (MLP out), -transcoders (ln2.hook_normalized); else the hook has to be given. Refused are -att, which reads
+attention heads before they are mixed, and SAEs of the embeddings.
+
+Gemma Scope 2: …/params.safetensors {w_enc (D, F), b_enc, threshold, w_dec, b_dec, affine_skip_connection} and
+config.json {architecture: jump_relu, hf_hook_point_in, model_name}. Without a config.json, the hook has to be given.
+"""
+
+import re
+from pathlib import Path
+
+from polysem.server.latents import firing
+from polysem.server.latents.fields import read_json, refused
+from polysem.server.latents.found import Encoder, Found, Given
+from polysem.server.latents.hooks import Hook, gemma_3_hook, hook_of
+from polysem.server.latents.tensors import Tensors
+
+WEIGHTS_1 = "params.npz"
+WEIGHTS_2 = "params.safetensors"
+FORMAT_1 = "Gemma Scope"
+FORMAT_2 = "Gemma Scope 2"
+_REPOSITORY = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(\w+)")
+_READS = {"res": "hook_resid_post", "mlp": "hook_mlp_out", "transcoders": "ln2.hook_normalized"}
+_LAYER = re.compile(r"layer_(\d{1,5})(?!\d)")
+_TENSORS_1 = ("W_enc", "b_enc", "threshold", "W_dec", "b_dec", "scaling_factor")  # the last: of decoding
+_TENSORS_2 = ("w_enc", "b_enc", "threshold", "w_dec", "b_dec", "affine_skip_connection")
+
+
+def found_1(weights: Path, given: Given | None) -> list[Found]:
+    """Return the encoder in a params.npz. given: where it reads. Raises FailedPrecondition."""
+    named = _REPOSITORY.search(str(weights.resolve())) or _REPOSITORY.search(str(weights))
+    model = None
+    if named:
+        model = f"google/gemma-2-{named[1]}" + ("-it" if named[2] == "it" else "")
+    if given is None and (named is None or named[3] not in _READS):
+        said = f"{named[0]} is no repository that" if named else "no repository's name on its path"
+        raise refused(
+            weights,
+            f"{said} says what it reads ({', '.join(f'-{name}' for name in _READS)}); give the place behind the "
+            "folder, such as @hook_resid_post",
+        )
+    hook = _hook(weights, given.name if given else _READS[named[3]] if named else "", given.layer if given else None)
+    return [Found(FORMAT_1, weights.parent, hook, (weights,), model, lambda: _encoder(weights, "W_enc", _TENSORS_1))]
+
+
+def found_2(weights: Path, given: Given | None) -> list[Found]:
+    """Return the encoder in a params.safetensors. given: where it reads. Raises FailedPrecondition."""
+    path = weights.with_name("config.json")
+    model = None
+    files: tuple[Path, ...] = (weights,)
+    if path.is_file():
+        config = read_json(path)
+        if config.get("architecture") != "jump_relu":
+            raise config.refuse("architecture", "Polysem reads jump_relu")
+        hook = gemma_3_hook(path, "hf_hook_point_in", config.get("hf_hook_point_in"))
+        model = config.text("model_name")
+        files = (path, weights)
+    elif given is None:
+        raise refused(
+            weights,
+            "no config.json beside it says what it reads; give the place behind the folder, such as @hook_resid_post",
+        )
+    else:
+        hook = _hook(weights, given.name, given.layer)
+    return [Found(FORMAT_2, weights.parent, hook, files, model, lambda: _encoder(weights, "w_enc", _TENSORS_2))]
+
+
+def _hook(weights: Path, name: str, layer: int | None) -> Hook:
+    layers = _LAYER.findall(str(weights))
+    if layer is None and not layers:
+        raise refused(weights, "no folder on its path is called layer_L, which would say its layer")
+    return hook_of(weights, "the hook", f"blocks.{int(layers[-1]) if layer is None else layer}.{name}")
+
+
+def _encoder(path: Path, name: str, known: tuple[str, ...]) -> Encoder:
+    with Tensors(path) as tensors:
+        tensors.know(known, "Gemma Scope")
+        weights = tensors.matrix(name, transposed=True)
+        biases, thresholds = (tensors.vector(part, len(weights)) for part in ("b_enc", "threshold"))
+        return Encoder(weights, firing.JumpReLU(biases, thresholds))
