@@ -26,14 +26,15 @@ os.environ["XDG_STATE_HOME"] = STATE.name
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # they and their servers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
-ONE_CLUSTER = "tests/server/ray_cluster/"
+# Folders whose tests share what takes long to make: a Ray cluster, a server with its explorer. They begin first.
+TOGETHER = ("tests/server/ray_cluster/", "tests/browser/")
 
 
 class ByModule(LoadScopeScheduling):
-    """Gives a module to one process, and so makes what its tests share once; all tests of a cluster to one."""
+    """Gives a module to one process, or a folder of TOGETHER, so that what its tests share is made once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return ONE_CLUSTER if nodeid.startswith(ONE_CLUSTER) else nodeid.partition("::")[0]
+        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
@@ -41,8 +42,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What mostly waits begins first, beside others."""
-    items.sort(key=lambda item: not item.nodeid.startswith(ONE_CLUSTER))
+    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))
 
 
 settings.register_profile("polysem", deadline=None, derandomize=True)
