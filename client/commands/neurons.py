@@ -35,7 +35,8 @@ from polysem.proto.sides import Side
 @click.argument("neurons", nargs=-1, required=True)
 @clusters_examples
 @click.option(
-    "--n-null",
+    "--null",
+    "n_null",
     type=rotations(0),
     help="Number of random rotations to compare each neuron with.  [default: 99 for one neuron, none for several]",
 )

@@ -39,7 +39,7 @@ START = """
 for (const article of document.querySelectorAll("article")) {
   const data = JSON.parse(article.querySelector("script").textContent);
   Polysem.show(article.querySelector("div"), data, { title: false });
-  const effects = article.querySelector("section > div");
+  const effects = article.querySelector(":scope > section > div");
   if (effects) Polysem.logitEffects(effects, data.logit_effects);
 }
 """

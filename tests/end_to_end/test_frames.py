@@ -152,7 +152,7 @@ def test_the_command_line_takes_a_frame(index_folder):
 
 def test_the_command_cuts_one_neuron_where_its_significant_merges_suggest_but_in_the_raw_frame(polysem_client):
     def cut(*words):
-        line = ["cluster", "0.3", "--server", polysem_client.target, "--n-null", "19", "--json", *words]
+        line = ["cluster", "0.3", "--server", polysem_client.target, "--null", "19", "--json", *words]
         said = json.loads(CliRunner().invoke(cli, line).output)
         return said["provenance"]["clustering"]["distance_threshold"]
 

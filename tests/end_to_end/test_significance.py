@@ -146,6 +146,6 @@ def test_it_is_said_in_terminal_json_and_browser(polysem_client, index_folder):
 def test_the_command_line_takes_nulls(polysem_client, monkeypatch):
     from polysem.client.commands.cli import cli
 
-    arguments = ["cluster", "0.3", "0.4", "--json", "--server", polysem_client.target, "--n-null", "9"]
+    arguments = ["cluster", "0.3", "0.4", "--json", "--server", polysem_client.target, "--null", "9"]
     rows = [json.loads(line) for line in CliRunner().invoke(cli, arguments, catch_exceptions=False).output.splitlines()]
     assert all(0.1 <= row["significance"]["p_value"] <= 1 for row in rows)
