@@ -43,9 +43,7 @@ demo: $(DEMO) ## see it work; installs the server and the explorer alone
 	@$(BIN)/polysem demo
 
 test: setup ## the whole suite
-	$(BIN)/python -m polysem.kernels.warm_up  # compiled once, not by each process
-	$(BIN)/python -m polysem.kernels.large.warm_up
-	$(BIN)/python -m polysem.server.indexing.selection
+	$(BIN)/python -m polysem.server.indexing.selection & $(BIN)/python -m polysem.kernels.warm_up && $(BIN)/python -m polysem.kernels.large.warm_up && wait  # compiled once, not by each process
 	$(BIN)/pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadscope --no-loadscope-reorder --ignore tests/load  # tests/conftest.py says who gets what
 
 lint: setup ## ruff

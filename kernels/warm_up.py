@@ -1,5 +1,11 @@
 """Compiles every kernel, so that the first request does not wait for it."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import torch
 
 from polysem.kernels import (
@@ -43,6 +49,31 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     for dtype in ACTIVATION_DTYPES:
         for n_ends in (1, 2):
             key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1, n_ends)
+
+
+def wants_compiling() -> bool:
+    """Whether nothing of the CPU halves has been compiled and kept yet, though it could be."""
+    kept: str | None = agglomerative.chain.stats.cache_path  # type: ignore[attr-defined]
+    return kept is not None and not any(Path(kept).glob("agglomerative.chain-*.nbi"))
+
+
+@contextmanager
+def warm_beside() -> Iterator[None]:
+    """Compile the CPU halves in another process, where they are not, while the block runs; wait for it at the end.
+
+    Compiling takes a minute of one core and holds the interpreter. A process that fails is passed over: what it leaves
+    is compiled when it is first used.
+    """
+    if not wants_compiling():
+        yield
+        return
+    command, no = [sys.executable, "-m", __spec__.name], subprocess.DEVNULL
+    with subprocess.Popen(command, stdin=no, stdout=no, stderr=no) as beside:
+        try:
+            yield
+        except BaseException:
+            beside.kill()
+            raise
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ server/questions     kernels kernels/large proto proto/questions proto/wire prot
                      server/naming
 server/serving       proto proto/questions proto/wire server/model server/paths server/questions
                      server/settings v1
-server/demo          proto proto/work server/corpus server/index server/indexing server/model server/paths
+server/demo          kernels proto proto/work server/corpus server/index server/indexing server/model server/paths
                      server/questions
 server/measured      client/measuring proto proto/questions server/index server/questions
 server/opening       kernels kernels/large proto server/demo server/index server/indexing server/measured server/model

@@ -5,6 +5,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from polysem.kernels.warm_up import warm_beside
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.server.corpus.documents import PYDOCS, Corpus
@@ -38,15 +39,20 @@ def ensure(progress: Progress = lambda stage, n, total: None, n_documents: int =
         return folder
     with shards.sole_worker(folder.parent, waiting=lambda: progress("wait", 0, None)):
         if not folder.is_dir():
-            corpus = Corpus(PYDOCS, max_documents=n_documents)
-            try:
-                builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
-            except builder.AnotherBuild:  # an earlier state of these sources was stopped in the middle
-                shutil.rmtree(folder.with_name(f"{folder.name}.tmp"))
-                builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
+            with warm_beside():
+                _build(folder, n_documents, progress)
         if not _is_whole(folder):
             holding.hold(load(DEMO_MODEL), open_index(folder), progress=progress)
     return folder
+
+
+def _build(folder: Path, n_documents: int, progress: Progress) -> None:
+    corpus = Corpus(PYDOCS, max_documents=n_documents)
+    try:
+        builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
+    except builder.AnotherBuild:  # an earlier state of these sources was stopped in the middle
+        shutil.rmtree(folder.with_name(f"{folder.name}.tmp"))
+        builder.build(load(DEMO_MODEL), corpus, folder, RECIPE, progress)
 
 
 def _is_whole(folder: Path) -> bool:

@@ -1,3 +1,5 @@
+import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +8,8 @@ import pytest
 import torch
 
 from polysem.kernels import agglomerative, distances, metrics, scc, tree
-from polysem.kernels.warm_up import warm_up
+from polysem.kernels import warm_up as warming
+from polysem.kernels.warm_up import warm_beside, warm_up
 
 
 def all_of_it(x):
@@ -72,6 +75,27 @@ def test_the_gil_is_free_while_a_kernel_works(clustered_embeddings):
     ticker.join()
     during = [t for t in ticks if begin < t < end]
     assert len(during) >= 3  # a kernel that held the GIL would let none through until it ended
+
+
+def test_what_is_compiled_is_not_compiled_beside(monkeypatch):
+    agglomerative.linkage(torch.zeros(1, 2, 2), torch.tensor([2]))  # now it is
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    with warm_beside():
+        pass
+
+
+def test_compiling_beside_ends_with_what_it_was_for(monkeypatch):
+    started, start = [], subprocess.Popen
+    monkeypatch.setattr(warming, "wants_compiling", lambda: True)
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[0])
+
+    def stopped():
+        with warm_beside():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert started[0].returncode == -signal.SIGKILL
 
 
 def test_warm_up_leaves_nothing_to_compile(clustered_embeddings):
