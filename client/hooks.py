@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from polysem.client import letters
-from polysem.proto.errors import NotFound
+from polysem.proto.errors import FailedPrecondition, NotFound
 from polysem.proto.neurons import NeuronLike
 from polysem.proto.sides import Side
+from polysem.proto.units import Unit
 
 if TYPE_CHECKING:
     from polysem.client.client import Client
@@ -33,8 +34,16 @@ class Hook:
         return f'cache["{self.name}"][..., {self.index}]'
 
 
-def hook(layer: int, neuron: int) -> Hook:
-    """Return where MLP neuron `neuron` of layer `layer` is hooked."""
+def hook(layer: int, neuron: int, unit: Unit = "neuron") -> Hook:
+    """Return where MLP neuron `neuron` of layer `layer` is hooked.
+
+    Raises FailedPrecondition for a latent, which TransformerLens does not compute.
+    """
+    if unit == "latent":
+        raise FailedPrecondition(
+            f"TransformerLens computes no latents, so latent {layer}.{neuron} has no hook there; `indexes()` says "
+            "which hook its SAE reads"
+        )
     return Hook(f"blocks.{layer}.mlp.hook_post", neuron)
 
 

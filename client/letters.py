@@ -54,7 +54,8 @@ def label_of(neuron: "Neuron", letter: str) -> int:
     found = {cluster.letter: cluster.label for cluster in neuron.clusters if cluster.size > 1}
     if (name := letter.upper()) not in found:
         has = f"A to {list(found)[-1]}" if len(found) > 1 else "A alone" if found else "no cluster of several examples"
-        raise NotFound(f"neuron {neuron.id} has no cluster {name}: cut at {neuron.distance_threshold:g} it has {has}")
+        cut = f"cut at {neuron.distance_threshold:g} it has {has}"
+        raise NotFound(f"{neuron.provenance.unit} {neuron.id} has no cluster {name}: {cut}")
     return found[name]
 
 

@@ -15,6 +15,7 @@ from polysem.client.tables import Columns, Table
 from polysem.proto.checks import check_one_of
 from polysem.proto.errors import Cancelled, FailedPrecondition, PolysemError
 from polysem.proto.facts import Answer, Provenance
+from polysem.proto.units import Unit
 
 if TYPE_CHECKING:
     import pandas
@@ -60,6 +61,11 @@ class Stream(Sequence[Item]):
         """Everything that the answer depends on: index, model, embedding, side; None of an answer without items."""
         self._has(0)
         return self._read[0].provenance if self._read else None
+
+    @property
+    def unit(self) -> Unit:
+        """The word for what the index clusters: neuron, or latent."""
+        return "neuron" if self.provenance is None else self.provenance.unit
 
     def __iter__(self) -> Iterator[Item]:
         i, n = 0, 0

@@ -18,6 +18,7 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.questions.summary import NeuronSummary
 from polysem.proto.sides import Side
+from polysem.proto.units import Unit
 from polysem.proto.wire.names import decode_side, encode_side, name_of
 from polysem.v1 import neuron_service_pb2 as pb
 
@@ -103,9 +104,39 @@ class HeldTests:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoder:
+    """The encoder of a sparse autoencoder (SAE) or a transcoder, whose latents are an index's units at one layer.
+
+    name    of its folder
+    sha256  of its files
+    point   which vector of the layer it reads: resid_pre, resid_mid, resid_post, mlp_in, mlp_normalised, mlp_out or
+            attn_out
+    kind    how a latent fires: relu, jumprelu, topk or gated
+    hook    of that vector, as its files name it; "": they do not
+    model   that it was trained on, as its files name it; "": they do not
+    """
+
+    layer: int
+    name: str
+    sha256: str
+    point: str
+    kind: str
+    n_latents: int
+    hook: str = ""
+    model: str = ""
+
+    @property
+    def words(self) -> str:
+        """Which it is, for people."""
+        return f"{self.name} ({self.kind}, reads {self.hook or self.point}, sha256 {self.sha256[:12]}…)"
+
+
+@dataclass(frozen=True, slots=True)
 class IndexInfo:
     """An index. layers: none stands for all of the model's. n_examples: of the positive side.
 
+    n_neurons_per_layer  of latents, which may be another number in each layer, the largest
+    encoders             of latents: one for each layer that it holds, ascending; none: its units are neurons
     tests                None: it holds none, or the server is older and does not say
     n_longer_documents   documents of which only the first context was read; None: an earlier version made it
     n_skipped_documents  documents that were no text and were left out
@@ -137,11 +168,29 @@ class IndexInfo:
     n_longer_documents: int | None = None
     n_skipped_documents: int = 0
     tests: HeldTests | None = None
+    encoders: tuple[Encoder, ...] = ()
+
+    @property
+    def unit(self) -> Unit:
+        """The word for what it clusters."""
+        return "latent" if self.encoders else "neuron"
+
+    def width(self, layer: int) -> int:
+        """Return how many neurons, or latents, a layer that it holds has."""
+        of_latents = {encoder.layer: encoder.n_latents for encoder in self.encoders}
+        return of_latents.get(layer, self.n_neurons_per_layer)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each layer that it holds."""
+        return tuple(encoder.n_latents for encoder in self.encoders) or (self.n_neurons_per_layer,) * len(
+            self.held_layers
+        )
 
     @property
     def notes(self) -> Sequence[str]:
-        """Facts that a reader of the index should know of its corpus and its tests, a sentence each."""
-        found = []
+        """Facts that a reader of the index should know of its units, its corpus and its tests, a sentence each."""
+        found = [f"layer {one.layer}: {one.n_latents:,} latents of {one.words}" for one in self.encoders]
         if n := self.n_longer_documents:
             found.append(f"{_documents(n)} longer than one context; --windows all reads them whole")
         if n := self.n_skipped_documents:
@@ -162,6 +211,7 @@ class Provenance:
 
     xhat_dtype          number format in which the index stores x̂; float16 moves a distance by up to 2·10⁻⁴
     unembedding_sha256  of logit effects: hash of an unembedding that is not the token embeddings; else ""
+    unit                what the index clusters
     """
 
     index: str
@@ -174,6 +224,7 @@ class Provenance:
     side: Side = "positive"
     xhat_dtype: str = "float16"
     unembedding_sha256: str = ""
+    unit: Unit = "neuron"
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +279,7 @@ def encode_indexes(indexes: Sequence[IndexInfo]) -> pb.ListIndexesResponse:
                 | {
                     "selection": pb.Selection(**_fields(index.selection)),
                     "tests": None if index.tests is None else pb.HeldTests(**_fields(index.tests)),
+                    "encoders": [pb.Encoder(**_fields(encoder)) for encoder in index.encoders],
                 }
             )
             for index in indexes
@@ -245,6 +297,7 @@ def decode_indexes(message: pb.ListIndexesResponse) -> list[IndexInfo]:
                 "layers": tuple(index.layers),
                 "n_longer_documents": index.n_longer_documents if index.HasField("n_longer_documents") else None,
                 "tests": HeldTests(**_attributes(index.tests, HeldTests)) if index.HasField("tests") else None,
+                "encoders": tuple(Encoder(**_attributes(encoder, Encoder)) for encoder in index.encoders),
             }
         )
         for index in message.indexes
@@ -273,6 +326,7 @@ def encode_provenance(provenance: Provenance) -> pb.Provenance:
         side=encode_side(provenance.side),
         xhat_dtype=provenance.xhat_dtype,
         unembedding_sha256=provenance.unembedding_sha256,
+        unit="" if provenance.unit == "neuron" else provenance.unit,
         **encode_choice(provenance.choice),
     )
     if (clustering := provenance.clustering) is not None:
@@ -313,6 +367,7 @@ def decode_provenance(message: pb.Provenance) -> Provenance:
         side=decode_side(message.side),
         xhat_dtype=message.xhat_dtype or "float16",  # older servers do not say
         unembedding_sha256=message.unembedding_sha256,
+        unit="latent" if message.unit == "latent" else "neuron",
     )
 
 

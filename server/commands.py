@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.option(
     "--model", default="demo", show_default=True, help="Model to read with: demo, a folder, or a hub name such as gpt2."
+)
+@click.option(
+    "--units",
+    metavar="sae:NAME",
+    help="Cluster the latents of an SAE or transcoder, a folder or a hub name, instead of the model's neurons.",
 )
 @click.option(
     "--corpus",
@@ -117,6 +122,7 @@ if TYPE_CHECKING:
 )
 def index(
     model: str,
+    units: str | None,
     corpus: str,
     out: str | None,
     preset: str,
@@ -141,6 +147,7 @@ def index(
 
     \b
     polysem index --model gpt2 --corpus openwebtext.jsonl --max-documents 10000 --out gpt2-owt
+    polysem index --model gpt2 --units sae:gpt2-resid-16k --corpus openwebtext.jsonl --out gpt2-latents
     polysem index --model gpt2 --corpus openwebtext.jsonl --executor ray --out gpt2-owt
     polysem index --verify gpt2-owt
     polysem index --add-nulls gpt2-owt --test-clusters
@@ -169,7 +176,7 @@ def index(
     with published(destination):
         if not destination.made:
             with bars(INDEXING) as shown:
-                described = machines.model(model)
+                described = machines.model(model, units, how.layers)
                 if not (destination.local / holding.WORK).exists():  # killed while neurons were tested
                     with machines.reading(described, source, shown.note) as (reader, where):
                         builder.build(reader, source, destination.local, how, shown.advance, batch_tokens, given, where)
@@ -179,7 +186,7 @@ def index(
                         holding.hold(described, made, n_null, seed, shown.advance, test_clusters, where)
         info = open_index(destination.local).info
     click.echo(
-        f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} neurons "
+        f"{out}: {info.n_examples:,} dataset examples of {info.n_neurons_with_examples:,} {info.unit}s "
         f"from {info.n_contexts:,} contexts ({info.n_tokens:,} tokens)"
     )
     if "negative" in info.sides:
@@ -205,8 +212,16 @@ class _Machines:
     dtype: str
     ray: dict[str, Any]
 
-    def model(self, name: str) -> "ModelDescription":
-        """Load the model, or describe it where workers load it."""
+    def model(self, name: str, units: str | None = None, layers: Sequence[int] = ()) -> "ModelDescription":
+        """Load the model, or describe it where workers load it; with latents of these layers where units name some."""
+        found = self._model(name)
+        if units is None:
+            return found
+        from polysem.server.model import latent_model
+
+        return latent_model.described(found, units, layers)
+
+    def _model(self, name: str) -> "ModelDescription":
         if self.executor == "local":
             from polysem.server.model.loading import load
             from polysem.server.settings import devices_of
@@ -300,6 +315,7 @@ def _verify(folder: Path) -> None:
     help="File of `polysem measure --null` whose tests listings show, in place of the index's own. Repeatable.",
 )
 @click.option("--model", help="Path of the indexes' model, if it has moved.")
+@click.option("--units", metavar="sae:FOLDER", help="Where the SAE of an index of latents lies, if it has moved.")
 @click.option("--host", help="Address to listen on, or unix:/path of a socket. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one. Default: 50051.")
 @click.option("--insecure", is_flag=True, default=None, help="Listen on other addresses without TLS or keys.")

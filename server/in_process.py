@@ -19,6 +19,7 @@ from polysem.server.settings import Settings
 def local(
     *index: str | Path,
     model: str | None = None,
+    units: str = "",
     device: str = "auto",
     dtype: str = "float32",
     state: str | Path | None = None,
@@ -28,6 +29,7 @@ def local(
 
     index   folders, the first is the default; none: the demo's index, built if missing (about a minute)
     model   the indexes' model, where it is no longer at its place
+    units   sae:FOLDER of an index's latents, where it is no longer at its place
     device  cpu, cuda, cuda:N, or auto
     dtype   float32, tf32 (GPUs) or bfloat16, of the model's arithmetic
     state   folder of jobs, uploads and results; None: they go with the server
@@ -41,6 +43,7 @@ def local(
             index=[Path(one) for one in index],
             measurements=[Path(one) for one in measurements],
             model=model,
+            units=units,
             port=0,
             device=device,
             dtype=dtype,  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
     name, split = settings.model or indexes[0].info.model_id, devices_of(settings.split_layers)
     model, *copies = (load(name, str(device), settings.dtype, split) for device in devices)
     library = library or automatic_library(model.device, indexes)
-    engine = Engine(model, indexes, version("polysem"), library, copies)
+    engine = Engine(model, indexes, version("polysem"), library, copies, settings.units)
     for device in devices:
         with _on(device):
             warm_up(device, max(2, min(_most_examples(indexes), MAX_IN_MATRIX)))

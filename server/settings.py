@@ -30,6 +30,7 @@ class Settings(BaseSettings):
         description="files of `polysem measure --null` whose tests listings show; in the environment separated by ':'",
     )
     model: str | None = Field(default=None, description="the indexes' model, where it is no longer at its place")
+    units: str = Field(default="", description="sae:FOLDER of an index's latents, where it is no longer at its place")
     host: str = Field(default="127.0.0.1", description="address to listen on, or unix:/path of a socket")
     port: int = Field(default=50051, ge=0, le=65535, description="port to listen on; 0: any free one")
     insecure: bool = Field(default=False, description="listen on other addresses than loopback, without TLS or keys")

@@ -32,12 +32,12 @@ server/settings      proto
 server/paths         proto
 server/corpus        proto
 server/latents       proto
-server/model         proto proto/questions
+server/model         proto proto/questions server/latents
 server/index         proto proto/work
 server/indexing      kernels proto proto/work server/corpus server/index server/model
 server/naming        proto proto/questions server/index server/model server/questions
-server/questions     kernels kernels/large proto proto/questions proto/wire proto/work server/index server/model
-                     server/naming
+server/questions     kernels kernels/large proto proto/questions proto/wire proto/work server/index server/latents
+                     server/model server/naming
 server/serving       proto proto/questions proto/wire server/model server/paths server/questions
                      server/settings v1
 server/demo          kernels proto proto/work server/corpus server/index server/indexing server/model server/paths

@@ -141,7 +141,8 @@ def statistics(
             return
         from polysem.client import terminal
 
-        shown = terminal.statistics_table(found) if len(found) > 1 else terminal.StatisticsPanel(found[0])
+        many = len(found) > 1
+        shown = terminal.statistics_table(found, found.unit) if many else terminal.StatisticsPanel(found[0], found.unit)
         terminal.console().print(shown)
 
 
@@ -226,7 +227,7 @@ def neurons(
         console.print(terminal.listing(found, options["skip"]))
         if found.summary is not None:
             console.print()
-            console.print(terminal.summary(found.summary))
+            console.print(terminal.summary(found.summary, found.unit))
 
 
 def _summary_json(summary: NeuronSummary) -> dict[str, Any]:

@@ -113,13 +113,13 @@ def figure(
                 drawn = figures.plot_behaviours(found[0], found[0].examples)
             else:
                 drawn = found[0].plot_compare()
-        figures.save(drawn, out, f"neuron {found[0].id}", force)
+        figures.save(drawn, out, f"{found[0].provenance.unit} {found[0].id}", force)
     except ModuleNotFoundError as error:
         raise click.ClickException(error.msg) from None
     if as_json:
         print_json({"out": str(out), "neuron": str(found[0].id), "kind": kind})
     else:
-        click.echo(f"{out}: neuron {found[0].id}, {kind}")
+        click.echo(f"{out}: {found[0].provenance.unit} {found[0].id}, {kind}")
 
 
 @click.command()

@@ -101,7 +101,8 @@ def similar(
         from polysem.client import terminal
 
         texts = _centrals(client, found, options["index"], options["side"])
-        terminal.console().print(terminal.SimilarClusters(neuron, found, texts, of))
+        unit = found.unit if len(found) else own(neuron)[0].provenance.unit
+        terminal.console().print(terminal.SimilarClusters(neuron, found, texts, of, unit))
 
 
 def _clustered(client: Client, thresholds: Any, options: dict[str, Any], *neurons: NeuronLike) -> Sequence[Neuron]:
@@ -166,7 +167,7 @@ def labels(
         from polysem.client import terminal
 
         if len(found):
-            terminal.console().print(terminal.NamedClusters(found))
+            terminal.console().print(terminal.NamedClusters(found, found.unit))
         say_if_none(found, ())
 
 
@@ -305,7 +306,7 @@ def explain(
             return
         from polysem.client import terminal
 
-        terminal.console().print(terminal.explanation(found, of))
+        terminal.console().print(terminal.explanation(found, of, found.unit))
 
 
 def _firing(firing: Firing, of: Mapping[tuple[NeuronId, int], str] | None) -> dict[str, Any]:

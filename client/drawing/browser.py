@@ -45,6 +45,7 @@ def data(
     m, tree = neuron.metrics, neuron.tree
     return {
         "neuron": str(neuron.id),
+        "unit": neuron.provenance.unit,
         "n": len(neuron.labels),
         "distance_threshold": neuron.distance_threshold,
         "merges": tree.merges.tolist(),

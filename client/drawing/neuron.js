@@ -88,10 +88,10 @@
   function show(host, data, options) {
     options = options || {};
     followGround(host);
-    const name = options.title === false ? null : element("p", { class: "ps-name" }, `neuron ${data.neuron}`);
+    const name = options.title === false ? null : element("p", { class: "ps-name" }, `${data.unit} ${data.neuron}`);
     if (!data.n) {
       host.replaceChildren(element("div", { class: "ps" }, name, element("p", {},
-        "no dataset examples: on this corpus the neuron does not fire")));
+        `no dataset examples: on this corpus the ${data.unit} does not fire`)));
       return { cut: () => {}, found: () => null, svg: null };
     }
     const sizes = Polysem.nodeSizes(data.n, data.merges), strongest = mostOf(data);
@@ -107,7 +107,7 @@
     };
     const says = element("p", { class: "ps-says" });
     const bar = element("div", { class: "ps-bar" });
-    const cards = element("section", { class: "ps-cards", "aria-label": `clusters of neuron ${data.neuron}` });
+    const cards = element("section", { class: "ps-cards", "aria-label": `clusters of ${data.unit} ${data.neuron}` });
     const summary = element("span", { class: "ps-summary", role: "status" });
     const figures = element("div", {});
     const number = element("input", { type: "number", min: 0, max: 2, step: "any", class: "ps-number",
@@ -139,7 +139,7 @@
           "bootstrap samples of the examples. 0.75 and more is stable, 0.5 and less dissolves.",
         stable < 0.6 ? "unstable" : "stable"), " ", meter(stable), element("b", {}, shown(stable))),
         cluster.score === null || cluster.score === undefined ? null : element("span", {}, tip("How often an example of the " +
-          "cluster fits the name better than a text where the neuron does not fire so, on examples that the name was not " +
+          `cluster fits the name better than a text where the ${data.unit} does not fire so, on examples that the name was not ` +
           "chosen by; beside it the same of names of random groups. 0.50 is no better than a coin.", "name fits"), " ",
         element("b", {}, shown(cluster.score)), ` against ${shown(cluster.nullScore)}`),
         cluster.meanDistance === null ? null : element("span", {}, tip("Mean cosine distance over all pairs of its " +
@@ -163,7 +163,7 @@
         data.examples && (all || cluster.size > places.length) ? more(cluster.node, all, cluster.size) : null,
         options.ofCluster ? options.ofCluster(cluster) : null);
       return element("section", { class: `ps-card ${cluster.paint}`, "data-cluster": cluster.letter, "data-label": cluster.label,
-        "aria-label": `cluster ${cluster.letter} of neuron ${data.neuron}` },
+        "aria-label": `cluster ${cluster.letter} of ${data.unit} ${data.neuron}` },
       element("div", { class: "ps-head" }, heading,
         cluster.rare ? element("span", { class: "ps-rare", title: `one cluster holds at least ${100 * data.rare.common_share} % ` +
           "of the examples; this is another" }, "rare behaviour") : null,
@@ -174,7 +174,7 @@
     function singleCard() {
       const all = opened.has(-1), n = found.single.length;
       const places = found.single.map((cluster) => cluster.central).slice(0, all ? n : MOST_SINGLE);
-      return element("section", { class: "ps-card ps-single", "aria-label": `single examples of neuron ${data.neuron}` },
+      return element("section", { class: "ps-card ps-single", "aria-label": `single examples of ${data.unit} ${data.neuron}` },
         element("div", { class: "ps-head" }, element(`h${options.heading || 3}`, { class: "ps-title" },
           element("span", { class: "ps-chip ps-single" }, "·"), " ", count(n, "single example")),
         found.rare ? element("span", { class: "ps-rare" }, "rare behaviour") : null,
@@ -252,13 +252,13 @@
       " ", element("span", { class: "ps-badge" }, `fires to ${shown(strongest)}`));
     host.replaceChildren(element("div", { class: "ps" }, name, options.badges ? null : badges, says, bar,
       element("div", { class: "ps-body" },
-        element("section", { class: "ps-side", "aria-label": `tree of neuron ${data.neuron}` },
+        element("section", { class: "ps-side", "aria-label": `tree of ${data.unit} ${data.neuron}` },
           element("div", { class: "ps-cutline" }, summary, element("span", { class: "ps-control" },
             element("label", {}, "cut at ", number), " ", toSuggested, toSuggested ? " " : null, toServers)),
           drawing.svg,
           element("p", { class: "ps-quiet ps-hint" }, data.silhouettes && data.silhouettes.length
             ? "Blue: how clear each cut is (silhouette). " : "", "Drag the line, click in the tree, or use the arrow keys on it. ",
-          tip("Two examples that join far to the left are read differently by the neuron; near the right edge, alike. " +
+          tip(`Two examples that join far to the left are read differently by the ${data.unit}; near the right edge, alike. ` +
             "Everything right of the line is one cluster." + (data.tested && data.tested.merges.length
             ? " ● significant: its two sides are more than one cloud." : ""), "How to read this")),
           element("details", { class: "ps-details" }, element("summary", {}, "Numbers"), figures),

@@ -20,7 +20,7 @@
 
     const text = (attributes, content) => svgElement("text", attributes, content);
     const svg = svgElement("svg", { class: "ps-tree", viewBox: `0 0 ${WIDTH} ${bottom + 22}`, role: "group",
-      "aria-label": `dendrogram of neuron ${data.neuron}` });
+      "aria-label": `dendrogram of ${data.unit} ${data.neuron}` });
     const step = [0.05, 0.1, 0.2, 0.25, 0.5].find((s) => most / s <= 6) || 0.5;
     for (let tick = 0; tick <= most + 1e-9; tick += step) {
       svg.append(

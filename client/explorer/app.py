@@ -240,7 +240,7 @@ class _Pages:
         return self._page(
             "table.html",
             view,
-            title="Neurons",
+            title=f"{self._index(view).unit.capitalize()}s",
             table=table,
             rows=rows,
             n_matching=n_matching,
@@ -275,7 +275,8 @@ class _Pages:
         view = View.of(request.query_params)
         index = self._index(view)
         for _ in range(TRIES):
-            id_ = NeuronId(random.choice(index.held_layers), random.randrange(index.n_neurons_per_layer))
+            layer = random.choice(index.held_layers)
+            id_ = NeuronId(layer, random.randrange(index.width(layer)))
             if len(self._client.examples(id_, **view.asked_of())):
                 break
         return RedirectResponse(f"/neuron/{id_}{view.query()}", 303)
@@ -286,12 +287,13 @@ class _Pages:
         return self._page(
             "neuron.html",
             view,
-            title=f"Neuron {id_}{', negative side' * (view.side == 'negative')}",
+            title=f"{index.unit.capitalize()} {id_}{', negative side' * (view.side == 'negative')}",
             id=str(id_),
             layer=id_.layer,
+            encoder=next((one for one in index.encoders if one.layer == id_.layer), None),
             open=request.path_params.get("cluster", ""),
             before=None if id_.neuron == 0 else f"{id_.layer}.{id_.neuron - 1}",
-            after=None if id_.neuron + 1 >= index.n_neurons_per_layer else f"{id_.layer}.{id_.neuron + 1}",
+            after=None if id_.neuron + 1 >= index.width(id_.layer) else f"{id_.layer}.{id_.neuron + 1}",
             data=(data := self._data(id_, view)),
             statistics=_histogram(self._client.statistics(id_, **view.asked_of())[0], index),
             nearby=[] if data["n"] else self._nearby(id_, view, index),
@@ -299,7 +301,7 @@ class _Pages:
 
     def _nearby(self, id_: NeuronId, view: View, index: IndexInfo) -> list[str]:
         """Neurons beside one without examples that have some."""
-        last = min(index.n_neurons_per_layer - 1, id_.neuron + NEARBY)
+        last = min(index.width(id_.layer) - 1, id_.neuron + NEARBY)
         around = f"{id_.layer}.{max(0, id_.neuron - NEARBY)}-{last}"
         firing = [one.id for one in self._client.statistics(around, **view.asked_of()) if one.n_examples]
         nearest = sorted(firing, key=lambda other: abs(other.neuron - id_.neuron))[:N_NEARBY]
@@ -340,7 +342,7 @@ class _Pages:
     def _example(self, id_: NeuronId, number: int, view: View, whole: bool) -> Example:
         for example in self._client.examples(id_, examples=[number], whole_context=whole, **view.asked_of()):
             return example
-        raise errors.NotFound(f"neuron {id_} has no example {number}")
+        raise errors.NotFound(f"{self._index(view).unit} {id_} has no example {number}")
 
     def importance_json(self, request: Request) -> Response:
         """Return for each token of an example, up to its key token, how much the activation needs it, 0..1."""
@@ -395,13 +397,15 @@ class _Pages:
         raise errors.UnknownIndex(f"there is no index {str(view.index)[:80]!r}; the server has {names}")
 
     def _page(self, template: str, view: View, status: int = 200, **values: Any) -> HTMLResponse:
+        index = next((info for info in self._indexes if view.index in (None, info.name)), None)
         html = self._templates.get_template(template).render(
             view=view,
             kept=parse_qsl(view.query()[1:]),
             choices=CHOICES,
             server=self._client.target,
             indexes=[info.name for info in self._indexes],
-            index=next((info for info in self._indexes if view.index in (None, info.name)), None),
+            index=index,
+            unit="neuron" if index is None else index.unit,
             here={"home.html": "/", "table.html": "/", "text.html": "/text"}.get(template),
             json=browser.json_in_html,
             static=files.address,

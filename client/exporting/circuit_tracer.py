@@ -29,7 +29,7 @@ def paired(layer: int, neuron: int) -> int:
 def _model(feature: Feature, subject: Subject) -> dict[str, Any]:
     known, writes = feature.statistics, feature.effects
     return {
-        "transcoder_id": f"{subject.model.id} MLP neurons",
+        "transcoder_id": f"{subject.model.id} {subject.units}",
         "index": paired(*feature.id),
         "examples_quantiles": [_quantile(group, feature) for group in feature.groups],
         "top_logits": [one.token for one in writes.likelier] if writes else [],

@@ -131,7 +131,7 @@ def _card(configs: Sequence[tuple[str, str]], n_clusters: int, subject: Subject)
     lines = [
         "---",
         f"license: {json.dumps(subject.licence or 'unknown')}",
-        f"pretty_name: {json.dumps(f'Feature clusters of the MLP neurons of {model.id}')}",
+        f"pretty_name: {json.dumps(f'Feature clusters of the {subject.units} of {model.id}')}",
         "tags: [interpretability, neuron-embeddings]",
         "configs:",
     ]
@@ -142,9 +142,9 @@ def _card(configs: Sequence[tuple[str, str]], n_clusters: int, subject: Subject)
         *lines,
         "---",
         "",
-        f"# Feature clusters of the MLP neurons of {model.id}",
+        f"# Feature clusters of the {subject.units} of {model.id}",
         "",
-        f"{n_clusters:,} groups of dataset examples, each a behaviour of a neuron: texts at which the neuron fires",
+        f"{n_clusters:,} groups of dataset examples, each a behaviour of a {index.unit}: texts at which it fires",
         "strongly, clustered by neuron embeddings (Foote 2024).",
         "",
         f"- model: {model.id}, weights sha256 `{model.sha256}`",

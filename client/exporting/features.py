@@ -36,6 +36,11 @@ class Subject:
     licence: str
     version: str
 
+    @property
+    def units(self) -> str:
+        """Words for the units that are exported."""
+        return "latents" if self.index.encoders else "MLP neurons"
+
 
 class Group(NamedTuple):
     """A cluster as it is exported: the largest first; single examples together, at the end.

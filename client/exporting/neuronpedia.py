@@ -26,7 +26,7 @@ def _about(subject: Subject, layer: int) -> Iterator[tuple[str, bytes]]:
     folder, model, set_ = _folder(subject, layer), _model(subject), _set(subject)
     yield f"{folder}/release.jsonl", dumped({
         "name": SET,
-        "description": "Feature clusters of MLP neurons, by Polysem",
+        "description": f"Feature clusters of {subject.units}, by Polysem",
         "creatorName": CREATOR,
         "creatorId": CREATOR,
     }) + b"\n"  # fmt: skip
@@ -37,7 +37,7 @@ def _about(subject: Subject, layer: int) -> Iterator[tuple[str, bytes]]:
         "displayNameShort": model,
         "displayName": model,
         "layers": subject.model.n_layers,
-        "neuronsPerLayer": subject.model.n_neurons_per_layer,
+        "neuronsPerLayer": subject.index.n_neurons_per_layer,
         "dimension": subject.model.d_model,
     }) + b"\n"  # fmt: skip
     yield f"{folder}/sourceset.jsonl", dumped({
@@ -46,8 +46,8 @@ def _about(subject: Subject, layer: int) -> Iterator[tuple[str, bytes]]:
         "creatorId": CREATOR,
         "creatorName": CREATOR,
         "releaseName": SET,
-        "description": f"MLP neurons, {subject.side} side, their feature clusters as bins",
-        "type": "mlp-neurons",
+        "description": f"{subject.units}, {subject.side} side, their feature clusters as bins",
+        "type": subject.units.lower().replace(" ", "-"),
     }) + b"\n"  # fmt: skip
     yield f"{folder}/source.jsonl", dumped({
         "modelId": model,

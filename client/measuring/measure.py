@@ -295,14 +295,14 @@ def _index(client: Clusterer, name: str) -> IndexInfo:
 
 def _neurons(ranges: Iterable[NeuronRange], index: IndexInfo) -> Array:
     """(B, 2) int64 layer and number of the neurons that the ranges name, in the model's order."""
-    named = np.zeros((index.n_layers, index.n_neurons_per_layer), bool)
+    named = np.zeros((index.n_layers, index.n_neurons_per_layer), bool)  # of latents as many as the widest layer has
     for r in ranges:
         if r.layer is None:
             named[list(index.held_layers)] = True
-        elif r.layer >= index.n_layers or (r.last or 0) >= index.n_neurons_per_layer:
+        elif r.layer >= index.n_layers or (r.last or 0) >= index.width(r.layer):
             raise UnknownNeuron(
-                f"there is no neuron {r.layer}.{r.last or 0}; index {index.name!r} has layers 0 to "
-                f"{index.n_layers - 1} of neurons 0 to {index.n_neurons_per_layer - 1}"
+                f"there is no {index.unit} {r.layer}.{r.last or 0}; index {index.name!r} has layers 0 to "
+                f"{index.n_layers - 1} of {index.unit}s 0 to {index.width(r.layer) - 1}"
             )
         else:
             named[r.layer, r.first : None if r.last is None else r.last + 1] = True
@@ -310,6 +310,8 @@ def _neurons(ranges: Iterable[NeuronRange], index: IndexInfo) -> Array:
         raise FailedPrecondition(
             f"layer {min(absent)} is not in the index {index.name!r}; measure layers that it holds"
         )
+    for layer, width in zip(index.held_layers, index.widths, strict=True):
+        named[layer, width:] = False
     return np.argwhere(named)
 
 

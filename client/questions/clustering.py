@@ -210,13 +210,13 @@ class Neuron:
 
     @property
     def title(self) -> str:
-        """neuron 7.1234, or neuron 7.1234, negative side"""
-        return f"neuron {self.id}" + ", negative side" * (self.side == "negative")
+        """neuron 7.1234, or neuron 7.1234, negative side; latent 7.1234 of an index of latents"""
+        return f"{self.provenance.unit} {self.id}" + ", negative side" * (self.side == "negative")
 
     @property
     def hook(self) -> Hook:
         """Its place in TransformerLens: the hook point's name, the index there, and a line of code."""
-        return hooks.hook(*self.id)
+        return hooks.hook(*self.id, self.provenance.unit)
 
     @property
     def made_by(self) -> str:
@@ -298,7 +298,7 @@ class Neuron:
     def _connected(self) -> Asker:
         if self._asker is None:
             raise FailedPrecondition(
-                f"neuron {self.id} is without a connection, as it comes from AsyncClient or was pickled or copied: ask "
+                f"{self.title} is without a connection, as it comes from AsyncClient or was pickled or copied: ask "
                 f"client.examples({str(self.id)!r}) for its texts, of AsyncClient with await"
             )
         return self._asker

@@ -16,6 +16,7 @@ from polysem.client.questions.similar import Similar
 from polysem.client.terminal.tables import counted
 from polysem.client.terminal.texts import cropped, example_lines, has_colour, key_text, shade_style
 from polysem.proto.neurons import NeuronId, parse_neuron
+from polysem.proto.units import Unit
 
 NEAR_NONE = "∅"
 
@@ -32,12 +33,14 @@ class SimilarClusters:
         found: Similar,
         texts: Mapping[tuple[NeuronId, int], Example],
         letters: Mapping[tuple[NeuronId, int], str],
+        unit: Unit = "neuron",
     ) -> None:
+        self._unit = unit
         self._neuron, self._found, self._texts, self._letters = parse_neuron(neuron), found, texts, letters
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if not len(self._found):
-            yield Text(f"neuron {self._neuron} has no dataset examples, so no clusters")
+            yield Text(f"{self._unit} {self._neuron} has no dataset examples, so no clusters")
         lines = example_lines(
             [self._texts[one.neuron, one.central] for one in self._found],
             max(options.max_width - 43, 20),
@@ -61,14 +64,14 @@ class SimilarClusters:
 class NamedClusters:
     """Names of clusters, a line each: letter, size, score and null where there are some, the name."""
 
-    def __init__(self, found: Iterable[Label]) -> None:
-        self._found = found
+    def __init__(self, found: Iterable[Label], unit: Unit = "neuron") -> None:
+        self._found, self._unit = found, unit
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         before = None
         for one in self._found:
             if one.neuron != before:
-                yield Text(f"neuron {one.neuron}", "bold")
+                yield Text(f"{self._unit} {one.neuron}", "bold")
                 before = one.neuron
             fits = (
                 "            "
@@ -101,7 +104,9 @@ class ImportanceText:
 
 
 def explanation(
-    tokens: Iterable[ExplainedToken], letters: Mapping[tuple[NeuronId, int], str] | None = None
+    tokens: Iterable[ExplainedToken],
+    letters: Mapping[tuple[NeuronId, int], str] | None = None,
+    unit: Unit = "neuron",
 ) -> RenderableType:
     """A row a token: each neuron's activation and cluster, in a column of its own where the neurons were named.
 
@@ -124,7 +129,7 @@ def explanation(
             table.add_row(Text(characters.displayed(part)), *(_firing(firing, letters) for firing in token.firings))
     if letters is None:
         return table
-    note = "activation, cluster at the smallest mean distance (A is the neuron's largest); ∅ where none is near enough"
+    note = f"activation, cluster at the smallest mean distance (A is the {unit}'s largest); ∅ where none is near enough"
     return Group(table, Text(), Text(note, "dim"))
 
 

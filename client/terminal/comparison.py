@@ -38,7 +38,7 @@ def comparison(hac_neuron: Neuron, scc_neuron: Neuron) -> RenderableType:
     table.add_row("sizes", *(_sizes(neuron) for neuron in neurons))
     for name, words in _METRICS.items():
         table.add_row(words, *(metric_text(neuron.metrics, name) for neuron in neurons))
-    title = Text.assemble("neuron ", (str(hac_neuron.id), "bold"), ": HAC beside SCC")
+    title = Text.assemble(f"{hac_neuron.provenance.unit} ", (str(hac_neuron.id), "bold"), ": HAC beside SCC")
     agreement = Text.assemble("adjusted Rand index ", (f"{index:.2f}", "bold"), f" ({_agreement(index)})")
     parts: list[Any] = [table, Text(), _Strips(hac_neuron, scc_neuron), Text(), agreement]
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))

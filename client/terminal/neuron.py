@@ -29,18 +29,21 @@ def neuron_panel(
     max_clusters              the largest ones
     """
     if len(examples) != len(neuron.labels):
-        raise ValueError(f"neuron {neuron.id} has {len(neuron.labels)} examples; {len(examples)} were given")
+        raise ValueError(
+            f"{neuron.provenance.unit} {neuron.id} has {len(neuron.labels)} examples; {len(examples)} were given"
+        )
     parts: list[RenderableType] = [_header(neuron)]
     if len(examples):
         parts += [Text(), _Figure(neuron, examples, max_examples_per_cluster, max_clusters)]
-    title = Text.assemble("neuron ", (neuron.title.removeprefix("neuron "), "bold"))
+    unit = neuron.provenance.unit
+    title = Text.assemble(f"{unit} ", (neuron.title.removeprefix(f"{unit} "), "bold"))
     return Panel(Group(*parts), title=title, title_align="left", box=box.ROUNDED, border_style="dim", padding=(0, 1))
 
 
 def _header(neuron: Neuron) -> Text:
     m = neuron.metrics
     if not m.n_examples:
-        return Text(f"no dataset examples: on this corpus the neuron is never {neuron.side}")
+        return Text(f"no dataset examples: on this corpus the {neuron.provenance.unit} is never {neuron.side}")
     examples, clusters = counted(m.n_examples, "example"), counted(m.n_clusters, "cluster")
     verb = "falls" if m.n_examples == 1 else "fall"
     split = Text.assemble(

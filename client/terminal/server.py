@@ -62,7 +62,7 @@ def server_info(target: str, about: ServerInfo, indexes: Sequence[IndexInfo]) ->
             f"{index.n_tokens:,}",
             f"{rule.rule} {rule.max_examples}{least}{_kept(index)}",
             f"{index.n_examples:,}",
-            f"{index.n_neurons_with_examples:,}",
+            f"{index.n_neurons_with_examples:,}{' latents' * bool(index.encoders)}",
         )
     notes = [Text(f"{index.name}: {note}") for index in indexes for note in index.notes]
     return Group(facts, Text(), table, *notes)

@@ -7,6 +7,7 @@ from rich.text import Text
 from polysem.client.terminal.tables import right_aligned
 from polysem.proto.arrays import IntArray
 from polysem.proto.questions.summary import LEAST_CLEAR, NeuronKind, NeuronSummary
+from polysem.proto.units import Unit
 
 _SHADES = " ▁▂▃▄▅▆▇█"
 _KINDS: dict[NeuronKind, str] = {
@@ -19,9 +20,9 @@ _KINDS: dict[NeuronKind, str] = {
 _TESTED = "blurred: no more than chance (p above .05)"
 
 
-def summary(found: NeuronSummary) -> RenderableType:
+def summary(found: NeuronSummary, unit: Unit = "neuron") -> RenderableType:
     """Kinds with their counts, and a row a layer with a bar for each step of the best silhouette."""
-    kinds = right_aligned("kind", "neurons", "share")
+    kinds = right_aligned("kind", f"{unit}s", "share")
     kinds.add_column("", no_wrap=True)
     for kind, words in _KINDS.items():
         n = found.kinds[kind]
@@ -31,7 +32,7 @@ def summary(found: NeuronSummary) -> RenderableType:
     layers.add_column("0  best silhouette 1", no_wrap=True)
     for layer, counts in zip(found.layers.tolist(), found.clarity, strict=True):
         layers.add_row(str(layer), f"{counts.sum():,}", bars(counts, int(found.clarity.max(initial=0))))
-    note = f"{found.n_neurons:,} neurons of any kind; a bar is as high as the square root of its number"
+    note = f"{found.n_neurons:,} {unit}s of any kind; a bar is as high as the square root of its number"
     return Group(kinds, Text(), layers, Text(), Text(note, "dim"))
 
 

@@ -15,6 +15,7 @@ from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.statistics import Statistics
 from polysem.client.terminal.fitting import Fitting
 from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
+from polysem.proto.units import Unit
 
 _COLUMNS = {
     "n_examples": "examples",
@@ -50,7 +51,8 @@ def metrics_table(neurons: Iterable[Neuron]) -> RenderableType:
     """A row a neuron, in the order given, those with a test with p and excess; – where a metric is undefined."""
     neurons = list(neurons)
     held = _TESTS if any(neuron.significance for neuron in neurons) else {}
-    table = right_aligned("neuron", *held.values(), *_COLUMNS.values(), *_BASELINES.values())
+    unit = neurons[0].provenance.unit if neurons else "neuron"
+    table = right_aligned(unit, *held.values(), *_COLUMNS.values(), *_BASELINES.values())
     for neuron in neurons:
         test = neuron.significance
         tests = [written(test and test.p_value), written(test and test.excess)] if held else []
@@ -69,7 +71,7 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
         held |= columns if any(getattr(neuron, name) is not None for neuron in neurons) else {}
     names = (*held, *_KIND, *_COLUMNS, *_ACTIVATION_COLUMNS)
     headings = (*held.values(), *_KIND.values(), *_COLUMNS.values(), *_ACTIVATION_COLUMNS.values())
-    table = right_aligned("neuron", *headings, "")
+    table = right_aligned(neurons.unit, *headings, "")
     if neurons.n_approximate:
         table.add_column("method", no_wrap=True)
     for neuron in neurons:
@@ -77,7 +79,7 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
         table.add_row(str(neuron.id), *cells[: len(table.columns) - 1])
     if not len(neurons):
         n = neurons.n_matching
-        return Text(f"only {counted(n, 'neuron')} match" if n else "no neuron matches")
+        return Text(f"only {counted(n, neurons.unit)} match" if n else f"no {neurons.unit} matches")
     last = skipped + len(neurons)
     note = Text(f"{skipped + 1:,} to {last:,} of {neurons.n_matching:,} that match", "dim")
     if any(neuron.rare for neuron in neurons):
@@ -89,10 +91,10 @@ def listing(neurons: Listing, skipped: int = 0) -> RenderableType:
     return Group(Fitting(table, 2 if neurons.n_approximate else 1), Text(), note)
 
 
-def statistics_table(found: Iterable[Statistics]) -> RenderableType:
+def statistics_table(found: Iterable[Statistics], unit: Unit = "neuron") -> RenderableType:
     """A row a neuron, in the order given."""
     names = ("n_examples", "lowest_example", "highest_example", "threshold")
-    table = right_aligned("neuron", *_ACTIVATION_COLUMNS.values(), "examples", "from", "to", "threshold")
+    table = right_aligned(unit, *_ACTIVATION_COLUMNS.values(), "examples", "from", "to", "threshold")
     for one in found:
         table.add_row(str(one.id), *(metric_text(one, name) for name in (*_ACTIVATION_COLUMNS, *names)))
     return Fitting(table)
@@ -101,15 +103,15 @@ def statistics_table(found: Iterable[Statistics]) -> RenderableType:
 class StatisticsPanel:
     """A neuron's histogram of key activations, with the band of its examples."""
 
-    def __init__(self, statistics: Statistics) -> None:
-        self._statistics = statistics
+    def __init__(self, statistics: Statistics, unit: Unit = "neuron") -> None:
+        self._statistics, self._unit = statistics, unit
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         s = self._statistics
         negative = s.side == "negative"
         both = "" if s.minimum_activation is None else f", lowest {s.minimum_activation:.2f}"
         yield Text.assemble(
-            *("neuron ", (str(s.id), "bold"), f": highest activation {s.maximum_activation:.2f}{both}; "),
+            *(f"{self._unit} ", (str(s.id), "bold"), f": highest activation {s.maximum_activation:.2f}{both}; "),
             f"each context's {'lowest' if negative else 'highest'}: mean {s.mean_activation:.2f}, "
             f"{'below' if negative else 'above'} 0 in {s.share_positive:.1%} of the contexts",
         )

@@ -15,11 +15,13 @@ layer_00/ …     xhat (P, D) float16: x̂ of each key token, stored once howeve
                 around (E, 31) float16, of gated neurons float32, 0 outside
                 negative_contexts, negative_positions (N, 3, K): negatives (server/index/negatives.py), where the
                 manifest says that it holds K of each kind
+                encoder (N, D) float32, of latents: what x̂ is multiplied with, a row a latent
 negative/       statistics/ and layer_00/ … of the negative side, where the index has it: maximum is the lowest of all
                 activations, and share_positive the share of contexts whose lowest is below 0
 
-J = layers that it holds × N neurons a layer. Arrays are .npy and memory-mapped; nothing that is hashed holds a time or
-a host. Format 2 has one side and all layers, and no scales.
+J = N neurons of each layer that it holds, one layer after the other. An index of latents has its own N in each layer,
+and its x̂ is what each layer's encoder multiplies. Arrays are .npy and memory-mapped; nothing that is hashed holds a
+time or a host. Format 2 has one side and all layers, and no scales; format 4 is of latents.
 """
 
 import hashlib
@@ -38,7 +40,7 @@ import numpy as np
 
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.errors import DamagedIndex, FailedPrecondition, ForeignIndex, NotFound, UnknownNeuron
-from polysem.proto.facts import IndexInfo, ModelInfo, Selection, decode_indexes, encode_indexes
+from polysem.proto.facts import Encoder, IndexInfo, ModelInfo, Selection, decode_indexes, encode_indexes
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.sides import Side
 from polysem.server.index import arrays, nulls
@@ -47,7 +49,8 @@ from polysem.server.index.negatives import NAMES, Negatives
 from polysem.server.index.soundness import CheckedRows, array_file, check
 
 FORMAT = 3
-READABLE = (2, 3)
+OF_LATENTS = 4  # format of an index of latents, which earlier versions would take for neurons
+READABLE = (2, 3, 4)
 SIGNS: dict[Side, int] = {"positive": 1, "negative": -1}
 MANIFEST = "manifest.json"
 CHECKSUM = "manifest.sha256"
@@ -78,8 +81,8 @@ class Moments(NamedTuple):
 
 class Statistics(NamedTuple):
     """Every neuron's key activations over all contexts: maximum, mean, share_positive (L, N) float32 and histogram
-    (L, N, 64) int32; 0 of layers that the index does not hold. maximum is the strongest: of the negative side the
-    lowest."""
+    (L, N, 64) int32, with N that of the widest layer; 0 of neurons that the index does not hold. maximum is the
+    strongest: of the negative side the lowest."""
 
     maximum: Array
     mean: Array
@@ -105,6 +108,7 @@ class Index:
         self._arrays = side_folder(folder, side)
         self._layers: dict[int, Layer] = {}
         self._checked: dict[int, CheckedRows] = {}
+        self._encoders: dict[int, Array] = {}
         self._sides: dict[Side, Index] = {side: self}  # of all sides that were asked for
 
     @cached_property
@@ -151,6 +155,12 @@ class Index:
         """The most negatives of each kind that it holds of a neuron; 0 where it holds none, as before version 0.2."""
         return int(self.manifest.get("negatives", 0))
 
+    def encoder(self, layer: int) -> Array:
+        """(F, D) float32, mapped: what the x̂ of each of the layer's latents is multiplied with."""
+        if layer not in self._encoders:
+            self._encoders[layer] = arrays.load(self.folder / layer_folder(layer) / "encoder.npy")
+        return self._encoders[layer]
+
     def negatives(self, layer: int) -> Negatives:
         """The negatives of the layer's neurons, mapped."""
         folder = self._arrays / layer_folder(layer)
@@ -178,28 +188,39 @@ class Index:
 
     def _of_all_layers(self, name: str) -> Array:
         """(L, N, …)"""
-        stored = self.stored_statistics(name)
-        n_layers, held = self.info.n_layers, self.info.held_layers
-        stored = stored.reshape(len(held), self.info.n_neurons_per_layer, *stored.shape[1:])
-        if len(held) == n_layers:
-            return stored
-        every = np.zeros((n_layers, *stored.shape[1:]), stored.dtype)  # of which only these pages are ever touched
-        every[list(held)] = stored
+        stored, info = self.stored_statistics(name), self.info
+        shape = info.n_layers, info.n_neurons_per_layer, *stored.shape[1:]
+        if sum(info.widths) == info.n_layers * info.n_neurons_per_layer:
+            return stored.reshape(shape)
+        every = np.zeros(shape, stored.dtype)  # of which only these pages are ever touched
+        for layer, width, begin in zip(info.held_layers, info.widths, self._starts, strict=True):
+            every[layer, :width] = stored[begin : begin + width]
         return every
+
+    @property
+    def _starts(self) -> Array:
+        """Place of the first neuron of each layer that it holds, among the J."""
+        return np.cumsum([0, *self.info.widths[:-1]])
+
+    def places(self, neurons: IntArray) -> Array:
+        """(B,) int64: where neurons (B, 2) of layers that it holds stand among the J."""
+        starts = np.zeros(self.info.n_layers, np.int64)
+        starts[list(self.info.held_layers)] = self._starts
+        return np.asarray(starts[neurons[:, 0]] + neurons[:, 1])
 
     @cached_property
     def n_examples(self) -> Array:
-        """(L, N) int32: dataset examples of each neuron; 0 of layers that it does not hold."""
+        """(L, N) int32: dataset examples of each neuron, N that of the widest layer; 0 of those it does not hold."""
         counts = np.zeros((self.info.n_layers, self.info.n_neurons_per_layer), np.int32)
-        for layer in self.info.held_layers:
-            counts[layer] = np.diff(self.layer(layer).offsets)
+        for layer, width in zip(self.info.held_layers, self.info.widths, strict=True):
+            counts[layer, :width] = np.diff(self.layer(layer).offsets)
         return counts
 
     @cached_property
     def every_neuron(self) -> IntArray:
-        """(B, 2) int32 layer and index of all neurons of the layers that it holds, in the model's order."""
-        layers = np.repeat(np.array(self.info.held_layers, np.int32), self.info.n_neurons_per_layer)
-        neurons = np.tile(np.arange(self.info.n_neurons_per_layer, dtype=np.int32), len(self.info.held_layers))
+        """(J, 2) int32 layer and index of all neurons of the layers that it holds, in the model's order."""
+        layers = np.repeat(np.array(self.info.held_layers, np.int32), self.info.widths)
+        neurons = np.concatenate([np.arange(width, dtype=np.int32) for width in self.info.widths])
         return np.stack([layers, neurons], axis=1)
 
     @property
@@ -210,6 +231,8 @@ class Index:
     @cached_property
     def info(self) -> IndexInfo:
         model, corpus, counts = (self.manifest[key] for key in ("model", "corpus", "counts"))
+        encoders = tuple(Encoder(**encoder) for encoder in self.manifest.get("encoders") or ())
+        widths = [encoder.n_latents for encoder in encoders]
         return IndexInfo(
             name=self.folder.name,
             sha256=self.sha256,
@@ -222,13 +245,14 @@ class Index:
             bos=self.manifest["bos"],
             windows=self.manifest["windows"],
             n_layers=model["n_layers"],
-            n_neurons_per_layer=model["n_neurons_per_layer"],
+            n_neurons_per_layer=max(widths, default=model["n_neurons_per_layer"]),
             software_version=self.manifest["software_version"],
             sides=tuple(self.manifest.get("sides", ("positive",))),
             layers=tuple(self.manifest.get("layers") or ()),
             skip_positions=self.manifest.get("skip_positions", 0),
             n_longer_documents=corpus.get("n_longer"),
             n_skipped_documents=corpus.get("n_skipped", 0),
+            encoders=encoders,
             **counts,
         )
 
@@ -251,22 +275,25 @@ class Index:
         return np.stack(np.divmod(flat, n), axis=1).astype(np.int32)
 
     def _flat(self, r: NeuronRange) -> Array:
-        """layer · N + index of a range's neurons."""
+        """layer · N + index of a range's neurons, with N that of the widest layer."""
         n_layers, n, held = self.info.n_layers, self.info.n_neurons_per_layer, self.info.held_layers
+        unit = self.info.unit
         if r.layer is None:
             every: Array = self.every_neuron @ np.array([n, 1])
             return every
         if r.layer >= n_layers:
-            raise UnknownNeuron(f"there is no neuron {r}: the model has layers 0 to {n_layers - 1}")
+            raise UnknownNeuron(f"there is no {unit} {r}: the model has layers 0 to {n_layers - 1}")
         if r.layer not in held:
             raise FailedPrecondition(
                 f"layer {r.layer} is not in the index {self.info.name!r}, which holds {layers_in_words(held)} of the "
                 f"model's {n_layers}; index the corpus anew with it"
             )
+        width = self.info.width(r.layer)
         if r.first is None or r.last is None:
-            return np.arange(r.layer * n, (r.layer + 1) * n)
-        if r.last >= n:
-            raise UnknownNeuron(f"there is no neuron {r}: each layer has neurons 0 to {n - 1}")
+            return np.arange(r.layer * n, r.layer * n + width)
+        if r.last >= width:
+            which = "each layer" if unit == "neuron" else f"layer {r.layer}"
+            raise UnknownNeuron(f"there is no {unit} {r}: {which} has {unit}s 0 to {width - 1}")
         return np.arange(r.layer * n + r.first, r.layer * n + r.last + 1)
 
     def check_model(self, model: ModelInfo, settings: Mapping[str, Any]) -> None:
@@ -339,7 +366,7 @@ def open_index(folder: Path) -> Index:
     if format_ not in READABLE:
         raise DamagedIndex(
             f"the index {str(folder)!r} has format {format_}, this version ({version('polysem')}) reads "
-            f"{' and '.join(map(str, READABLE))}; "
+            f"{', '.join(map(str, READABLE[:-1]))} and {READABLE[-1]}; "
             "index the corpus anew, or use the version that made it"
         )
     sha256 = hashlib.sha256(data).hexdigest()
@@ -424,6 +451,7 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256}
             for path, sha256 in zip(files, sums, strict=True)
         }
-    manifest = {"format": FORMAT, "software_version": version("polysem")} | facts | {"files": listed}
+    format_ = OF_LATENTS if "encoders" in facts else FORMAT
+    manifest = {"format": format_, "software_version": version("polysem")} | facts | {"files": listed}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     (folder / CHECKSUM).write_text(_checksum_line(file_sha256(folder / MANIFEST)), "utf-8")

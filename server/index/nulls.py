@@ -70,7 +70,7 @@ def read(index: "Index") -> HeldNulls | None:
 
 def problem_of(index: "Index", held: HeldNulls) -> str | None:
     """Say in words why these cannot be tests of the index's neurons; None where they can."""
-    J = len(index.info.held_layers) * index.info.n_neurons_per_layer
+    J = sum(index.info.widths)
     for array, width in ((held.tests, COLUMNS), (held.clusters, len(CLUSTER_COLUMNS))):
         if array is not None and (array.dtype != np.float64 or array.shape != (J, width)):
             return f"holds {array.dtype} of shape {array.shape}, it should hold float64 of ({J}, {width})"

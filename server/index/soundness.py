@@ -93,17 +93,24 @@ def check(index: "Index") -> None:
 def _check_sizes(index: "Index") -> None:
     """Before anything is counted by them."""
     model, layers = index.manifest["model"], index.manifest.get("layers") or ()
+    encoders = index.manifest.get("encoders") or ()
     for name, found, first, last in (
         ("n_layers", model["n_layers"], 1, MAX_LAYERS),
         ("n_neurons_per_layer", model["n_neurons_per_layer"], 1, MAX_INDEX),
         ("max_examples", index.info.selection.max_examples, 1, MAX_INDEX),
         *(("a layer", layer, 0, MAX_LAYERS) for layer in layers),
+        *(("n_latents", encoder["n_latents"], 1, MAX_INDEX) for encoder in encoders),
     ):
         if type(found) is not int or not first <= found <= last:
             raise DamagedIndex(
                 f"the index {str(index.folder)!r} is damaged: its manifest says {name} {found!r}, which is no whole "
                 f"number from {first} to {last}; copy it again, or index the corpus anew"
             )
+    if encoders and [encoder["layer"] for encoder in encoders] != list(layers):
+        raise DamagedIndex(
+            f"the index {str(index.folder)!r} is damaged: its manifest has encoders of other layers than {layers}; "
+            "copy it again, or index the corpus anew"
+        )
 
 
 def _check_contexts(index: "Index") -> None:
@@ -163,7 +170,7 @@ def _check_layer(index: "Index", layer: int) -> int:
     stored, info = index.layer(layer), index.info
     files = {name: array_file(index, layer, name) for name in stored._fields if getattr(stored, name) is not None}
     n_rows, n_examples = len(stored.row_contexts), len(stored.rows)
-    files["offsets"].shape("int64", info.n_neurons_per_layer + 1)
+    files["offsets"].shape("int64", info.width(layer) + 1)
     files["row_contexts"].shape("int32", None)
     files["row_positions"].shape("int32", n_rows)
     files["rows"].shape("int32", None)
@@ -184,6 +191,9 @@ def _check_layer(index: "Index", layer: int) -> int:
             file = _File(index.folder, f"{_prefix(index)}layer_{layer:02d}/{name}", array)
             file.shape("float32", stored.xhat.shape[1])
             file.within(0 if name == "deviation" else -MOST, MOST)
+    if info.encoders:
+        encoder = _File(index.folder, f"layer_{layer:02d}/encoder", index.encoder(layer))
+        encoder.shape("float32", info.width(layer), stored.xhat.shape[1])
     if index.n_negatives:
         _check_negatives(index, layer)
     return n_examples
@@ -197,7 +207,7 @@ def _check_counts(file: _File, counts: Array, most: int) -> None:
 
 def _check_negatives(index: "Index", layer: int) -> None:
     found = index.negatives(layer)
-    shape = index.info.n_neurons_per_layer, len(KINDS), index.n_negatives
+    shape = index.info.width(layer), len(KINDS), index.n_negatives
     folder = f"{_prefix(index)}layer_{layer:02d}"
     contexts, positions = (_File(index.folder, f"{folder}/{n}", a) for n, a in zip(NAMES, found, strict=True))
     contexts.shape("int32", *shape)
@@ -210,7 +220,7 @@ def _check_negatives(index: "Index", layer: int) -> None:
 
 def _check_statistics(index: "Index") -> None:
     info = index.info
-    n = len(info.held_layers) * info.n_neurons_per_layer
+    n = sum(info.widths)
     for name in ("maximum", "mean", "share_positive", "histogram"):
         file = _File(index.folder, f"{_prefix(index)}statistics/{name}", index.stored_statistics(name))
         if name == "histogram":
@@ -223,7 +233,7 @@ def _check_statistics(index: "Index") -> None:
 
 def check_for_model(index: "Index", model: ModelInfo, n_tokens: int) -> None:
     """Raise DamagedIndex where sizes are not the model's, or a token is none of the n_tokens that it knows."""
-    of_index = index.info.n_layers, index.info.n_neurons_per_layer
+    of_index = index.info.n_layers, index.manifest["model"]["n_neurons_per_layer"]
     of_model = model.n_layers, model.n_neurons_per_layer
     if of_index != of_model:
         raise DamagedIndex(

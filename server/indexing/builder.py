@@ -5,6 +5,7 @@ arguments. The finished index appears at OUT in one rename.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -41,7 +42,7 @@ from polysem.server.index.format import (
     write_manifest,
 )
 from polysem.server.index.negatives import Negatives
-from polysem.server.indexing import choose, maxima, negatives, scan
+from polysem.server.indexing import choose, maxima, negatives, scan, widths
 from polysem.server.indexing.scan import Collected, ReadOptions
 from polysem.server.indexing.selection import Candidates
 from polysem.server.indexing.stages import CollectStage, ScanStage
@@ -88,9 +89,10 @@ class Recipe:
     def of(self, model: ModelDescription) -> "Recipe":
         """The same with what the model decides. Raises InvalidArgument for what cannot be done."""
         bos = model.wants_bos if self.bos is None else self.bos
-        sides = self.sides or ("both" if model.info.gated else "positive")
+        sides = self.sides or ("both" if model.has_gates else "positive")
         length = model.info.context_length if self.context_length is None else self.context_length
-        recipe = replace(self, bos=bos, sides=sides, context_length=length, layers=tuple(sorted(set(self.layers))))
+        layers = tuple(sorted(set(self.layers))) or tuple(encoder.layer for encoder in model.encoders)
+        recipe = replace(self, bos=bos, sides=sides, context_length=length, layers=layers)
         recipe.check(model)
         return recipe
 
@@ -119,6 +121,8 @@ class Recipe:
                 raise InvalidArgument(
                     f"there is no layer {layer}: {model.info.id!r} has layers 0 to {model.info.n_layers - 1}", "layers"
                 )
+        if model.encoders:
+            widths.check_latents(model, self.layers, self.sides == "both")
         if self.skip_positions < 0:
             raise InvalidArgument(f"skip_positions is {self.skip_positions}; give 0 or more", "skip_positions")
         if not 0 <= self.negatives <= MAX_NEGATIVES:
@@ -160,7 +164,7 @@ def build(
     recipe = recipe.of(model)
     given = None
     if max_activations is not None:
-        given = maxima.strengths(max_activations, model.info, recipe.each_side, recipe.layers)
+        given = maxima.strengths(max_activations, model, recipe.each_side, recipe.layers)
     if out.name in ("", ".."):
         raise InvalidArgument(f"{str(out)!r} is no name of a new folder; give one", "out")
     work = out.with_name(out.name + ".tmp")
@@ -174,7 +178,7 @@ def build(
         raise FailedPrecondition(f"cannot write to {str(work)!r}: {error.strerror}") from error
     try:
         with shards.sole_worker(work), _nothing_left(work):
-            at_once = batch_tokens or BATCH_TOKENS[model.device.type]
+            at_once = batch_tokens or widths.batch_tokens(model, BATCH_TOKENS[model.device.type])
             where = executor or LocalExecutor(model)
             _Build(model, corpus, recipe, work, progress, at_once, given, where).run(out)
     except PolysemError:  # some of which are OSErrors: a cluster that is away says what to do itself
@@ -218,7 +222,8 @@ class _Build:
         self._executor = executor
         layers = recipe.layers or tuple(range(model.info.n_layers))
         n_skipped = int(bool(recipe.bos)) + recipe.skip_positions
-        self._reading = ReadOptions(n_skipped, batch_tokens, layers, recipe.each_side)
+        of_layers = tuple(map(model.width, layers))
+        self._reading = ReadOptions(n_skipped, batch_tokens, layers, recipe.each_side, of_layers)
 
     def run(self, out: Path) -> None:
         self._facts = self._describe()
@@ -234,7 +239,7 @@ class _Build:
         """Return what the index depends on; an unfinished build must agree with it."""
         model, recipe = self._model, self._recipe
         windowing = self._windowing
-        facts = {
+        facts: dict[str, Any] = {
             "model": asdict(model.info) | {"dtype": model.dtype, "settings": model.settings},
             "tokenizer_sha256": model.tokenizer.sha256,
             "corpus": {
@@ -255,6 +260,9 @@ class _Build:
             "skip_positions": recipe.skip_positions,
             "negatives": recipe.negatives,
         }
+        if model.encoders:
+            facts["encoders"] = [asdict(encoder) for encoder in model.encoders if encoder.layer in recipe.layers]
+            facts["units"] = model.units
         path = self._work / "recipe.json"
         begun = facts | {"batch_tokens": self._batch_tokens}  # moves activations by an ulp, so no loaded may mix two
         if (self._work / "corpus.json").exists():  # before, nothing is done that another recipe could not use
@@ -331,14 +339,14 @@ class _Build:
 
     def _scan(self, contexts_: Contexts) -> tuple[Candidates, Array]:
         """The chosen examples of the neurons of all runs, and their maxima (J,), as strengths."""
-        rule, n_runs = self._recipe.selection, len(self._reading.runs)
-        stage = ScanStage(self._reading, rule, self._given, shards.SHARD_CONTEXTS)
+        rule, bounds = self._recipe.selection, self._reading.bounds
+        stage = ScanStage(self._reading, rule, self._given, widths.contexts_at_once(self._model, self._reading))
         paths = [shard.path for shard in self._finish("scan", contexts_, self._context_range, contexts_.load, stage)]
         sums = self._sums = choose.sums(paths)
         self._moments = choose.moments(choose.totals(paths))
         maximum = sums.maximum if self._given is None else self._given
         advance = self._of_layers("choose")
-        chosen = choose.choose(paths, maximum, n_runs, len(self._reading.sides), rule, self._given, advance)
+        chosen = choose.choose(paths, maximum, bounds, len(self._reading.sides), rule, self._given, advance)
         return chosen, sums.maximum
 
     def _of_layers(self, stage: str) -> Callable[[int], None]:
@@ -347,8 +355,8 @@ class _Build:
     def _collect(self, contexts_: Contexts, candidates: Candidates, maximum: Array) -> None:
         """Shard files with what the chosen examples need."""
         self._chosen = [
-            scan.chosen_of_run(candidates, run, self._model.info.n_neurons_per_layer, self._windowing.context_length)
-            for run in range(len(self._reading.runs))
+            scan.chosen_of_run(candidates, first, last, self._windowing.context_length)
+            for first, last in itertools.pairwise(self._reading.bounds.tolist())
         ]
         n_tokens, most = self._model.tokenizer.n_tokens, self._recipe.negatives
         self._wanted = negatives.Wanted(contexts_, self._reading.n_skipped, n_tokens, most)
@@ -396,7 +404,7 @@ class _Build:
 
     def _assemble(self, contexts_: Contexts, candidates: Candidates) -> None:
         """Write the index folder: contexts, statistics, layers, manifest."""
-        folder, n = self._work / "index", self._model.info.n_neurons_per_layer
+        folder, bounds = self._work / "index", self._reading.bounds
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self._work / "contexts", folder / "contexts")
         runs = self._reading.runs
@@ -406,7 +414,7 @@ class _Build:
         folders = [side_folder(folder, side) / layer_folder(layer) for side, layer in runs]
 
         def write(run: int) -> tuple[Array, Negatives]:
-            begin = candidates.offsets[run * n]
+            begin = candidates.offsets[bounds[run]]
             strengths = candidates.activations[begin : begin + len(self._chosen[run].rows)]
             return self._write_run(folders[run], run, SIGNS[runs[run][0]] * strengths)
 
@@ -415,7 +423,7 @@ class _Build:
             histograms, found = zip(*choose.layer_by_layer(pool, write, len(runs), n_sides, advance), strict=True)
         counts = {"n_documents": contexts_.n_documents, "n_contexts": len(contexts_), "n_tokens": contexts_.n_tokens}
         for side, mine in zip(
-            self._reading.sides, np.split(np.arange(len(runs) * n), len(self._reading.sides)), strict=True
+            self._reading.sides, np.split(np.arange(bounds[-1]), len(self._reading.sides)), strict=True
         ):
             self._write_statistics(side_folder(folder, side) / "statistics", side, mine, len(contexts_), histograms)
             n_examples = np.diff(candidates.offsets)[mine]
@@ -438,7 +446,7 @@ class _Build:
         """Write one run's arrays from all shards; its histogram (N, 64), and negatives that are yet to be written."""
         folder.mkdir()
         chosen, parts = self._chosen[run], self._choices[run]
-        dtype = np.float32 if self._model.info.gated else np.float16
+        dtype = np.float32 if self._model.is_wide else np.float16
         around = np.empty((len(chosen.rows), TOKENS_BEFORE + 1 + TOKENS_AFTER), dtype)
         histogram: Array = np.zeros((len(chosen.offsets) - 1, N_BINS), np.int32)
         scales: list[Array] = [np.ones(0, np.float32)]
@@ -464,6 +472,9 @@ class _Build:
         arrays.save(folder / "rows.npy", chosen.rows)
         arrays.save(folder / "activations.npy", activations)
         arrays.save(folder / "around.npy", around)
+        for latents in self._model.latents:
+            if latents.layer == self._reading.runs[run][1]:
+                arrays.save(folder / "encoder.npy", latents.weights.cpu().numpy())
         return histogram, self._wanted.chosen(run, chosen.offsets, chosen.contexts, fires, np.concatenate(weak_at))
 
 

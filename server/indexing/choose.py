@@ -22,10 +22,10 @@ MOMENT_BITS = 14  # of a deviation: far finer than stored x̂, far coarser than 
 RUNS_AT_ONCE = 4  # some are read while another is joined, on all cores
 
 
-def flattened(part: Scan, n_runs: int) -> dict[str, Array]:
-    """The arrays of a scan shard: each run can be read without the others."""
+def flattened(part: Scan, bounds: Array) -> dict[str, Array]:
+    """The arrays of a scan shard: each run can be read without the others. bounds: as in `ReadOptions`."""
     arrays: dict[str, Array] = part.sums._asdict() | {f"xhat_{name}": x for name, x in part.totals._asdict().items()}
-    for run, some in enumerate(selection.split(part.candidates, n_runs)):
+    for run, some in enumerate(selection.split(part.candidates, bounds)):
         arrays |= {f"{name}_{run}": array for name, array in some._asdict().items()}
     return arrays
 
@@ -53,7 +53,7 @@ def moments(totals: Totals) -> Moments:
 def choose(
     paths: Sequence[Path],
     maximum: Array,
-    n_runs: int,
+    bounds: Array,
     n_sides: int,
     rule: Selection,
     given: Array | None,
@@ -62,6 +62,7 @@ def choose(
     """The chosen examples of all neurons; raises FailedPrecondition where a shard is damaged.
 
     paths    of scan shards
+    bounds   (R + 1,) of the runs, as in `ReadOptions`
     n_sides  the runs are the layers of one side, then those of the next
     maximum  (J,) float32: what the rule takes for each neuron's maximum
     given    the same where it was known to the scan, else None
@@ -71,7 +72,7 @@ def choose(
     """
 
     def of_run(run: int) -> Candidates:
-        mine = slice(run * len(maximum) // n_runs, (run + 1) * len(maximum) // n_runs)
+        mine = slice(bounds[run], bounds[run + 1])
         known = None if given is None else given[mine]
         parts: list[Candidates] = []
         for path in paths:
@@ -83,7 +84,7 @@ def choose(
 
     advance(0)
     with ThreadPoolExecutor(RUNS_AT_ONCE) as pool:
-        return selection.chained(layer_by_layer(pool, of_run, n_runs, n_sides, advance))
+        return selection.chained(layer_by_layer(pool, of_run, len(bounds) - 1, n_sides, advance))
 
 
 def layer_by_layer(

@@ -7,9 +7,9 @@ import numpy as np
 
 from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.facts import ModelInfo
 from polysem.proto.sides import Side
 from polysem.server.index.format import SIGNS
+from polysem.server.model.model import ModelDescription
 
 
 def read(path: Path) -> Array:
@@ -27,13 +27,16 @@ def read(path: Path) -> Array:
     return values
 
 
-def strengths(values: Array, model: ModelInfo, sides: Sequence[Side], layers: Sequence[int]) -> Array:
+def strengths(values: Array, reader: ModelDescription, sides: Sequence[Side], layers: Sequence[int]) -> Array:
     """(J,) float32: how strongly the neurons of these sides and layers (none: all) fire at most, side by side.
 
     values  (L, N), or with both sides (2, L, N): the maxima, then the minima
 
     Layers that are not kept are not looked at. Raises InvalidArgument for another shape, or what is not finite.
     """
+    if reader.encoders:
+        raise InvalidArgument("maxima of a file are of neurons; leave them out for latents", "max_activations")
+    model = reader.info
     shape, both = (model.n_layers, model.n_neurons_per_layer), len(sides) > 1
     wanted = (2, *shape) if both else shape
     if values.shape != wanted:

@@ -4,9 +4,9 @@ scan     each neuron's key activation and key token in each context, reduced to 
 collect  x̂ at the chosen key tokens, activations around them, the histogram of key activations, and where neurons fire
          among the contexts that negatives may be taken from
 
-A run is a layer's N neurons on one side. Of R runs (first the layers that are read, on the positive side, then on the
-negative one) all that follows has columns, one run after the other. The strength of an activation is itself, on the
-negative side minus it; what is chosen is chosen by strength.
+A run is a layer's N neurons on one side, N its own in each layer. Of R runs (first the layers that are read, on the
+positive side, then on the negative one) all that follows has columns, one run after the other. The strength of an
+activation is itself, on the negative side minus it; what is chosen is chosen by strength.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 from polysem.kernels.key_tokens import key_tokens
 from polysem.proto.arrays import Array
 from polysem.proto.errors import FailedPrecondition
-from polysem.proto.facts import ModelInfo, Selection
+from polysem.proto.facts import Selection
 from polysem.proto.sides import Side
 from polysem.server.index.contexts import LoadedContexts
 from polysem.server.index.format import N_BINS, SIGNS, TOKENS_AFTER, TOKENS_BEFORE
@@ -37,17 +37,24 @@ class ReadOptions(NamedTuple):
     n_skipped  tokens at each context's start that are never key tokens
     layers     ascending
     sides      positive, or both
+    widths     neurons of each of the layers
     """
 
     n_skipped: int
     batch_tokens: int
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
+    widths: tuple[int, ...]
 
     @property
     def runs(self) -> list[tuple[Side, int]]:
         """(R,) side and layer."""
         return [(side, layer) for side in self.sides for layer in self.layers]
+
+    @property
+    def bounds(self) -> Array:
+        """(R + 1,) int64: run r has columns bounds[r] … bounds[r + 1] of the J."""
+        return np.cumsum([0, *self.widths * len(self.sides)])
 
 
 class Batch(NamedTuple):
@@ -128,9 +135,8 @@ def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, 
     """Run the scan's one forward over the loaded contexts. Holds C · J · 8 bytes on its device, read at
     the end only, so that a GPU need not wait for each layer's answer to be fetched."""
     info, device = model.info, model.device
-    n = info.n_neurons_per_layer
-    place = {layer: i for i, layer in enumerate(reading.layers)}
-    shape = len(loaded), len(reading.sides), len(reading.layers) * n
+    of_layer = dict(zip(reading.layers, map(slice, reading.bounds, reading.bounds[1:]), strict=False))
+    shape = len(loaded), len(reading.sides), sum(reading.widths)
     strength = torch.empty(shape, device=device)
     where = torch.empty(shape, dtype=torch.int32, device=device)
     prefixes = np.zeros((len(loaded), int(loaded.lengths.max())), np.uint64)
@@ -147,12 +153,11 @@ def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, 
             rows: Tensor = rows,
             texts: Tensor = texts,
         ) -> None:
-            if layer in place:
+            if layer in of_layer:
                 xhat = model.normalise(layer, residual[texts.to(residual.device)])
                 total[layer] += xhat.sum(0, dtype=torch.float64).to(device)
                 squares[layer] += xhat.square().sum(0, dtype=torch.float64).to(device)
-                columns = slice(place[layer] * n, (place[layer] + 1) * n)
-                found = _key_tokens(activations, batch, reading)
+                columns, found = of_layer[layer], _key_tokens(activations, batch, reading)
                 for side, (highest, at) in enumerate(zip(*found, strict=True)):
                     strength[rows, side, columns], where[rows, side, columns] = highest.to(device), at.to(device)
 
@@ -178,9 +183,7 @@ def _fetched(tensor: Tensor) -> Array:
     return host.copy_(tensor).numpy()
 
 
-def reduced(
-    found: KeyActivations, info: ModelInfo, reading: ReadOptions, rule: Selection, given: Array | None = None
-) -> Scan:
+def reduced(found: KeyActivations, reading: ReadOptions, rule: Selection, given: Array | None = None) -> Scan:
     """Return what is kept of them, on the CPU; nothing of the model is run any more.
 
     given  (J,) float32: the neurons' maxima, where they are not to be the corpus's own
@@ -190,7 +193,7 @@ def reduced(
     first, strength, where, prefixes, totals = found
     sums = Sums(*column_sums(strength))
     if not np.isfinite(sums.total).all():
-        _raise_not_finite(strength, first, info.n_neurons_per_layer, reading)
+        _raise_not_finite(strength, first, reading)
     return Scan(candidates(strength, where, prefixes, first, rule, given), sums, totals)
 
 
@@ -200,11 +203,12 @@ def _key_tokens(activations: Tensor, batch: Batch, reading: ReadOptions) -> tupl
     return key_tokens(activations, lengths, reading.n_skipped, len(reading.sides))
 
 
-def _raise_not_finite(strength: Array, first: int, n: int, reading: ReadOptions) -> None:
+def _raise_not_finite(strength: Array, first: int, reading: ReadOptions) -> None:
     context, column = np.argwhere(~np.isfinite(strength))[0]
-    side, layer = reading.runs[column // n]
+    run = int(np.searchsorted(reading.bounds, column, side="right")) - 1
+    (side, layer), number = reading.runs[run], column - reading.bounds[run]
     raise FailedPrecondition(
-        f"neuron {layer}.{column % n} has the activation {strength[context, column] * SIGNS[side]} in context "
+        f"neuron {layer}.{number} has the activation {strength[context, column] * SIGNS[side]} in context "
         f"{first + context}: the weights are damaged, or the dtype is too narrow for this model"
     )
 
@@ -224,17 +228,17 @@ class Chosen(NamedTuple):
     row_positions: Array
 
 
-def chosen_of_run(chosen: Candidates, run: int, n: int, context_length: int) -> Chosen:
-    """Run `run`'s part of the chosen examples of all J = R · n neurons."""
-    begin, end = chosen.offsets[run * n], chosen.offsets[(run + 1) * n]
-    offsets = chosen.offsets[run * n : (run + 1) * n + 1] - begin
+def chosen_of_run(chosen: Candidates, first: int, last: int, context_length: int) -> Chosen:
+    """The part of the chosen examples of a run, whose neurons are first..last − 1 of all J."""
+    begin, end = chosen.offsets[first], chosen.offsets[last]
+    offsets = chosen.offsets[first : last + 1] - begin
     contexts, positions = chosen.contexts[begin:end], chosen.positions[begin:end]
     keys, rows = np.unique(contexts.astype(np.int64) * context_length + positions, return_inverse=True)
     return Chosen(
         offsets,
         contexts,
         positions,
-        np.repeat(np.arange(n), np.diff(offsets)),
+        np.repeat(np.arange(last - first), np.diff(offsets)),
         rows.astype(np.int32),
         (keys // context_length).astype(np.int32),
         (keys % context_length).astype(np.int32),
@@ -299,7 +303,7 @@ class Collected(NamedTuple):
 
     xhat       (P', D) float16
     scales     (P',) float32 that its rows are to be multiplied by: powers of two, 1 where a norm bounds them
-    around     (E', 31) float16, of gated neurons float32
+    around     (E', 31) float16, of gated neurons and latents float32
     histogram  (N, 64) uint8 to uint32, as small as the shard's contexts allow
     fires      (Q',) bool: whether each neuron that is asked about fires
     weak_at    (R', N) int32: the key token of each context of the sample in which a neuron fires weakly; else −1
@@ -322,9 +326,9 @@ def collect(
     advance: Advance,
 ) -> list[Collected]:
     """Collect the loaded contexts, run by run. maximum (J,): strengths over the whole corpus. Cost: one forward."""
-    n = model.info.n_neurons_per_layer
+    bounds = reading.bounds
     runs = [
-        _RunCollector(model, layer, loaded, part, maximum[run * n : (run + 1) * n])
+        _RunCollector(model, layer, loaded, part, maximum[bounds[run] : bounds[run + 1]])
         for run, ((_, layer), part) in enumerate(zip(reading.runs, parts, strict=True))
     ]
     of_layer = {
@@ -351,14 +355,14 @@ class _RunCollector:
         self._model, self._layer = model, layer
         self._loaded, self._choice = loaded, part
         self._maximum = torch.from_numpy(maximum).to(device)
-        self._histogram = torch.zeros((info.n_neurons_per_layer, N_BINS), dtype=torch.int64, device=device)
+        self._histogram = torch.zeros((len(maximum), N_BINS), dtype=torch.int64, device=device)
         n_around = TOKENS_BEFORE + 1 + TOKENS_AFTER
         self._xhat = torch.empty((len(part.row_contexts), info.d_model), dtype=torch.float16, device=device)
         self._scales = torch.ones(len(part.row_contexts), device=device)
-        dtype = torch.float32 if info.gated else torch.float16
+        dtype = torch.float32 if model.is_wide else torch.float16
         self._around = torch.empty((len(part.contexts), n_around), dtype=dtype, device=device)
         self._fires = torch.zeros(len(part.asked_contexts), dtype=torch.bool, device=device)
-        weak_at = (len(part.sample), info.n_neurons_per_layer)
+        weak_at = (len(part.sample), len(maximum))
         self._weak_at = torch.empty(weak_at, dtype=torch.int32, device=device)
 
     @property

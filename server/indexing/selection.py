@@ -41,6 +41,7 @@ activation, so ties only keep texts alike in one band. An activation that is wit
 band's edge may fall on either side of it.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
@@ -124,10 +125,9 @@ def join(parts: Sequence[Candidates], rule: Selection, given: Array | None = Non
     return _kept(all_, keep)
 
 
-def split(all_: Candidates, n: int) -> list[Candidates]:
-    """Split into n equal runs of neurons, as views; n divides J."""
-    size = (len(all_.offsets) - 1) // n
-    runs = [all_.offsets[first : first + size + 1] for first in range(0, n * size, size)]
+def split(all_: Candidates, bounds: Array) -> list[Candidates]:
+    """Split into runs of neurons, as views: run r has neurons bounds[r] … bounds[r + 1]."""
+    runs = [all_.offsets[first : last + 1] for first, last in itertools.pairwise(bounds.tolist())]
     return [Candidates(run - run[0], *(column[run[0] : run[-1]] for column in all_[1:])) for run in runs]
 
 

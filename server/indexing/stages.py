@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polysem.proto.arrays import Array
-from polysem.proto.facts import ModelInfo, Selection
+from polysem.proto.facts import Selection
 from polysem.proto.work.shards import Advance, Arrays
 from polysem.server.corpus.documents import Corpus, Document, Texts, digest_of
 from polysem.server.corpus.ranges import Range
@@ -86,14 +86,14 @@ class ScanStage:
         parts: list[Scan] = []
         with ThreadPoolExecutor(1) as reducer:
             for some in others:
-                part = reducer.submit(self._reduced, found, model.info)
+                part = reducer.submit(self._reduced, found)
                 found = scan.key_activations(model, some, self.reading, advance)
                 parts.append(part.result())
-        info, n_runs = model.info, len(self.reading.runs)
-        return lambda: choose.flattened(joined([*parts, self._reduced(found, info)], self.rule, self.given), n_runs)
+        bounds = self.reading.bounds
+        return lambda: choose.flattened(joined([*parts, self._reduced(found)], self.rule, self.given), bounds)
 
-    def _reduced(self, found: KeyActivations, info: ModelInfo) -> Scan:
-        return scan.reduced(found, info, self.reading, self.rule, self.given)
+    def _reduced(self, found: KeyActivations) -> Scan:
+        return scan.reduced(found, self.reading, self.rule, self.given)
 
 
 @dataclass(frozen=True)

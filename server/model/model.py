@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from polysem.proto.arrays import Array
 from polysem.proto.errors import InvalidArgument
-from polysem.proto.facts import ModelInfo
+from polysem.proto.facts import Encoder, ModelInfo
 from polysem.proto.questions.clustering import OF_GATES, EmbeddingChoice
+from polysem.server.latents.encoder import Latents
 from polysem.server.model import controls, direct_path
 from polysem.server.model.architecture import Family, Mlp
 from polysem.server.model.direct_path import Unembedding
@@ -31,7 +32,8 @@ DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfl
 
 
 # visit(layer, residual (b, T, D), activations (b, T, N)): N = MLP neurons a layer. What it writes into activations is
-# what the rest of the model reads.
+# what the rest of the model reads. Of latents (latent_model.py): what the encoder multiplies, and the latents', which
+# the rest of the model does not read.
 Visit = Callable[[int, Tensor, Tensor], None]
 
 # keys and values (1, heads, P, D / heads) of each layer: all that later tokens see of P tokens before them
@@ -59,8 +61,15 @@ class EmbeddingWeights(NamedTuple):
         return EmbeddingWeights(*(None if of is None else of.double() for of in self))  # type: ignore[arg-type]
 
 
-class _SeenEnough(Exception):
+class SeenEnough(Exception):
     """Ends a forward."""
+
+
+def encoder_of(latents: Latents) -> Encoder:
+    """Return the facts about an encoder that an index keeps."""
+    hook, model = latents.origin.hook, latents.origin.model or ""
+    about = latents.layer, latents.name, latents.sha256, latents.point, latents.origin.kind
+    return Encoder(*about, len(latents.weights), hook, model)
 
 
 @dataclass(eq=False)
@@ -69,6 +78,8 @@ class ModelDescription:
 
     device    where it is read, here or elsewhere
     settings  of its config, those that change its numbers
+    latents   its units in the place of its neurons: of one encoder a layer, ascending; none: its neurons are
+    units     what names their folder, as `--units` takes it; "": neurons
     """
 
     info: ModelInfo
@@ -76,6 +87,29 @@ class ModelDescription:
     dtype: str
     device: torch.device
     settings: Mapping[str, Any]
+    latents: Sequence[Latents] = ()
+    units: str = ""
+
+    @property
+    def encoders(self) -> Sequence[Encoder]:
+        """Facts about the encoders of its latents; none where its units are neurons."""
+        return [encoder_of(latents) for latents in self.latents]
+
+    def width(self, layer: int) -> int:
+        """Return how many units a layer has; 0 where no encoder reads it."""
+        if not self.encoders:
+            return self.info.n_neurons_per_layer
+        return sum(encoder.n_latents for encoder in self.encoders if encoder.layer == layer)
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether its units are gated neurons."""
+        return self.info.gated and not self.encoders
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether activations may lie outside float16."""
+        return self.info.gated or bool(self.encoders)
 
     @property
     def wants_bos(self) -> bool:
@@ -138,10 +172,14 @@ class Model(ModelDescription):
                 self._visit(layer, read["residual"].view(*self._batch, -1), inputs[0].view(*self._batch, -1))
             read.clear()
             if layer == self._last_layer:
-                raise _SeenEnough
+                raise SeenEnough
 
         mlp.reads.register_forward_pre_hook(keep)
         mlp.writes.register_forward_pre_hook(show)
+
+    def on(self, model: "Model") -> "Model":
+        """Return the same units of another copy of the model."""
+        return model
 
     @property
     def n_bytes(self) -> int:
@@ -202,7 +240,7 @@ class Model(ModelDescription):
         torch.set_float32_matmul_precision("high" if self.dtype == "tf32" else "highest")
         self._last_layer = self.info.n_layers - 1 if last_layer is None else last_layer
         try:
-            with suppress(_SeenEnough):
+            with suppress(SeenEnough):
                 return self._transformer(tokens.to(self.device), use_cache=cache is not None, **{self._cache: cache})
         finally:
             torch.set_float32_matmul_precision(precision)
@@ -227,6 +265,10 @@ class Model(ModelDescription):
         """x̂ (P, D) float32 of residual rows (P, D), which the layer's MLP reads."""
         return self.mlps[layer].normalise(residual)
 
+    def gamma(self, layer: int) -> Tensor | None:
+        """γ (D,) of the norm of what the layer's neurons read; None where it has none."""
+        return self.mlps[layer].gamma
+
     def directions(self, layer: int, neurons: Tensor) -> Tensor:
         """Return (B, D) float32 of length 1: what neurons (B,) int64 of a layer add, as the unembedding reads it."""
         return direct_path.directions(self.mlps[layer], self.final, neurons, self.device)
@@ -242,16 +284,16 @@ class Model(ModelDescription):
 
     def check_choice(self, choice: EmbeddingChoice) -> None:
         """Raise InvalidArgument for an embedding that the model's neurons do not have."""
-        if choice.embedding in OF_GATES and not self.info.gated:
+        if choice.embedding in OF_GATES and not self.has_gates:
+            others = "these are latents" if self.encoders else f"those of {self.info.id!r} ({self.info.family}) are not"
             raise InvalidArgument(
-                f"embedding {choice.embedding!r} is of gated neurons, and those of {self.info.id!r} "
-                f"({self.info.family}) are not; choose neuron or pre_mlp",
+                f"embedding {choice.embedding!r} is of gated neurons, and {others}; choose neuron or pre_mlp",
                 "embedding",
             )
 
     def weights_vary(self, choice: EmbeddingChoice) -> bool:
         """Whether each example has weights of its own: of the gates, or where x̂ has a scale that no norm bounds."""
-        return not self.bounded or (self.info.gated and choice.of_weights)
+        return not self.bounded or (self.has_gates and choice.of_weights)
 
     def embedding_weights(self, layer: int, neurons: Tensor, choice: EmbeddingChoice) -> EmbeddingWeights:
         """Return how the neurons (B,) int64 embed x̂. Folded puts γ into the weights; without γ, β the modes are one.
@@ -274,7 +316,7 @@ class Model(ModelDescription):
         if choice.embedding == "permuted":
             order = controls.orders(layer, neurons, b[1], choice.seed).to(self.device)
         matrix = mlp.up if mlp.up is not None and choice.embedding == "up" else mlp.weights
-        rows = _ordered(_rows(matrix, own).to(self.device), order)
+        rows = _ordered(rows_of(matrix, own).to(self.device), order)
         weights, offsets = _scaled(rows, gamma), None if beta is None else _scaled(rows, beta)
         if mlp.up is None or not choice.of_weights:
             return EmbeddingWeights(weights, offsets)
@@ -282,12 +324,12 @@ class Model(ModelDescription):
         return EmbeddingWeights(
             weights,
             None,
-            _scaled(_ordered(_rows(mlp.up, own).to(self.device), order), gamma),
+            _scaled(_ordered(rows_of(mlp.up, own).to(self.device), order), gamma),
             torch.stack([of.to(self.device) for of in biases], dim=1),
         )
 
 
-def _rows(matrix: Tensor, which: Tensor) -> Tensor:
+def rows_of(matrix: Tensor, which: Tensor) -> Tensor:
     """(B, D) float32: rows of a matrix (N, D).
 
     On a CPU by NumPy, as in `_scaled`: torch spreads such small work over its threads, and on a busy machine waits for

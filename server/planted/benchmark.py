@@ -206,6 +206,10 @@ def run(
     clusterings a mixture, and 192 of gated neurons; the significant merges of those cut as suggested take most of the
     time.
     """
+    if index.info.encoders:
+        raise FailedPrecondition(
+            f"planted truth is made of neurons, and the index {index.info.name!r} is of latents; name one of neurons"
+        )
     mixed = mixtures(model, index, n_mixtures, seed, layers)
     if not mixed:
         raise FailedPrecondition(

@@ -27,6 +27,7 @@ from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.explain import read_text
 from polysem.server.questions.nearest import NearestClusters
+from polysem.server.questions.units import refuse_latents
 
 FORWARD_TOKENS = {"cpu": 1024, "cuda": 1 << 16}  # that are read together where contexts are short enough
 LOGIT_ROWS = 64  # last vectors whose logits are made together
@@ -452,6 +453,7 @@ def plan(engine: Engine, query: AblateQuery) -> AblatePlan:
     """Also raises InvalidArgument for a text that the model cannot read at once, and FailedPrecondition for a model
     without unembedding. Cost: the text is tokenised."""
     index, model = engine.index(query.index, query.side), engine.model
+    refuse_latents(index, "effects of ablations")
     work = work_of(engine, index, query.choice, query.clustering)
     layer, j = query.neuron
     neurons = engine.neurons(index, [NeuronRange(layer, j, j)])

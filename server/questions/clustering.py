@@ -131,9 +131,9 @@ class ClusterWork:
         n = int(self.index.n_examples[neuron])
         if not self.takes(np.array(n)):
             raise FailedPrecondition(
-                f"neuron {neuron} has {n:,} examples, and {self.clustering.linkage} linkage takes at most "
-                f"{self._most_examples:,}; ask for algorithm scc or for single linkage, or serve an index with fewer "
-                "--max-examples"
+                f"{self.index.info.unit} {neuron} has {n:,} examples, and {self.clustering.linkage} linkage takes at "
+                f"most {self._most_examples:,}; ask for algorithm scc or for single linkage, or serve an index with "
+                "fewer --max-examples"
             )
 
     @property
@@ -418,8 +418,9 @@ def empty_cluster_batch(neurons: IntArray, n_examples: IntArray, clustering: Clu
 
 def work_of(engine: Engine, index: Index, choice: EmbeddingChoice, clustering: Clustering) -> ClusterWork:
     """The work of clustering neurons of the index. Raises InvalidArgument for an embedding that they do not have."""
-    engine.model.check_choice(choice)
-    return ClusterWork(engine.model, index, choice, clustering.canonical(), engine.neighbour_library)
+    model = engine.model_of(index)
+    model.check_choice(choice)
+    return ClusterWork(model, index, choice, clustering.canonical(), engine.neighbour_library)
 
 
 def plan(engine: Engine, query: ClusterQuery) -> Plan:

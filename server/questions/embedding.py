@@ -42,6 +42,7 @@ class EmbedWork:
 
 def plan(engine: Engine, query: EmbedQuery) -> Plan:
     index = engine.index(query.index, query.side)
-    engine.model.check_choice(query.choice)
-    work = EmbedWork(engine.model, index, query.choice)
+    model = engine.model_of(index)
+    model.check_choice(query.choice)
+    work = EmbedWork(model, index, query.choice)
     return Plan(work, engine.neurons(index, query.neurons), engine.provenance(index, query.choice))

@@ -22,6 +22,7 @@ from polysem.server.index.format import Index
 from polysem.server.index.soundness import check_for_model
 from polysem.server.model.model import Model
 from polysem.server.questions import frames
+from polysem.server.questions.units import model_of
 
 MAX_NEURONS_PER_REQUEST = 1 << 20
 
@@ -59,6 +60,7 @@ class Engine:
     indexes            by the names that requests give them
     copies             of the model, on other devices
     neighbour_library  what searches nearest neighbours
+    units              where encoders of latents lie; "": where the indexes' makers had them
 
     Raises ForeignIndex where an index was made with other weights.
     """
@@ -70,6 +72,7 @@ class Engine:
         version: str,
         neighbour_library: Library = "torch",
         copies: Sequence[Model] = (),
+        units: str = "",
     ) -> None:
         for index in indexes:
             _check(index, model)
@@ -81,6 +84,8 @@ class Engine:
         self.default_index = indexes[0].info.name
         self.neighbour_library = neighbour_library
         self._version = version
+        self._units = units
+        self._models: dict[str, Model] = {}  # of indexes of latents, by their hashes
 
     def add(self, index: Index, owner: str = "", shared: bool = False) -> None:
         """Let requests name what a job made, in the place of its owner's of that name. Raises ForeignIndex."""
@@ -127,19 +132,25 @@ class Engine:
         except KeyError:
             raise UnknownIndex(f"there is no index {name!r} here; the server has {', '.join(self.indexes)}") from None
 
+    def model_of(self, index: Index) -> Model:
+        """The model with the index's units, the same whenever it is asked for."""
+        if not index.info.encoders:
+            return self.model
+        return self._models.setdefault(index.sha256, model_of(self.model, index, self._units))
+
     def neurons(self, index: Index, ranges: Sequence[NeuronRange]) -> IntArray:
         """(B, 2) of the ranges. Raises UnknownNeuron, FailedPrecondition for a layer that the index does not hold, and
         InvalidArgument for too many."""
-        n = index.info.n_neurons_per_layer
         named = sum(
             1 + r.last - r.first if r.first is not None and r.last is not None
-            else n if r.layer is not None
-            else n * len(index.info.held_layers)
+            else index.info.width(r.layer) if r.layer is not None
+            else sum(index.info.widths)
             for r in ranges
         )  # fmt: skip
         if named > MAX_NEURONS_PER_REQUEST:
             raise InvalidArgument(
-                f"{named} neurons were named in one request; ask for at most {MAX_NEURONS_PER_REQUEST} at once",
+                f"{named} {index.info.unit}s were named in one request; ask for at most {MAX_NEURONS_PER_REQUEST} "
+                "at once",
                 "neurons",
             )
         return index.neurons(ranges)
@@ -151,7 +162,15 @@ class Engine:
         frames.check_frame(index, choice)
         info = index.info
         return Provenance(
-            info.name, index.sha256, info.model_id, info.model_sha256, self._version, choice, clustering, index.side
+            info.name,
+            index.sha256,
+            info.model_id,
+            info.model_sha256,
+            self._version,
+            choice,
+            clustering,
+            index.side,
+            unit=info.unit,
         )
 
 
@@ -164,7 +183,7 @@ def _check(index: Index, model: Model) -> None:
 def with_copy(work: Any, model: Model) -> Any:
     """The work, done by this copy of its model instead: of all dataclasses that it is made of."""
     if isinstance(work, Model):
-        return model
+        return work.on(model)
     if not is_dataclass(work) or isinstance(work, type):
         return work
     of = {field.name: getattr(work, field.name) for field in fields(work) if field.init}

@@ -129,5 +129,6 @@ def items_of(index: Index, neurons: IntArray, chosen: Sequence[int]) -> IntArray
 def plan(engine: Engine, query: ExampleQuery) -> Plan:
     index = engine.index(query.index, query.side)
     items = items_of(index, engine.neurons(index, query.neurons), query.examples)
-    whole = WholeContexts(engine.model, index, items) if query.whole_context else None
-    return Plan(ExampleWork(engine.model, index, whole), items, engine.provenance(index))
+    model = engine.model_of(index)
+    whole = WholeContexts(model, index, items) if query.whole_context else None
+    return Plan(ExampleWork(model, index, whole), items, engine.provenance(index))

@@ -152,13 +152,14 @@ class ExplainWork:
         comparable = _comparable(self.index)  # (L, N)
         sign = self.index.sign
         maximum = torch.from_numpy(np.where(comparable, self.index.statistics.maximum, 0)).to(self.model.device)
-        n, k = maximum.shape[1], min(self.n_strongest, int(comparable.sum()))
+        n, k = maximum.shape[1], min(self.n_strongest, int(comparable.sum()))  # n: of the widest layer
         found: list[tuple[Tensor, Tensor, Tensor]] = []  # shares, activations, flat neurons: (T, k) of each layer
 
         def visit(layer: int, _residual: Tensor, a: Tensor) -> None:
             activations = a[0, self._n_before :].float()  # (T, N)
-            shares = torch.where(sign * maximum[layer] > 0, activations / maximum[layer], -torch.inf)
-            best = shares.topk(min(k, n), dim=1).indices
+            most = maximum[layer, : a.shape[2]]
+            shares = torch.where(sign * most > 0, activations / most, -torch.inf)
+            best = shares.topk(min(k, a.shape[2]), dim=1).indices
             found.append((shares.gather(1, best), activations.gather(1, best), layer * n + best))
 
         self._read(visit)
@@ -223,7 +224,7 @@ class ExplainPlan(NamedTuple):
 def plan(engine: Engine, query: ExplainQuery) -> ExplainPlan:
     """Also raises InvalidArgument for a text that the model cannot read at once. Cost: the text is tokenised."""
     index = engine.index(query.index, query.side)
-    engine.model.check_choice(query.choice)
+    engine.model_of(index).check_choice(query.choice)
     neurons = engine.neurons(index, query.neurons) if query.neurons else np.zeros((0, 2), np.int32)
     if len(neurons) > MAX_EXPLAINED:
         raise InvalidArgument(

@@ -61,7 +61,7 @@ def _moments(model: Model, index: Index, layer: int, choice: EmbeddingChoice) ->
     factor = torch.ones(len(mean))
     if choice.frame == "standardised":
         factor = _inverse(deviation)
-        gamma = model.mlps[layer].gamma
+        gamma = model.gamma(layer)
         if choice.layer_norm == "raw" and gamma is not None:
             factor = factor * _inverse(gamma.float().abs().cpu().numpy())
     return torch.from_numpy(mean).to(model.device), factor.to(model.device)

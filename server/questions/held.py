@@ -25,9 +25,7 @@ def held_tests(index: Index, choice: EmbeddingChoice, neurons: IntArray) -> Doub
     """(B, 4) the tests of neurons (B, 2) that the index holds."""
     held = held_nulls(index, choice)
     assert held is not None
-    place = np.zeros(index.info.n_layers, np.int64)
-    place[list(index.info.held_layers)] = np.arange(len(index.info.held_layers))
-    tests: DoubleArray = held.tests[place[neurons[:, 0]] * index.info.n_neurons_per_layer + neurons[:, 1]]
+    tests: DoubleArray = held.tests[index.places(neurons)]
     return tests
 
 

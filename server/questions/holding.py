@@ -26,6 +26,7 @@ from polysem.server.questions import rotation_tests
 from polysem.server.questions.clustering import ClusterWork
 from polysem.server.questions.held import CHOICE, CLUSTERING
 from polysem.server.questions.resident import device_batches
+from polysem.server.questions.units import model_of
 
 NEURONS_A_SHARD = 512
 AT_ONCE = 32  # neurons whose clusters are tested, some seconds
@@ -117,7 +118,8 @@ class _TestShard:
         return {name: np.full((len(neurons), width), np.nan) for name, width in widths.items()}
 
     def __call__(self, held: tuple[Model, Index], neurons: IntArray, advance: Advance) -> Callable[[], Arrays]:
-        model, index = held[0], held[1].of(self.side)
+        index = held[1].of(self.side)
+        model = model_of(held[0], index)
         arrays = self.arrays(neurons)
         n_examples = index.n_examples[neurons[:, 0], neurons[:, 1]]
         small = np.flatnonzero(n_examples <= rotation_tests.MAX_TESTED)

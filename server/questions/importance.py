@@ -214,7 +214,8 @@ _ARRAYS = ("neurons", "places", "activations", "n_masked", "masked_activations",
 def plan(engine: Engine, query: ImportanceQuery) -> Plan:
     """Also raises FailedPrecondition where the model has no token to mask with. `whole` ends it."""
     index = engine.index(query.index, query.side)
-    work = ImportanceWork(engine.model, index, query.tokens_before, _mask_token(engine.model, query.mask_token))
+    model = engine.model_of(index)
+    work = ImportanceWork(model, index, query.tokens_before, _mask_token(model, query.mask_token))
     examples = items_of(index, engine.neurons(index, query.neurons), query.examples)
     return Plan(work, work.items(examples, MAX_NEURONS_PER_REQUEST), engine.provenance(index))
 

@@ -90,7 +90,7 @@ def _spread(size: int) -> Array:
 
 def plan(engine: Engine, query: LabelQuery) -> Plan:
     index = engine.index(query.index, query.side)
-    engine.model.check_choice(query.choice)
+    engine.model_of(index).check_choice(query.choice)
     work = work_of(engine, index, query.choice, query.clustering)
     neurons = engine.neurons(index, query.neurons)
     return Plan(LabelWork(work), neurons, engine.provenance(index, query.choice, query.clustering))

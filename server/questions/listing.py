@@ -133,7 +133,7 @@ def plan(engine: Engine, query: ListQuery) -> ListPlan:
     """Also raises InvalidArgument for a page token that does not belong to the question, and for a cell's layer what is
     raised for neurons of it."""
     index = engine.index(query.index, query.side)
-    engine.model.check_choice(query.choice)
+    engine.model_of(index).check_choice(query.choice)
     if query.cell is not None:
         index.neurons([NeuronRange(query.cell[0])])
     first_place(index, query)

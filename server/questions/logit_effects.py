@@ -13,6 +13,7 @@ from polysem.proto.questions.logit_effects import LogitEffectsBatch, LogitEffect
 from polysem.proto.sides import Side
 from polysem.server.model.model import Model
 from polysem.server.questions.engine import Engine, Plan
+from polysem.server.questions.units import refuse_latents
 
 AT_ONCE = 1024  # neurons whose directions are made together
 
@@ -68,5 +69,6 @@ class LogitEffectsWork:
 def plan(engine: Engine, query: LogitEffectsQuery) -> Plan:
     """Also hash an unembedding of the checkpoint's own, the first time: call it in a thread."""
     index, model = engine.index(query.index, query.side), engine.model
+    refuse_latents(index, "logit effects")
     provenance = replace(engine.provenance(index), unembedding_sha256=model.head.sha256)
     return Plan(LogitEffectsWork(model, query.n_tokens, query.side), engine.neurons(index, query.neurons), provenance)

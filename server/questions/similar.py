@@ -64,10 +64,10 @@ class SimilarWork:
 
     def _missing(self, neuron: NeuronId, label: int, n: int) -> str:
         if not n:
-            return f"neuron {neuron} has no dataset examples, so no cluster {label}"
+            return f"{self.clustering.index.info.unit} {neuron} has no dataset examples, so no cluster {label}"
         cut = self.clustering.clustering.distance_threshold
         has = "one cluster, 0" if n == 1 else f"clusters 0 to {n - 1}"
-        return f"neuron {neuron} has no cluster {label}: cut at {cut:g} it has {has}"
+        return f"{self.clustering.index.info.unit} {neuron} has no cluster {label}: cut at {cut:g} it has {has}"
 
     def costs(self, items: IntArray) -> Array:
         """A multiplication with each central example, and as much again to choose among the products."""
@@ -224,7 +224,7 @@ class SimilarPlan(NamedTuple):
 
 def plan(engine: Engine, query: SimilarQuery) -> SimilarPlan:
     index = engine.index(query.index, query.side)
-    engine.model.check_choice(query.choice)
+    engine.model_of(index).check_choice(query.choice)
     engine.neurons(index, [NeuronRange(query.neuron.layer, query.neuron.neuron, query.neuron.neuron)])
     work = work_of(engine, index, query.choice, query.clustering)
     return SimilarPlan(work, query, engine.provenance(index, query.choice, query.clustering))

@@ -35,12 +35,27 @@ def building(
     """
     corpus.anchor()
     held = ModelPayload(
-        described.info.id, device, described.dtype, described.info, described.settings, corpus, corpus.fingerprint()
+        described.info.id,
+        device,
+        described.dtype,
+        described.info,
+        described.settings,
+        corpus,
+        corpus.fingerprint(),
+        tuple(described.latents),
     )
     with ray_executor(held, options, report) as executor:
         place = torch.device(executor.device)
         yield (
-            ModelDescription(described.info, described.tokenizer, described.dtype, place, described.settings),
+            ModelDescription(
+                described.info,
+                described.tokenizer,
+                described.dtype,
+                place,
+                described.settings,
+                described.latents,
+                described.units,
+            ),
             executor,
         )
 

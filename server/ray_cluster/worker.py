@@ -48,7 +48,10 @@ class WorkerPayload(Protocol):
 
 @dataclass(frozen=True)
 class ModelPayload:
-    """The model for an index build. info, settings, fingerprint: of model and corpus, as the driver has them."""
+    """The model for an index build. info, settings, fingerprint: of model and corpus, as the driver has them.
+
+    latents  that it is read for, sent whole; none: its neurons
+    """
 
     name: str
     device: str
@@ -57,6 +60,7 @@ class ModelPayload:
     settings: Mapping[str, Any]
     corpus: Corpus
     fingerprint: str
+    latents: tuple[Any, ...] = ()
 
     @property
     def folders(self) -> Mapping[str, Path]:
@@ -73,6 +77,10 @@ class ModelPayload:
                 f"the model {self.name!r} has {differing} on the worker {socket.gethostname()}; give all machines the "
                 "same one"
             )
+        if self.latents:
+            from polysem.server.model.latent_model import with_latents
+
+            model = with_latents(model, self.latents)
         return model, model.device.type
 
     def reaches(self) -> bool:

@@ -60,7 +60,7 @@ def write(folder, how):
         sums = Sums(columns[-1].reshape(J, c).max(1), np.ones(J), np.ones(J, np.int64))
         totals = Totals(np.array(1), *np.zeros((2, how.layers, 768)))
         found = Candidates(np.arange(J + 1, dtype=np.int64) * c, *columns)
-        shards.write(folder / f"{n:03d}.npz", choose.flattened(Scan(found, sums, totals), how.layers))
+        shards.write(folder / f"{n:03d}.npz", choose.flattened(Scan(found, sums, totals), bounds(J, how.layers)))
 
 
 def compare(folder, how):
@@ -116,7 +116,11 @@ def all_at_once(paths, n_layers):
 
 def by_layer(paths, n_layers):
     maximum = choose.sums(paths).maximum
-    return choose.choose(paths, maximum, n_layers, 1, RULE, None, lambda n: None)
+    return choose.choose(paths, maximum, bounds(len(maximum), n_layers), 1, RULE, None, lambda n: None)
+
+
+def bounds(J, n_layers):
+    return np.arange(n_layers + 1) * (J // n_layers)
 
 
 WAYS = {"all at once": all_at_once, "layer by layer": by_layer}

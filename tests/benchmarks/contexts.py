@@ -109,8 +109,9 @@ def child(how):
     where = dice.integers(1, 128, (C, J), np.int32)
     prefixes = dice.integers(0, 1 << 63, (C, 128), np.uint64)
     totals = scan.Totals(np.array(1), *np.zeros((2, how.layers, 8)))
-    info = ModelInfo("m", "", how.layers, N, 8, 128)
-    reading = scan.ReadOptions(1, 4096, tuple(range(how.layers)), ("positive",))
+    of_widths = "widths" in scan.ReadOptions._fields  # earlier commits had one width
+    widths, about = ([(N,) * how.layers], []) if of_widths else ([], [ModelInfo("m", "", how.layers, N, 8, 128)])
+    reading = scan.ReadOptions(1, 4096, tuple(range(how.layers)), ("positive",), *widths)
     rule = Selection(how.rule)
     found = scan.KeyActivations(0, strength, where, prefixes, totals)
     maximum = torch.from_numpy(strength.max(axis=0))
@@ -119,11 +120,11 @@ def child(how):
         list(torch.from_numpy(strength[:, layer * N : (layer + 1) * N].copy()).split(n_batch))
         for layer in range(how.layers)
     ]
-    parts = [scan.reduced(found._replace(first=i * C), info, reading, rule).candidates for i in range(4)]
+    parts = [scan.reduced(found._replace(first=i * C), *about, reading, rule).candidates for i in range(4)]
     for _ in sys.stdin:
         times = {}
         begin = time.perf_counter()
-        reduced = scan.reduced(found, info, reading, rule)
+        reduced = scan.reduced(found, *about, reading, rule)
         times["reduced"] = time.perf_counter() - begin
         begin = time.perf_counter()
         histograms = []

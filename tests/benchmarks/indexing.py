@@ -64,7 +64,8 @@ def main() -> None:
         found = Contexts(folder / "contexts")
         contexts_, batch_tokens = found.load(0, len(found)), BATCH_TOKENS[loaded.device.type]
         sides = SIDES if arguments.sides == "both" else SIDES[:1]
-        reading = ReadOptions(int(bos_id is not None), batch_tokens, tuple(range(loaded.info.n_layers)), sides)
+        layers, width = tuple(range(loaded.info.n_layers)), loaded.info.n_neurons_per_layer
+        reading = ReadOptions(int(bos_id is not None), batch_tokens, layers, sides, (width,) * len(layers))
         report(loaded, contexts_, reading, bare.eval().to(loaded.device), arguments.repeats)
 
 
@@ -84,12 +85,12 @@ def report(loaded: Model, contexts_: LoadedContexts, reading: ReadOptions, bare:
     def run_scan() -> scan.KeyActivations:
         return scan.key_activations(loaded, contexts_, reading, lambda n: None)
 
-    scanned = scan.reduced(run_scan(), info, reading, rule)
+    scanned = scan.reduced(run_scan(), reading, rule)
     chosen_of_all = selection.select(scanned.candidates, scanned.sums.maximum, rule)
     none = np.empty(0, np.int32)  # negatives
     parts = []
     for run in range(len(reading.runs)):
-        chosen = scan.chosen_of_run(chosen_of_all, run, info.n_neurons_per_layer, info.context_length)
+        chosen = scan.chosen_of_run(chosen_of_all, *reading.bounds[run : run + 2], info.context_length)
         parts.append(scan.ChosenByShard(chosen, Proposed(none, none, none), none).of(0, n)[0])
 
     def run_collect() -> None:

@@ -53,7 +53,8 @@ def run(folder, arguments):
     write(folder, documents, loaded.tokenizer, windowing)
     held = Contexts(folder)
     pieces = [held.load(first, last) for first, last in shards.ranges(len(held), arguments.shard_contexts)]
-    reading = ReadOptions(1, BATCH_TOKENS["cpu"], tuple(range(loaded.info.n_layers)), ("positive",))
+    layers, width = tuple(range(loaded.info.n_layers)), loaded.info.n_neurons_per_layer
+    reading = ReadOptions(1, BATCH_TOKENS["cpu"], layers, ("positive",), (width,) * len(layers))
     found = [
         [scan.key_activations(loaded, part, reading, lambda n: None) for part in some.split(shards.SHARD_CONTEXTS)]
         for some in pieces
@@ -64,10 +65,8 @@ def run(folder, arguments):
     print("| rule | candidates a neuron | bytes a neuron | joined | ns a candidate |\n|---|---|---|---|---|")
     for name in RULES:
         rule = Selection(name, max_examples=arguments.examples)
-        scans = [
-            stages.joined([scan.reduced(some, loaded.info, reading, rule) for some in one], rule, None) for one in found
-        ]
-        size = sum(len(shards.packed(choose.flattened(one, loaded.info.n_layers))) for one in scans) / len(scans)
+        scans = [stages.joined([scan.reduced(some, reading, rule) for some in one], rule, None) for one in found]
+        size = sum(len(shards.packed(choose.flattened(one, reading.bounds))) for one in scans) / len(scans)
         n = sum(len(one.candidates.contexts) for one in scans)
         begin = time.process_time()
         whole = stages.joined(scans, rule, None)
@@ -85,7 +84,7 @@ def collect(loaded, pieces, reading, chosen, maximum):
     none = np.empty(0, np.int32)  # negatives
     layers = [
         ChosenByShard(
-            scan.chosen_of_run(chosen, layer, info.n_neurons_per_layer, info.context_length),
+            scan.chosen_of_run(chosen, *reading.bounds[layer : layer + 2], info.context_length),
             Proposed(none, none, none),
             none,
         )

@@ -3,6 +3,7 @@
   "use strict";
   const { byId, say, ask, failed, keys, element } = Polysem;
   const host = byId("neuron"), form = byId("choices"), id = host.dataset.neuron;
+  const { unit } = document.body.dataset;
   const USUAL = 0.5; // cut
   let data = JSON.parse(byId("data").textContent);
   let view = null, cut = null; // cut: the one in the address; null: the usual one
@@ -67,7 +68,7 @@
     const note = element("span", { role: "status", class: "ps-quiet" });
     const find = async (everywhere) => {
       note.textContent = "";
-      const answered = Polysem.pending(box, "The server compares it with every cluster; a cut that is new to it clusters every neuron first.", 6);
+      const answered = Polysem.pending(box, `The server compares it with every cluster; a cut that is new to it clusters every ${unit} first.`, 6);
       const query = chosen();
       query.set("cut", view.found().threshold);
       if (everywhere) query.set("every_layer", "1");
@@ -99,7 +100,7 @@
     }
     try {
       data = await ask(`/api/neuron/${id}${addressOf(chosen())}`, "clustering …",
-        "The server clusters the neuron's examples and compares them with random rotations of them; until then this is the tree as it was.");
+        `The server clusters the ${unit}'s examples and compares them with random rotations of them; until then this is the tree as it was.`);
       say("");
       history.pushState(null, "", addressOf(chosen()) || location.pathname);
       draw();
@@ -124,11 +125,13 @@
     }
   }
 
-  new IntersectionObserver((seen, observer) => {
-    if (!seen.some((entry) => entry.isIntersecting)) return;
-    observer.disconnect();
-    drawEffects();
-  }).observe(byId("writes"));
+  if (byId("writes")) { // of latents it is not known
+    new IntersectionObserver((seen, observer) => {
+      if (!seen.some((entry) => entry.isIntersecting)) return;
+      observer.disconnect();
+      drawEffects();
+    }).observe(byId("writes"));
+  }
 
   form.addEventListener("submit", (event) => { event.preventDefault(); again(); });
   form.addEventListener("change", again);

@@ -5,7 +5,7 @@
   const data = JSON.parse(byId("data").textContent), rows = byId("rows"), more = byId("more");
   const HEIGHT = 240, LEAST = 5, MOST = 24, LABELLED = 20; // of a layer's row in the field; layers that all have a label
   const LEFT = 52, SHADES = 6, LEAST_STEPS = 12;
-  const given = new URLSearchParams(location.search);
+  const given = new URLSearchParams(location.search), { unit } = document.body.dataset;
 
   // The page's address with other choices; null takes one away.
   function addressWith(changed) {
@@ -25,7 +25,7 @@
     const steps = Math.min(counts[0].length, Math.max(LEAST_STEPS, ...counts.map((bins) => bins.findLastIndex((n) => n > 0) + 2)));
     const cell = (width - LEFT - 4) / steps, bottom = high * layers.length;
     const text = (attributes, content) => svgElement("text", attributes, content);
-    const svg = svgElement("svg", { viewBox: `0 0 ${width} ${bottom + 34}`, role: "group", "aria-label": "neurons by layer and clarity" });
+    const svg = svgElement("svg", { viewBox: `0 0 ${width} ${bottom + 34}`, role: "group", "aria-label": `${unit}s by layer and clarity` });
     const links = layers.map(() => new Array(steps).fill(null));
     layers.forEach((layer, row) => {
       if (layers.length <= LABELLED || row % 5 === 0) {
@@ -41,7 +41,7 @@
           svg.append(rect);
           continue;
         }
-        const words = `layer ${layer}, clear ${ends[0]} to ${ends[1]}: ${count(n, "neuron")}`;
+        const words = `layer ${layer}, clear ${ends[0]} to ${ends[1]}: ${count(n, unit)}`;
         const to = addressWith(isChosen ? { layer: null, clear: null } : { layer, clear: Number(ends[0]) });
         links[row][i] = svgElement("a", { href: to, tabindex: -1, "aria-label": words, "aria-current": isChosen ? "true" : null },
           rect, svgElement("title", {}, words));
@@ -92,7 +92,7 @@
       known ? svgElement("circle", { class: "null", cx: x(row.chance), cy: 11, r: 4.5 }) : null,
       svgElement("circle", { class: "real", cx: x(row.clear), cy: 11, r: 5 }));
     return element("div", { class: "struct" }, element("div", {}, tip(known
-      ? `Best silhouette over all cuts, and the mean of random rotations of the same examples, which have no clusters: p ${Number(row.p.toPrecision(2))}. The neuron's own mean is subtracted first (frame own).`
+      ? `Best silhouette over all cuts, and the mean of random rotations of the same examples, which have no clusters: p ${Number(row.p.toPrecision(2))}. The ${unit}'s own mean is subtracted first (frame own).`
       : "Best silhouette over all cuts. What chance gives is not known: the index holds no rotation tests.", "clear"), " ",
     element("b", {}, shown(row.clear)), known ? ` · by chance ${shown(row.chance)}` : ""), axis,
     element("div", {}, `${count(row.n, "example")} · to ${shown(row.most)}`));
@@ -113,7 +113,7 @@
     const wanted = page + 1, query = new URLSearchParams(given);
     query.set("page", wanted);
     const bars = rows.appendChild(element("li", {}));
-    const answered = pending(bars, "The server lists, clusters and finds texts of the next neurons.", 5);
+    const answered = pending(bars, `The server lists, clusters and finds texts of the next ${unit}s.`, 5);
     more.disabled = true;
     try {
       const found = await ask(`/api/neurons?${query}`);

@@ -93,7 +93,7 @@
       context.fillStyle = colour("--ink");
       context.fillText(cropped(context, text, room), x, y);
     };
-    write(`neuron ${data.neuron}: ${view.summary()}`, BOLD, EDGE, 24);
+    write(`${data.unit} ${data.neuron}: ${view.summary()}`, BOLD, EDGE, 24);
     write(view.facts(), SANS, EDGE, 43);
     write(data.note, SANS, EDGE, 61);
     context.drawImage(image, EDGE, HEAD, TREE, view.svg.viewBox.baseVal.height);

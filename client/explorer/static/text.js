@@ -5,7 +5,7 @@
   const data = JSON.parse(byId("data").textContent), n = data.tokens.length;
   const MOST_LISTED = 40, MOST_CHIPS = 5; // neurons before "more"; letters of one of them
   const NEAR_NONE = -1; // what the data has as cluster of a token that fires near none
-  const given = new URLSearchParams(location.search);
+  const given = new URLSearchParams(location.search), { unit } = document.body.dataset;
   let chosen = 0, token = 0, nListed = MOST_LISTED;
 
   const view = new URLSearchParams([...given].filter(([name]) => !["text", "neurons", "line_ends"].includes(name)));
@@ -77,8 +77,8 @@
     chosen = Math.min(Math.max(i, 0), data.neurons.length - 1);
     for (const [k, button] of [...byId("pick").querySelectorAll("[aria-pressed]")].entries()) button.setAttribute("aria-pressed", String(k === chosen));
     const neuron = data.neurons[chosen];
-    byId("reader").replaceChildren(...(neuron ? [element("a", { href: pageOf(neuron.id) }, `Neuron ${neuron.id}`), " on your text"]
-      : ["No neuron of this index fires often enough to compare"]));
+    byId("reader").replaceChildren(...(neuron ? [element("a", { href: pageOf(neuron.id) }, `${unit[0].toUpperCase()}${unit.slice(1)} ${neuron.id}`), " on your text"]
+      : [`No ${unit} of this index fires often enough to compare`]));
     paintText();
     paintStrongest();
     paintCorpus();
@@ -96,7 +96,7 @@
         nListed = data.neurons.length;
         paintPick();
         choose(chosen);
-      } }, `${count(hidden, "more neuron")}`)));
+      } }, `${count(hidden, `more ${unit}`)}`)));
     }
     byId("pick").replaceChildren(...made);
   }
@@ -122,7 +122,7 @@
       const times = at.length === 1 ? "once" : `${at.length} times`;
       const nearest = Math.min(...at.map((i) => neuron.distances[i]));
       return element("li", { class: `hit ${feature.paint}`, "data-letter": feature.letter }, element("div", { class: "ps-head" },
-        element("a", { href: pageOf(neuron.id, feature.letter), "aria-label": `cluster ${feature.letter} of neuron ${neuron.id}` }, chip(feature)),
+        element("a", { href: pageOf(neuron.id, feature.letter), "aria-label": `cluster ${feature.letter} of ${unit} ${neuron.id}` }, chip(feature)),
         element("b", {}, title(feature)), element("span", { class: "ps-size" },
           `${count(feature.size, "example")} · ${times} in your text, nearest ${shown(nearest)}`)),
       element("ol", { class: "ps-lines" }, (feature.lines || []).map((example) => Polysem.line(example, feature.paint, neuron.most, {

@@ -562,7 +562,7 @@ class ListIndexesResponse(_message.Message):
     def __init__(self, indexes: _Optional[_Iterable[_Union[Index, _Mapping]]] = ...) -> None: ...
 
 class Index(_message.Message):
-    __slots__ = ("name", "sha256", "model_id", "model_sha256", "corpus_id", "corpus_sha256", "selection", "context_length", "bos", "windows", "n_documents", "n_contexts", "n_tokens", "n_layers", "n_neurons_per_layer", "n_examples", "n_neurons_with_examples", "software_version", "sides", "layers", "skip_positions", "n_negative_examples", "n_neurons_with_negative_examples", "n_longer_documents", "n_skipped_documents", "tests")
+    __slots__ = ("name", "sha256", "model_id", "model_sha256", "corpus_id", "corpus_sha256", "selection", "context_length", "bos", "windows", "n_documents", "n_contexts", "n_tokens", "n_layers", "n_neurons_per_layer", "n_examples", "n_neurons_with_examples", "software_version", "sides", "layers", "skip_positions", "n_negative_examples", "n_neurons_with_negative_examples", "n_longer_documents", "n_skipped_documents", "tests", "encoders")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -589,6 +589,7 @@ class Index(_message.Message):
     N_LONGER_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     N_SKIPPED_DOCUMENTS_FIELD_NUMBER: _ClassVar[int]
     TESTS_FIELD_NUMBER: _ClassVar[int]
+    ENCODERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     sha256: str
     model_id: str
@@ -615,7 +616,28 @@ class Index(_message.Message):
     n_longer_documents: int
     n_skipped_documents: int
     tests: HeldTests
-    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ..., sides: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., n_negative_examples: _Optional[int] = ..., n_neurons_with_negative_examples: _Optional[int] = ..., n_longer_documents: _Optional[int] = ..., n_skipped_documents: _Optional[int] = ..., tests: _Optional[_Union[HeldTests, _Mapping]] = ...) -> None: ...
+    encoders: _containers.RepeatedCompositeFieldContainer[Encoder]
+    def __init__(self, name: _Optional[str] = ..., sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., corpus_id: _Optional[str] = ..., corpus_sha256: _Optional[str] = ..., selection: _Optional[_Union[Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., bos: bool = ..., windows: _Optional[str] = ..., n_documents: _Optional[int] = ..., n_contexts: _Optional[int] = ..., n_tokens: _Optional[int] = ..., n_layers: _Optional[int] = ..., n_neurons_per_layer: _Optional[int] = ..., n_examples: _Optional[int] = ..., n_neurons_with_examples: _Optional[int] = ..., software_version: _Optional[str] = ..., sides: _Optional[_Iterable[str]] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., n_negative_examples: _Optional[int] = ..., n_neurons_with_negative_examples: _Optional[int] = ..., n_longer_documents: _Optional[int] = ..., n_skipped_documents: _Optional[int] = ..., tests: _Optional[_Union[HeldTests, _Mapping]] = ..., encoders: _Optional[_Iterable[_Union[Encoder, _Mapping]]] = ...) -> None: ...
+
+class Encoder(_message.Message):
+    __slots__ = ("layer", "name", "sha256", "point", "kind", "n_latents", "hook", "model")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    POINT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    N_LATENTS_FIELD_NUMBER: _ClassVar[int]
+    HOOK_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    name: str
+    sha256: str
+    point: str
+    kind: str
+    n_latents: int
+    hook: str
+    model: str
+    def __init__(self, layer: _Optional[int] = ..., name: _Optional[str] = ..., sha256: _Optional[str] = ..., point: _Optional[str] = ..., kind: _Optional[str] = ..., n_latents: _Optional[int] = ..., hook: _Optional[str] = ..., model: _Optional[str] = ...) -> None: ...
 
 class HeldTests(_message.Message):
     __slots__ = ("n_null", "seed", "clusters")
@@ -640,7 +662,7 @@ class Selection(_message.Message):
     def __init__(self, rule: _Optional[str] = ..., min_activation_fraction: _Optional[float] = ..., max_examples: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours", "xhat_dtype", "side", "frame", "n_null", "seed", "unembedding_sha256")
+    __slots__ = ("index", "index_sha256", "model_id", "model_sha256", "software_version", "embedding", "layer_norm", "algorithm", "linkage", "distance_threshold", "thresholds", "until_stable", "neighbours", "xhat_dtype", "side", "frame", "n_null", "seed", "unembedding_sha256", "unit")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     INDEX_SHA256_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
@@ -660,6 +682,7 @@ class Provenance(_message.Message):
     N_NULL_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     UNEMBEDDING_SHA256_FIELD_NUMBER: _ClassVar[int]
+    UNIT_FIELD_NUMBER: _ClassVar[int]
     index: str
     index_sha256: str
     model_id: str
@@ -679,7 +702,8 @@ class Provenance(_message.Message):
     n_null: int
     seed: int
     unembedding_sha256: str
-    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ..., xhat_dtype: _Optional[str] = ..., side: _Optional[_Union[Side, str]] = ..., frame: _Optional[_Union[Frame, str]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ..., unembedding_sha256: _Optional[str] = ...) -> None: ...
+    unit: str
+    def __init__(self, index: _Optional[str] = ..., index_sha256: _Optional[str] = ..., model_id: _Optional[str] = ..., model_sha256: _Optional[str] = ..., software_version: _Optional[str] = ..., embedding: _Optional[_Union[Embedding, str]] = ..., layer_norm: _Optional[_Union[LayerNorm, str]] = ..., algorithm: _Optional[_Union[Algorithm, str]] = ..., linkage: _Optional[_Union[Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., thresholds: _Optional[_Iterable[float]] = ..., until_stable: bool = ..., neighbours: _Optional[int] = ..., xhat_dtype: _Optional[str] = ..., side: _Optional[_Union[Side, str]] = ..., frame: _Optional[_Union[Frame, str]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ..., unembedding_sha256: _Optional[str] = ..., unit: _Optional[str] = ...) -> None: ...
 
 class Timing(_message.Message):
     __slots__ = ("queue_ns", "compute_ns", "batch_size")

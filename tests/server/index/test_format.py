@@ -152,7 +152,7 @@ def test_a_manifest_that_lacks_something_is_told(copy, key):
 def test_an_index_of_another_format_is_told_with_both_versions(copy, number):
     with_manifest(copy, lambda manifest: manifest.update(format=number))
     with pytest.raises(
-        DamagedIndex, match=rf"has format {number}, this version \(.*\) reads 2 and 3; index the corpus anew"
+        DamagedIndex, match=rf"has format {number}, this version \(.*\) reads 2, 3 and 4; index the corpus anew"
     ):
         indexes.open_index(copy)
 

@@ -14,6 +14,7 @@ from polysem.server.indexing import choose, selection
 from polysem.server.indexing.scan import Scan, Sums, Totals
 
 N_RUNS, N_NEURONS = 4, 3
+BOUNDS = np.array([0, 3, 4, 8, 12])  # runs of several widths
 
 
 def scans(maxima, size, rule, known=None):
@@ -31,7 +32,7 @@ def scans(maxima, size, rule, known=None):
 def written(folder, parts):
     paths = [folder / f"{i}.npz" for i in range(len(parts))]
     for path, part in zip(paths, parts, strict=True):
-        shards.write(path, choose.flattened(part, N_RUNS))
+        shards.write(path, choose.flattened(part, BOUNDS))
     return paths
 
 
@@ -57,7 +58,7 @@ def test_layer_by_layer_is_all_at_once(tmp_path, seed, n_contexts, size, rule, i
     assert all((mine == wanted).all() for mine, wanted in zip(totals, whole.totals, strict=True))
     maximum = sums.maximum if known is None else known
     told = []
-    chosen = choose.choose(paths, maximum, N_RUNS, n_sides, rule, known, told.append)
+    chosen = choose.choose(paths, maximum, BOUNDS, n_sides, rule, known, told.append)
     assert sum(told) == N_RUNS // n_sides
     for mine, wanted in zip(chosen, selection.select(whole.candidates, maximum, rule), strict=True):
         assert mine.dtype == wanted.dtype
@@ -75,8 +76,8 @@ def test_a_layer_is_counted_once_all_its_sides_are_done():
 def test_what_is_split_chains_to_the_same():
     maxima = np.random.default_rng(0).random((50, N_RUNS * N_NEURONS), np.float32)
     ((all_, *_),) = scans(maxima, 50, Selection("top", max_examples=3))
-    parts = selection.split(all_, N_RUNS)
-    assert [len(part.offsets) for part in parts] == [N_NEURONS + 1] * N_RUNS
+    parts = selection.split(all_, BOUNDS)
+    assert [len(part.offsets) for part in parts] == [4, 2, 5, 5]
     assert all(part.offsets[0] == 0 for part in parts)
     for mine, wanted in zip(selection.chained(parts), all_, strict=True):
         np.testing.assert_array_equal(mine, wanted)
@@ -89,4 +90,4 @@ def test_a_damaged_shard_is_told(tmp_path):
     maximum = choose.sums(paths).maximum
     paths[3].write_bytes(paths[3].read_bytes()[:-40])
     with pytest.raises(FailedPrecondition, match=r"3\.npz' is damaged"):
-        choose.choose(paths, maximum, N_RUNS, 1, rule, None, lambda n: None)
+        choose.choose(paths, maximum, BOUNDS, 1, rule, None, lambda n: None)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from polysem.proto.errors import FailedPrecondition
-from polysem.proto.facts import ModelInfo, Selection
+from polysem.proto.facts import Selection
 from polysem.server.indexing import scan
 from polysem.server.indexing.columns import BLOCK, add_to_histogram, column_sums, transposed
 
@@ -82,6 +82,6 @@ def test_an_activation_that_is_not_finite_is_named(bad):
     found = scan.KeyActivations(
         10, strength, np.ones((5, 6), np.int32), np.zeros((5, 3), np.uint64), scan.Totals(*np.zeros((3, 1)))
     )
-    reading = scan.ReadOptions(1, 64, (0, 4), ("positive",))
+    reading = scan.ReadOptions(1, 64, (0, 4), ("positive",), (3, 3))
     with pytest.raises(FailedPrecondition, match=rf"neuron 4\.1 has the activation {bad} in context 12"):
-        scan.reduced(found, ModelInfo("m", "", 5, 3, 8, 16), reading, Selection())
+        scan.reduced(found, reading, Selection())

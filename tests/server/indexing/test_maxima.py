@@ -111,12 +111,12 @@ def test_a_file_that_holds_no_array_is_told_in_words(tmp_path):
 def test_layers_that_are_not_kept_are_not_looked_at(small_model):
     values = np.arange(192.0).reshape(2, 96)
     values[0, 5] = np.nan
-    found = maxima.strengths(values, small_model.info, ["positive"], [1])
+    found = maxima.strengths(values, small_model, ["positive"], [1])
     np.testing.assert_array_equal(found, np.arange(96.0, 192.0))
-    both = maxima.strengths(np.stack([values, -values]), small_model.info, ["positive", "negative"], [1])
+    both = maxima.strengths(np.stack([values, -values]), small_model, ["positive", "negative"], [1])
     np.testing.assert_array_equal(both, np.tile(np.arange(96.0, 192.0), 2))
     with pytest.raises(InvalidArgument, match=r"the maximum of neuron 0\.5 is nan; give finite numbers"):
-        maxima.strengths(values, small_model.info, ["positive"], [])
+        maxima.strengths(values, small_model, ["positive"], [])
 
 
 def test_an_unfinished_build_goes_on_only_with_the_same_maxima(

@@ -116,17 +116,11 @@ TINY: dict[str, Tiny] = {
 }  # fmt: skip
 
 
-def write(folder: Path, tiny: Tiny, seed: int = 0, scale: float = 1.0) -> Path:
-    """A seeded checkpoint of it, no parameter of which is 0 or 1, with a tokenizer of 256 bytes and BOS.
-
-    scale  of its token embeddings
-    """
+def made(tiny: Tiny, seed: int = 0, scale: float = 1.0) -> Any:
+    """It with its head, seeded, no parameter of which is 0 or 1. scale: of its token embeddings."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
-    from transformers.utils import logging
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    logging.disable_progress_bar()
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(tiny.model_type, **tiny.config))
     with torch.no_grad():
@@ -135,7 +129,17 @@ def write(folder: Path, tiny: Tiny, seed: int = 0, scale: float = 1.0) -> Path:
             mean = float(is_norm and name.endswith("weight")) - tiny.offset * float(is_norm)
             torch.nn.init.normal_(weights, mean, 0.3)
         model.get_input_embeddings().weight.mul_(scale)
-    model.save_pretrained(folder)
+    return model
+
+
+def write(folder: Path, tiny: Tiny, seed: int = 0, scale: float = 1.0) -> Path:
+    """A checkpoint of it as `made` makes it, with a tokenizer of 256 bytes and BOS."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    made(tiny, seed, scale).save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
