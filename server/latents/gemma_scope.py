@@ -31,18 +31,17 @@ _TENSORS_2 = ("w_enc", "b_enc", "threshold", "w_dec", "b_dec", "affine_skip_conn
 
 def found_1(weights: Path, given: Given | None) -> list[Found]:
     """Return the encoder in a params.npz. given: where it reads. Raises FailedPrecondition."""
-    named = _REPOSITORY.search(str(weights.resolve())) or _REPOSITORY.search(str(weights))
-    model = None
-    if named:
-        model = f"google/gemma-2-{named[1]}" + ("-it" if named[2] == "it" else "")
-    if given is None and (named is None or named[3] not in _READS):
+    named = _REPOSITORY.search(str(weights.absolute()))
+    reads = given.name if given else _READS.get(named[3]) if named else None
+    if reads is None:
         said = f"{named[0]} is no repository that" if named else "no repository's name on its path"
         raise refused(
             weights,
             f"{said} says what it reads ({', '.join(f'-{name}' for name in _READS)}); give the place behind the "
             "folder, such as @hook_resid_post",
         )
-    hook = _hook(weights, given.name if given else _READS[named[3]] if named else "", given.layer if given else None)
+    hook = _hook(weights, reads, given.layer if given else None)
+    model = f"google/gemma-2-{named[1]}" + ("-it" if named[2] == "it" else "") if named else None
     return [Found(FORMAT_1, weights.parent, hook, (weights,), model, lambda: _encoder(weights, "W_enc", _TENSORS_1))]
 
 
@@ -69,7 +68,7 @@ def found_2(weights: Path, given: Given | None) -> list[Found]:
 
 
 def _hook(weights: Path, name: str, layer: int | None) -> Hook:
-    layers = _LAYER.findall(str(weights))
+    layers = _LAYER.findall(str(weights.absolute()))
     if layer is None and not layers:
         raise refused(weights, "no folder on its path is called layer_L, which would say its layer")
     return hook_of(weights, "the hook", f"blocks.{int(layers[-1]) if layer is None else layer}.{name}")

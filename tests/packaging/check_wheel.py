@@ -20,6 +20,8 @@ MUST_HOLD = (
     "polysem/server/demo/model/model.safetensors",
     "polysem/server/demo/model/config.json",
     "polysem/server/demo/model/tokenizer.json",
+    "polysem/server/demo/sae/cfg.json",
+    "polysem/server/demo/sae/sae_weights.safetensors",
     "polysem/v1/neuron_service.proto",
     "polysem/v1/neuron_service_pb2.py",
     "polysem/v1/neuron_service_pb2.pyi",
