@@ -15,6 +15,7 @@ from polysem.client.awaited import AwaitedQuestions
 from polysem.client.calls import Call
 from polysem.client.client import NO_COPY
 from polysem.client.jobs import AsyncJobs
+from polysem.client.naming import AwaitedNaming
 from polysem.client.questions.listing import Listing, Pages, listed_of
 from polysem.client.streams import ANOTHER_LOOP, AsyncStream, Collected
 from polysem.proto.errors import FailedPrecondition
@@ -24,7 +25,7 @@ from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 
 
-class AsyncClient(AwaitedQuestions):
+class AsyncClient(AwaitedNaming, AwaitedQuestions):
     """A client for asyncio, used in `async with`. Its methods are those of `Client`, whose docstrings hold here.
 
     It may be made before its event loop runs, and belongs to the loop in which it is first used.

@@ -18,13 +18,13 @@ import grpc
 from polysem.client import addresses, calls, connection
 from polysem.client.calls import Call
 from polysem.client.jobs import Jobs
+from polysem.client.naming import Naming
 from polysem.client.questions import (
     ablation,
     clustering,
     embedding,
     explain,
     importance,
-    labels,
     listing,
     logit_effects,
     similar,
@@ -37,7 +37,6 @@ from polysem.client.questions.examples import Examples
 from polysem.client.questions.examples import call as example_call
 from polysem.client.questions.explain import Explanation
 from polysem.client.questions.importance import Importances
-from polysem.client.questions.labels import Labels
 from polysem.client.questions.listing import Listing, Pages, listed_of
 from polysem.client.questions.logit_effects import LogitEffectsOfNeurons
 from polysem.client.questions.options import ClusteringOptions
@@ -68,7 +67,7 @@ from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
 NO_COPY = "a {} holds a connection, so it cannot be pickled or copied; make another one where it is needed"
 
 
-class Client:
+class Client(Naming):
     """A connection to a Polysem server; close it, or use it in `with`.
 
     target     host:port, or unix:/path of a server's socket; "host:port,host:port" or a list: servers of one index,
@@ -284,23 +283,6 @@ class Client:
         those that follow.
         """
         return self._stream(similar.call(neuron, cluster, similarity, every_layer, limit, index, side, **options))
-
-    def labels(
-        self,
-        *neurons: NeuronLike,
-        index: str | None = None,
-        side: Side = "positive",
-        **options: Unpack[ClusteringOptions],
-    ) -> Labels:
-        """A name for each of the neurons' feature clusters, from rules about their texts: `def` after `@`.
-
-        options  how the neurons are clustered, as in `cluster`
-
-        No language model is asked, and equal questions get equal names. Where the index holds negatives, a name has a
-        score on examples that it was not chosen by, beside what chance gives. Cost: some 50 ms a neuron of
-        100 examples.
-        """
-        return self._stream(labels.call(neurons, index, side, **options))
 
     def importance(
         self,

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
 from polysem.server.jobs.service import Jobs, JobService, open_jobs
 from polysem.server.model.devices import device_memory
+from polysem.server.naming.kept import KeptNames, open_names
 from polysem.server.opening import open_batcher
 from polysem.server.paths import cache_folder, state_folder
 from polysem.server.questions.engine import Engine
@@ -30,6 +31,7 @@ from polysem.server.serving.interceptor import Interceptor
 from polysem.server.serving.keys import Keys
 from polysem.server.serving.metrics import Metrics, Port
 from polysem.server.serving.private import keep_private
+from polysem.server.serving.search_files import SearchFiles
 from polysem.server.serving.service import NeuronService
 from polysem.server.serving.shortage import Redaction
 from polysem.server.settings import Settings
@@ -110,12 +112,17 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
         if settings.metrics_port is not None:
             leaving.callback(Port(metrics, settings.metrics_host, settings.metrics_port).close)
         engine = await _loaded(load)
+        engine.names = await asyncio.to_thread(open_names, state)
+        if isinstance(engine.names, KeptNames):
+            leaving.callback(engine.names.close)
         batcher = open_batcher(settings, engine, metrics)
-        neurons.servicer = NeuronService(engine, batcher, version("polysem"))
+        search_files = SearchFiles(batcher, state)
+        neurons.servicer = NeuronService(engine, batcher, version("polysem"), search_files)
         devices = [model.device for model in (engine.model, *engine.copies)]
         metrics.gauge("device_memory_bytes", "Of the GPUs' memory", "kind", lambda: device_memory(*devices))
         batcher.start()
         leaving.push_async_callback(batcher.close)
+        leaving.push_async_callback(search_files.close)
         interceptor.redaction = Redaction(_folders(settings, state, engine))
         jobs = open_jobs(settings, state, engine, batcher, keys, interceptor.redaction)
         jobs_.servicer = JobService(jobs)

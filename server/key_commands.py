@@ -48,6 +48,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     help="Cost served per day (UTC), n_examples² · d_model: 100 examples of GPT2-small cost 7.7e6. Default: no quota.",
 )
 @click.option("--admin", is_flag=True, help="Let the key see and end the jobs, uploads and indexes of all keys.")
+@click.option("--no-names", is_flag=True, help="Refuse names of clusters from this key; it reads those of others.")
 @STATE
 @AS_JSON
 def create(
@@ -56,6 +57,7 @@ def create(
     max_in_flight: int | None,
     daily_quota: float | None,
     admin: bool,
+    no_names: bool,
     state: Path | None,
     as_json: bool,
 ) -> None:
@@ -63,7 +65,7 @@ def create(
     from polysem.server.paths import state_folder
     from polysem.server.serving import keys as store
 
-    key, token = store.create(state_folder(state), owner, class_, max_in_flight, daily_quota, admin)
+    key, token = store.create(state_folder(state), owner, class_, max_in_flight, daily_quota, admin, not no_names)
     if as_json:
         click.echo(json.dumps(_key_json(key) | {"token": token}))
         return
@@ -96,6 +98,7 @@ def list_keys(state: Path | None, as_json: bool) -> None:
         "owner",
         "class",
         "may see and end",
+        "names",
         "in flight",
         "quota a day",
         "created",
@@ -106,7 +109,8 @@ def list_keys(state: Path | None, as_json: bool) -> None:
     for key in found:
         quota = "–" if key.daily_quota is None else f"{key.daily_quota:.3g}"
         whose = "all keys' jobs" if key.admin else "its own"
-        cells = (key.id, key.owner, key.class_, whose, str(key.max_in_flight or "–"), quota)
+        names = "keeps" if key.may_name else "reads"
+        cells = (key.id, key.owner, key.class_, whose, names, str(key.max_in_flight or "–"), quota)
         table.add_row(*cells, key.created[:10], (key.last_used or "never")[:16], (key.revoked or "")[:16])
     if found:
         terminal.console().print(table)

@@ -30,16 +30,19 @@ client/commands      client client/drawing client/explorer client/exporting clie
                      client/terminal proto proto/questions proto/work
 server/settings      proto
 server/paths         proto
+server/database      proto
 server/corpus        proto
 server/latents       proto
 server/model         proto proto/questions server/latents
 server/index         proto proto/work
 server/indexing      kernels proto proto/work server/corpus server/index server/model
-server/naming        proto proto/questions server/index server/model server/questions
+server/searching     proto proto/questions
+server/naming        proto proto/questions server/database server/index server/model server/questions
+                     server/searching
 server/questions     kernels kernels/large proto proto/questions proto/wire proto/work server/index server/latents
-                     server/model server/naming
-server/serving       proto proto/questions proto/wire server/model server/paths server/questions
-                     server/settings v1
+                     server/model server/naming server/searching
+server/serving       proto proto/questions proto/wire server/index server/model server/paths server/questions
+                     server/searching server/settings v1
 server/demo          kernels proto proto/work server/corpus server/index server/indexing server/model server/paths
                      server/questions
 server/measured      client/measuring proto proto/questions server/index server/questions
@@ -48,11 +51,11 @@ server/opening       kernels kernels/large proto server/demo server/index server
 server/local_client  proto proto/questions server/opening server/questions server/serving server/settings
 server/ray_cluster   proto proto/questions proto/work server/corpus server/demo server/index server/local_client
                      server/model
-server/jobs          client/measuring proto proto/work server/corpus server/index server/indexing
+server/jobs          client/measuring proto proto/work server/corpus server/database server/index server/indexing
                      server/local_client server/model server/questions server/ray_cluster server/serving
                      server/settings v1
-server/app           proto/wire server/jobs server/model server/opening server/paths server/questions server/serving
-                     server/settings v1
+server/app           proto/wire server/jobs server/model server/naming server/opening server/paths server/questions
+                     server/serving server/settings v1
 server/in_process    client server/app server/opening server/serving server/settings
 server               server/in_process server/paths
 server/planted       client client/commands client/measuring client/terminal kernels proto proto/questions

@@ -15,7 +15,17 @@ import click
 
 from polysem.proto.errors import MixedMethodsWarning, PolysemError
 
-GROUPS = ("neurons", "questions", "pictures", "export", "server", "jobs", "measure")  # files of this folder
+GROUPS = (
+    "neurons",
+    "questions",
+    "names",
+    "search",
+    "pictures",
+    "export",
+    "server",
+    "jobs",
+    "measure",
+)  # files of this folder
 OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what writing to it may meet
 
 # What `polysem --help` lists, in the order of use: what a command needs, and the commands that need it.
@@ -26,7 +36,7 @@ NEEDS = {
     "Need a server (--server or POLYSEM_SERVER)": (
         *("info", "health", "top"),
         *("neurons", "cluster", "examples", "statistics", "similar", "labels", "importance", "explain"),
-        *("logit-effects", "ablate"),
+        *("logit-effects", "ablate", "search", "name", "names"),
         *("explore", "report", "figure", "export"),
         *("corpus", "jobs"),
     ),

@@ -18,11 +18,13 @@ from polysem.client.commands.options import (
     print_json,
     thresholds_of,
 )
+from polysem.client.lists import ClusterList
 from polysem.client.questions.counted import wholly_tested
 
 
 @click.command(epilog=NEURONS_HELP)
-@click.argument("neurons", nargs=-1, required=True)
+@click.argument("neurons", nargs=-1)
+@click.option("--list", "listed", metavar="LINK", help="Neurons of a list of clusters: its link, or its clusters.")
 @click.option("--out", type=click.Path(path_type=Path), default="report.html", show_default=True, help="File to write.")
 @FORCE
 @clusters_examples
@@ -31,6 +33,7 @@ from polysem.client.questions.counted import wholly_tested
 @asks_server
 def report(
     neurons: Sequence[str],
+    listed: str | None,
     out: Path,
     force: bool,
     server: str,
@@ -46,6 +49,9 @@ def report(
     """
     from polysem.client.drawing import report as reports
 
+    neurons = [*neurons, *(str(neuron) for neuron in (ClusterList.of(listed).neurons if listed else ()))]
+    if not neurons:
+        raise click.UsageError("name neurons, or a list of clusters with --list")
     files.check_free(out, force)
     with connect(server, timeout_s) as client:
         made = reports.make(client, *neurons, thresholds=thresholds_of(thresholds), **options)
@@ -146,7 +152,7 @@ def explore(server: str, timeout_s: float | None, as_json: bool, host: str, port
             "or allow it with --insecure"
         )
     try:
-        from polysem.client.explorer import app
+        from polysem.client.explorer import serving
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"the explorer needs packages that are not installed here: pip install 'polysem[explorer]' ({error})"
@@ -160,7 +166,7 @@ def explore(server: str, timeout_s: float | None, as_json: bool, host: str, port
 
     with connect(server, timeout_s) as client:
         try:
-            app.serve(client, host, port, ready)
+            serving.serve(client, host, port, ready)
         except OSError as error:
             raise click.ClickException(
                 f"cannot listen at {host}:{port}: {error.strerror}; choose another --port, or 0 for any free one"

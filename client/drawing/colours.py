@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from polysem.client.questions.clustering import Cluster
+    from polysem.client.questions.cluster import Cluster
 
 # Of the clusters A to L, on a light ground and on a dark one. Searched for: each has a contrast of at least 3 with its
 # ground (WCAG AA asks for 3 of graphics), the first six with both; and any two of the first six differ by at least 15

@@ -17,7 +17,8 @@ from polysem.client.characters import named
 from polysem.proto.arrays import DoubleArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from polysem.client.questions.clustering import Cluster, Neuron
+    from polysem.client.questions.cluster import Cluster
+    from polysem.client.questions.clustering import Neuron
     from polysem.client.questions.examples import Example
 
 ABOVE_THE_CUT = -1

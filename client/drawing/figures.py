@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from polysem.client.questions.clustering import Cluster, Neuron
+    from polysem.client.questions.cluster import Cluster
+    from polysem.client.questions.clustering import Neuron
     from polysem.client.questions.examples import Example
 
 KINDS = ("dendrogram", "behaviours", "comparison")

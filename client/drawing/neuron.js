@@ -95,6 +95,8 @@
       return { cut: () => {}, found: () => null, svg: null };
     }
     const sizes = Polysem.nodeSizes(data.n, data.merges), strongest = mostOf(data);
+    const given = new Map((data.kept || []).map((name) => [name.members.join(), name])); // names, by their set
+    const setOf = (cluster) => [...cluster.members].sort((a, b) => a - b).join();
     const most = Math.min(2, Math.max((data.heights[data.heights.length - 1] || 0) * 1.06, data.distance_threshold, 0.2));
     const lines = new Map(); // made once, moved between cards
     const opened = new Set(); // nodes whose cards show every example; -1: the card of single examples
@@ -142,6 +144,9 @@
           `cluster fits the name better than a text where the ${data.unit} does not fire so, on examples that the name was not ` +
           "chosen by; beside it the same of names of random groups. 0.50 is no better than a coin.", "name fits"), " ",
         element("b", {}, shown(cluster.score)), ` against ${shown(cluster.nullScore)}`),
+        cluster.kept ? element("span", {}, tip("Who named exactly this set of examples. At a cut without this set the name " +
+          "is detached.", cluster.kept.method === "model" ? "named by a language model, " : "named by "),
+        element("b", {}, cluster.kept.author), ` ${cluster.kept.day}`) : null,
         cluster.meanDistance === null ? null : element("span", {}, tip("Mean cosine distance over all pairs of its " +
           "examples. Smaller is tighter.", "within"), " ", element("b", {}, shown(cluster.meanDistance))));
     }
@@ -210,7 +215,11 @@
       for (const cluster of found.many) {
         cluster.tokens = Polysem.keyTokens(data, cluster.members);
         [cluster.name, cluster.score, cluster.nullScore] = (data.names || {})[cluster.node] || [];
+        cluster.kept = given.size ? given.get(setOf(cluster)) : undefined;
+        if (cluster.kept) cluster.name = cluster.kept.text;
       }
+      const there = new Set(given.size ? found.clusters.map(setOf) : []);
+      found.detached = [...given].filter(([set]) => !there.has(set)).map(([, name]) => name);
       drawing.paint(found);
       const distance = Number(threshold.toFixed(3));
       if (document.activeElement !== number || Number(number.value) !== distance) number.value = distance;

@@ -16,7 +16,8 @@ from polysem.client.drawing import browser, colours, dendrogram
 from polysem.proto.errors import PolysemError
 
 if TYPE_CHECKING:
-    from polysem.client.questions.clustering import Cluster, Neuron
+    from polysem.client.questions.cluster import Cluster
+    from polysem.client.questions.clustering import Neuron
     from polysem.client.questions.examples import Example
 
 MAX_EXAMPLES = 5  # of a cluster

@@ -1,6 +1,7 @@
 """The web application: addresses, and what each asks the server.
 
 /                  the overview, or its table      /neuron/2.185   a neuron; /neuron/2.185/B, its cluster B opened
+/search?q=…        clusters by words              /list?c=…       clusters that one keeps
 /go?neuron=2.185   to its page                     /random         to some neuron with examples
 /text?text=…       one's own text                  /api/…          JSON for the pages' script
 /static/…          scripts and styles              /api/serving   whether the server answers by now
@@ -10,6 +11,7 @@ The same parameters everywhere say how neurons are clustered (questions.View), s
 """
 
 import random
+import uuid
 import warnings
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -30,9 +32,10 @@ from starlette.routing import Route
 from polysem.client import letters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
-from polysem.client.explorer import columns, files, overview, own_text
+from polysem.client.explorer import columns, files, naming, overview, own_text, posted, search
 from polysem.client.explorer.asking import Asking, ticket
 from polysem.client.explorer.questions import CHOICES, Table, View, named, named_neurons, neuron_id
+from polysem.client.lists import MAX_IN_LINK
 from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
 from polysem.client.questions.statistics import Statistics
@@ -51,7 +54,6 @@ WAITING = {  # pages that may, and what the server does for them
     "neuron": "The server clusters the neuron's examples and compares them with random rotations of them.",
     "text": "The server reads your text with the model, and clusters the neurons that fire in it.",
 }
-STOP_S = 2  # that pages under way get when the explorer stops
 STATUS = (
     (errors.InvalidArgument, 400),
     (errors.NotFound, 404),
@@ -61,7 +63,7 @@ STATUS = (
     (errors.DeadlineExceeded, 504),
     (errors.Unavailable, 502),
     (errors.Unauthenticated, 502),
-    (errors.PermissionDenied, 502),
+    (errors.PermissionDenied, 403),
     (errors.Unsupported, 501),
 )
 TITLES = (
@@ -92,6 +94,9 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         "/api/neurons": pages.rows_json,
         "/random": pages.random,
         "/text": pages.text,
+        "/search": pages.search,
+        "/api/search": pages.search_json,
+        "/list": pages.kept_list,
         "/neuron/{neuron}": pages.neuron,
         "/neuron/{neuron}/{cluster}": pages.neuron,
         "/api/neuron/{neuron}": pages.neuron_json,
@@ -101,6 +106,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         "/api/neuron/{neuron}/similar/{cluster}": pages.similar_json,
     }
     routes = [Route(address, pages.once_it_serves(answer)) for address, answer in questions.items()]
+    routes += [Route("/api/neuron/{neuron}/name", pages.name_json, methods=["POST"])]
     routes += [Route("/api/serving", pages.serving_json), Route("/api/ready", pages.ready_json)]
     routes += [Route("/static/{name}", files.static)]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts)), Middleware(files.Headers)]
@@ -325,6 +331,35 @@ class _Pages:
         values = {"title": "Your text", "text": text, "neurons": " ".join(asked)}
         return self._page("text.html", view, status, read=read, wrong=wrong, **values)
 
+    def search(self, request: Request) -> Response:
+        """Clusters by words and key tokens."""
+        view = View.of(request.query_params)
+        index, wanted, data, wrong, status = self._index(view), search.asked(request.query_params), None, None, 200
+        if wanted["q"]:
+            try:
+                data = search.found(self._client, view, wanted)
+            except (errors.InvalidArgument, errors.Unsupported) as error:
+                wrong, status = error.message, _status(error)
+        offered = search.choices(index.held_layers, wanted, data["counts"] if data else {})
+        return self._page("search.html", view, status, title="Search", data=data, wrong=wrong, **offered)
+
+    def search_json(self, request: Request) -> Response:
+        """For the script of a page that waits until the search file is made."""
+        view = View.of(request.query_params)
+        return JSONResponse(search.found(self._client, view, search.asked(request.query_params)))
+
+    def kept_list(self, request: Request) -> Response:
+        """Clusters that one keeps, by their address."""
+        view, wrong, status = View.of(request.query_params), None, 200
+        data: dict[str, Any] = {"rows": []}
+        self._index(view)
+        try:
+            data = search.listed(self._client, view, request.query_params.get("c", ""))
+        except (errors.InvalidArgument, errors.NotFound) as error:
+            wrong, status = error.message, _status(error)
+        said = {"title": "List of clusters", "data": data, "wrong": wrong, "most": MAX_IN_LINK}
+        return self._page("list.html", view, status, **said)
+
     def neuron_json(self, request: Request) -> Response:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
         return JSONResponse(self._data(id_, view))
@@ -384,7 +419,21 @@ class _Pages:
         known = self._client.statistics(id_, **view.asked_of())[0]
         most = known.maximum_activation if view.side == "positive" else known.minimum_activation
         names = browser.names_of(self._client, [id_] if len(neuron.labels) else [], **view.clustering())
-        return browser.data(neuron, examples, neuron.silhouettes, most, names.get(id_, ()))
+        data = browser.data(neuron, examples, neuron.silhouettes, most, names.get(id_, ()))
+        return data | {"kept": naming.kept(self._client, id_, view)}
+
+    async def name_json(self, request: Request) -> Response:
+        """Keep the name that a page posts."""
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        sent = await posted.read(request)
+
+        def keep() -> Response:
+            naming.keep(self._client, id_, view, sent)
+            return JSONResponse({})
+
+        answer = await self._asking.answer(f"{request.url} {uuid.uuid4()}", keep)
+        self._asking.changed()
+        return answer
 
     def _index(self, view: View) -> IndexInfo:
         """The index that a view is of. Indexes do not change while a server runs; an unknown name is asked anew."""
@@ -406,7 +455,13 @@ class _Pages:
             indexes=[info.name for info in self._indexes],
             index=index,
             unit="neuron" if index is None else index.unit,
-            here={"home.html": "/", "table.html": "/", "text.html": "/text"}.get(template),
+            here={
+                "home.html": "/",
+                "table.html": "/",
+                "text.html": "/text",
+                "search.html": "/search",
+                "list.html": "/list",
+            }.get(template),
             json=browser.json_in_html,
             static=files.address,
             **values,
@@ -440,28 +495,3 @@ class _Pages:
             return JSONResponse({"error": message}, status)
         said = {"title": "That did not work", "message": message, "away": False, "asked": _asked(request)}
         return self._page("error.html", View(), status, **said)
-
-
-def serve(client: Client, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Run until Ctrl-C; `ready` is told the address once it is listened at. Raises OSError where it cannot be."""
-    import asyncio
-    import socket
-
-    import uvicorn
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family)
-    loopback = host in ("127.0.0.1", "::1", "localhost")
-    asking = Asking(client.serving)
-    app = make_app(client, LOOPBACK if loopback else ("*",), asking)
-    config = uvicorn.Config(
-        app, log_level="warning", server_header=False, lifespan="off", timeout_graceful_shutdown=STOP_S
-    )
-    server = uvicorn.Server(config)
-    shown = f"[{host}]" if ":" in host else host
-    ready(f"http://{shown}:{listening.getsockname()[1]}/")
-    try:
-        asyncio.run(server.serve([listening]))
-    finally:
-        asking.close()
-        client.close()  # ends what is with the server, and so the threads that wait for it

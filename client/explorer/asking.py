@@ -99,6 +99,12 @@ class Asking:
         if self._under_way.get(ticket(address)) is question:
             del self._under_way[ticket(address)]
 
+    def changed(self) -> None:
+        """Forget the answers that are kept: something that they show has changed."""
+        for key, question in list(self._under_way.items()):
+            if question.answer.done():
+                del self._under_way[key]
+
     def _given(self, address: str, question: _Question) -> Response:
         """The answer, for one browser; a failure is told once, then asked anew."""
         if question.answer.exception():

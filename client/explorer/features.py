@@ -11,7 +11,8 @@ from polysem.client.characters import named
 from polysem.client.client import Client
 from polysem.client.drawing import browser
 from polysem.client.explorer.questions import View
-from polysem.client.questions.clustering import Cluster, Neuron
+from polysem.client.questions.cluster import Cluster
+from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.examples import Example
 from polysem.proto.neurons import NeuronId
 

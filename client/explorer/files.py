@@ -13,7 +13,7 @@ from polysem.client.drawing import browser
 
 FOLDER = Path(__file__).parent / "static"
 NAMES = (
-    *("page.js", "overview.js", "neuron.js", "text.js", "picture.js", "downloads.js", "histogram.js"),
+    *("page.js", "overview.js", "neuron.js", "text.js", "picture.js", "downloads.js", "histogram.js", "clusters.js"),
     *("explorer.css", "icon.svg"),
 )
 DRAWING = {"drawing.js": browser.script, "drawing.css": browser.style}

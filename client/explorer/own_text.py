@@ -7,8 +7,10 @@ from polysem.client import characters
 from polysem.client.client import Client
 from polysem.client.explorer.features import features, plain
 from polysem.client.explorer.questions import View
-from polysem.client.questions.clustering import Cluster, Neuron
+from polysem.client.questions.cluster import Cluster
+from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.explain import ExplainedToken, Firing
+from polysem.client.questions.search import hardest
 from polysem.proto.neurons import NeuronId
 
 N_STRONGEST = 5  # neurons at each token
@@ -23,7 +25,7 @@ def read(client: Client, view: View, text: str, asked: Sequence[str]) -> dict[st
     asked  neurons, as people write them; none: the N_LISTED that fire hardest anywhere in the text
     """
     strongest = list(client.explain(text, n_strongest=N_STRONGEST, **view.clustering()))
-    ids = list(asked) or [str(id_) for id_ in _hardest(strongest)]
+    ids = list(asked) or [str(id_) for id_ in hardest(strongest)[:N_LISTED]]
     tokens = list(client.explain(text, *ids, **view.clustering())) if ids else []
     neurons = [firing.neuron for firing in tokens[0].firings] if tokens else []
     hit = {id_: {token.firings[i].cluster for token in tokens} - {None} for i, id_ in enumerate(neurons)}
@@ -47,14 +49,6 @@ def read(client: Client, view: View, text: str, asked: Sequence[str]) -> dict[st
             [[str(firing.neuron), round(firing.share or 0.0, 4)] for firing in token.firings] for token in strongest
         ],
     }
-
-
-def _hardest(tokens: Sequence[ExplainedToken]) -> list[NeuronId]:
-    """Return the neurons with the highest share of their maximum at any token, the hardest first."""
-    shares: dict[NeuronId, float] = {}
-    for firing in (firing for token in tokens for firing in token.firings):
-        shares[firing.neuron] = max(shares.get(firing.neuron, 0.0), firing.share or 0.0)
-    return sorted(shares, key=lambda id_: (-shares[id_], id_))[:N_LISTED]
 
 
 def _features(

@@ -10,7 +10,8 @@ import numpy as np
 
 from polysem.client import letters
 from polysem.client.client import Client
-from polysem.client.questions.clustering import Cluster, Neuron
+from polysem.client.questions.cluster import Cluster
+from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.examples import Example
 from polysem.client.questions.labels import Label
 from polysem.client.questions.logit_effects import LogitEffects

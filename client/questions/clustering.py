@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, overload
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from polysem.client import cutting, hooks, letters, tables
 from polysem.client.baselines import Baselines, baseline_columns, baselines_of, key_tokens_of, nulls_of
 from polysem.client.calls import Call
 from polysem.client.hooks import Hook
+from polysem.client.questions.cluster import Cluster
 from polysem.client.questions.counted import N_NULL, n_named
 from polysem.client.questions.embedding import Embeddings
 from polysem.client.questions.examples import Example
@@ -75,31 +76,6 @@ class Metrics:
 
 
 METRICS = tuple(field.name for field in fields(Metrics))
-
-
-class Cluster(NamedTuple):
-    """A feature cluster.
-
-    label          its number in the neuron's labels
-    members        (size,) int32: its examples, by their numbers in the labels
-    central        the member with the highest mean similarity to the others
-    mean_distance  over its pairs; None of a single example
-    stability      0..1: mean Jaccard index with the likest cluster of each bootstrap sample (Hennig 2007), 0.75 and
-                   more is stable; None of a single example, which is no cluster, where not tested, and after `cut`
-    letter         its name for people: A for the neuron's largest, then B, C, …; "·" for a single example
-    """
-
-    label: int
-    members: IntArray
-    central: int
-    mean_distance: float | None
-    stability: float | None = None
-    letter: str = ""
-
-    @property
-    def size(self) -> int:
-        """The number of members."""
-        return len(self.members)
 
 
 class Asker(Protocol):
@@ -249,6 +225,11 @@ class Neuron:
         stability = None if self._stability is None else or_none(self._stability[members[0]])
         mean_distance = float(self._tree.mean_distances[merge])
         return Cluster(label, members, int(self._tree.centrals[merge]), mean_distance, stability)
+
+    def with_members(self, members: Sequence[int]) -> Cluster | None:
+        """Return the cluster of exactly these examples; None where no cluster has them at this cut."""
+        wanted = tuple(members)
+        return next((cluster for cluster in self.clusters if tuple(cluster.members.tolist()) == wanted), None)
 
     def cut(self, distance_threshold: float) -> "Neuron":
         """The same neuron cut at another distance (0..2), without asking the server.

@@ -32,7 +32,8 @@ class Label(NamedTuple):
     neuron        whose cluster it is
     cluster       its number in the neuron's labels, at the same cut
     text          what its examples have in common, with texts of the corpus in backticks: `def` after `@`
-    method        how the name was found: "rule"; None: a way that this client does not know
+    method        how the name was found: "rule"; "person" or "model": given, and kept by the server (`Client.names`);
+                  None: a way that this client does not know
     score         0..1: how often an example of the cluster fits the name better than a negative does (area under the
                   ROC curve; ½ is chance). Of held-out examples, by which the name was not chosen, against negatives of
                   each kind and the neuron's other clusters, each kind weighing the same. None for a cluster of fewer

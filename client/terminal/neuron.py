@@ -12,7 +12,8 @@ from rich.text import Text
 
 from polysem.client.drawing import colours, dendrogram
 from polysem.client.drawing.dendrogram import Layout
-from polysem.client.questions.clustering import Cluster, Neuron
+from polysem.client.questions.cluster import Cluster
+from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.examples import Example
 from polysem.client.terminal.tables import counted, written
 from polysem.client.terminal.texts import example_lines, has_colour, key_text, shaded

@@ -19,7 +19,7 @@ from polysem.proto.wire.columns import Axis, columnar
 from polysem.proto.wire.names import decode_ranges, decode_side, encode_ranges, encode_side
 from polysem.v1 import neuron_service_pb2 as pb
 
-LabelMethod = Literal["rule"]
+LabelMethod = Literal["rule", "person", "model"]
 LABEL_METHODS: tuple[LabelMethod, ...] = get_args(LabelMethod)
 LEAST_SCORED = 8  # examples of a cluster whose name has a score
 SCORES = ("scores", "null_scores", "neuron_scores", "precisions", "recalls")

@@ -34,7 +34,8 @@ from polysem.proto.jobs import (
     spec_bytes,
     spec_from_bytes,
 )
-from polysem.server.jobs.local_disk import check_local
+from polysem.server import database
+from polysem.server.database import check_local
 from polysem.server.jobs.room import Room
 from polysem.server.jobs.schema import prepare
 from polysem.server.jobs.tenants import in_turn, may_see, owner_and_name
@@ -82,7 +83,6 @@ class JobStore:
             for name in ("corpora", "jobs"):
                 (folder / name).mkdir(exist_ok=True, mode=0o700)
             self._held = os.fdopen(os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "wb")
-            os.close(os.open(folder / "jobs.sqlite", os.O_RDWR | os.O_CREAT, 0o600))  # its WAL gets the same
         except OSError as error:
             raise FailedPrecondition(
                 f"the state folder {str(folder)!r} cannot be used ({error.strerror}); give another with --state"
@@ -97,22 +97,13 @@ class JobStore:
         self.room = Room(folder, limits.free_bytes)
         self.room.give_up()
         self._using = threading.RLock()
-        self._db = sqlite3.connect(folder / "jobs.sqlite", isolation_level=None, check_same_thread=False)
-        self._db.row_factory = sqlite3.Row
         try:
-            for pragma in (
-                "journal_mode = WAL",
-                "synchronous = FULL",
-                "temp_store = MEMORY",
-                "wal_autocheckpoint = 200",
-            ):
-                self._db.execute(f"PRAGMA {pragma}")
-            prepare(self._db, folder)
+            self._db = database.opened(folder / "jobs.sqlite", lambda db: prepare(db, folder))
         except FailedPrecondition:
-            self.close()
+            self._held.close()
             raise
-        except sqlite3.Error as error:
-            self.close()
+        except (OSError, sqlite3.Error) as error:
+            self._held.close()
             raise FailedPrecondition(
                 f"the jobs in {str(folder)!r} cannot be read ({error}); make room on its disk, restore jobs.sqlite "
                 "from a backup, or give another folder with --state"

@@ -49,12 +49,19 @@ class Groups(NamedTuple):
         return [rows for rows in found if rows.any()]
 
 
-def names_of(examples: Sequence[Place], labels: IntArray, corpus: Corpus, negatives: Negatives | None = None) -> Names:
+def names_of(
+    examples: Sequence[Place],
+    labels: IntArray,
+    corpus: Corpus,
+    negatives: Negatives | None = None,
+    with_scores: bool = True,
+) -> Names:
     """Return the names of a neuron's clusters. Cost: some 15 ms for 100 examples, 30 with scores.
 
     examples   of one neuron
     labels     (n,) the cluster of each
     negatives  None: no name has a score, and places of the corpus stand in for them
+    with_scores  False: the same names, without scores
     """
     rows, others = ([parts_of(place) for place in of] for of in (examples, negatives.places if negatives else ()))
     known = table(rows, others, corpus, seen=negatives is None)
@@ -63,7 +70,7 @@ def names_of(examples: Sequence[Place], labels: IntArray, corpus: Corpus, negati
     scored = (sizes >= LEAST_SCORED) & (negatives is not None)
     rules = _named(known, groups, scored)
     scores = np.full((len(sizes), len(SCORES)), np.nan)
-    if scored.any():
+    if with_scores and scored.any():
         _score(known, groups, scored, rules, scores)
     return Names(rules, scores)
 

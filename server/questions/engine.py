@@ -21,10 +21,12 @@ from polysem.proto.wire.columns import AnyBatch
 from polysem.server.index.format import Index
 from polysem.server.index.soundness import check_for_model
 from polysem.server.model.model import Model
+from polysem.server.naming.kept import KeptNames
 from polysem.server.questions import frames
 from polysem.server.questions.units import model_of
 
 MAX_NEURONS_PER_REQUEST = 1 << 20
+NO_NAMES = "no names are kept here: this process has no state folder; ask a server"
 
 
 class Work(Protocol):
@@ -61,6 +63,7 @@ class Engine:
     copies             of the model, on other devices
     neighbour_library  what searches nearest neighbours
     units              where encoders of latents lie; "": where the indexes' makers had them
+    names              names that are kept, or why none are
 
     Raises ForeignIndex where an index was made with other weights.
     """
@@ -83,6 +86,7 @@ class Engine:
         self.indexes: Mapping[str, Index] = self._own
         self.default_index = indexes[0].info.name
         self.neighbour_library = neighbour_library
+        self.names: KeptNames | str = NO_NAMES
         self._version = version
         self._units = units
         self._models: dict[str, Model] = {}  # of indexes of latents, by their hashes
@@ -112,6 +116,11 @@ class Engine:
     def is_operators(self, name: str) -> bool:
         """Whether the index of that name is no job's."""
         return name in self._own
+
+    def only_seen_by(self, index: Index) -> str:
+        """The key that alone may name the index; "" of one that others may name, too."""
+        alone = (made.owner for made in self._made if made.index.folder == index.folder and not made.shared)
+        return next(alone, "")
 
     def shared(self, name: str) -> Sequence[str]:
         """The owners of the shared indexes of that name."""

@@ -28,7 +28,7 @@ class Account:
 class Caller:
     """key: the id of its key, empty on an open server. share: callers of one share get one fair share together.
 
-    admin: may see and end what other keys have made
+    admin: may see and end what other keys have made. owner: whose key it is. may_name: clusters, for all who read names
     """
 
     key: str = ""
@@ -37,6 +37,8 @@ class Caller:
     max_in_flight: int | None = None
     account: Account = field(default_factory=Account)
     admin: bool = False
+    owner: str = "anyone"
+    may_name: bool = True
 
     @property
     def scope(self) -> str:

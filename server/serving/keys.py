@@ -35,7 +35,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Key:
-    """A key as it is kept; None: no cap. admin: sees and ends what other keys have made. Times are ISO 8601, UTC."""
+    """A key as it is kept; None: no cap. admin: sees and ends what other keys have made. Times are ISO 8601, UTC.
+
+    may_name: keeps names of clusters, which all who see the index read
+    """
 
     id: str
     owner: str
@@ -45,6 +48,7 @@ class Key:
     max_in_flight: int | None = None
     daily_quota: float | None = None
     admin: bool = False
+    may_name: bool = True
     revoked: str | None = None
     last_used: str | None = None  # kept in key-usage.json
 
@@ -56,13 +60,14 @@ def create(
     max_in_flight: int | None = None,
     daily_quota: float | None = None,
     admin: bool = False,
+    may_name: bool = True,
 ) -> tuple[Key, str]:
     """A new key and its secret, which is kept nowhere. Raises InvalidArgument."""
     if not owner.strip() or not owner.isprintable():
         raise InvalidArgument(f"the owner must be a name, not {owner!r}", "owner")
     id_ = secrets.token_hex(4)
     token = f"{PREFIX}{id_}_{secrets.token_urlsafe(32)}"
-    key = Key(id_, owner.strip(), class_, _sha256(token), _now(), max_in_flight, daily_quota, admin)
+    key = Key(id_, owner.strip(), class_, _sha256(token), _now(), max_in_flight, daily_quota, admin, may_name)
     with _changing(state) as keys:
         keys[id_] = key
     return key, token
@@ -118,7 +123,7 @@ class Keys:
             raise Unauthenticated("this key is not one of this server's; ask whoever runs it for one")
         self._check(key)
         self._note(key)
-        return Caller(key.id, key.id, key.class_, key.max_in_flight, self._account(key), key.admin)
+        return self._caller(key, key.class_, key.max_in_flight)
 
     def job_of(self, id_: str) -> Caller:
         """Whoever holds the key of that id, as the one for whom a job works. Raises Unauthenticated. From any thread.
@@ -127,7 +132,11 @@ class Keys:
         """
         self.check(id_)
         key = self._keys[id_]
-        return Caller(key.id, key.id, "bulk", None, self._account(key), key.admin)
+        return self._caller(key, "bulk", None)
+
+    def _caller(self, key: Key, class_: Class, max_in_flight: int | None) -> Caller:
+        account = self._account(key)
+        return Caller(key.id, key.id, class_, max_in_flight, account, key.admin, key.owner, key.may_name)
 
     def check(self, id_: str) -> None:
         """Raises Unauthenticated where the key has been revoked."""

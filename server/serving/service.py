@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 
 from polysem.proto.arrays import Array, IntArray
+from polysem.proto.errors import PermissionDenied
 from polysem.proto.facts import Timing, encode_head, encode_indexes, encode_server_info
 from polysem.proto.questions.ablation import decode_ablate_query
 from polysem.proto.questions.clustering import ClusterBatch, decode_cluster_query
@@ -17,9 +18,11 @@ from polysem.proto.questions.embedding import decode_embed_query
 from polysem.proto.questions.examples import decode_example_query
 from polysem.proto.questions.explain import decode_explain_query
 from polysem.proto.questions.importance import decode_importance_query
+from polysem.proto.questions.kept_names import decode_name_query, decode_names
 from polysem.proto.questions.labels import decode_label_query
 from polysem.proto.questions.listing import decode_list_query, encode_neuron_page
 from polysem.proto.questions.logit_effects import decode_logit_effects_query
+from polysem.proto.questions.search import decode_search_query, encode_search_answer
 from polysem.proto.questions.similar import decode_similar_query
 from polysem.proto.questions.statistics import decode_statistics_query
 from polysem.proto.wire import batches
@@ -31,9 +34,11 @@ from polysem.server.questions import (
     examples,
     explain,
     importance,
+    kept_names,
     labels,
     listing,
     logit_effects,
+    search,
     similar,
     statistics,
 )
@@ -43,6 +48,7 @@ from polysem.server.serving import callers, interceptor
 from polysem.server.serving.aside import Aside
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.info import server_info
+from polysem.server.serving.search_files import SearchFiles
 from polysem.server.serving.whole_index import WholeIndexes
 from polysem.v1 import neuron_service_pb2 as pb
 from polysem.v1 import neuron_service_pb2_grpc as pb_grpc
@@ -53,8 +59,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class NeuronService(pb_grpc.NeuronServiceServicer):
     """See proto/polysem/v1/neuron_service.proto."""
 
-    def __init__(self, engine: Engine, batcher: Batcher, version: str) -> None:
+    def __init__(self, engine: Engine, batcher: Batcher, version: str, search_files: SearchFiles) -> None:
         self._engine, self._batcher, self._version = engine, batcher, version
+        self._search_files = search_files
         self._whole_indexes = WholeIndexes(batcher)
         self._aside = Aside()
 
@@ -132,6 +139,28 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
     ) -> AsyncIterator[pb.LabelClustersResponse]:
         async for message in self._answer(labels.plan(self._seen, decode_label_query(request))):
             yield message
+
+    async def KeepNames(self, request: pb.KeepNamesRequest, context: Context) -> pb.KeepNamesResponse:
+        caller = callers.current.get()
+        if not caller.may_name:
+            raise PermissionDenied("this key may not name clusters; ask whoever runs the server for one that may")
+        names = await self._aside.made(request, lambda: decode_names(request))
+        others = caller.admin or not caller.key
+        n = await asyncio.to_thread(kept_names.keep, self._seen, request.index, names, caller.owner, others)
+        return pb.KeepNamesResponse(n_changed=n)
+
+    async def ListNames(self, request: pb.ListNamesRequest, context: Context) -> AsyncIterator[pb.ListNamesResponse]:
+        plan = await self._aside.made(request, lambda: kept_names.plan(self._seen, decode_name_query(request)))
+        head = encode_head(plan.provenance, Timing(0, 0, 0))
+        pages = plan.batches()
+        while (batch := await asyncio.to_thread(next, pages, None)) is not None:
+            for message in batches.encode_batch(batch, head):
+                yield message
+
+    async def SearchClusters(self, request: pb.SearchClustersRequest, context: Context) -> pb.SearchClustersResponse:
+        asked = search.plan(self._seen, decode_search_query(request))
+        found: pb.SearchClustersResponse = encode_search_answer(await self._search_files.answer(asked))
+        return found
 
     async def AblateClusters(
         self, request: pb.AblateClustersRequest, context: Context

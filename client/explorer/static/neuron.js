@@ -50,8 +50,8 @@
       settings: form,
       open: host.dataset.open,
       threshold: cut === null ? usual() : cut,
-      changed,
-      ofCluster: (cluster) => similar(cluster),
+      changed: (found) => { changed(found); detached(found); },
+      ofCluster: (cluster) => [...(data.kept ? naming(cluster) : []), ...similar(cluster)],
       importance: async (place) => {
         const { importances } = await ask(`/api/neuron/${id}/importance/${place}${asked()}`);
         const example = data.examples[place];
@@ -89,8 +89,71 @@
     };
     const button = (text, everywhere) =>
       element("button", { type: "button", class: "ps-link", onclick: () => find(everywhere) }, text);
-    return [button("similar clusters", false), button("in every layer", true),
+    const written = () => `${id}.${cluster.letter}@${Number(view.found().threshold.toFixed(3))}`;
+    const keeps = element("button", { type: "button", class: "ps-link", onclick: () => {
+      Polysem.list.toggle(written());
+      keeps.textContent = Polysem.list.has(written()) ? "in the list" : "add to the list";
+    } }, "add to the list");
+    return [keeps, button("similar clusters", false), button("in every layer", true),
       element("a", { class: "ps-link", href: `/neuron/${id}/${cluster.letter}${addressOf(chosen())}` }, "link"), note, box];
+  }
+
+  // ---- Names that are kept
+
+  async function keep(members, text) {
+    await Polysem.post(`/api/neuron/${id}/name${asked()}`, { members, text });
+    data = await ask(`/api/neuron/${id}${addressOf(chosen())}`, "naming …");
+    draw();
+  }
+
+  // A link that becomes a field for the cluster's name.
+  function naming(cluster) {
+    const open = element("button", { type: "button", class: "ps-link", onclick: () => {
+      field.value = cluster.kept ? cluster.kept.text : "";
+      open.hidden = true;
+      box.hidden = false;
+      field.select();
+    } }, cluster.kept ? "rename" : "name");
+    const field = element("input", { name: "text", maxlength: 200, required: true, autocomplete: "off",
+      "aria-label": `name of cluster ${cluster.letter}`, placeholder: "what its texts have in common" });
+    const close = () => { box.hidden = true; open.hidden = false; open.focus(); };
+    const send = async (text) => {
+      try {
+        await keep(cluster.members, text);
+        say(text ? `${cluster.letter} is named` : `the name of ${cluster.letter} is forgotten`);
+        document.querySelector(`.ps-card[data-cluster="${cluster.letter}"] .name-open`)?.focus();
+      } catch (error) {
+        failed(error);
+      }
+    };
+    const button = (text, go) => element("button", { type: go ? "button" : "submit", class: "ps-button", onclick: go }, text);
+    const box = element("form", { class: "naming", hidden: true,
+      onsubmit: (event) => { event.preventDefault(); send(field.value.trim()); },
+      onkeydown: (event) => { if (event.key === "Escape") { event.stopPropagation(); close(); } } },
+    field, button("keep"), cluster.kept ? button("forget", () => send("")) : null, button("cancel", close));
+    open.classList.add("name-open");
+    return [open, box];
+  }
+
+  // Names of sets that are no clusters of this cut.
+  function detached(found) {
+    const box = byId("detached");
+    if (!box) return;
+    box.hidden = !found.detached.length;
+    box.querySelector("ul").replaceChildren(...found.detached.map((name) => {
+      const forget = async () => {
+        try {
+          await keep(name.members, "");
+          say("the name is forgotten");
+        } catch (error) {
+          failed(error);
+        }
+      };
+      const shown = name.members.slice(0, 12).join(", ") + (name.members.length > 12 ? " …" : "");
+      return element("li", {}, element("b", {}, name.text), element("span", { class: "ps-quiet" },
+        ` detached · ${Polysem.count(name.members.length, "example")} (${shown}) · ${name.author} ${name.day} `),
+      element("button", { type: "button", class: "ps-link", onclick: forget }, "forget"));
+    }));
   }
 
   async function again() {

@@ -38,6 +38,19 @@
     }
   }
 
+  // Sends JSON; raises as `ask` does, but sends once.
+  async function post(address, value) {
+    let response;
+    try {
+      response = await fetch(address, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(value) });
+    } catch {
+      throw new Error(GONE);
+    }
+    const answer = await response.json().catch(() => ({ error: `the explorer answered ${response.status}` }));
+    if (!response.ok) throw new Error(answer.error);
+    return answer;
+  }
+
   async function untilItServes() {
     for (;;) {
       await new Promise((resolve) => setTimeout(resolve, EVERY_MS));
@@ -72,6 +85,25 @@
       box.elements.neuron.select();
     }
   });
+
+  // ---- The list of clusters that this browser keeps, as 2.185.B@0.5
+
+  const KEPT = "polysem-list";
+  const list = {
+    all: () => { try { return JSON.parse(localStorage.getItem(KEPT)) || []; } catch { return []; } },
+    has: (one) => list.all().includes(one),
+    set(all) {
+      try { localStorage.setItem(KEPT, JSON.stringify(all.slice(0, 50))); } catch { say("this browser keeps no lists", true); }
+      count();
+    },
+    toggle(one) {
+      const all = list.all();
+      if (!all.includes(one) && all.length >= 50) say("the list has 50 clusters already; save it as a file, and begin another", true);
+      else list.set(all.includes(one) ? all.filter((other) => other !== one) : [...all, one]);
+    },
+  };
+  const count = () => { byId("listed").textContent = list.all().length ? ` (${list.all().length})` : ""; };
+  count();
 
   // ---- Keys; none while a field has the focus
 
@@ -152,5 +184,5 @@
   const waiting = document.querySelector("[data-until-ready]");
   if (waiting) untilReady(waiting);
   if (document.querySelector("[data-until-it-serves]")) untilItServes().then(() => location.reload());
-  Object.assign(Polysem, { byId, say, ask, failed, keys, pending });
+  Object.assign(Polysem, { byId, say, ask, post, list, failed, keys, pending });
 })();

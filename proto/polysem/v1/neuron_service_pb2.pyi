@@ -111,6 +111,8 @@ class LabelMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LABEL_METHOD_UNSPECIFIED: _ClassVar[LabelMethod]
     LABEL_METHOD_RULE: _ClassVar[LabelMethod]
+    LABEL_METHOD_PERSON: _ClassVar[LabelMethod]
+    LABEL_METHOD_MODEL: _ClassVar[LabelMethod]
 
 class Similarity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -131,6 +133,13 @@ class Ablated(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ABLATED_NEURON: _ClassVar[Ablated]
     ABLATED_OTHER: _ClassVar[Ablated]
     ABLATED_CONTROL: _ClassVar[Ablated]
+
+class FoundBy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FOUND_BY_UNSPECIFIED: _ClassVar[FoundBy]
+    FOUND_BY_KEY: _ClassVar[FoundBy]
+    FOUND_BY_NAME: _ClassVar[FoundBy]
+    FOUND_BY_TEXT: _ClassVar[FoundBy]
 ALGORITHM_UNSPECIFIED: Algorithm
 ALGORITHM_HAC: Algorithm
 ALGORITHM_SCC: Algorithm
@@ -199,6 +208,8 @@ NEURON_KIND_BLURRED: NeuronKind
 NEURON_KIND_SEVERAL: NeuronKind
 LABEL_METHOD_UNSPECIFIED: LabelMethod
 LABEL_METHOD_RULE: LabelMethod
+LABEL_METHOD_PERSON: LabelMethod
+LABEL_METHOD_MODEL: LabelMethod
 SIMILARITY_UNSPECIFIED: Similarity
 SIMILARITY_PRE_MLP: Similarity
 SIMILARITY_NEURON: Similarity
@@ -210,6 +221,10 @@ ABLATED_CLUSTER: Ablated
 ABLATED_NEURON: Ablated
 ABLATED_OTHER: Ablated
 ABLATED_CONTROL: Ablated
+FOUND_BY_UNSPECIFIED: FoundBy
+FOUND_BY_KEY: FoundBy
+FOUND_BY_NAME: FoundBy
+FOUND_BY_TEXT: FoundBy
 
 class NeuronRange(_message.Message):
     __slots__ = ("layer", "first", "last")
@@ -1138,3 +1153,145 @@ class ExplainTextResponse(_message.Message):
     part_numbers: _tensor_pb2.Tensor
     part_counts: _tensor_pb2.Tensor
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., n_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., active_neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., shares: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., fires: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., distances: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_numbers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_counts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class KeptName(_message.Message):
+    __slots__ = ("layer", "neuron", "members", "text", "method", "author", "time_s", "scores")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    TIME_S_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    neuron: int
+    members: _containers.RepeatedScalarFieldContainer[int]
+    text: str
+    method: LabelMethod
+    author: str
+    time_s: int
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, layer: _Optional[int] = ..., neuron: _Optional[int] = ..., members: _Optional[_Iterable[int]] = ..., text: _Optional[str] = ..., method: _Optional[_Union[LabelMethod, str]] = ..., author: _Optional[str] = ..., time_s: _Optional[int] = ..., scores: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class KeepNamesRequest(_message.Message):
+    __slots__ = ("index", "side", "names")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    side: Side
+    names: _containers.RepeatedCompositeFieldContainer[KeptName]
+    def __init__(self, index: _Optional[str] = ..., side: _Optional[_Union[Side, str]] = ..., names: _Optional[_Iterable[_Union[KeptName, _Mapping]]] = ...) -> None: ...
+
+class KeepNamesResponse(_message.Message):
+    __slots__ = ("n_changed",)
+    N_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    n_changed: int
+    def __init__(self, n_changed: _Optional[int] = ...) -> None: ...
+
+class ListNamesRequest(_message.Message):
+    __slots__ = ("index", "neurons", "side", "history")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    neurons: _containers.RepeatedCompositeFieldContainer[NeuronRange]
+    side: Side
+    history: bool
+    def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[NeuronRange, _Mapping]]] = ..., side: _Optional[_Union[Side, str]] = ..., history: bool = ...) -> None: ...
+
+class ListNamesResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "neurons", "n_members", "members", "texts", "methods", "authors", "times", "scores")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    N_MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    AUTHORS_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    neurons: _tensor_pb2.Tensor
+    n_members: _tensor_pb2.Tensor
+    members: _tensor_pb2.Tensor
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    methods: _tensor_pb2.Tensor
+    authors: _containers.RepeatedScalarFieldContainer[str]
+    times: _tensor_pb2.Tensor
+    scores: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_members: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., members: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., texts: _Optional[_Iterable[str]] = ..., methods: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., authors: _Optional[_Iterable[str]] = ..., times: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class SearchClustersRequest(_message.Message):
+    __slots__ = ("index", "side", "query", "found_by", "layer", "least_size", "page_size", "page_token")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    FOUND_BY_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    LEAST_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    side: Side
+    query: str
+    found_by: _containers.RepeatedScalarFieldContainer[FoundBy]
+    layer: int
+    least_size: int
+    page_size: int
+    page_token: str
+    def __init__(self, index: _Optional[str] = ..., side: _Optional[_Union[Side, str]] = ..., query: _Optional[str] = ..., found_by: _Optional[_Iterable[_Union[FoundBy, str]]] = ..., layer: _Optional[int] = ..., least_size: _Optional[int] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class FoundCluster(_message.Message):
+    __slots__ = ("layer", "neuron", "label", "rank", "size", "central", "name", "method", "found_by", "share", "n_texts", "n_with", "examples")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NEURON_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CENTRAL_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    FOUND_BY_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    N_TEXTS_FIELD_NUMBER: _ClassVar[int]
+    N_WITH_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    neuron: int
+    label: int
+    rank: int
+    size: int
+    central: int
+    name: str
+    method: LabelMethod
+    found_by: FoundBy
+    share: float
+    n_texts: int
+    n_with: int
+    examples: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, layer: _Optional[int] = ..., neuron: _Optional[int] = ..., label: _Optional[int] = ..., rank: _Optional[int] = ..., size: _Optional[int] = ..., central: _Optional[int] = ..., name: _Optional[str] = ..., method: _Optional[_Union[LabelMethod, str]] = ..., found_by: _Optional[_Union[FoundBy, str]] = ..., share: _Optional[float] = ..., n_texts: _Optional[int] = ..., n_with: _Optional[int] = ..., examples: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SearchClustersResponse(_message.Message):
+    __slots__ = ("provenance", "clusters", "next_page_token", "n_found", "stopped", "n_done", "n_to_do")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    N_FOUND_FIELD_NUMBER: _ClassVar[int]
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    N_DONE_FIELD_NUMBER: _ClassVar[int]
+    N_TO_DO_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    clusters: _containers.RepeatedCompositeFieldContainer[FoundCluster]
+    next_page_token: str
+    n_found: _containers.RepeatedScalarFieldContainer[int]
+    stopped: bool
+    n_done: int
+    n_to_do: int
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., clusters: _Optional[_Iterable[_Union[FoundCluster, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., n_found: _Optional[_Iterable[int]] = ..., stopped: bool = ..., n_done: _Optional[int] = ..., n_to_do: _Optional[int] = ...) -> None: ...

@@ -99,6 +99,21 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.AblateClustersRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.AblateClustersResponse.FromString,
                 _registered_method=True)
+        self.KeepNames = channel.unary_unary(
+                '/polysem.v1.NeuronService/KeepNames',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.KeepNamesRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.KeepNamesResponse.FromString,
+                _registered_method=True)
+        self.ListNames = channel.unary_stream(
+                '/polysem.v1.NeuronService/ListNames',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.ListNamesRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ListNamesResponse.FromString,
+                _registered_method=True)
+        self.SearchClusters = channel.unary_unary(
+                '/polysem.v1.NeuronService/SearchClusters',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.SearchClustersRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.SearchClustersResponse.FromString,
+                _registered_method=True)
 
 
 class NeuronServiceServicer(object):
@@ -200,6 +215,30 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def KeepNames(self, request, context):
+        """Keep names that people or language models gave to clusters. A name is bound to the set of the cluster's examples, so it
+        does not depend on its number, nor on how it was found. All names of a request are kept, or none. PERMISSION_DENIED for
+        a key that may not name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListNames(self, request, context):
+        """The names kept of these neurons, by layer, neuron and set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchClusters(self, request, context):
+        """Clusters of the whole index, in the default clustering, by words of their names and texts, or by key token. The first
+        search of an index makes its search file, beside other work; until then answers say how far that is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuronServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -267,6 +306,21 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.AblateClusters,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.AblateClustersRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.AblateClustersResponse.SerializeToString,
+            ),
+            'KeepNames': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepNames,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.KeepNamesRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.KeepNamesResponse.SerializeToString,
+            ),
+            'ListNames': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListNames,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.ListNamesRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.ListNamesResponse.SerializeToString,
+            ),
+            'SearchClusters': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchClusters,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.SearchClustersRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.SearchClustersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -620,6 +674,87 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/AblateClusters',
             polysem_dot_v1_dot_neuron__service__pb2.AblateClustersRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.AblateClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepNames(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polysem.v1.NeuronService/KeepNames',
+            polysem_dot_v1_dot_neuron__service__pb2.KeepNamesRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.KeepNamesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNames(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/ListNames',
+            polysem_dot_v1_dot_neuron__service__pb2.ListNamesRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.ListNamesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/polysem.v1.NeuronService/SearchClusters',
+            polysem_dot_v1_dot_neuron__service__pb2.SearchClustersRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.SearchClustersResponse.FromString,
             options,
             channel_credentials,
             insecure,

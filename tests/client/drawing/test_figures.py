@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from polysem.client.commands.cli import cli
 from polysem.client.drawing import figures
 from polysem.client.letters import letters
-from polysem.client.questions.clustering import Cluster
+from polysem.client.questions.cluster import Cluster
 from polysem.proto.errors import InvalidArgument
 
 

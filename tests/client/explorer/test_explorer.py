@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import time
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -35,18 +36,21 @@ def get(client):
         thread.join(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
 
-    def ask(path, host=None):
+    def get_(connection, host, path):
+        connection.request("GET", path, headers={"Host": host})
+
+    def answer_of(path, host=None, ask=None):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{port}"})
+        (ask or partial(get_, path=path))(connection, host or f"127.0.0.1:{port}")
         answer = connection.getresponse()
         found = answer.status, dict(answer.getheaders()), answer.read().decode()
         connection.close()
         if found[0] == 202:  # a page in grey
             time.sleep(0.2)
-            return ask(path, host)
+            return answer_of(path, host, ask)
         return found
 
-    yield ask
+    yield answer_of
     server.should_exit = True
     thread.join()
     with_key.close()
@@ -77,7 +81,7 @@ def test_the_api_answers_what_the_client_would(get, client):
     assert status == 200
     most = client.statistics("0.1")[0].maximum_activation
     names = list(client.labels("0.1", algorithm="scc", distance_threshold=0.4))
-    data = browser.data(wanted, wanted.examples, wanted.silhouettes, most, names)
+    data = browser.data(wanted, wanted.examples, wanted.silhouettes, most, names) | {"kept": []}
     assert json.loads(body) == json.loads(json.dumps(data))
 
 
@@ -110,6 +114,27 @@ def test_errors_have_a_status_and_words(get):
     ):
         found, _, body = get(path)
         assert (found, words in json.loads(body)["error"]) == (status, True), body
+
+
+@pytest.mark.parametrize(
+    ("origin", "kind", "status"),
+    [
+        (None, "application/json", 403),
+        ("http://evil.example", "application/json", 403),
+        ("null", "application/json", 403),
+        ("http://{host}", "text/plain", 403),
+        ("http://{host}", "application/json", 400),  # it is read: {} is no name
+    ],
+)
+def test_only_the_explorers_own_pages_may_post(get, origin, kind, status):
+    def post(connection, host):
+        headers = {"Host": host, "Content-Type": kind}
+        if origin:
+            headers["Origin"] = origin.format(host=host)
+        connection.request("POST", "/api/neuron/0.1/name", "{}", headers)
+
+    found, _, body = get("", ask=post)
+    assert found == status, body
 
 
 def test_a_page_elsewhere_that_points_its_own_name_here_is_refused(get):

@@ -11,8 +11,8 @@ from polysem.proto.errors import (
 from polysem.proto.jobs import MeasureSpec, encode_job
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.wire.batches import MAX_MESSAGE_BYTES
+from polysem.server.database import check_local
 from polysem.server.in_process import _running
-from polysem.server.jobs.local_disk import check_local
 from polysem.server.jobs.runner import MAX_RANGES
 from polysem.server.jobs.store import JobStore, StoreLimits
 from polysem.server.settings import Settings

@@ -1,6 +1,12 @@
-"""Whether a folder lies on a network file system, where SQLite loses data: its locks and shared memory do not hold."""
+"""SQLite files of the state folder: on a local disk, readable by their owner alone, on disk after each transaction.
 
+On a network file system SQLite loses data: its locks and shared memory do not hold there.
+"""
+
+import os
 import re
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from polysem.proto.errors import FailedPrecondition
@@ -29,6 +35,26 @@ def check_local(folder: Path, mounts: str | None = None) -> None:
             f"the state folder {str(folder)!r} lies on a network file system ({kind} at {where}), where SQLite can "
             "lose jobs; give a folder on a local disk with --state"
         )
+
+
+def opened(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
+    """Return a connection for any thread to the file, which is made if it is missing.
+
+    prepare  makes its tables, or checks them
+
+    Raises OSError, sqlite3.Error, and what `prepare` raises. A transaction waits up to 5 s for another process's.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # its WAL gets the same
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.row_factory = sqlite3.Row
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "wal_autocheckpoint = 200"):
+            db.execute(f"PRAGMA {pragma}")
+        prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def _mounted(folder: Path, mounts: str) -> tuple[str, str]:
