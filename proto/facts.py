@@ -100,7 +100,7 @@ class HeldTests:
     def words(self) -> str:
         """The tests in words, for people."""
         also = ", with significant clusters and stability" if self.clusters else ""
-        return f"each neuron tested with {self.n_null:,} rotations (seed {self.seed}, frame own){also}"
+        return f"neurons tested with {self.n_null:,} rotations (seed {self.seed}, frame own){also}"
 
 
 @dataclass(frozen=True, slots=True)

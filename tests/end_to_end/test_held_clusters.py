@@ -126,7 +126,7 @@ def test_tables_show_them(client):
 def test_an_index_says_which_tests_it_holds(client, polysem_client, tested):
     assert client.indexes()[0].tests == HeldTests(19, 3, clusters=True)
     assert polysem_client.indexes()[0].tests is None
-    words = "tested: each neuron tested with 19 rotations (seed 3, frame own), with significant clusters and stability"
+    words = "tested: neurons tested with 19 rotations (seed 3, frame own), with significant clusters and stability"
     assert words in " ".join(CliRunner().invoke(cli, ["info", "--server", client.target]).output.split())
     said = json.loads(CliRunner().invoke(cli, ["info", "--server", client.target, "--json"]).output)
     assert said["indexes"][0]["tests"] == {"n_null": 19, "seed": 3, "clusters": True}
