@@ -459,13 +459,14 @@ def _until_stopped(settings: "Settings", books: "Books") -> None:
 
 
 @click.command()
+@click.option("--units", type=click.Choice(["sae"]), help="Show the latents of an embedded SAE, not neurons.")
 @click.option("--svg", type=click.Path(path_type=Path), help="SVG file to draw the first neuron into.")
 @click.option(
     "--report", type=click.Path(path_type=Path), help="HTML file to write the page to. Default: in the cache folder."
 )
 @click.option("--force", is_flag=True, help="Overwrite existing files.")
-def demo(svg: Path | None, report: Path | None, force: bool) -> None:
-    """Show the embedded model's neurons through a real server.
+def demo(units: str | None, svg: Path | None, report: Path | None, force: bool) -> None:
+    """Show the embedded model's neurons, or an SAE's latents, through a real server.
 
     Builds an index of the embedded model over Python's own documentation and source (kept for the next time), serves
     it on a loopback port, and asks through the client. Writes the neurons shown as a page for a browser, too.
@@ -476,11 +477,11 @@ def demo(svg: Path | None, report: Path | None, force: bool) -> None:
     from polysem.server.demo import indexes
     from polysem.server.paths import cache_folder
 
-    kept = cache_folder() / "demo.html"
+    kept = cache_folder() / ("demo-latents.html" if units else "demo.html")
     for named in (svg, report):
         if named is not None:
             named.parent.mkdir(parents=True, exist_ok=True)
             files.check_free(named, force)
     with bars(INDEXING) as shown:
-        folder = indexes.ensure(shown.advance)
+        folder = indexes.ensure(shown.advance, latents=units == "sae")
     tour.show(folder, svg, report or kept, force or report is None)

@@ -31,8 +31,10 @@ def show(folder: Path, svg: Path | None, page: Path, force: bool) -> None:
     console = terminal.console()
     with polysem.server.local(folder) as client:
         info = client.indexes()[0]
+        one = f"An SAE's {sum(info.widths):,} latents in a" if info.encoders else "A"
+        each = "" if info.encoders else f" of {info.n_neurons_per_layer:,} neurons"
         console.print(
-            f"A GPT-2 with {info.n_layers} layers of {info.n_neurons_per_layer:,} neurons has read "
+            f"{one} GPT-2 with {info.n_layers} layers{each} {'have' if info.encoders else 'has'} read "
             f"{info.n_contexts:,} texts ({info.n_tokens:,} tokens) of Python's own documentation and source.\n"
             f"Its server listens at {client.target} in this process; everything below came through the client.\n"
         )
@@ -47,9 +49,10 @@ def show(folder: Path, svg: Path | None, page: Path, force: bool) -> None:
         if svg is not None:
             draw(shown[0], svg, force)
         _write(page, report.make(client, *(str(neuron.id) for neuron in shown)).html, force)
-    console.print("\nThe same neurons as a page for a browser, where their trees can be cut anew:")
+    console.print(f"\nThe same {info.unit}s as a page for a browser, where their trees can be cut anew:")
     console.print(str(page.resolve()), soft_wrap=True)
-    console.print(_next_steps(shown[0], next_steps.command()), soft_wrap=True)
+    index = f" --index {folder}" if info.encoders else ""
+    console.print(_next_steps(shown[0], next_steps.command(), index), soft_wrap=True)
 
 
 def draw(neuron: Neuron, svg: Path, force: bool) -> None:
@@ -113,16 +116,20 @@ def _row(clusters: Clusters) -> Sequence[str]:
     )
 
 
-def _next_steps(neuron: Neuron, polysem: str) -> Text:
-    """Commands that work as they stand, in their order, each under what it is for; never wrapped."""
+def _next_steps(neuron: Neuron, polysem: str, index: str) -> Text:
+    """Commands that work as they stand, in their order, each under what it is for; never wrapped.
+
+    index  what `serve` is told to serve; "": nothing
+    """
+    unit = neuron.provenance.unit
     lines = (
-        ("serve &", "keep this index served at 127.0.0.1:50051, in the background (`kill %1` stops it)"),
+        (f"serve{index} &", "keep this index served at 127.0.0.1:50051, in the background (`kill %1` stops it)"),
         ("health --wait 120", "wait until it answers"),
-        (f"cluster {neuron.id}", "this neuron again"),
-        (f"cluster {neuron.id} --embedding pre_mlp", "the same by what all neurons of the layer read"),
+        (f"cluster {neuron.id}", f"this {unit} again"),
+        (f"cluster {neuron.id} --embedding pre_mlp", f"the same by what all {unit}s of the layer read"),
         (f"cluster {neuron.id} --distance-threshold 0.7", "cut higher"),
         (f"examples {neuron.id} --whole-context --example 0", "a whole text"),
-        ("explore", "every neuron in a web browser (pip install 'polysem[explorer]'); Ctrl-C stops"),
+        ("explore", f"every {unit} in a web browser (pip install 'polysem[explorer]'); Ctrl-C stops"),
         (
             "index --model demo --corpus pydocs --max-documents 100 --out my-index",
             "an index of your own: --model takes a folder or a hub name, --corpus a .jsonl or .txt file of texts",

@@ -172,8 +172,8 @@
     }
   }
 
-  // What the neuron writes: asked for once, when it is looked at or taken away.
-  let asking = null;
+  // What the neuron writes: asked for once, when it is looked at or taken away; of latents it is not known.
+  let asking = byId("writes") ? null : Promise.resolve(null);
   const effects = () => (asking = asking || ask(`/api/neuron/${id}/logit_effects${asked()}`));
 
   async function drawEffects() {
@@ -188,7 +188,7 @@
     }
   }
 
-  if (byId("writes")) { // of latents it is not known
+  if (byId("writes")) {
     new IntersectionObserver((seen, observer) => {
       if (!seen.some((entry) => entry.isIntersecting)) return;
       observer.disconnect();

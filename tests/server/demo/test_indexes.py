@@ -31,6 +31,14 @@ def test_two_who_build_it_at_once_get_one_index(tmp_path, monkeypatch):
         assert indexes.ensure(n_documents=2) == first
 
 
+def test_the_embedded_sae_has_an_index_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYSEM_CACHE_DIR", str(tmp_path))
+    index = open_index(indexes.ensure(n_documents=2, latents=True))
+    assert (index.info.unit, index.info.layers, index.info.widths) == ("latent", (2,), (1024,))
+    assert index.nulls is not None
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [index.info.name]
+
+
 def test_what_an_earlier_state_of_the_sources_began_is_begun_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("POLYSEM_CACHE_DIR", str(tmp_path))
 

@@ -25,9 +25,12 @@ from polysem.server.index.contexts import Contexts
 from polysem.server.index.format import open_index
 from polysem.server.indexing import builder
 from polysem.server.indexing.builder import Recipe
+from polysem.server.model.latent_model import with_latents
 from polysem.server.questions import holding
 from polysem.server.ray_cluster import sessions
 from polysem.server.ray_cluster.pool import RayOptions
+
+from ..model.tiny_saes import sae
 
 if not os.environ.get("POLYSEM_NEEDS_RAY"):
     pytest.importorskip("ray")
@@ -69,6 +72,16 @@ def test_an_index_has_the_bytes_of_the_local_one(cluster, described, corpus_file
     assert built.sha256 == here.sha256
     n_shards = 2 * -(-built.info.n_contexts // 17)
     assert len(read) < n_shards / 2 if shared else len(read) == n_shards  # by the driver; workers read the others
+
+
+def test_latents_are_read_by_workers_as_here(cluster, described, small_model, corpus_file, tmp_path):
+    some, corpus = [sae(0, "resid_post", 11, 24)], Corpus(str(corpus_file))
+    wanted = builder.build(with_latents(small_model, some, "sae:x"), corpus, tmp_path / "here", RECIPE)
+    of_latents = replace(described, latents=some, units="sae:x")
+    with sessions.building(of_latents, corpus, "auto", RayOptions(workers=1)) as (known, executor):
+        built = builder.build(known, corpus, tmp_path / "index", RECIPE, executor=executor)
+    assert built.info.unit == "latent"
+    assert built.sha256 == wanted.sha256
 
 
 def test_an_index_survives_a_killed_worker(cluster, described, corpus_file, here, tmp_path):
