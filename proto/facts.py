@@ -60,7 +60,11 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """neighbour_library: what searches nearest neighbours there; None: the server is older and does not say."""
+    """A server as it describes itself.
+
+    neighbour_library  what searches nearest neighbours there; None: the server is older and does not say
+    bos_token_id       what a text may begin with; None: the tokenizer has none, or the server is older
+    """
 
     version: str
     model: ModelInfo
@@ -69,6 +73,7 @@ class ServerInfo:
     default_index: str
     limits: Limits
     neighbour_library: Library | None = None
+    bos_token_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +261,7 @@ def encode_server_info(info: ServerInfo) -> pb.GetServerInfoResponse:
         default_index=info.default_index,
         limits=pb.Limits(**_fields(info.limits)),
         neighbour_library=library_number(info.neighbour_library),
+        bos_token_id=info.bos_token_id,
     )
 
 
@@ -268,6 +274,7 @@ def decode_server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         default_index=message.default_index,
         limits=Limits(**_attributes(message.limits, Limits)),
         neighbour_library=library_of(message.neighbour_library),
+        bos_token_id=message.bos_token_id if message.HasField("bos_token_id") else None,
     )
 
 

@@ -315,7 +315,7 @@ def _verify(folder: Path) -> None:
     help="File of `polysem measure --null` whose tests listings show, in place of the index's own. Repeatable.",
 )
 @click.option("--model", help="Path of the indexes' model, if it has moved.")
-@click.option("--units", metavar="sae:FOLDER", help="Where the SAE of an index of latents lies, if it has moved.")
+@click.option("--units", metavar="sae:FOLDER", help="Folder of the SAE of an index of latents, if it has moved.")
 @click.option("--host", help="Address to listen on, or unix:/path of a socket. Default: 127.0.0.1.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one. Default: 50051.")
 @click.option("--insecure", is_flag=True, default=None, help="Listen on other addresses without TLS or keys.")

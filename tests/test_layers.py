@@ -26,8 +26,9 @@ client/terminal      client client/drawing client/measuring client/questions pro
 client/explorer      client client/drawing client/questions proto proto/questions
 client/measuring     client proto proto/questions proto/wire proto/work
 client/exporting     client client/questions proto proto/questions
-client/commands      client client/drawing client/explorer client/exporting client/measuring client/questions
-                     client/terminal proto proto/questions proto/work
+client/assistants    client client/questions proto
+client/commands      client client/assistants client/drawing client/explorer client/exporting client/measuring
+                     client/questions client/terminal proto proto/questions proto/work
 server/settings      proto
 server/paths         proto
 server/database      proto
@@ -63,6 +64,8 @@ server/planted       client client/commands client/measuring client/terminal ker
 server/reproduce     client/commands client/measuring client/terminal proto proto/questions proto/work
                      server/corpus server/index server/indexing server/local_client server/model server/opening
                      server/planted server/settings
+server/importing     client/commands client/terminal proto server/corpus server/index server/indexing server/model
+server/publishing    proto server/index
 server/tour          client client/commands client/drawing client/measuring client/terminal server
 server/commands      client client/commands client/terminal proto server/app server/corpus server/demo server/index
                      server/indexing server/model server/opening server/paths server/questions server/ray_cluster

@@ -15,29 +15,20 @@ import click
 
 from polysem.proto.errors import MixedMethodsWarning, PolysemError
 
-GROUPS = (
-    "neurons",
-    "questions",
-    "names",
-    "search",
-    "pictures",
-    "export",
-    "server",
-    "jobs",
-    "measure",
-)  # files of this folder
+# Files of this folder.
+GROUPS = ("neurons", "questions", "names", "search", "pictures", "export", "assistants", "server", "jobs", "measure")
 OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what writing to it may meet
 
 # What `polysem --help` lists, in the order of use: what a command needs, and the commands that need it.
 NEEDS = {
-    "Need nothing": ("demo", "index", "reproduce", "keys"),
-    "Need an index (the demo's, unless you name one)": ("serve", "measure", "benchmark"),
+    "Need nothing": ("demo", "index", "import", "reproduce", "keys"),
+    "Need an index (the demo's, unless you name one)": ("serve", "measure", "benchmark", "publish"),
     "Need a file that `polysem measure` wrote": ("rank", "table1"),
     "Need a server (--server or POLYSEM_SERVER)": (
         *("info", "health", "top"),
         *("neurons", "cluster", "examples", "statistics", "similar", "labels", "importance", "explain"),
         *("logit-effects", "ablate", "search", "name", "names"),
-        *("explore", "report", "figure", "export"),
+        *("explore", "report", "figure", "export", "mcp"),
         *("corpus", "jobs"),
     ),
 }

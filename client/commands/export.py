@@ -49,6 +49,7 @@ def export(
     \b
     circuit-tracer  a file a neuron for its pages; a cluster is a quantile, with its name
     neuronpedia     batches for its import; a cluster is a bin of activations, its name an explanation
+    delphi          a cache of latents; a cluster is a latent, the neuron's other clusters its neighbours
     datasets        Parquet and a card for Hugging Face's hub; a cluster is a configuration
 
     Neurons without dataset examples are left out. An export that was stopped goes on by the same command, and nothing

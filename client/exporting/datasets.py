@@ -8,6 +8,7 @@ and so are all examples together and the table of clusters.
 import json
 from collections.abc import Iterator, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from polysem.client.exporting.features import Feature, Group, Subject, numbers
@@ -26,9 +27,9 @@ def files(features: Sequence[Feature], subject: Subject, piece: int) -> Iterator
     yield f"clusters/{piece:05d}.parquet", _parquet(rows, CLUSTER)
 
 
-def last(names: Sequence[str], subject: Subject) -> Iterator[tuple[str, bytes]]:
+def last(folder: Path, subject: Subject) -> Iterator[tuple[str, bytes]]:
     """The card, which names the configurations."""
-    clusters = sorted(name.split("/")[1].removesuffix(".parquet") for name in names if name.startswith("examples/"))
+    clusters = sorted(path.name.removesuffix(".parquet") for path in (folder / "examples").iterdir())
     configs = [("examples", "examples/*.parquet"), ("clusters", "clusters/*.parquet")]
     if len(clusters) <= MAX_CONFIGS:
         configs += [(name, f"examples/{name}.parquet") for name in clusters]

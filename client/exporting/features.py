@@ -26,8 +26,9 @@ from polysem.proto.neurons import NeuronId
 class Subject:
     """Facts that all exported features have in common.
 
-    question  how they were clustered, in words
-    licence   of the corpus's texts, as the person who exports them says; "" where nothing was said
+    question      how they were clustered, in words
+    licence       of the corpus's texts, as the person who exports them says; "" where nothing was said
+    bos_token_id  the model's; None where its tokenizer has none
     """
 
     model: ModelInfo
@@ -36,6 +37,7 @@ class Subject:
     question: str
     licence: str
     version: str
+    bos_token_id: int | None
 
     @property
     def units(self) -> str:

@@ -2,5 +2,5 @@
 
 from typing import Literal, get_args
 
-Format = Literal["circuit-tracer", "neuronpedia", "datasets"]
+Format = Literal["circuit-tracer", "neuronpedia", "delphi", "datasets"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polysem.client.client import Client
-from polysem.client.exporting import circuit_tracer, datasets, neuronpedia
+from polysem.client.exporting import circuit_tracer, datasets, delphi, neuronpedia
 from polysem.client.exporting.features import Feature, Subject, dumped, gather
 from polysem.client.exporting.formats import FORMATS, Format
 from polysem.proto.checks import check_one_of
@@ -19,21 +19,29 @@ from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
 
 PIECE = 64  # neurons
 MANIFEST = "manifest.json"
-FILES, DONE = "files", "done"  # below `out`.tmp: what is to be `out`; the question, and a file a finished piece
+# Below `out`.tmp: what is to be `out`; what its last files are made of; the question, and a file a finished piece.
+FILES, PARTS, DONE = "files", "parts", "done"
 
 Files = Iterator[tuple[str, bytes]]
 
 
 class Writer(NamedTuple):
-    """A format: its files of a piece, given its number; and the last ones, given the names of all others."""
+    """A format.
+
+    files  of a piece, given its number
+    last   files at the end, given the folder of all others
+    place  of what `files` gives: FILES, or PARTS where only `last` wants it
+    """
 
     files: Callable[[Sequence[Feature], Subject, int], Files]
-    last: Callable[[Sequence[str], Subject], Files] = lambda names, subject: iter(())
+    last: Callable[[Path, Subject], Files] = lambda folder, subject: iter(())
+    place: str = FILES
 
 
 WRITERS: dict[Format, Writer] = {
     "circuit-tracer": Writer(circuit_tracer.files),
     "neuronpedia": Writer(neuronpedia.files),
+    "delphi": Writer(delphi.files, delphi.last, PARTS),
     "datasets": Writer(datasets.files, datasets.last),
 }
 
@@ -50,7 +58,7 @@ def export(
 ) -> int:
     """Write the neurons' feature clusters into the folder `out` in another tool's format; return how many neurons.
 
-    format         whose files are written: "circuit-tracer", "neuronpedia" or "datasets" (Hugging Face)
+    format         whose files are written: "circuit-tracer", "neuronpedia", "delphi" or "datasets" (Hugging Face)
     licence        of the corpus's texts; goes into card and manifest
     whole_context  all that the model read of each example, not only the text around the key token
     progress       is told after each piece how many neurons are done, of how many
@@ -80,7 +88,7 @@ def export(
             if not finished.exists():
                 features = gather(client, piece, options, whole_context)
                 for name, data in writer.files(features, subject, number) if features else ():
-                    _write(work / FILES / name, data)
+                    _write(work / writer.place / name, data)
                 _write(finished, str(len(features)).encode())
             n_neurons += int(finished.read_text())
             progress(min((number + 1) * PIECE, len(asked)), len(asked))
@@ -100,7 +108,9 @@ def _subject(client: Client, licence: str, options: dict[str, Any]) -> Subject:
     choice = {name: value for name, value in options.items() if name not in ("index", "side", "n_null", "seed")}
     choice = asdict(Clustering()) | asdict(EmbeddingChoice()) | choice
     words = ", ".join(f"{name} {value}" for name, value in sorted(choice.items()) if value not in (None, ()))
-    return Subject(info.model, index, options.get("side") or "positive", words, licence, info.version)
+    return Subject(
+        info.model, index, options.get("side") or "positive", words, licence, info.version, info.bos_token_id
+    )
 
 
 def _index(client: Client, name: str | None) -> IndexInfo:
@@ -132,8 +142,7 @@ def _finish(
     work: Path, out: Path, question: dict[str, Any], subject: Subject, n_neurons: int, writer: Writer
 ) -> None:  # fmt: skip
     files = work / FILES
-    names = sorted(path.relative_to(files).as_posix() for path in files.rglob("*") if path.is_file())
-    for name, data in writer.last(names, subject):
+    for name, data in writer.last(work / writer.place, subject):
         _write(files / name, data)
     facts = question | {
         "n_neurons": n_neurons, "software": f"Polysem {subject.version}",

@@ -1,7 +1,7 @@
 """Texts of dataset examples: `Client.examples`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from polysem.client.streams import Stream
 from polysem.client.tables import Columns
 from polysem.client.views import neuron_id
 from polysem.proto import checks
-from polysem.proto.arrays import FloatArray
+from polysem.proto.arrays import FloatArray, IntArray
 from polysem.proto.facts import Answer
 from polysem.proto.neurons import NeuronId, NeuronLike, parse_neurons
 from polysem.proto.questions.examples import ExampleBatch, ExampleQuery, encode_example_query, example_numbers
@@ -34,6 +34,7 @@ class Example:
     activations  (len(tokens),) float32
     key          the key token's place in `tokens`; a character of several tokens stands at its last
     key_of       which of its character's tokens the key token is, and how many they are; (0, 0): an older server
+    token_ids    (len(tokens),) int32: the model's ids of the tokens; (0,): an older server
     """
 
     neuron: NeuronId
@@ -47,6 +48,7 @@ class Example:
     key: int
     side: Side = "positive"
     key_of: tuple[int, int] = (0, 0)
+    token_ids: IntArray = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @property
     def place(self) -> int:
@@ -92,6 +94,7 @@ def examples_of_batch(batch: ExampleBatch, side: Side = "positive") -> list[Exam
             key=int(batch.keys[i]),
             side=side,
             key_of=(int(batch.part_numbers[i]), int(batch.part_counts[i])),
+            token_ids=batch.token_ids[offsets[i] : offsets[i + 1]],
         )
         for i in range(len(batch.neurons))
     ]

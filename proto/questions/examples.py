@@ -26,8 +26,8 @@ class ExampleQuery:
 @columnar(
     pb.GetExamplesResponse,
     "example",
-    Axis("token", ["tokens", "token_activations"], "n_tokens"),
-    later=["part_numbers", "part_counts"],
+    Axis("token", ["tokens", "token_activations", "token_ids"], "n_tokens"),
+    later=["part_numbers", "part_counts", "token_ids"],
 )
 @dataclass(frozen=True, eq=False)
 class ExampleBatch:
@@ -45,6 +45,7 @@ class ExampleBatch:
     token_activations  (T,) float32
     part_numbers       (E,) int32: which of a character's tokens the key token is, from 1; 0: an older server
     part_counts        (E,) int32: how many they are
+    token_ids          (T,) int32; none: an older server
     """
 
     neurons: IntArray
@@ -59,6 +60,7 @@ class ExampleBatch:
     token_activations: FloatArray
     part_numbers: IntArray
     part_counts: IntArray
+    token_ids: IntArray
 
 
 def example_numbers(examples: object) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ from polysem.server.index.format import (
     write_manifest,
 )
 from polysem.server.index.negatives import Negatives
-from polysem.server.indexing import choose, maxima, negatives, scan, widths
+from polysem.server.indexing import choose, disk, maxima, negatives, scan, widths
 from polysem.server.indexing.scan import Collected, ReadOptions
 from polysem.server.indexing.selection import Candidates
 from polysem.server.indexing.stages import CollectStage, ScanStage
@@ -148,6 +148,7 @@ def build(
     batch_tokens: int | None = None,
     max_activations: Array | None = None,
     executor: Executor | None = None,
+    make: "Callable[..., Build] | None" = None,
 ) -> Index:
     """Index the corpus with the model into the new folder `out`.
 
@@ -155,6 +156,7 @@ def build(
     max_activations  (L, N) float: each neuron's maximum for the selection, instead of the corpus's own; with both
                      sides (2, L, N): the maxima, then the minima. Layers that are not kept are not looked at
     executor         where texts are tokenised and contexts are read; None: here, by `model`, then a Model
+    make             a kind of Build whose contexts and examples come from elsewhere; None: Build itself
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
     where `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus, maxima or
@@ -180,7 +182,7 @@ def build(
         with shards.sole_worker(work), _nothing_left(work):
             at_once = batch_tokens or widths.batch_tokens(model, BATCH_TOKENS[model.device.type])
             where = executor or LocalExecutor(model)
-            _Build(model, corpus, recipe, work, progress, at_once, given, where).run(out)
+            (make or Build)(model, corpus, recipe, work, progress, at_once, given, where).run(out)
     except PolysemError:  # some of which are OSErrors: a cluster that is away says what to do itself
         raise
     except (OSError, sqlite3.Error) as error:
@@ -203,7 +205,9 @@ def _nothing_left(work: Path) -> Iterator[None]:
         raise
 
 
-class _Build:
+class Build:
+    """A build on its way."""
+
     def __init__(
         self,
         model: ModelDescription,
@@ -233,7 +237,7 @@ class _Build:
         self._assemble(contexts_, candidates)
         (self._work / FINISHED).touch()
         (self._work / "index").rename(out)
-        _sync_folder(out.parent)
+        disk.sync_folder(out.parent)
 
     def _describe(self) -> dict[str, Any]:
         """Return what the index depends on; an unfinished build must agree with it."""
@@ -274,7 +278,7 @@ class _Build:
                     "go on with the same arguments, or remove that folder"
                 )
         else:
-            _write_whole(path, json.dumps(begun, indent=1))
+            disk.write_whole(path, json.dumps(begun, indent=1))
         return facts
 
     @property
@@ -307,7 +311,7 @@ class _Build:
                 "n_longer": tokenising.n_longer,
                 "fingerprint": tokenising.fingerprint,
             }
-            _write_whole(facts, json.dumps(read))
+            disk.write_whole(facts, json.dumps(read))
         tokenising.remove_shards()
         read = json.loads(facts.read_text("utf-8"))
         self._facts["corpus"] |= {"sha256": read["sha256"], "n_skipped": read["n_skipped"]}
@@ -339,8 +343,7 @@ class _Build:
 
     def _scan(self, contexts_: Contexts) -> tuple[Candidates, Array]:
         """The chosen examples of the neurons of all runs, and their maxima (J,), as strengths."""
-        rule, bounds = self._recipe.selection, self._reading.bounds
-        stage = ScanStage(self._reading, rule, self._given, widths.contexts_at_once(self._model, self._reading))
+        rule, bounds, stage = self._recipe.selection, self._reading.bounds, self._scan_stage()
         paths = [shard.path for shard in self._finish("scan", contexts_, self._context_range, contexts_.load, stage)]
         sums = self._sums = choose.sums(paths)
         self._moments = choose.moments(choose.totals(paths))
@@ -348,6 +351,10 @@ class _Build:
         advance = self._of_layers("choose")
         chosen = choose.choose(paths, maximum, bounds, len(self._reading.sides), rule, self._given, advance)
         return chosen, sums.maximum
+
+    def _scan_stage(self) -> ScanStage:
+        at_once = widths.contexts_at_once(self._model, self._reading)
+        return ScanStage(self._reading, self._recipe.selection, self._given, at_once)
 
     def _of_layers(self, stage: str) -> Callable[[int], None]:
         return lambda n: self._progress(stage, n, len(self._reading.layers))
@@ -430,9 +437,9 @@ class _Build:
             kind = "negative_" if side == "negative" else ""
             counts[f"n_{kind}examples"] = int(n_examples.sum())
             counts[f"n_neurons_with_{kind}examples"] = int((n_examples > 0).sum())
-        held = negatives.write(folders, found, _bytes_in(folder), self._windowing.context_length)
+        held = negatives.write(folders, found, disk.bytes_in(folder), self._windowing.context_length)
         write_manifest(folder, self._facts | {"counts": counts, "negatives": held})
-        _sync_folder(folder)
+        disk.sync_folder(folder)
 
     def _write_statistics(self, folder: Path, side: Side, mine: Array, n: int, histograms: Sequence[Array]) -> None:
         """Reduce one side's neurons `mine` (J',) over n contexts."""
@@ -476,22 +483,3 @@ class _Build:
             if latents.layer == self._reading.runs[run][1]:
                 arrays.save(folder / "encoder.npy", latents.weights.cpu().numpy())
         return histogram, self._wanted.chosen(run, chosen.offsets, chosen.contexts, fires, np.concatenate(weak_at))
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial_ = path.with_name(path.name + ".partial")
-    partial_.write_text(text, "utf-8")
-    partial_.rename(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -86,13 +86,14 @@ class ScanStage:
         parts: list[Scan] = []
         with ThreadPoolExecutor(1) as reducer:
             for some in others:
-                part = reducer.submit(self._reduced, found)
+                part = reducer.submit(self.reduced, found)
                 found = scan.key_activations(model, some, self.reading, advance)
                 parts.append(part.result())
         bounds = self.reading.bounds
-        return lambda: choose.flattened(joined([*parts, self._reduced(found)], self.rule, self.given), bounds)
+        return lambda: choose.flattened(joined([*parts, self.reduced(found)], self.rule, self.given), bounds)
 
-    def _reduced(self, found: KeyActivations) -> Scan:
+    def reduced(self, found: KeyActivations) -> Scan:
+        """Return what is kept of a part."""
         return scan.reduced(found, self.reading, self.rule, self.given)
 
 

@@ -40,11 +40,13 @@ class ExampleWork:
         texts: list[str] = []
         parts: list[tuple[int, int]] = []
         activations: list[Array] = []
+        ids: list[Array] = []
         spans = [self._span(example) for example in found]
         for i, (example, (start, end)) in enumerate(zip(found, spans, strict=True)):
             shown, part = self._texts(example.context, start, end, example.position)
             texts += shown
             parts.append(part)
+            ids.append(self.index.contexts.tokens(example.context)[start:end])
             activations.append(
                 whole[i] if whole else example.around[start - example.position + TOKENS_BEFORE :][: end - start]
             )
@@ -61,6 +63,7 @@ class ExampleWork:
             token_activations=np.concatenate([*activations, np.zeros(0)]).astype(np.float32),
             part_numbers=np.array([number for number, _ in parts], np.int32),
             part_counts=np.array([of for _, of in parts], np.int32),
+            token_ids=np.concatenate([*ids, np.zeros(0)]).astype(np.int32),
         )
 
     def _find(self, layer: int, neuron: int, place: int) -> "_Example":

@@ -32,4 +32,5 @@ def server_info(engine: Engine, batcher: Batcher, version: str, caller: Caller) 
         engine.default_index,
         limits,
         engine.neighbour_library,
+        model.tokenizer.bos_id,
     )

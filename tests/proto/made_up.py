@@ -142,6 +142,7 @@ def make_example_batch(n_tokens, texts=("a", "é", "", "😀", "\0", "word"), do
         token_activations=rng.random(t, np.float32),
         part_numbers=rng.integers(1, 4, e, np.int32),
         part_counts=rng.integers(1, 4, e, np.int32),
+        token_ids=rng.integers(0, 99, t, np.int32),
     )
 
 

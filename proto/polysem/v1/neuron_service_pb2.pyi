@@ -507,7 +507,7 @@ class ClarityCell(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "model", "device", "dtype", "default_index", "limits", "neighbour_library")
+    __slots__ = ("version", "model", "device", "dtype", "default_index", "limits", "neighbour_library", "bos_token_id")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -515,6 +515,7 @@ class GetServerInfoResponse(_message.Message):
     DEFAULT_INDEX_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     NEIGHBOUR_LIBRARY_FIELD_NUMBER: _ClassVar[int]
+    BOS_TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
     version: str
     model: Model
     device: str
@@ -522,7 +523,8 @@ class GetServerInfoResponse(_message.Message):
     default_index: str
     limits: Limits
     neighbour_library: Library
-    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., default_index: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., neighbour_library: _Optional[_Union[Library, str]] = ...) -> None: ...
+    bos_token_id: int
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[_Union[Model, _Mapping]] = ..., device: _Optional[str] = ..., dtype: _Optional[str] = ..., default_index: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., neighbour_library: _Optional[_Union[Library, str]] = ..., bos_token_id: _Optional[int] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("id", "sha256", "n_layers", "n_neurons_per_layer", "d_model", "context_length", "family", "gated")
@@ -805,7 +807,7 @@ class EmbedNeuronsResponse(_message.Message):
     def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., embeddings: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class GetExamplesResponse(_message.Message):
-    __slots__ = ("provenance", "timing", "continues", "neurons", "places", "documents", "contexts", "positions", "activations", "n_tokens", "keys", "tokens", "token_activations", "part_numbers", "part_counts")
+    __slots__ = ("provenance", "timing", "continues", "neurons", "places", "documents", "contexts", "positions", "activations", "n_tokens", "keys", "tokens", "token_activations", "part_numbers", "part_counts", "token_ids")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     TIMING_FIELD_NUMBER: _ClassVar[int]
     CONTINUES_FIELD_NUMBER: _ClassVar[int]
@@ -821,6 +823,7 @@ class GetExamplesResponse(_message.Message):
     TOKEN_ACTIVATIONS_FIELD_NUMBER: _ClassVar[int]
     PART_NUMBERS_FIELD_NUMBER: _ClassVar[int]
     PART_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     timing: Timing
     continues: bool
@@ -836,7 +839,8 @@ class GetExamplesResponse(_message.Message):
     token_activations: _tensor_pb2.Tensor
     part_numbers: _tensor_pb2.Tensor
     part_counts: _tensor_pb2.Tensor
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., documents: _Optional[_Iterable[str]] = ..., contexts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., token_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_numbers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_counts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
+    token_ids: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., places: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., documents: _Optional[_Iterable[str]] = ..., contexts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., positions: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_tokens: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., keys: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., tokens: _Optional[_Iterable[str]] = ..., token_activations: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_numbers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., part_counts: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., token_ids: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...
 
 class GetNeuronStatisticsResponse(_message.Message):
     __slots__ = ("provenance", "timing", "continues", "neurons", "maximum_activation", "mean_activation", "share_positive", "histogram", "n_examples", "lowest_example", "highest_example", "threshold", "minimum_activation")

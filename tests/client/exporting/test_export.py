@@ -206,7 +206,7 @@ def test_a_neuron_is_exported_alike_alone_and_among_others(polysem_client, expor
 
 def test_wrong_input_is_a_sentence(polysem_client, exports, tmp_path):
     with pytest.raises(InvalidArgument, match="format"):
-        writing.export(polysem_client, "delphi", tmp_path / "f", "0.0")
+        writing.export(polysem_client, "nonsense", tmp_path / "f", "0.0")
     with pytest.raises(FailedPrecondition, match="exists already"):
         writing.export(polysem_client, "datasets", exports / "datasets", "0.0")
     with pytest.raises(UnknownNeuron, match=r"there is no neuron 9\.1"):

@@ -292,7 +292,7 @@ def test_other_arguments_do_not_get_what_was_made_before(here, line, monkeypatch
 
 def test_a_build_that_was_stopped_goes_on(here, line, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(builder._Build, "_assemble", stop)
+        patch.setattr(builder.Build, "_assemble", stop)
         stopped = run(*line, "--out", "memory://bucket/tiny")
     assert stopped.exit_code == 1
     (work,) = names(here)

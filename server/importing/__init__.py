@@ -1,0 +1,1 @@
+"""Activations and explanations of other tools, as an index and names."""

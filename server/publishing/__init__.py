@@ -1,0 +1,1 @@
+"""Folders that are ready to be shared on a hub."""

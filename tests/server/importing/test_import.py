@@ -1,0 +1,283 @@
+"""What other tools found, as an index: their texts, the model's x̂, and where the two disagree."""
+
+import gzip
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+from polysem.client.exporting import writing
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound
+from polysem.proto.neurons import NeuronId
+from polysem.server.importing import building, delphi, names, neuronpedia
+from polysem.server.importing.building import Listed
+from polysem.server.importing.commands import import_
+from polysem.server.importing.found import Found, columns
+from polysem.server.index.format import open_index, verify
+from polysem.server.indexing.selection import Candidates
+
+SOME = ("0.0-9", "1.5", "L1N7")
+READERS = {"delphi": delphi, "neuronpedia": neuronpedia}
+
+
+def quiet(stage, n, total):
+    pass
+
+
+@pytest.fixture(scope="module", params=READERS)
+def imported(request, polysem_client, small_model, tmp_path_factory):
+    """An export of whole contexts, and the index that is made of it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    writing.export(polysem_client, request.param, folder / "export", *SOME, whole_context=True)
+    found = READERS[request.param].read(folder / "export", small_model)
+    index, compared = building.build(small_model, found, "export", request.param, folder / "index", 100, quiet)
+    return SimpleNamespace(
+        format=request.param, folder=folder, export=folder / "export", found=found, index=index, compared=compared
+    )
+
+
+# ---- By hand
+
+
+def test_of_rows_of_one_text_the_strongest_counts_and_of_equals_the_first():
+    a, b = NeuronId(0, 1), NeuronId(1, 0)
+    found = columns([(b, 0, 3, 0.5), (a, 1, 2, 1.0), (a, 1, 5, 2.0), (a, 1, 4, 2.0), (a, 0, 0, 3.0)])
+    assert found["neurons"].tolist() == [[0, 1], [0, 1], [1, 0]]
+    assert found["contexts"].tolist() == [0, 1, 0]
+    assert found["positions"].tolist() == [0, 4, 3]
+    assert found["activations"].tolist() == [3.0, 2.0, 0.5]
+
+
+def test_at_most_so_many_texts_of_each_neuron_are_taken_the_strongest():
+    rows = [(NeuronId(0, 1), i, 0, value) for i, value in enumerate((1.0, 3.0, 2.0, 3.0))]
+    found = Found([], [], False, **columns([*rows, (NeuronId(0, 2), 0, 0, 1.0)]), explanations=(), left_out={})
+    assert found.strongest(2).contexts.tolist() == [1, 3, 0]
+    assert found.strongest(1).activations.tolist() == [3.0, 1.0]
+
+
+def test_activations_are_compared_where_they_stand_and_how_strong_they_are():
+    """Neuron 0 has texts 0 to 3, neuron 1 text 0; the model is not above 0 in text 3."""
+    known = Listed(*map(np.array, ([0, 0, 0, 0, 1], [0, 1, 2, 3, 0], [5, 5, 5, 5, 5], [1.0, 1.0, 1.0, 1.0, 1.0])), 2)
+    chosen = Candidates(
+        np.array([0, 3, 4]),
+        np.array([0, 1, 2, 0]),
+        np.array([5, 6, 5, 5]),
+        np.zeros(4),
+        np.array([1.04, 1.0, 1.2, 1.0]),
+    )
+    assert building.compare(known, chosen) == (5, 1, 1, 1)
+
+
+# ---- There and back
+
+
+@pytest.fixture(scope="module")
+def wanted(polysem_client, imported):
+    """Of each neuron that was exported: it, and the examples that come back.
+
+    delphi's latents are clusters, so single examples are in none; Neuronpedia's tokens are texts, so a text that ends
+    within a character has none that the model could read.
+    """
+    found = {}
+    for neuron in polysem_client.cluster(*SOME, n_null=0):
+        examples = list(polysem_client.examples(neuron.id, whole_context=True)) if len(neuron.labels) else []
+        single = {int(one.members[0]) for one in neuron.clusters if one.size == 1}
+        if imported.format == "delphi":
+            examples = [one for one in examples if one.example not in single]
+        else:
+            examples = [one for one in examples if "\ufffd" not in one.text]
+        found[neuron.id] = neuron, examples
+    return found
+
+
+def test_what_was_exported_comes_back(imported, wanted):
+    """The same texts are examples of the same neurons, at the same tokens, with the model's own activations and x̂."""
+    verify(imported.index)
+    assert imported.compared.disagreeing == 0
+    assert imported.index.info.selection.rule == "top"
+    for (layer, number), (_, examples) in wanted.items():
+        stored = imported.index.layer(layer)
+        mine = slice(stored.offsets[number], stored.offsets[number + 1])
+        rows = np.asarray(stored.rows[mine])
+        texts = [imported.index.contexts.tokens(int(one)).tolist() for one in np.asarray(stored.row_contexts)[rows]]
+        got = zip(texts, np.asarray(stored.row_positions)[rows].tolist(), strict=True)
+        assert sorted(got) == sorted((one.token_ids.tolist(), one.position) for one in examples)
+        activations = sorted(one.activation for one in examples)
+        assert sorted(np.asarray(stored.activations[mine])) == pytest.approx(activations, rel=1e-5)
+
+
+def test_what_cannot_come_back_is_counted(imported, wanted):
+    missing = sum(len(neuron.labels) - len(examples) for neuron, examples in wanted.values())
+    assert missing > 0
+    assert imported.found.left_out == ({} if imported.format == "delphi" else {neuronpedia.NO_TOKENS: missing})
+
+
+def test_other_neurons_have_no_examples(imported, polysem_client):
+    asked = {tuple(neuron.id) for neuron in polysem_client.statistics(*SOME)}
+    have = {tuple(one) for one in np.argwhere(imported.index.n_examples).tolist()}
+    assert have <= asked
+    assert len(have) > 8
+
+
+def test_the_imported_index_is_served_and_clustered_alike(imported, checkpoint, wanted):
+    import polysem.server
+
+    with polysem.server.local(imported.folder / "index", model=str(checkpoint), device="cpu") as client:
+        for now, (then, examples) in zip(client.cluster(*wanted, n_null=0), wanted.values(), strict=True):
+            assert len(now.labels) == len(examples)
+            if len(then.labels) == len(examples) > 1:
+                assert sorted(one.size for one in now.clusters) == sorted(one.size for one in then.clusters)
+                assert now.metrics.intra == pytest.approx(then.metrics.intra, abs=1e-3)
+
+
+def test_explanations_become_names_of_their_texts(imported, polysem_client, wanted):
+    """Neuronpedia's are of a neuron, delphi's of a latent."""
+    found = [json.loads(line) for line in names.lines(imported.found.explanations, imported.index)]
+    labels = [one for one in polysem_client.labels(*SOME) if one.size > 1 and one.text]
+    assert sorted(one["text"] for one in found) == sorted(one.text for one in labels)
+    assert {name for one in found for name in one} == {"neuron", "members", "text", "method", "author", "time"}
+    is_delphi = imported.format == "delphi"
+    assert sorted((one["neuron"], one["text"], len(one["members"])) for one in found) == sorted(
+        (str(one.neuron), one.text, one.size if is_delphi else len(wanted[one.neuron][1])) for one in labels
+    )
+
+
+# ---- Whole or not there
+
+
+def test_a_stopped_import_goes_on_and_ends_with_the_same_bytes(imported, small_model, tmp_path):
+    def stop(stage, n, total):
+        if stage == "collect":
+            raise KeyboardInterrupt
+
+    arguments = small_model, imported.found, "export", imported.format, tmp_path / "index", 100
+    with pytest.raises(KeyboardInterrupt):
+        building.build(*arguments, stop)
+    assert not (tmp_path / "index").exists()
+    other = imported.found._replace(activations=imported.found.activations * 1.01)
+    with pytest.raises(FailedPrecondition, match="begun with other files"):
+        building.build(small_model, other, "export", imported.format, tmp_path / "index", 100, quiet)
+    index, compared = building.build(*arguments, quiet)
+    assert index.sha256 == imported.index.sha256
+    assert compared == imported.compared
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_activations_that_differ_are_counted_and_those_of_another_model_refused(imported, small_model, tmp_path):
+    some = imported.found.activations.copy()
+    some[:2] *= 1.2
+    index, compared = building.build(
+        small_model, imported.found._replace(activations=some), "export", imported.format, tmp_path / "a", 100, quiet
+    )
+    assert compared.differing == 2
+    assert np.array_equal(index.layer(0).activations, imported.index.layer(0).activations)
+    every = imported.found._replace(activations=imported.found.activations * 1.2)
+    with pytest.raises(FailedPrecondition, match="come from another model"):
+        building.build(small_model, every, "export", imported.format, tmp_path / "b", 100, quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_is_no_cache_of_delphi_is_a_sentence(small_model, tmp_path):
+    with pytest.raises(NotFound, match="no cache of delphi"):
+        delphi.read(tmp_path, small_model)
+    module = tmp_path / "blocks.0.mlp.hook_post"
+    module.mkdir()
+    (module / "config.json").write_text("{}")
+    good = {
+        "locations": np.array([[0, 1, 3]], np.uint16),
+        "activations": np.array([1.0], np.float16),
+        "tokens": np.array([[1, 2]]),
+    }
+
+    def said(error, **changed):
+        save_file(good | changed, module / "0_9.safetensors")
+        with pytest.raises(error) as raised:
+            delphi.read(tmp_path, small_model)
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    assert "names neuron 0.131071" in said(InvalidArgument, locations=np.array([[0, 1, 131071]], np.uint32))
+    assert "has token 50256" in said(InvalidArgument, tokens=np.array([[1, 50256]]))
+    assert "reads 32 at once" in said(InvalidArgument, tokens=np.ones((1, 40), np.int64))
+    assert "do not fit together" in said(FailedPrecondition, activations=np.zeros(2, np.float16))
+    (module / "0_9.safetensors").write_bytes(b"short")
+    with pytest.raises(FailedPrecondition, match="cannot read"):
+        delphi.read(tmp_path, small_model)
+    module.rename(tmp_path / "mlp")
+    save_file(good, tmp_path / "mlp" / "0_9.safetensors")
+    with pytest.raises(InvalidArgument, match="names no layer"):
+        delphi.read(tmp_path, small_model)
+
+
+def test_a_latent_is_the_neuron_of_its_number_where_nothing_else_is_said(small_model, tmp_path):
+    """Latent 3 + 4 of layer 1: in text 0 strongest at 2, behind BOS, in text 1 at 0, before what fills it up."""
+    module = tmp_path / "layers.1.mlp"
+    module.mkdir()
+    (module / "config.json").write_text("{}")
+    bos = small_model.tokenizer.bos_id
+    data = {
+        "locations": np.array([[0, 0, 3], [0, 2, 3], [0, 1, 3], [1, 0, 3], [1, 3, 3]], np.uint16),
+        "activations": np.array([9.0, 2.0, 1.0, 4.0, 8.0], np.float16),
+        "tokens": np.array([[bos, 5, 6, bos], [7, 8, bos, bos]]),
+    }
+    save_file(data, module / "4_9.safetensors")
+    found = delphi.read(tmp_path, small_model)
+    assert [text.tolist() for text in found.texts] == [[bos, 5, 6], [7, 8]]
+    assert found.neurons.tolist() == [[1, 7], [1, 7]]
+    assert (found.positions.tolist(), found.activations.tolist()) == ([2, 0], [2.0, 4.0])
+    assert not found.bos
+
+
+def test_what_is_no_export_of_neuronpedia_is_a_sentence(small_model, tmp_path):
+    with pytest.raises(NotFound, match="no export of Neuronpedia"):
+        neuronpedia.read(tmp_path, small_model)
+    (tmp_path / "activations").mkdir()
+    good = {"id": "c1", "layer": "0-neurons", "index": "3", "tokens": ["t", "h", "e"], "values": [0.0, 2.0, 1.0]}
+
+    def read(*rows):
+        lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        (tmp_path / "activations" / "batch-0.jsonl.gz").write_bytes(gzip.compress(lines))
+        return neuronpedia.read(tmp_path, small_model)
+
+    found = read(good, good | {"tokens": [" the", " cat", "!"]}, good | {"values": [0, 0, -1]})
+    assert found.left_out == {neuronpedia.NO_TOKENS: 1, neuronpedia.NOT_POSITIVE: 1}
+    assert (found.positions.tolist(), found.activations.tolist()) == ([1], [2.0])
+    for error, words, changed in (
+        (InvalidArgument, "names neuron 0.9000", {"index": "9000"}),
+        (InvalidArgument, "names neuron 7.3", {"layer": "7-neurons"}),
+        (InvalidArgument, "has the tokens of none of the 1 texts", {"tokens": ["th", "e", "!"]}),
+        (FailedPrecondition, "no row of Neuronpedia: 2 values for 3 tokens", {"values": [0, 1]}),
+        (FailedPrecondition, "no row of Neuronpedia", {"layer": "res"}),
+    ):
+        with pytest.raises(error, match=words):
+            read(good | changed)
+    with pytest.raises(FailedPrecondition, match=r"batch-0.jsonl.gz, line 2, has no values"):
+        read(good, {name: value for name, value in good.items() if name != "values"})
+    (tmp_path / "activations" / "batch-0.jsonl.gz").write_bytes(b"no gzip")
+    with pytest.raises(FailedPrecondition, match="cannot read"):
+        neuronpedia.read(tmp_path, small_model)
+
+
+def test_parts_of_texts_are_refused_as_the_model_reads_them_otherwise(polysem_client, small_model, tmp_path):
+    """An export without whole contexts: 31 tokens around each key token, which begin in the middle."""
+    writing.export(polysem_client, "delphi", tmp_path / "export", *SOME)
+    found = delphi.read(tmp_path / "export", small_model)
+    with pytest.raises(FailedPrecondition, match="parts of longer texts"):
+        building.build(small_model, found, "export", "delphi", tmp_path / "index", 100, quiet)
+
+
+def test_the_command_says_what_it_made(imported, checkpoint, tmp_path):
+    out = tmp_path / "back"
+    arguments = [imported.export, "--format", imported.format, "--model", checkpoint, "--device", "cpu", "--out", out]
+    done = CliRunner().invoke(import_, [str(one) for one in arguments])
+    assert done.exit_code == 0, done.output
+    n = len(imported.found.activations)
+    assert f"{n:,} of {n:,} activations agree with the model's within 5 %" in done.output
+    assert "explanations as names" in done.output
+    assert open_index(out).info.n_examples == n
+    assert (tmp_path / "back.names.jsonl").is_file()
+    again = CliRunner().invoke(import_, [str(one) for one in arguments])
+    assert "exists already" in str(again.exception)
