@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from polysem.client import characters
+from polysem.client.by_model.asking import Budget
 from polysem.client.client import Client
 from polysem.client.commands.options import (
     INDEX,
@@ -29,26 +30,52 @@ AT_ONCE = 1000  # lines of a file
 
 
 @click.command(epilog=NEURONS_HELP)
-@click.argument("neuron")
-@click.argument("cluster", metavar="A|0")
-@click.argument("text", default="")
+@click.argument("words", nargs=-1, required=True, metavar="NEURON A|0 TEXT")
 @click.option("--forget", is_flag=True, help="Forget the cluster's kept name.")
+@click.option("--by-model", is_flag=True, help="Let a language model name the clusters of the NEURONS given.")
+@click.option(
+    "--base-url", envvar="POLYSEM_MODEL_URL", show_envvar=True, metavar="URL", help="OpenAI-compatible endpoint to ask."
+)
+@click.option("--model", envvar="POLYSEM_MODEL_NAME", show_envvar=True, help="Name of the model at the endpoint.")
+@click.option("--show", is_flag=True, help="Print the questions for names, and send nothing.")
+@click.option("--max-calls", type=click.IntRange(1), default=200, show_default=True, help="Most calls to make.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=500_000, show_default=True, help="Most tokens to spend, in and out."
+)
+@click.option(
+    "--model-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds to wait for an answer of the model.",
+)
+@click.option("--least-size", type=click.IntRange(2), default=4, show_default=True, help="Least examples of a cluster.")
+@click.option("--replace", is_flag=True, help="Also name clusters that have a kept name.")
+@click.option("--cache", type=click.Path(path_type=Path), help="File of answers. Default: in the user's cache.")
 @clusters_examples
 @INDEX
 @SIDE
 @asks_server
 def name(
-    neuron: str,
-    cluster: str,
-    text: str,
+    words: Sequence[str],
     forget: bool,
+    by_model: bool,
+    base_url: str | None,
+    model: str | None,
+    show: bool,
+    max_calls: int,
+    max_tokens: int,
+    model_timeout: float,
+    least_size: int,
+    replace: bool,
+    cache: Path | None,
     server: str,
     timeout_s: float | None,
     as_json: bool,
     thresholds: str | None,
     **options: Any,
 ) -> None:
-    """Name a feature cluster of NEURON, for everybody who sees the index.
+    """Name a feature cluster, for everybody who sees the index.
 
     The server keeps the name with your key's owner and the time. It belongs to the set of the cluster's examples: any
     clustering that finds the same set shows it, and where the cut moves it is listed as detached.
@@ -56,9 +83,28 @@ def name(
     \b
     polysem name 7.1234 B "exceptions that are raised again"
     polysem name 7.1234 B --forget
+    polysem name --by-model 7.0-99 --base-url http://127.0.0.1:8000/v1 --model NAME
+
+    With --by-model, a language model at any OpenAI-compatible endpoint reads half of each cluster's examples and names
+    it. The other half, beside the neuron's other clusters, says how well the model tells the cluster by that name
+    (detection) and the key token among others (fuzzing), each beside the name of another cluster. The texts go to that
+    endpoint alone; --show prints the questions for names and sends nothing. The key comes from POLYSEM_MODEL_KEY. What
+    was answered is kept in the cache, so the same command goes on where it was stopped.
     """
-    if bool(text.strip()) == forget:
-        raise click.UsageError("give a text, or --forget")
+    if by_model:
+        from polysem.client.commands.by_model import Options, name_by_model
+
+        if forget or not base_url or not model:
+            raise click.UsageError("--by-model needs --base-url and --model, and names no texts of yours")
+        budget = Budget(max_calls, max_tokens)
+        asked = Options(base_url, model, model_timeout, budget, cache, show, least_size, replace)
+        with connect(server, timeout_s) as client:
+            how = options | {"thresholds": thresholds_of(thresholds)}
+            name_by_model(client, words, how, asked, as_json)
+        return
+    if show or len(words) != (2 if forget else 3) or not all(word.strip() for word in words):
+        raise click.UsageError("give a neuron, the letter of a cluster and a text, or --forget in place of the text")
+    neuron, cluster, text = (*words, "")[:3]
     with connect(server, timeout_s) as client:
         client.name(neuron, cluster, text, thresholds=thresholds_of(thresholds), **options)
     if as_json:

@@ -122,7 +122,7 @@ class SearchFiles:
 
 
 def _logged(name: str) -> Callable[[asyncio.Task[Path]], None]:
-    """What notes in the log why a file was not made."""
+    """Return what notes in the log why a file was not made."""
 
     def done(task: asyncio.Task[Path]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
