@@ -76,7 +76,7 @@ def read_json(path: Path) -> Fields:
     try:
         values = json.loads(_bytes(path))
     except (ValueError, RecursionError) as error:
-        raise refused(path, f"it is not JSON ({_first_line(error)})") from error
+        raise refused(path, f"it is not JSON ({first_line(error)})") from error
     return _fields(path, values)
 
 
@@ -87,7 +87,7 @@ def read_yaml(path: Path) -> Fields:
     try:
         values = yaml.safe_load(_bytes(path))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise refused(path, f"it is not YAML ({_first_line(error)})") from error
+        raise refused(path, f"it is not YAML ({first_line(error)})") from error
     return _fields(path, values)
 
 
@@ -106,5 +106,6 @@ def _fields(path: Path, values: object) -> Fields:
     return Fields(path, values)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says; its kind where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,6 +1,8 @@
 """The tensors of an encoder's file, safetensors or npz: floating-point, finite, of the shape that their format says."""
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -13,8 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from polysem.server.latents.fields import refused
+from polysem.server.latents.fields import first_line, refused
 
+# What the libraries raise for damaged files: of a zip it may be almost anything.
+DAMAGED = (
+    *(OSError, ValueError, EOFError, TypeError, LookupError, RuntimeError, MemoryError, OverflowError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, SafetensorError),
+)
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -30,9 +37,10 @@ class Tensors:
         """Open the file. Raises FailedPrecondition where it is damaged."""
         try:
             self._read = _npz(self.path, self._stack) if self.path.suffix == ".npz" else _safe(self.path, self._stack)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        except DAMAGED as error:
             self._stack.close()
-            raise refused(self.path, f"it is damaged, or no {self.path.suffix[1:]} file ({error})") from error
+            kind = self.path.suffix[1:]
+            raise refused(self.path, f"it is damaged, or no {kind} file ({first_line(error)})") from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -76,8 +84,8 @@ class Tensors:
             raise refused(self.path, f"it has no tensor {name!r}")
         try:
             found = self._read[name]()
-        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, SafetensorError) as error:
-            raise refused(self.path, f"{name!r} cannot be read ({error})") from error
+        except DAMAGED as error:
+            raise refused(self.path, f"{name!r} cannot be read ({first_line(error)})") from error
         if found.dtype not in FLOATS:
             raise refused(self.path, f"{name!r} is {str(found.dtype).removeprefix('torch.')}; it is floating-point")
         found = found.float()

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -213,6 +215,21 @@ def test_a_truncated_file_is_refused(name, share, tmp_path):
     path.write_bytes(whole[: int(share * len(whole)) if share < 1 else share])
     text = refused(tmp_path)
     assert path.name in text
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_spoilt_file_is_read_or_refused_in_one_sentence(name, tmp_path):
+    dice = random.Random(name)
+    CASES[name].write(tmp_path)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    for path in dice.choices(files, k=25):
+        whole = path.read_bytes()
+        spoilt, at = bytearray(whole), dice.randrange(min(len(whole), dice.choice((400, 10_000))))
+        spoilt[at : at + dice.randrange(3)] = dice.choice((b"", b"-", b"null", b"1e999", bytes([dice.randrange(256)])))
+        path.write_bytes(spoilt)
+        with suppress(FailedPrecondition, InvalidArgument):
+            read_latents(f"{tmp_path}{CASES[name].given}")
+        path.write_bytes(whole)
 
 
 def test_objects_in_an_npz_are_never_unpickled(tmp_path):
