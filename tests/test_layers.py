@@ -65,7 +65,8 @@ server/planted       client client/commands client/measuring client/terminal ker
 server/reproduce     client/commands client/measuring client/terminal proto proto/questions proto/work
                      server/corpus server/index server/indexing server/local_client server/model server/opening
                      server/planted server/settings
-server/importing     client/commands client/terminal proto server/corpus server/index server/indexing server/model
+server/importing     client client/commands client/questions client/terminal proto proto/questions server/corpus
+                     server/index server/indexing server/model
 server/publishing    proto server/index
 server/tour          client client/commands client/drawing client/measuring client/terminal server
 server/commands      client client/commands client/terminal proto server/app server/corpus server/demo server/index

@@ -33,7 +33,7 @@ class Tools:
     @property
     def all(self) -> Sequence[Any]:
         """The tools, in the order in which an assistant needs them."""
-        return (self.indexes, self.neurons, self.cluster, self.labels, self.examples, self.explain)
+        return (self.indexes, self.neurons, self.search, self.cluster, self.labels, self.examples, self.explain)
 
     def indexes(self) -> Answer:
         """Return the model that the server holds, and its indexes: what the model did on which corpus.
@@ -71,6 +71,23 @@ class Tools:
             for one in found
         ]
         return {"neurons": rows, "left_off": found.n_matching - len(rows)}
+
+    def search(self, query: str, found_by: str | None = None, limit: int = 20, index: str | None = None) -> Answer:
+        """Search the feature clusters of all neurons by words, to find neurons that respond to something.
+
+        query: words that must all be there, and "phrases" in quotes. found_by: key (the token at which a neuron fires
+        most), name (words of a cluster's name) or text (of its texts); none: any of them.
+        The first search of an index may take minutes on the server.
+        """
+        found = self._client.search(
+            query, found_by=found_by, limit=_limit(limit), index=index  # type: ignore[arg-type]
+        )  # fmt: skip
+        rows = [
+            {"neuron": str(one.neuron), "cluster": letters.letter_of(one.rank, one.size), "size": one.size}
+            | {"name": one.name, "found_by": one.found_by}
+            for one in found.clusters
+        ]
+        return {"clusters": rows, "left_off": max(sum(found.counts.values()) - len(rows), 0)}
 
     def cluster(
         self, neuron: str, distance_threshold: float = 0.5, limit: int = 20, index: str | None = None

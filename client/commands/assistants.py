@@ -29,7 +29,8 @@ def mcp(server: str, timeout_s: float) -> None:
     """Let an assistant look neurons up, over the Model Context Protocol.
 
     An assistant's program starts this command and speaks with it over standard input and output. Its tools only read:
-    indexes, neurons, cluster, labels, examples, explain. The key is taken from POLYSEM_TOKEN, as by all commands.
+    indexes, neurons, search, cluster, labels, examples, explain. The key is taken from POLYSEM_TOKEN, as by every
+    command.
 
     \b
     {"mcpServers": {"polysem": {"command": "polysem", "args": ["mcp", "--server", "HOST:PORT"]}}}

@@ -56,7 +56,7 @@ def import_(folder: Path, format_: str, model: str, out: Path, max_examples: int
     if named := list(names.lines(found.explanations, index)):
         path = out.with_name(f"{out.name}.names.jsonl")
         path.write_text("".join(f"{line}\n" for line in named), "utf-8")
-        click.echo(f"{path}: {len(named):,} explanations as names")
+        click.echo(f"{path}: {len(named):,} explanations as names, for `polysem names import`")
     click.echo(
         f"{out}: {index.info.n_examples:,} dataset examples of {index.info.n_neurons_with_examples:,} neurons "
         f"from {index.info.n_contexts:,} texts"

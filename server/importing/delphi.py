@@ -8,6 +8,7 @@ with its number; clusters.jsonl beside the cache says otherwise. A row ends wher
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,9 +50,11 @@ def read(folder: Path, model: ModelDescription) -> Found:
         for latent, found in _latents(module, texts, model):
             neuron = _neuron(module.name, latent, known, model)
             rows += [(neuron, *row) for row in zip(*(column.tolist() for column in found), strict=True)]
-            if text := _explanation(cache.parent / "explanations" / f"{module.name}_latent{latent}.txt"):
+            path = cache.parent / "explanations" / f"{module.name}_latent{latent}.txt"
+            if text := _explanation(path):
                 mine = found.texts.tolist() if (module.name, latent) in known else None
-                explanations.append(Explained(neuron, mine, text, "delphi", "", ""))
+                time = datetime.fromtimestamp(int(path.stat().st_mtime), UTC)
+                explanations.append(Explained(neuron, mine, text, "model", "delphi", time))
     return Found(texts.texts, texts.documents, texts.bos, **columns(rows), explanations=explanations, left_out={})
 
 

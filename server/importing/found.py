@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,15 +18,16 @@ from polysem.server.model.model import ModelDescription
 class Explained(NamedTuple):
     """An explanation of a neuron, or of those of its texts that `texts` names.
 
-    texts  numbers of texts; None: of all
+    texts   numbers of texts; None: of all
+    method  whether a person wrote it, or a model
     """
 
     neuron: NeuronId
     texts: Sequence[int] | None
     text: str
-    method: str
+    method: Literal["person", "model"]
     author: str
-    time: str
+    time: datetime
 
 
 class Found(NamedTuple):

@@ -1,32 +1,35 @@
-"""Explanations of another tool as names, a JSON object a line: neuron, members, text, method, author, time."""
+"""Explanations of another tool as names that `polysem names import` keeps, a JSON object a line."""
 
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from polysem.client.questions.kept_names import to_line
+from polysem.proto.questions.kept_names import MAX_AUTHOR, MAX_CHARACTERS, KeptName
 from polysem.server.importing.found import Explained
 from polysem.server.index.format import Index
 
 
 def lines(explanations: Sequence[Explained], index: Index) -> Iterator[str]:
-    """Yield a line for each explanation; `members` are numbers of the neuron's dataset examples in the index.
+    """Yield a line for each explanation, the earliest first; its members are dataset examples of the index.
 
-    An explanation of texts that are no examples of the neuron is left out.
+    An explanation of texts that are no examples of the neuron is left out, and one that is longer than a name is cut.
     """
-    for one in explanations:
-        members = _members(one, index)
-        if members:
-            yield json.dumps(
-                {"neuron": str(one.neuron), "members": members}
-                | {name: getattr(one, name) for name in ("text", "method", "author", "time")},
-                ensure_ascii=False,
-            )
+    for one in sorted(explanations, key=lambda one: one.time):
+        if members := _members(one, index):
+            text, author = _line(one.text, MAX_CHARACTERS), _line(one.author, MAX_AUTHOR)
+            yield to_line(KeptName(one.neuron, members, text, one.method, author, one.time), index.sha256)
 
 
-def _members(one: Explained, index: Index) -> list[int]:
+def _line(text: str, most: int) -> str:
+    """The text on one line, cut where it is longer than a name may be."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def _members(one: Explained, index: Index) -> tuple[int, ...]:
     stored, (_, neuron) = index.layer(one.neuron.layer), one.neuron
     rows = np.asarray(stored.rows[stored.offsets[neuron] : stored.offsets[neuron + 1]])
     texts = np.asarray(stored.row_contexts)[rows]
     mine = None if one.texts is None else set(one.texts)
-    return [i for i, text in enumerate(texts.tolist()) if mine is None or text in mine]
+    return tuple(i for i, text in enumerate(texts.tolist()) if mine is None or text in mine)

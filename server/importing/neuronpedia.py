@@ -2,25 +2,30 @@
 
 Fields as in neuronpedia_utils/db_models of its repository. A row's layer begins with its number ("7-neurons"), `index`
 is the neuron's. Tokens are texts there; they become ids by the model's tokenizer, where it splits their text alike or
-has each of them. A row of other tokens is left out, and counted.
+has each of them. A row of other tokens is left out, and counted. An explanation is of a neuron; where `polysem export`
+wrote it, of a cluster, whose texts are those of a bin.
 """
 
 import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from polysem.client.letters import letter
 from polysem.proto.arrays import Array
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, PolysemError
 from polysem.proto.neurons import NeuronId
 from polysem.server.importing.found import Explained, Found, Texts, check_neuron, columns
 from polysem.server.model.model import ModelDescription
 
+EARLIEST = "2023-01-01T00:00:00Z"  # of an explanation without a time
 NO_TOKENS = "texts with tokens that the model does not have"
 NOT_POSITIVE = "texts in which the activations are not above 0"
 
@@ -34,6 +39,7 @@ def read(folder: Path, model: ModelDescription) -> Found:
     texts, left_out = Texts(model), Counter[str]()
     ids_of = _Ids(model)
     rows: list[tuple[NeuronId, int, int, float]] = []
+    bins: dict[NeuronId, dict[float, list[int]]] = {}
     for place, row in _rows(files):
         with _told(place):
             neuron = _neuron(row, model, place)
@@ -41,6 +47,7 @@ def read(folder: Path, model: ModelDescription) -> Found:
             ids, name = ids_of(row["tokens"]), str(row.get("dataIndex") or "")
             if len(values) != len(row["tokens"]):
                 raise ValueError(f"{len(values)} values for {len(row['tokens'])} tokens")
+            of_bin = bins.setdefault(neuron, {}).setdefault(float(row.get("binMax") or 0), [])
         if ids is None:
             left_out[NO_TOKENS] += 1
             continue
@@ -48,27 +55,44 @@ def read(folder: Path, model: ModelDescription) -> Found:
         if not len(values) > skipped or not (highest := float(values[skipped:].max())) > 0:
             left_out[NOT_POSITIVE] += 1
             continue
-        rows.append((neuron, texts.number(ids, name), skipped + int(values[skipped:].argmax()), highest))
+        number = texts.number(ids, name)
+        rows.append((neuron, number, skipped + int(values[skipped:].argmax()), highest))
+        of_bin.append(number)
     if not rows and left_out[NO_TOKENS]:
         raise InvalidArgument(
             f"{model.info.id!r} has the tokens of none of the {left_out[NO_TOKENS]:,} texts in {str(folder)!r}: the "
             "activations come from another model"
         )
     found = Found(texts.texts, texts.documents, texts.bos, **columns(rows), explanations=(), left_out=dict(left_out))
-    return found._replace(explanations=_explanations(folder, model, {NeuronId(*one) for one in found.neurons.tolist()}))
+    return found._replace(explanations=_explanations(folder, model, bins))
 
 
-def _explanations(folder: Path, model: ModelDescription, known: set[NeuronId]) -> list[Explained]:
+def _explanations(
+    folder: Path, model: ModelDescription, bins: dict[NeuronId, dict[float, list[int]]]
+) -> list[Explained]:
+    """bins: the texts of each bin of each neuron, by its upper end."""
     files = sorted(path for path in folder.rglob("*.jsonl*") if path.parent.name == "explanations")
     found = []
     for place, row in _rows(files):
         with _told(place):
             neuron, text = _neuron(row, model, place), str(row["description"]).strip()
-            method = row.get("typeName") or row.get("explanationModelName") or "neuronpedia"
-            author, time = str(row.get("authorId") or ""), str(row.get("createdAt") or "")
-        if text and neuron in known:
-            found.append(Explained(neuron, None, text, str(method), author, time))
+            by_model = row.get("typeName") or row.get("explanationModelName") or row["authorId"] == "polysem"
+            time = datetime.fromisoformat(row.get("createdAt") or EARLIEST)
+            time = time if time.tzinfo else time.replace(tzinfo=UTC)
+            author = str(row.get("explanationModelName") or row["authorId"])
+        if text and neuron in bins:
+            mine = _of_cluster(row, bins[neuron])
+            found.append(Explained(neuron, mine, text, "model" if by_model else "person", author, time))
     return found
+
+
+def _of_cluster(row: dict[str, Any], bins: dict[float, list[int]]) -> Sequence[int] | None:
+    """The texts of the cluster that an exported explanation is of: the largest, A, has the highest bin; else None."""
+    named = re.match(r"cluster ([A-Z]+),", str(row.get("notes") or ""))
+    if row["authorId"] != "polysem" or not named:
+        return None
+    ends = sorted(bins, reverse=True)
+    return next((bins[end] for rank, end in enumerate(ends) if letter(rank) == named[1]), None)
 
 
 def _rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:

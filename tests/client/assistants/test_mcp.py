@@ -47,6 +47,7 @@ def answers(ask, neuron):
     calls = {
         "indexes": {},
         "neurons": {"neurons": "1.*", "sort_by": "-n_clusters", "limit": 3},
+        "search": {"query": "model", "limit": 5},
         "cluster": {"neuron": name},
         "labels": {"neuron": name},
         "examples": {"neuron": name, "cluster": "A", "limit": 2},
@@ -68,10 +69,18 @@ def answers(ask, neuron):
 
 def test_tools_only_read_and_say_what_they_do(answers):
     listed, _, _ = answers
-    assert [tool.name for tool in listed] == ["indexes", "neurons", "cluster", "labels", "examples", "explain"]
+    assert [tool.name for tool in listed] == [
+        "indexes",
+        "neurons",
+        "search",
+        "cluster",
+        "labels",
+        "examples",
+        "explain",
+    ]
     for tool in listed:
         assert tool.annotations.read_only_hint
-        assert tool.description.split()[0] in ("Return", "List", "Read")
+        assert tool.description.split()[0] in ("Return", "List", "Read", "Search")
 
 
 def test_answers_are_those_of_the_client(answers, neuron, polysem_client):
@@ -83,6 +92,11 @@ def test_answers_are_those_of_the_client(answers, neuron, polysem_client):
     want = polysem_client.neurons("1.*", sort_by="-n_clusters", limit=3)
     assert [one["neuron"] for one in data["neurons"]["neurons"]] == [str(one.id) for one in want]
     assert data["neurons"]["left_off"] == want.n_matching - 3
+    searched = polysem_client.search("model", limit=5).clusters
+    assert [(one["neuron"], one["name"]) for one in data["search"]["clusters"]] == [
+        (str(one.neuron), one.name) for one in searched
+    ]
+    assert len(searched) == 5
     clusters = [one for one in clustered.clusters if one.size > 1]
     assert [(one["cluster"], one["size"]) for one in data["cluster"]["clusters"]] == [
         (one.letter, one.size) for one in clusters

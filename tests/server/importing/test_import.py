@@ -10,8 +10,10 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from polysem.client.exporting import writing
+from polysem.client.questions.kept_names import from_line
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound
 from polysem.proto.neurons import NeuronId
+from polysem.proto.questions.kept_names import check_name
 from polysem.server.importing import building, delphi, names, neuronpedia
 from polysem.server.importing.building import Listed
 from polysem.server.importing.commands import import_
@@ -134,15 +136,28 @@ def test_the_imported_index_is_served_and_clustered_alike(imported, checkpoint, 
 
 
 def test_explanations_become_names_of_their_texts(imported, polysem_client, wanted):
-    """Neuronpedia's are of a neuron, delphi's of a latent."""
-    found = [json.loads(line) for line in names.lines(imported.found.explanations, imported.index)]
+    """Those of clusters, as they were exported, are of what came back of the cluster."""
+    lines = list(names.lines(imported.found.explanations, imported.index))
+    found = [from_line(line, imported.index.sha256) for line in lines]
     labels = [one for one in polysem_client.labels(*SOME) if one.size > 1 and one.text]
-    assert sorted(one["text"] for one in found) == sorted(one.text for one in labels)
-    assert {name for one in found for name in one} == {"neuron", "members", "text", "method", "author", "time"}
-    is_delphi = imported.format == "delphi"
-    assert sorted((one["neuron"], one["text"], len(one["members"])) for one in found) == sorted(
-        (str(one.neuron), one.text, one.size if is_delphi else len(wanted[one.neuron][1])) for one in labels
+    back = {id_: {one.example for one in examples} for id_, (_, examples) in wanted.items()}
+    sizes = {
+        (neuron.id, cluster.label): len(back[neuron.id] & set(cluster.members.tolist()))
+        for neuron, _ in wanted.values()
+        for cluster in neuron.clusters
+    }
+    assert sorted((one.neuron, one.text, len(one.members)) for one in found) == sorted(
+        (one.neuron, one.text, sizes[one.neuron, one.cluster]) for one in labels if sizes[one.neuron, one.cluster]
     )
+
+
+def test_a_long_explanation_is_cut_to_a_name_of_one_line(imported):
+    some = imported.found.explanations[0]._replace(text="one\n\ttwo " + "x" * 300)
+    (line,) = names.lines([some], imported.index)
+    name = from_line(line, imported.index.sha256)
+    check_name(name)
+    assert name.text.startswith("one two xxx")
+    assert len(name.text) == 200
 
 
 # ---- Whole or not there
@@ -242,6 +257,18 @@ def test_what_is_no_export_of_neuronpedia_is_a_sentence(small_model, tmp_path):
         (tmp_path / "activations" / "batch-0.jsonl.gz").write_bytes(gzip.compress(lines))
         return neuronpedia.read(tmp_path, small_model)
 
+    (tmp_path / "explanations").mkdir()
+    said = {
+        "layer": "0-neurons",
+        "index": "3",
+        "description": "the",
+        "authorId": "Ada",
+        "createdAt": "2026-03-01T12:00:00",
+    }
+    (tmp_path / "explanations" / "batch-0.jsonl").write_text(json.dumps(said) + "\n")
+    (explained,) = read(good).explanations
+    assert (explained.texts, explained.method, explained.author) == (None, "person", "Ada")
+    assert explained.time.isoformat() == "2026-03-01T12:00:00+00:00"
     found = read(good, good | {"tokens": [" the", " cat", "!"]}, good | {"values": [0, 0, -1]})
     assert found.left_out == {neuronpedia.NO_TOKENS: 1, neuronpedia.NOT_POSITIVE: 1}
     assert (found.positions.tolist(), found.activations.tolist()) == ([1], [2.0])
