@@ -69,7 +69,7 @@ class SearchAnswer(NamedTuple):
 
     clusters    by key token, the largest share first, then by name, then by text
     cursor      where the next page begins; "": there is none
-    counts      of the first page: clusters found by each; 1000 stands for as many or more
+    counts      of the first page: clusters found by each; 1000 stands for as many or more; {} where it took too long
     stopped     whether the search took too long, so that there may be more
     n_done      while the server makes the search file: neurons that are done, of n_to_do. There are no clusters yet
     n_to_do     0: the search file is made

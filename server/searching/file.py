@@ -28,7 +28,8 @@ from polysem.proto.sides import Side
 from polysem.server.searching.words import Query
 
 FORMAT = 1
-MAX_SECONDS = 0.25  # of one question; what is found by then is the answer
+MAX_SECONDS = 0.2  # of one question; what is found by then is the answer
+MAX_COUNTING_SECONDS = 0.08
 LOOK_EVERY = 20_000  # steps of SQLite's machine
 SCHEMA = """
 CREATE TABLE about (index_sha256 TEXT NOT NULL, side TEXT NOT NULL);
@@ -172,7 +173,7 @@ class SearchFile:
         stages = [*_stages(query, by)]
         begun, at = _begun([name for name, *_ in stages], after)
         found: list[Row] = []
-        with self._using, self._bounded() as stopped:
+        with self._using, self._bounded(MAX_SECONDS) as stopped:
             for name, found_by, sql, values in stages[begun:]:
                 try:
                     rows = self._db.execute(*_bound(sql, values, filters, n - len(found), at, found_by))
@@ -189,9 +190,9 @@ class SearchFile:
             return found, stopped()
 
     def counts(self, query: Query, filters: Filters) -> dict[FoundBy, int]:
-        """Return how many clusters are found by each, at most MAX_COUNTED; as far as MAX_SECONDS go."""
+        """Return how many clusters are found by each, at most MAX_COUNTED; none if it takes MAX_COUNTING_SECONDS."""
         found: dict[FoundBy, int] = dict.fromkeys(FOUND_BY, 0)
-        with self._using, self._bounded() as stopped:
+        with self._using, self._bounded(MAX_COUNTING_SECONDS) as stopped:
             for _, found_by, sql, values in _stages(query, FOUND_BY):
                 try:
                     bound, given = _bound(sql, values, filters, MAX_COUNTED, "", found_by)
@@ -199,14 +200,14 @@ class SearchFile:
                 except sqlite3.OperationalError:
                     if not stopped():
                         raise
-                    break
+                    return {}
                 found[found_by] = min(found[found_by] + n, MAX_COUNTED)
         return found
 
     @contextlib.contextmanager
-    def _bounded(self) -> Iterator[Any]:
-        """Stop what takes longer than MAX_SECONDS; yields whether it was."""
-        until = time.monotonic() + MAX_SECONDS
+    def _bounded(self, seconds: float) -> Iterator[Any]:
+        """Stop what takes longer; yields whether it was."""
+        until = time.monotonic() + seconds
         late = [False]
 
         def look() -> int:
