@@ -19,7 +19,7 @@ NODE := build/node
 BUF := $(abspath $(NODE)/node_modules/.bin/buf)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray lens saes smollm2 cuml-signatures docs wheel demo-of-wheel lock fits peers sbom audit image bench gpu gpu-cuml demo-model picture clean
+.PHONY: help setup demo test load lint types stubs other-clients breaking baseline mutants soak ray pages lens saes smollm2 cuml-signatures docs wheel demo-of-wheel lock fits peers sbom audit image bench gpu gpu-cuml demo-model picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,9 +42,9 @@ setup: $(INSTALLED) ## make .venv with server, tests and linters
 demo: $(DEMO) ## see it work; installs the server and the explorer alone
 	@$(BIN)/polysem demo
 
-test: setup ## the whole suite
+test: setup ## the suite, but for what needs more: load, pages, ray, lens, saes, smollm2
 	$(BIN)/python -m polysem.server.indexing.selection & $(BIN)/python -m polysem.kernels.warm_up && $(BIN)/python -m polysem.kernels.large.warm_up && wait  # compiled once, not by each process
-	$(BIN)/pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadscope --no-loadscope-reorder --ignore tests/load  # tests/conftest.py says who gets what
+	$(BIN)/pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadfile --no-loadscope-reorder --ignore tests/load --ignore tests/browser --ignore tests/server/ray_cluster
 
 lint: setup ## ruff
 	$(BIN)/ruff check .
@@ -93,8 +93,12 @@ $(SAES)/.installed: Makefile $(INSTALLED)
 	$(SAES)/bin/pip install --quiet $(PIP_ARGS) 'sae-lens>=6.54,<7' 'eai-sparsify>=1.3,<2'
 	touch $@
 
-ray: setup ## install Ray beside it, for the tests of clusters
+ray: setup ## install Ray beside it, and test on a cluster of three machines that are this one
 	$(BIN)/pip install --quiet $(PIP_ARGS) -e '.[ray]'
+	POLYSEM_NEEDS_RAY=1 $(BIN)/pytest -q tests/server/ray_cluster tests/packaging/test_ray_job.py tests/server/corpus/test_hub.py::test_workers_of_a_cluster_read_it_themselves
+
+pages: setup ## test the explorer's pages, reports and pictures in Chromium
+	$(BIN)/pytest -q tests/browser
 
 lens: $(LENS)/.installed ## compare with TransformerLens itself, not only with what it left in the tests
 	TRANSFORMER_LENS_PYTHON=$(abspath $(LENS)/bin/python) $(BIN)/pytest -q tests/oracle

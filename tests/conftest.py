@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
 from polysem.server.model.loading import load
 
@@ -25,25 +24,6 @@ STATE = tempfile.TemporaryDirectory(
 os.environ["XDG_STATE_HOME"] = STATE.name
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # they and their servers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-
-# Folders whose tests share what takes long to make: a Ray cluster, a server with its explorer. They begin first.
-TOGETHER = ("tests/server/ray_cluster/", "tests/browser/")
-
-
-class ByModule(LoadScopeScheduling):
-    """Gives a module to one process, or a folder of TOGETHER, so that what its tests share is made once."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return next((folder for folder in TOGETHER if nodeid.startswith(folder)), nodeid.partition("::")[0])
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByModule:
-    return ByModule(config, log)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(TOGETHER))
-
 
 settings.register_profile("polysem", deadline=None, derandomize=True)
 settings.load_profile("polysem")
