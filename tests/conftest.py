@@ -17,6 +17,7 @@ from polysem.server.model.loading import load
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # an unknown model is told at once
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # else 15: beside other tests its workers hardly run
 os.environ.setdefault("POLYSEM_CACHE_DIR", str(Path(tempfile.gettempdir()) / "polysem-test-cache"))
 STATE = tempfile.TemporaryDirectory(
     prefix="polysem-test-state-"
