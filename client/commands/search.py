@@ -73,9 +73,8 @@ def _waited(client: Client, query: str, how: dict[str, Any]) -> SearchAnswer:
 
     said = False
     while (found := client.search(query, wait=False, **how)).n_to_do:
-        click.echo(
-            f"\rthe server makes the search file: {found.n_done:,} of {found.n_to_do:,} neurons", err=True, nl=False
-        )
+        done = f"{found.n_done:,} of {found.n_to_do:,} {found.provenance.unit}s"
+        click.echo(f"\rthe server makes the search file: {done}", err=True, nl=False)
         said = True
         time.sleep(EVERY_S)
     if said:

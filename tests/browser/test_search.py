@@ -31,6 +31,8 @@ def test_words_find_clusters_and_a_row_leads_to_its_cluster(page, explorer, serv
     assert len(rows) == len(wanted.clusters)
     assert rows[0].startswith(f"{wanted.clusters[0].neuron}.")
     assert page.locator(".match").first.inner_text().lower() == "script"
+    tops = [line.bounding_box()["y"] for line in page.locator("#found .ps-snippet").all()]
+    assert len(set(tops)) == len(tops)  # a line each
     check_in_both_themes(page)
     page.keyboard.press("Escape")  # leaves the field
     page.locator("h1").click()
