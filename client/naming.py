@@ -146,7 +146,7 @@ class Naming:
 
 
 class AwaitedNaming:
-    """The same of AsyncClient, to be awaited."""
+    """The methods of `AsyncClient` about names and search, to be awaited; see `Naming`."""
 
     _stream: Any
     _ask: Any

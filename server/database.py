@@ -6,7 +6,8 @@ On a network file system SQLite loses data: its locks and shared memory do not h
 import os
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from polysem.proto.errors import FailedPrecondition
@@ -68,3 +69,16 @@ def _mounted(folder: Path, mounts: str) -> tuple[str, str]:
         if folder.is_relative_to(where) and len(where) >= len(found[1]):
             found = (fields[2], where)
     return found
+
+
+@contextmanager
+def writing(db: sqlite3.Connection) -> Iterator[None]:
+    """Write all that the block does, or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk may have ended it
+            db.execute("ROLLBACK")
+        raise

@@ -45,7 +45,7 @@ def _width(column: Column) -> int:
 
 
 def _between(table: Table, n: int, console: Console, options: ConsoleOptions) -> int:
-    """What edges, dividers and padding of n columns take."""
+    """Return the characters that edges, dividers and padding of n columns take."""
     narrow = copy.copy(table)
     narrow.columns, narrow.rows = [], []
     for _ in range(n):

@@ -27,7 +27,7 @@ UNPARSED = "Explanation could not be parsed."  # what delphi writes where it fou
 
 
 class _Rows(NamedTuple):
-    """Where a latent is strongest in each text of a file: text, position and activation (n,) each."""
+    """Return where a latent is strongest in each text of a file: text, position and activation (n,) each."""
 
     texts: Array
     positions: Array

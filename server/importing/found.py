@@ -71,7 +71,7 @@ class Found(NamedTuple):
         return tuple(np.unique(self.neurons[:, 0]).tolist())
 
     def strongest(self, n: int) -> "Found":
-        """The same with at most n texts of each neuron, those in which it is strongest; tie: the first."""
+        """Keep at most n texts of each neuron, those in which it is strongest; tie: the first."""
         order = np.lexsort((self.contexts, -self.activations, self.neurons[:, 1], self.neurons[:, 0]))
         _, first = np.unique(self.neurons[order], axis=0, return_index=True)
         rank = np.arange(len(order)) - np.repeat(first, np.diff([*first, len(order)]))

@@ -119,14 +119,8 @@ class JobStore:
         """A transaction that writes."""
         with self._using:
             self.room.give_up()
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with database.writing(self._db):
                 yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk may have ended it
-                    self._db.execute("ROLLBACK")
-                raise
             self.changes += 1
             self.room.set_aside()
 

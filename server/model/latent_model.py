@@ -151,7 +151,7 @@ def described(model: ModelDescription, units: str, layers: Sequence[int] = ()) -
 
 
 def _anchored(units: str) -> str:
-    """The same wherever the process stands."""
+    """Return what names units with an absolute path, which holds wherever a process stands."""
     kind, _, where = units.partition(":")
     for name, hook in ((where, ""), (where.rpartition("@")[0], f"@{where.rpartition('@')[2]}")):
         if name and Path(name).expanduser().is_dir():

@@ -145,15 +145,8 @@ class KeptNames:
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._using, self._told():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk may have ended it
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._using, self._told(), database.writing(self._db):
+            yield self._db
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What scanning the latents of an SAE costs beside the bare model, and beside the multiply-adds that it adds.
+"""Measures what scanning an SAE's latents costs beside the bare model, and beside the multiply-adds that it adds.
 
     python tests/benchmarks/latents.py --model build/smollm2 [--latents 16384] [--corpus pydocs] [--contexts 32]
                                        [--context-length 128] [--repeats 7] [--device cpu]

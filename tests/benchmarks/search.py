@@ -1,4 +1,4 @@
-"""How long a search takes: 400,000 made-up clusters, and the demo's index through server and client.
+"""Measures how long a search takes: 400,000 made-up clusters, and the demo's index through server and client.
 
 python tests/benchmarks/search.py [--clusters 400000] [--repeats 3] [--demo]
 

@@ -1,4 +1,4 @@
-"""What delphi's own loader and detection scorer make of a cache, as JSON: run beside its package (`make peers`).
+"""Prints what delphi's own loader and detection scorer make of a cache, as JSON: run beside its package (`make peers`).
 
 python read_by_delphi.py CACHE TOKENIZER
 
