@@ -118,7 +118,8 @@ peers: setup ## install the tools that exports are for, whose own code then read
 	  'eai-delphi==0.1.3' 'aiofiles==25.1.0' 'asyncer==0.0.18' 'beartype==0.23.1' 'blobfile==3.3.0' 'certifi>=2026' \
 	  'docstring-parser==0.18.0' 'faiss-cpu==1.15.1' 'h11==0.16.0' 'httpcore==1.0.9' 'httpx==0.28.1' 'idna>=3.20' \
 	  'jaxtyping==0.3.11' 'lxml==6.1.3' 'orjson==3.13.0' 'pycryptodomex==3.24.2' 'regex>=2026' \
-	  'sentence-transformers==6.2.0' 'simple-parsing==0.1.9' 'sniffio==1.3.1' 'tiktoken>=0.13' 'wadler-lindig==0.1.8'
+	  'sentence-transformers==6.2.0' 'simple-parsing==0.1.9' 'sniffio==1.3.1' 'tiktoken>=0.13' 'urllib3>=2.8' \
+	  'wadler-lindig==0.1.8'
 
 $(SMOLLM2)/.installed: Makefile $(INSTALLED)
 	test -x $(SMOLLM2)/bin/python || $(PYTHON) -m venv $(SMOLLM2)
