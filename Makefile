@@ -43,7 +43,7 @@ demo: $(DEMO) ## see it work; installs the server and the explorer alone
 	@$(BIN)/polysem demo
 
 test: setup ## the suite, but for what needs more: load, pages, ray, lens, saes, smollm2
-	$(BIN)/python -m polysem.server.indexing.selection & $(BIN)/python -m polysem.kernels.warm_up && $(BIN)/python -m polysem.kernels.large.warm_up && wait  # compiled once, not by each process
+	for of in server.indexing.selection kernels.large.warm_up kernels.warm_up; do $(BIN)/python -m polysem.$$of & done; wait  # compiled once, not by each process
 	$(BIN)/pytest -q -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadfile --no-loadscope-reorder --ignore tests/load --ignore tests/browser --ignore tests/server/ray_cluster
 
 lint: setup ## ruff

@@ -3,10 +3,11 @@
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from polysem.kernels import (
     agglomerative,
@@ -28,27 +29,54 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     Triton compiles anew for each power of two of the width. Numba keeps its cache beside the source, or in
     NUMBA_CACHE_DIR, which a read-only installation needs; Triton in its home, or in TRITON_CACHE_DIR.
     """
-    n_examples = torch.tensor([width], device=device)
-    weights = torch.ones(1, 4, device=device)
-    rows = torch.eye(width, 4, device=device)
-    used = torch.arange(width, device=device)[None]
+    for half in HALVES:
+        half(device, width)
+
+
+def _trees(device: torch.device, width: int) -> None:
+    """Average linkage, and what is made of it or of its parts: the rotation test and the metrics of each merge."""
+    d, trees, n_examples, labels = _clustered(device, width)
+    agglomerative.linkage(d, n_examples)
+    rows, used, weights = _rows(device, width)
+    significance.gathered_rotation_test(rows.half(), used, weights, n_examples, n_null=1)
+    significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
+    metrics.tree_metrics(d, trees, labels, n_examples)
+
+
+def _all_else(device: torch.device, width: int) -> None:
+    d, trees, n_examples, labels = _clustered(device, width)
+    rows, used, weights = _rows(device, width)
     distances.gathered_cosine_distances(rows.half(), used, weights, n_examples)
-    d = distances.gathered_cosine_distances(rows, used, weights, n_examples, offsets=weights)
+    distances.gathered_cosine_distances(rows, used, weights, n_examples, offsets=weights)
     biases = torch.zeros(1, 2, device=device)
     for dtype in (torch.float16, torch.float32):
         factors = gates.gated_factors(rows.to(dtype), used, weights, weights, biases, n_examples)
         distances.gathered_cosine_distances(rows.to(dtype), used, weights, n_examples, up=weights, factors=factors)
-    trees = agglomerative.linkage(d, n_examples)
     scc.linkage(d, n_examples, torch.tensor([0.5], dtype=torch.float64, device=device))
-    labels = tree.cut(trees, n_examples, 0.5)
-    metrics.tree_metrics(d, trees, labels, n_examples)
+    tree.cut(trees, n_examples, 0.5)
     metrics.cluster_metrics(d, labels, n_examples)
-    significance.gathered_rotation_test(rows.half(), used, weights, n_examples, n_null=1)
-    significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
     logit_effects.logit_effects(weights, rows, 1)
     for dtype in ACTIVATION_DTYPES:
         for n_ends in (1, 2):
             key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1, n_ends)
+
+
+HALVES = (_trees, _all_else)  # they take as long to compile as each other
+
+
+def _rows(device: torch.device, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows (width, 4) float32, the places of one neuron's (1, width) int64, its weights (1, 4)."""
+    return torch.eye(width, 4, device=device), torch.arange(width, device=device)[None], torch.ones(1, 4, device=device)
+
+
+def _clustered(device: torch.device, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distances (1, width, width) float32 that are all 1, their tree, [width], and one label for all of them."""
+    d = 1 - torch.eye(width, device=device)[None]
+    joined = torch.arange(width - 1, dtype=torch.float64, device=device)  # an example more at each merge
+    ones = torch.ones_like(joined)
+    before = (joined + width - 1).where(joined > 0, ones)
+    trees = torch.stack([(joined + 1) * (joined > 0), before, ones, joined + 2], 1)
+    return d, trees[None], torch.tensor([width], device=device), torch.zeros(1, width, dtype=torch.int32, device=device)
 
 
 def wants_compiling() -> bool:
@@ -59,22 +87,30 @@ def wants_compiling() -> bool:
 
 @contextmanager
 def warm_beside() -> Iterator[None]:
-    """Compile the CPU halves in another process, where they are not, while the block runs; wait for it at the end.
+    """Compile the CPU halves in two processes, where they are not, while the block runs; wait for them at the end.
 
-    Compiling takes a minute of one core and holds the interpreter. A process that fails is passed over: what it leaves
-    is compiled when it is first used.
+    Compiling takes a minute and a half of a core and holds the interpreter. A process that fails is passed over: what
+    it leaves is compiled when it is first used.
     """
-    if not wants_compiling():
-        yield
-        return
-    command, no = [sys.executable, "-m", __spec__.name], subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=no, stdout=no, stderr=no) as beside:
+    with ExitStack() as started:
+        beside = [started.enter_context(_process(half)) for half in range(len(HALVES))] if wants_compiling() else []
         try:
             yield
         except BaseException:
-            beside.kill()
+            for process in beside:
+                process.kill()
             raise
 
 
+def _process(half: int) -> "subprocess.Popen[bytes]":
+    command, no = [sys.executable, "-m", __spec__.name, str(half)], subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=no, stdout=no, stderr=no)
+
+
 if __name__ == "__main__":
-    warm_up()
+    if len(sys.argv) > 1:
+        HALVES[int(sys.argv[1])](torch.device("cpu"), 2)
+    else:
+        with warm_beside():
+            pass
+        warm_up()

@@ -13,7 +13,7 @@ import torch
 from polysem.kernels.large import libraries
 from polysem.kernels.large.libraries import Library
 from polysem.kernels.large.warm_up import warm_up as warm_up_large
-from polysem.kernels.warm_up import warm_up
+from polysem.kernels.warm_up import warm_beside, warm_up
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.server.demo import indexes as demo_indexes
 from polysem.server.index.format import Index, open_index
@@ -52,7 +52,8 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
 
         measured.attach(indexes, settings.measurements)
     name, split = settings.model or indexes[0].info.model_id, devices_of(settings.split_layers)
-    model, *copies = (load(name, str(device), settings.dtype, split) for device in devices)
+    with warm_beside() if devices[0].type == "cpu" else nullcontext():
+        model, *copies = (load(name, str(device), settings.dtype, split) for device in devices)
     library = library or automatic_library(model.device, indexes)
     engine = Engine(model, indexes, version("polysem"), library, copies, settings.units)
     for device in devices:

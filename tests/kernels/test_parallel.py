@@ -87,7 +87,7 @@ def test_what_is_compiled_is_not_compiled_beside(monkeypatch):
 def test_compiling_beside_ends_with_what_it_was_for(monkeypatch):
     started, start = [], subprocess.Popen
     monkeypatch.setattr(warming, "wants_compiling", lambda: True)
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[0])
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1])
 
     def stopped():
         with warm_beside():
@@ -95,7 +95,14 @@ def test_compiling_beside_ends_with_what_it_was_for(monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         stopped()
-    assert started[0].returncode == -signal.SIGKILL
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * len(warming.HALVES)
+
+
+@pytest.mark.parametrize("width", [2, 3, 7])
+def test_what_is_warmed_up_is_a_tree_and_its_distances(width):
+    d, trees, n_examples, labels = warming._clustered(torch.device("cpu"), width)
+    assert (tree.cut(trees, n_examples, 2) == labels).all()
+    assert metrics.tree_metrics(d, trees, labels, n_examples).nodes.mean_distance[0].tolist() == [1] * (width - 1)
 
 
 def test_warm_up_leaves_nothing_to_compile(clustered_embeddings):
