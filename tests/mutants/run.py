@@ -57,7 +57,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/parallel.py": (f"{KERNELS}/test_parallel.py",),
     "kernels/products.py": (f"{KERNELS}/test_products.py",),
     "kernels/rotations.py": (f"{KERNELS}/test_rotations.py", f"{KERNELS}/test_significance.py"),
-    "kernels/rows.py": (f"{KERNELS}/test_rotations.py", f"{KERNELS}/test_splits.py"),
+    "kernels/rows.py": (f"{KERNELS}/test_rows.py",),
     "kernels/scc.py": (f"{KERNELS}/test_scc.py", *SMALL),
     "kernels/significance.py": (f"{KERNELS}/test_significance.py",),
     "kernels/silhouettes.py": (f"{KERNELS}/test_silhouettes.py",),

@@ -23,12 +23,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-COMPILED = (  # made of vector instructions
-    *("kernels/gram.py", "kernels/distances.py", "kernels/products.py"),
-    "kernels/rows.py",  # which those call
-)
-
-
+COMPILED = ("kernels/gram.py", "kernels/distances.py", "kernels/products.py")  # made of vector instructions
 OPTIONS = (
     *("-x", "-q", "--assert=plain", "-W", "ignore::RuntimeWarning"),
     *("-p", "no:cacheprovider", "--hypothesis-profile", "mutants"),
