@@ -86,6 +86,7 @@ def test_a_neurons_factors_have_the_same_bits_in_any_batch(seed, width, d_model)
         ({"weights": torch.zeros(2, 5).double()}, TypeError, "weights must be torch.float32"),
         ({"n_examples": torch.tensor([1, 9])}, ValueError, r"n_examples\[1\] is 9; expected 0..3"),
         ({"example_rows": torch.tensor([[0, 1, 2], [0, 9, 1]])}, ValueError, r"example_rows\[1, 1\] is 9"),
+        ({"example_rows": torch.tensor([[0, -1, 2], [0, 9, 1]])}, ValueError, r"example_rows\[0, 1\] is -1"),
         ({"scales": torch.ones(3)}, ValueError, "scales has shape"),
     ],
 )
@@ -94,6 +95,19 @@ def test_wrong_arguments_are_named(wrong, error, words):
     arguments = dict(zip(names, made_up(0, 2, 3, 5), strict=True)) | {"n_examples": torch.tensor([3, 2])}
     with pytest.raises(error, match=words):
         gated_factors(**arguments | wrong)
+
+
+def test_example_rows_go_up_to_the_last_and_are_not_looked_at_in_padding():
+    rows, used, weights, up, biases, _ = made_up(0, 2, 3, 5)
+    last, n_examples = len(rows) - 1, torch.tensor([3, 2])
+    used[:] = torch.tensor([[0, last, 1], [last, 0, -1]])
+    padded = used.clamp(min=0)
+    got = gated_factors(rows, used, weights, up, biases, n_examples)
+    assert torch.equal(got[:, :2], gated_factors(rows, padded, weights, up, biases, n_examples)[:, :2])
+    for beyond in (last + 1, -1):
+        used[1, 1] = beyond
+        with pytest.raises(ValueError, match=rf"example_rows\[1, 1\] is {beyond}; expected 0\.\.{last} \(P - 1\)"):
+            gated_factors(rows, used, weights, up, biases, n_examples)
 
 
 # ---- Distances

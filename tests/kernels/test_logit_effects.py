@@ -58,6 +58,10 @@ def test_no_directions(function):
 def test_wrong_arguments_are_refused(function):
     with pytest.raises(ValueError, match="n_listed is 0"):
         function(torch.ones(1, 2), TOKENS, 0)
+    with pytest.raises(ValueError, match="n_listed is 1, V 0, D 2; expected 1 or more of each"):
+        function(torch.ones(1, 2), TOKENS[:0], 1)
+    with pytest.raises(ValueError, match="V 4, D 0"):
+        function(torch.ones(1, 0), TOKENS[:, :0], 1)
     with pytest.raises(ValueError, match=r"unembedding has shape \(4, 2\); expected \(V, D\), V=4, D=3"):
         function(torch.ones(1, 3), TOKENS, 1)
     with pytest.raises(TypeError, match=r"directions must be torch\.float32"):

@@ -40,11 +40,8 @@ SMALL = ("-k", "not thousand and not 257")  # by the interpreter
 MODULES: dict[str, tuple[str, ...]] = {
     "kernels/agglomerative.py": (f"{KERNELS}/test_agglomerative.py", f"{KERNELS}/test_merged_list.py", *SMALL),
     "kernels/arrays.py": (f"{KERNELS}/test_arrays.py",),
-    "kernels/definitions.py": (
-        f"{KERNELS}/test_tree.py",
-        f"{KERNELS}/test_scc.py",
-        f"{KERNELS}/test_key_tokens.py",
-        *SMALL,
+    "kernels/definitions.py": tuple(
+        f"{KERNELS}/test_{name}.py" for name in ("tree", "scc", "key_tokens", "gates", "logit_effects", "agglomerative")
     ),
     "kernels/dispatch.py": (f"{KERNELS}/test_dispatch.py",),
     "kernels/distances.py": (f"{KERNELS}/test_distances.py",),
@@ -53,7 +50,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/key_tokens.py": (f"{KERNELS}/test_key_tokens.py", *SMALL),
     "kernels/logit_effects.py": (f"{KERNELS}/test_logit_effects.py",),
     "kernels/metrics.py": (f"{KERNELS}/test_metrics.py", *SMALL),
-    "kernels/null_silhouettes.py": (f"{KERNELS}/test_significance.py",),
+    "kernels/null_silhouettes.py": (f"{KERNELS}/gpu/test_gpu_null_silhouettes.py", "-k", "not 100"),
     "kernels/parallel.py": (f"{KERNELS}/test_parallel.py",),
     "kernels/products.py": (f"{KERNELS}/test_products.py",),
     "kernels/rotations.py": (f"{KERNELS}/test_rotations.py", f"{KERNELS}/test_significance.py"),
