@@ -34,6 +34,7 @@ from polysem.proto.jobs import (
     decode_corpus,
     decode_job,
     encode_spec,
+    with_units,
 )
 from polysem.proto.neurons import NeuronLike, parse_neurons
 from polysem.proto.questions.clustering import Algorithm, Embedding, Frame, LayerNorm, Linkage
@@ -234,6 +235,7 @@ class Jobs:
         layers: Sequence[int] = (),
         skip_positions: int = 0,
         shared: bool = False,
+        units: str | None = None,
         request_id: str | None = None,
     ) -> Job:
         """Make an index of a corpus that the server has (see `corpora`), with the server's model.
@@ -242,15 +244,16 @@ class Jobs:
         sides           None: both for gated models, positive for others
         layers          to keep; none: all of the model's
         skip_positions  tokens at each window's start, after BOS, that are never key tokens
+        units           sae:NAME, an SAE that the server's operator has allowed: its latents; None: neurons
 
         Once the job is done, requests of your key may say `index=name`; shared: those of every key. Its result is the
         index's manifest.
         """
         spec = IndexSpec(
             name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
-            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared,
+            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared, units or "",
         )  # fmt: skip
-        return self._create(spec, request_id)
+        return with_units(self._create(spec, request_id), spec)
 
     def _create(self, spec: JobSpec, request_id: str | None) -> Job:
         return decode_job(self._call("CreateJob", create_request(spec, request_id)).job)
@@ -392,13 +395,14 @@ class AsyncJobs:
         layers: Sequence[int] = (),
         skip_positions: int = 0,
         shared: bool = False,
+        units: str | None = None,
         request_id: str | None = None,
     ) -> Job:
         spec = IndexSpec(
             name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
-            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared,
+            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared, units or "",
         )  # fmt: skip
-        return await self._create(spec, request_id)
+        return with_units(await self._create(spec, request_id), spec)
 
     async def _create(self, spec: JobSpec, request_id: str | None) -> Job:
         return decode_job((await self._call("CreateJob", create_request(spec, request_id))).job)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from polysem.proto.checks import check_count, check_one_of
-from polysem.proto.errors import Internal, InvalidArgument
+from polysem.proto.errors import Internal, InvalidArgument, Unsupported
 from polysem.proto.facts import Selection
 from polysem.proto.neurons import NeuronRange
 from polysem.proto.questions.clustering import (
@@ -39,6 +39,7 @@ JobState = Literal["queued", "running", "done", "failed", "cancelled", "expired"
 JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 
 MAX_NAME_CHARACTERS = 100
+MAX_UNITS_CHARACTERS = 500
 MAX_JOBS_PER_PAGE = 500
 CORPUS_SUFFIXES = (".jsonl", ".txt")
 CHUNK_BYTES = 512 << 10  # of uploads and results
@@ -71,6 +72,7 @@ class IndexSpec:
 
     bos None, sides "", layers (): as suits the model (see `polysem index`).
     shared: other keys may ask about it, too.
+    units: sae:NAME of an SAE that the server's operator has allowed; "": the model's neurons.
     """
 
     name: str
@@ -86,6 +88,7 @@ class IndexSpec:
     layers: tuple[int, ...] = ()
     skip_positions: int = 0
     shared: bool = False
+    units: str = ""
 
 
 JobSpec = MeasureSpec | IndexSpec
@@ -203,6 +206,8 @@ def check_spec(spec: JobSpec) -> None:
             raise InvalidArgument(
                 f"text_field has {len(spec.text_field)} characters; give at most {MAX_NAME_CHARACTERS}", "text_field"
             )
+        if spec.units and not re.fullmatch(rf"sae:.{{1,{MAX_UNITS_CHARACTERS}}}", spec.units):
+            raise InvalidArgument(f"units are {spec.units[:100]!r}; write sae:NAME", "units")
         check_one_of(spec.sides, ("positive", "both", ""), "sides")
         check_count(spec.skip_positions, "skip_positions", 0)
         for layer in spec.layers:
@@ -288,6 +293,7 @@ def _decode_index(message: pb.IndexJob) -> IndexSpec:
         layers=tuple(message.layers),
         skip_positions=message.skip_positions,
         shared=message.shared,
+        units=message.units,
     )
 
 
@@ -344,6 +350,15 @@ def decode_job(message: pb.Job) -> Job:
         owner=message.owner,
         notes=tuple(message.notes),
     )
+
+
+def with_units(job: Job, asked: IndexSpec) -> Job:
+    """Return the job; raise Unsupported where its server did not see what units were asked for."""
+    if asked.units and isinstance(job.spec, IndexSpec) and not job.spec.units:
+        raise Unsupported(
+            f"the server is of an earlier version, which indexes neurons only; cancel its job {job.id}, and update it"
+        )
+    return job
 
 
 def encode_corpora(corpora: Iterable[CorpusInfo]) -> list[pb.Corpus]:

@@ -156,6 +156,7 @@ def _folders(settings: Settings, state: Path, engine: Engine) -> list[Path]:
         cache_folder(),
         *indexes,
         *(Path(os.path.expanduser(path)) for path in (*settings.corpora, *settings.index)),
+        *(Path(place) for place in map(os.path.expanduser, settings.saes) if os.path.isabs(place)),
     ]
 
 

@@ -368,6 +368,12 @@ def _verify(folder: Path) -> None:
     multiple=True,
     help="Corpus that jobs may index by its file name: a .jsonl, .jsonl.gz or .txt file, or a folder. Repeatable.",
 )
+@click.option(
+    "--saes",
+    multiple=True,
+    metavar="NAME",
+    help="SAE whose latents jobs may index by its folder's name: a folder or a hub name. Repeatable.",
+)
 @click.option("--max-jobs", type=int, help="Most unfinished jobs; more are refused. Default: 100.")
 @click.option("--max-result-bytes", type=int, help="Most bytes of results, with indexes. Default: 50 GiB.")
 @click.option("--max-upload-bytes", type=int, help="Most bytes of all uploaded corpora. Default: 10 GiB.")
@@ -400,7 +406,7 @@ def serve(config: Path | None, **flags: Any) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from polysem.server import settings as reading
 
-    flags |= {name: list(flags[name]) or None for name in ("index", "measurements", "corpora")}
+    flags |= {name: list(flags[name]) or None for name in ("index", "measurements", "corpora", "saes")}
     settings = reading.read(config, **flags)
     from polysem.proto.errors import PolysemError
     from polysem.server import paths

@@ -77,6 +77,11 @@ class Settings(BaseSettings):
     corpora: Annotated[list[Path], NoDecode] = Field(
         default=[], description="corpora that jobs may index, by file name; in the environment separated by ':'"
     )
+    saes: Annotated[list[str], NoDecode] = Field(
+        default=[],
+        description="SAEs whose latents jobs may index, by folder name: folders or hub names; in the environment "
+        "separated by ':'",
+    )
     max_jobs: int = Field(default=100, ge=1, description="unfinished jobs; further ones are refused")
     max_result_bytes: int = Field(default=50 << 30, ge=1, description="of all kept results, indexes too")
     max_upload_bytes: int = Field(default=10 << 30, ge=0, description="of all uploaded corpora together")
@@ -95,7 +100,7 @@ class Settings(BaseSettings):
     ray_wait_s: float = Field(default=300.0, gt=0, description="seconds until a worker must be there")
     result_days: float = Field(default=30.0, gt=0, description="how long results and uploads are kept")
 
-    @field_validator("index", "measurements", "corpora", mode="before")
+    @field_validator("index", "measurements", "corpora", "saes", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return value.split(os.pathsep) if isinstance(value, str) else value

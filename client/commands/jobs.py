@@ -119,6 +119,7 @@ def measure(
 @click.option("--max-documents", type=click.IntRange(min=1), help="Most documents to read, counted from the first.")
 @click.option("--text-field", default="text", show_default=True, help="Field of a JSON line that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out documents that are not text. Default: fail.")
+@click.option("--units", metavar="sae:NAME", help="Index the latents of an SAE that the server has, not neurons.")
 @click.option("--shared", is_flag=True, help="Let other keys use the index as well.")
 @REQUEST_ID
 @asks_server
@@ -331,7 +332,9 @@ def _hint(job: Job) -> None:
         return
     if job.expires_at is not None:
         click.echo(f"kept until {_when(job.expires_at)} UTC")
-    if isinstance(job.spec, IndexSpec):
+    if isinstance(job.spec, IndexSpec) and job.spec.units:
+        next_steps.say_of_server("neurons", "--index", job.spec.name)
+    elif isinstance(job.spec, IndexSpec):
         next_steps.say_of_server("cluster", f"{next(iter(job.spec.layers), 0)}.0", "--index", job.spec.name)
     else:
         next_steps.say_of_server("jobs", "fetch", job.id, "--out", "FILE.parquet")
@@ -341,7 +344,8 @@ def _what(job: Job) -> str:
     if isinstance(job.spec, MeasureSpec):
         neurons = " ".join(str(neurons) for neurons in job.spec.neurons)
         return f"measure {neurons if len(neurons) < 30 else neurons[:27] + '…'} of {job.spec.index}"
-    return f"index {job.spec.name} of {job.spec.corpus}"
+    units = f", {job.spec.units}" if job.spec.units else ""
+    return f"index {job.spec.name} of {job.spec.corpus}{units}"
 
 
 def _state(job: Job) -> str:

@@ -10,6 +10,7 @@ one of them; all else that a build does (tokenising, choosing, writing) stays in
 """
 
 import asyncio
+import copy
 import hashlib
 import logging
 import os
@@ -35,11 +36,13 @@ from polysem.proto.jobs import IndexSpec, Job, JobSpec, JobState, MeasureSpec
 from polysem.proto.work.shards import Executor
 from polysem.server.corpus.documents import Corpus
 from polysem.server.index.format import MANIFEST, open_index
-from polysem.server.indexing import builder
+from polysem.server.indexing import builder, widths
 from polysem.server.indexing.builder import Recipe
+from polysem.server.jobs.saes import Saes
 from polysem.server.jobs.store import JobStore, Task
 from polysem.server.jobs.uploads import Corpora
 from polysem.server.local_client import JOBS, LocalClient
+from polysem.server.model import latent_model
 from polysem.server.model.model import Model, ModelDescription, Past, Visit
 from polysem.server.questions.engine import Engine
 from polysem.server.ray_cluster.driver import ray_executor
@@ -88,9 +91,10 @@ class JobRunner:
         keys: Keys | None = None,
         ray: RayOptions | None = None,
         redaction: Redaction = Redaction(()),
+        saes: Saes = Saes(()),
     ) -> None:
         self._store, self._corpora, self._engine, self._batcher = store, corpora, engine, batcher
-        self._keys, self._ray, self._redaction = keys, ray, redaction
+        self._keys, self._ray, self._redaction, self._saes = keys, ray, redaction, saes
         self.progress = JobProgress("")
         self._telling = threading.Lock()
         self._wake = threading.Event()
@@ -153,6 +157,8 @@ class JobRunner:
             return replace(spec, index=spec.index or self._engine.default_index), ""
         _recipe(spec).check(self._engine.model)
         self._check_name(spec.name)
+        if spec.units:
+            self._saes.units(spec.units)
         others = [owner for owner in self._engine.shared(spec.name) if owner != caller.key]
         if spec.shared and others:
             raise InvalidArgument(
@@ -295,21 +301,24 @@ class JobRunner:
         out = folder / spec.name
         if not out.exists():
             report = partial(self._report, task)
-            with self._reads(task, self._corpus(task, spec)) as (model, executor):
-                builder.build(
-                    model, self._corpus(task, spec), out, _recipe(spec), report, task.batch_tokens, executor=executor
-                )
+            with self._reads(task, spec) as (model, executor):
+                at_once = widths.batch_tokens(model, task.batch_tokens)
+                builder.build(model, self._corpus(task, spec), out, _recipe(spec), report, at_once, executor=executor)
         shutil.rmtree(out.with_name(out.name + ".tmp"), ignore_errors=True)
         self._serve(out, task.owner, spec.shared)
         return out / MANIFEST
 
     @contextmanager
-    def _reads(self, task: Task, corpus: Corpus) -> Iterator[tuple[ModelDescription, Executor | None]]:
+    def _reads(self, task: Task, spec: IndexSpec) -> Iterator[tuple[ModelDescription, Executor | None]]:
         """Yield what reads the corpus, and where."""
+        model = self._engine.model
+        if spec.units:
+            model = latent_model.of(model, self._saes.units(spec.units), spec.layers)
         if self._ray is None:
-            yield _BetweenBatches(self._engine.model, self._batcher, self._caller(task)), None
+            yield _between_batches(model, self._batcher, self._caller(task)), None
             return
-        with building(self._engine.model, corpus, "auto", self._ray, lambda status: self._go_on(task)) as found:
+        corpus = self._corpus(task, spec)
+        with building(model, corpus, "auto", self._ray, lambda status: self._go_on(task)) as found:
             yield found
 
     def _serve(self, folder: Path, owner: str, shared: bool) -> None:
@@ -349,16 +358,16 @@ class JobRunner:
             self.tidy()
 
 
-class _BetweenBatches(Model):
-    """The resident model, whose forwards run in the batcher's thread, at the caller's cost."""
+def _between_batches(model: Model, batcher: Batcher, caller: Caller) -> Model:
+    """Return the model with forwards that run in the batcher's thread, at the caller's cost."""
 
-    def __init__(self, model: Model, batcher: Batcher, caller: Caller) -> None:
-        self.__dict__.update(vars(model))
-        self._resident, self._batcher, self._caller = model, batcher, caller
+    def read(tokens: Tensor, visit: Visit | None, last_layer: int | None = None, past: Past = ()) -> None:
+        cost = float(model.reading_cost(np.array(tokens.numel())))
+        batcher.between_batches(lambda: model.read(tokens, visit, last_layer, past), caller, cost)
 
-    def read(self, tokens: Tensor, visit: Visit | None, last_layer: int | None = None, past: Past = ()) -> None:
-        cost = float(self.reading_cost(np.array(tokens.numel())))
-        self._batcher.between_batches(lambda: self._resident.read(tokens, visit, last_layer, past), self._caller, cost)
+    seen = copy.copy(model)
+    seen.read = read  # type: ignore[method-assign]
+    return seen
 
 
 def _sync(folder: Path) -> None:

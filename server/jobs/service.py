@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, Unavailable
 from polysem.proto.jobs import CHUNK_BYTES, CorpusInfo, decode_spec, encode_corpora, encode_job
 from polysem.server.jobs.runner import JobRunner
+from polysem.server.jobs.saes import Saes
 from polysem.server.jobs.store import JobStore, StoreLimits
 from polysem.server.jobs.uploads import Corpora
 from polysem.server.jobs.watching import Watches
@@ -57,7 +58,8 @@ class Jobs:
         )
         self.store = JobStore(folder, limits)
         self.corpora = Corpora(self.store, [Path(os.path.expanduser(path)) for path in settings.corpora])
-        self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys, _ray(settings), redaction)
+        saes = Saes(settings.saes)
+        self.runner = JobRunner(self.store, self.corpora, engine, batcher, keys, _ray(settings), redaction, saes)
         self.watches = Watches(self._version, lambda id_: encode_job(self.runner.seen(self.store.get(id_))))
         self.draining = False
         self.runner.start()

@@ -144,10 +144,17 @@ def open_units(units: str, layers: Sequence[int] = ()) -> Sequence[Latents]:
 
 def described(model: ModelDescription, units: str, layers: Sequence[int] = ()) -> ModelDescription:
     """Return the model with the latents that units name, as `open_units`; a Model where it is one."""
-    found, name = open_units(units, layers), _anchored(units)
+    if isinstance(model, Model):
+        return of(model, units, layers)
+    found = open_units(units, layers)
     for latents in found:
         check_fits(latents, model.info)
-    return with_latents(model, found, name) if isinstance(model, Model) else replace(model, latents=found, units=name)
+    return replace(model, latents=found, units=_anchored(units))
+
+
+def of(model: Model, units: str, layers: Sequence[int] = ()) -> LatentModel:
+    """Return the model with the latents that units name, as `open_units`."""
+    return with_latents(model, open_units(units, layers), _anchored(units))
 
 
 def _anchored(units: str) -> str:

@@ -93,8 +93,10 @@ class Machine:
 def run(study: Study, out: Path, machine: Machine = Machine(), progress: Progress = lambda stage, n, of: None) -> Path:
     """Do what is left of the study, and write its report; the path of report.md.
 
-    Raises FailedPrecondition where `out` holds another study, and what the stages raise.
+    Raises FailedPrecondition for an index of latents, where `out` holds another study, and what the stages raise.
     """
+    if study.index is not None:
+        _check_neurons(open_index(Path(study.index).expanduser()).info)
     out.mkdir(parents=True, exist_ok=True)
     with shards.sole_worker(out):
         record = _Record(out, study)
@@ -125,6 +127,15 @@ def run(study: Study, out: Path, machine: Machine = Machine(), progress: Progres
             report.write(out, record.about)
         record.finish()
     return out / "report.md"
+
+
+def _check_neurons(info: IndexInfo) -> None:
+    """Raise FailedPrecondition for an index of latents."""
+    if info.encoders:
+        raise FailedPrecondition(
+            f"the paper's claim is about neurons, and the index {info.name!r} is of latents; name one of neurons, or "
+            "compare the latents' embeddings with `polysem measure` and `polysem table1`"
+        )
 
 
 def _advance(progress: Progress, stage: str, of: int, n: int) -> None:

@@ -17,9 +17,10 @@ from polysem.client import Client
 from polysem.client.commands.cli import cli
 from polysem.client.drawing import report
 from polysem.client.explorer import app
-from polysem.proto.errors import FailedPrecondition, InvalidArgument, UnknownNeuron
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, UnknownNeuron
 from polysem.server.index.format import open_index
 from polysem.server.questions import holding
+from polysem.server.reproduce import study
 
 D = 24
 WIDTHS = {0: 40, 1: 17}
@@ -88,8 +89,12 @@ def _model(checkpoint: Path):
 
 
 @pytest.fixture(scope="module")
-def client(made: Made, index_folder: Path):
-    with polysem.server.local(made.index, index_folder, device="cpu") as client:
+def client(made: Made, index_folder: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Of a server with jobs, whose operator allows the SAEs."""
+    state, patch = tmp_path_factory.mktemp("state"), pytest.MonkeyPatch()
+    patch.setenv("POLYSEM_SAES", str(made.saes))
+    with polysem.server.local(made.index, index_folder, device="cpu", state=state) as client:
+        patch.undo()
         yield client
 
 
@@ -265,6 +270,35 @@ def test_units_that_cannot_be_are_one_sentence(checkpoint, corpus_file, tmp_path
     said = capsys.readouterr().err
     assert re.search(words, " ".join(said.split()))
     assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_indexes_latents_of_an_sae_that_the_operator_allows(client, corpus_file):
+    client.jobs.upload(corpus_file, "texts.jsonl")
+    for units, kind, words in (
+        ("sae:/etc", NotFound, "there is no SAE '/etc' here; the server has saes"),
+        ("latents", InvalidArgument, "units are 'latents'; write sae:NAME"),
+    ):
+        with pytest.raises(kind, match=words):
+            client.jobs.index("by-job", "texts.jsonl", units=units)
+    words = ("by-job", "--corpus", "texts.jsonl", "--units", "sae:saes", *SMALL[:-2], "--server", client.target)
+    run("jobs", "submit", "index", *words)
+    job = next(iter(client.jobs.list()))
+    *_, last = client.jobs.watch(job.id)
+    assert last.state == "done", last.error
+    assert "index by-job of texts.jsonl, sae:saes" in run("jobs", "list", "--server", client.target)
+    theirs, mine = (next(one for one in client.indexes() if one.name == name) for name in ("latents", "by-job"))
+    assert (mine.encoders, mine.widths, mine.n_examples) == (theirs.encoders, theirs.widths, theirs.n_examples)
+    id_ = a_latent(client)
+    found = [client.cluster(id_, index=name)[0].labels.tolist() for name in ("latents", "by-job")]
+    assert found[0] == found[1]
+    assert len(list(client.explain("the model", id_, index="by-job")))
+    client.jobs.delete(job.id)
+
+
+def test_a_study_of_the_papers_claim_is_refused(made, tmp_path):
+    with pytest.raises(FailedPrecondition, match="is about neurons, and the index 'latents' is of latents"):
+        study.run(study.Study(index=str(made.index)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
