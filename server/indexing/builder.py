@@ -227,7 +227,8 @@ class Build:
         layers = recipe.layers or tuple(range(model.info.n_layers))
         n_skipped = int(bool(recipe.bos)) + recipe.skip_positions
         of_layers = tuple(map(model.width, layers))
-        self._reading = ReadOptions(n_skipped, batch_tokens, layers, recipe.each_side, of_layers)
+        unit = "latent" if model.encoders else "neuron"
+        self._reading = ReadOptions(n_skipped, batch_tokens, layers, recipe.each_side, of_layers, unit)
 
     def run(self, out: Path) -> None:
         self._facts = self._describe()

@@ -37,7 +37,8 @@ class ReadOptions(NamedTuple):
     n_skipped  tokens at each context's start that are never key tokens
     layers     ascending
     sides      positive, or both
-    widths     neurons of each of the layers
+    widths     units of each of the layers
+    unit       what they are called: neuron, or latent
     """
 
     n_skipped: int
@@ -45,6 +46,7 @@ class ReadOptions(NamedTuple):
     layers: tuple[int, ...]
     sides: tuple[Side, ...]
     widths: tuple[int, ...]
+    unit: str = "neuron"
 
     @property
     def runs(self) -> list[tuple[Side, int]]:
@@ -208,7 +210,7 @@ def _raise_not_finite(strength: Array, first: int, reading: ReadOptions) -> None
     run = int(np.searchsorted(reading.bounds, column, side="right")) - 1
     (side, layer), number = reading.runs[run], column - reading.bounds[run]
     raise FailedPrecondition(
-        f"neuron {layer}.{number} has the activation {strength[context, column] * SIGNS[side]} in context "
+        f"{reading.unit} {layer}.{number} has the activation {strength[context, column] * SIGNS[side]} in context "
         f"{first + context}: the weights are damaged, or the dtype is too narrow for this model"
     )
 

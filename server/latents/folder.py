@@ -22,6 +22,7 @@ _MARKS: dict[str, Callable[[Path, Given | None], list[Found]]] = {
     sparsify.WEIGHTS: lambda path, _given: sparsify.found(path),
     gemma_scope.WEIGHTS_1: gemma_scope.found_1,
     gemma_scope.WEIGHTS_2: gemma_scope.found_2,
+    gemma_scope.CROSS_LAYER_WEIGHTS: gemma_scope.found_cross_layer,
     llama_scope.CONFIG: lambda path, _given: llama_scope.found(path),
     circuit_tracer.WEIGHTS: circuit_tracer.found,
     circuit_tracer.CROSS_LAYER_WEIGHTS: circuit_tracer.found_cross_layer,

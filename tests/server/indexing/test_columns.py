@@ -85,3 +85,5 @@ def test_an_activation_that_is_not_finite_is_named(bad):
     reading = scan.ReadOptions(1, 64, (0, 4), ("positive",), (3, 3))
     with pytest.raises(FailedPrecondition, match=rf"neuron 4\.1 has the activation {bad} in context 12"):
         scan.reduced(found, reading, Selection())
+    with pytest.raises(FailedPrecondition, match=r"latent 4\.1 has the activation"):
+        scan.reduced(found, reading._replace(unit="latent"), Selection())

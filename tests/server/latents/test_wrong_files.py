@@ -13,7 +13,22 @@ from safetensors.torch import load_file, save_file
 from polysem.proto.errors import FailedPrecondition, InvalidArgument
 from polysem.server.latents.folder import read_latents
 
-from .tiny import CASES, RESID, B, D, F, W, circuit_tracer, config, llama_scope, npz, saelens, sparsify, tensors
+from .tiny import (
+    CASES,
+    RESID,
+    B,
+    D,
+    F,
+    W,
+    circuit_tracer,
+    config,
+    gemma_2_cross_layer,
+    llama_scope,
+    npz,
+    saelens,
+    sparsify,
+    tensors,
+)
 
 
 def message(kind, where, layers=None):
@@ -130,6 +145,35 @@ def test_gemma_scope_names_what_it_reads_or_is_told(tmp_path):
     assert "give the place behind the folder, such as @hook_resid_post" in refused(tmp_path / "b")
     npz("mine")(tmp_path / "c")
     assert "no folder on its path is called layer_L" in refused(f"{tmp_path / 'c'}@hook_resid_post")
+
+
+@pytest.mark.parametrize(
+    ("below", "fields", "words"),
+    [
+        ("clt", {}, "no config.json beside it, so what it reads is not known; give the place behind the folder"),
+        ("clt", {"architecture": "topk"}, "'architecture' is 'topk'; Polysem reads jump_relu"),
+        (
+            "clt",
+            {"hf_hook_point_in": "model.layers.{layer}.output"},
+            "'hf_hook_point_in' of config.json is 'model.layers",
+        ),
+        (
+            "clt",
+            {"hf_hook_point_in": ["model.layers.1.output"] * 8},
+            "holds layer 5, and place 5 of it is model.layers.1.output",
+        ),
+        (
+            "clt",
+            {"hf_hook_point_in": ["model.layers.5.self_attn.o_proj.input"] * 8},
+            "self_attn.o_proj.input'; Polysem",
+        ),
+        ("crosscoder/layer_7_13_17_22_width_262k_l0_medium", {}, "part of a crosscoder of several layers"),
+        ("mine", {"type": "crosscoder"}, "part of a crosscoder of several layers"),
+    ],
+)
+def test_cross_layer_files_of_gemma_scope_2_are_read_as_what_they_are(below, fields, words, tmp_path):
+    gemma_2_cross_layer(below, **fields)(tmp_path)
+    assert words in refused(tmp_path)
 
 
 def test_circuit_tracer_without_a_config_is_told_what_it_reads(tmp_path):

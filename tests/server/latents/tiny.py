@@ -147,6 +147,19 @@ def gemma_2(folder: Path) -> None:
     tensors(below / "params.safetensors", torch.float64, **arrays, affine_skip_connection=np.eye(D))
 
 
+def gemma_2_cross_layer(below: str, **fields: Any) -> Callable[[Path], None]:
+    """Layer 5 of a cross-layer transcoder of 8 layers; fields: of its config.json, none: without one."""
+
+    def write(folder: Path) -> None:
+        if fields:
+            config(folder / below / "config.json", **fields)
+        cross = np.repeat(DEC[:, None], 8, axis=1)  # (F, layers, D)
+        arrays = {"w_enc": W.T, "b_enc": B, "threshold": THRESHOLDS, "w_dec": cross, "b_dec": B_DEC}
+        tensors(folder / below / "params_layer_5.safetensors", **arrays, affine_skip_connection=np.eye(D))
+
+    return write
+
+
 def sparsify(name: str, **fields: Any) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         config(folder / name / "cfg.json", activation="topk", k=K, d_in=D, normalize_decoder=True, **fields)
@@ -306,6 +319,21 @@ CASES = {
         gemma_2,
         *(7, "mlp_in", "jumprelu", lambda x: jump(x @ W.T + B)),
         model="google/gemma-3-1b-pt",
+    ),
+    "gemma-scope-2-cross-layer": Case(
+        gemma_2_cross_layer(
+            "clt/width_262k_l0_medium_affine",
+            architecture="jump_relu",
+            model_name="google/gemma-3-1b-pt",
+            hf_hook_point_in=[f"model.layers.{i}.pre_feedforward_layernorm.output" for i in range(8)],
+        ),
+        *(5, "mlp_in", "jumprelu", lambda x: jump(x @ W.T + B)),
+        model="google/gemma-3-1b-pt",
+    ),
+    "gemma-scope-2-cross-layer-given": Case(
+        gemma_2_cross_layer("clt/width_262k_l0_medium", architecture="jump_relu", type="clt"),
+        *(5, "mlp_in", "jumprelu", lambda x: jump(x @ W.T + B)),
+        given="@mlp.hook_in",
     ),
     "llama-scope-sae": Case(
         llama_scope("blocks.8.hook_resid_post", "blocks.8.hook_resid_post"),
