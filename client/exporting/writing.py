@@ -13,7 +13,7 @@ from polysem.client.exporting import circuit_tracer, datasets, delphi, neuronped
 from polysem.client.exporting.features import Feature, Subject, dumped, gather
 from polysem.client.exporting.formats import FORMATS, Format
 from polysem.proto.checks import check_one_of
-from polysem.proto.errors import FailedPrecondition
+from polysem.proto.errors import FailedPrecondition, PolysemError
 from polysem.proto.facts import IndexInfo
 from polysem.proto.questions.clustering import Clustering, EmbeddingChoice
 
@@ -96,6 +96,8 @@ def export(
             shutil.rmtree(work)
             raise FailedPrecondition("none of these neurons has dataset examples, so there is nothing to export")
         _finish(work, out, question, subject, n_neurons, writer)
+    except PolysemError:  # some of which are OSErrors: the server is away, or refuses
+        raise
     except OSError as error:
         raise FailedPrecondition(
             f"cannot write {str(work)!r}: {error.strerror}; what is finished is kept, and the same command goes on"
@@ -132,10 +134,13 @@ def _begin(work: Path, question: dict[str, Any]) -> None:
                 f"{str(work)!r} is the beginning of another export; remove it, or choose another name"
             )
         return
-    if work.exists():
+    if work.exists() and not begun.parent.exists():
         raise FailedPrecondition(f"{str(work)!r} exists already and is no export; choose another name")
-    (work / DONE).mkdir(parents=True)
-    _write(begun, dumped(question))
+    try:
+        _write(begun, dumped(question))
+    except OSError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _finish(

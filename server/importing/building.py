@@ -6,7 +6,7 @@ with the other tool's.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from polysem.server.corpus.documents import Corpus
 from polysem.server.importing.found import Found
 from polysem.server.index import contexts
 from polysem.server.index.contexts import Contexts
-from polysem.server.index.format import Index
+from polysem.server.index.format import Index, open_index
 from polysem.server.indexing import builder, disk
 from polysem.server.indexing.builder import Build, Progress, Recipe
 from polysem.server.indexing.scan import KeyActivations, Scan
@@ -93,9 +93,11 @@ class ListedStage(ScanStage):
 class Importing(Build):
     """A build whose contexts and dataset examples another tool has chosen."""
 
-    def __init__(self, found: Found, format_: str, compared: list[Compared], *others: Any) -> None:
+    def __init__(
+        self, found: Found, format_: str, compared: list[Compared], made: Callable[[Index], None], *others: Any
+    ) -> None:
         super().__init__(*others)
-        self._found, self._format, self._compared = found, format_, compared
+        self._found, self._format, self._compared, self._made = found, format_, compared, made
 
     def _describe(self) -> dict[str, Any]:
         imported = {"format": self._format, "sha256": self._found.sha256}
@@ -138,20 +140,33 @@ class Importing(Build):
         if 2 * compared.disagreeing > compared.n:
             self._begun.unlink()  # so that nothing of it is left
             raise FailedPrecondition(
-                f"{compared.disagreeing:,} of {compared.n:,} activations are not those of {self._model.info.id!r}: "
-                "they come from another model, or from parts of longer texts; name the model, and export whole texts"
+                f"{compared.disagreeing:,} of {compared.n:,} activations are not those of MLP neurons of "
+                f"{self._model.info.id!r}: they come from another model, from latents of an SAE, from the negative "
+                "side, or from parts of longer texts; name the model, and export whole texts"
             )
         self._compared.append(compared)
         return chosen, maximum
 
+    def _assemble(self, contexts_: Contexts, candidates: Candidates) -> None:
+        super()._assemble(contexts_, candidates)
+        self._made(open_index(self._work / "index"))
+
 
 def build(
-    model: Model, found: Found, name: str, format_: str, out: Path, max_examples: int, progress: Progress
+    model: Model,
+    found: Found,
+    name: str,
+    format_: str,
+    out: Path,
+    max_examples: int,
+    progress: Progress,
+    made: Callable[[Index], None] = lambda index: None,
 ) -> tuple[Index, Compared]:
     """Make an index of what was found, in the new folder `out`; return it, and how the activations compare.
 
     name          of what was found, for people
     max_examples  of each neuron, the strongest by the other tool's activations
+    made          is told the index before it appears at `out`; where it cannot write, the same call goes on
 
     Raises InvalidArgument where nothing was found, FailedPrecondition where more than half of the activations disagree,
     and as `builder.build`. Cost: two forwards of the texts.
@@ -168,7 +183,7 @@ def build(
         layers=found.layers,
     )
     compared: list[Compared] = []
-    make = partial(Importing, found, format_, compared)
+    make = partial(Importing, found, format_, compared, made)
     index = builder.build(model, Corpus(f"{format_}:{name}"), out, recipe, progress, make=make)
     return index, compared[0]
 
@@ -189,6 +204,7 @@ def compare(known: Listed, chosen: Candidates) -> Compared:
     place = np.searchsorted(known.neurons * width + known.contexts, owner * width + chosen.contexts)
     theirs, ours = known.activations[place], chosen.activations
     elsewhere = known.positions[place] != chosen.positions
-    differing = ~elsewhere & (np.abs(theirs - ours) > TOLERANCE * np.maximum(theirs, ours))
+    close = np.isfinite(theirs) & (np.abs(theirs - ours) <= TOLERANCE * np.maximum(theirs, ours))
+    differing = ~elsewhere & ~close
     n = len(known.activations)
     return Compared(n, int(elsewhere.sum()), int(differing.sum()), n - len(place))

@@ -8,10 +8,12 @@ import click
 
 from polysem.client.commands import next_steps
 from polysem.client.commands.options import DEVICE, DTYPE
+from polysem.proto.errors import NotFound
 
 if TYPE_CHECKING:
     from polysem.server.importing.building import Compared
     from polysem.server.importing.found import Found
+    from polysem.server.index.format import Index
 
 FORMATS = ("delphi", "neuronpedia")
 
@@ -47,16 +49,26 @@ def import_(folder: Path, format_: str, model: str, out: Path, max_examples: int
     from polysem.server.model.loading import load
 
     folder, out = (Path(os.path.expanduser(path)) for path in (folder, out))
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {str(folder)!r}; name the one that {format_}'s files are in")
+    kept = out.with_name(f"{out.name}.names.jsonl")
+    names.check_free(kept, out)
     described = load(model, device, dtype)
     found = {"delphi": delphi, "neuronpedia": neuronpedia}[format_].read(folder, described)
+    n_named = 0
+
+    def keep(index: "Index") -> None:
+        nonlocal n_named
+        n_named = names.write(found.explanations, index, kept)
+
     with bars(INDEXING) as shown:
-        index, compared = building.build(described, found, folder.name, format_, out, max_examples, shown.advance)
+        index, compared = building.build(
+            described, found, folder.resolve().name, format_, out, max_examples, shown.advance, keep
+        )
     for sentence in told(found, compared):
         click.echo(sentence)
-    if named := list(names.lines(found.explanations, index)):
-        path = out.with_name(f"{out.name}.names.jsonl")
-        path.write_text("".join(f"{line}\n" for line in named), "utf-8")
-        click.echo(f"{path}: {len(named):,} explanations as names, for `polysem names import`")
+    if n_named:
+        click.echo(f"{kept}: {n_named:,} explanations as names, for `polysem names import`")
     click.echo(
         f"{out}: {index.info.n_examples:,} dataset examples of {index.info.n_neurons_with_examples:,} neurons "
         f"from {index.info.n_contexts:,} texts"

@@ -1,13 +1,31 @@
 """Explanations of another tool as names that `polysem names import` keeps, a JSON object a line."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from polysem.client.files import writing
 from polysem.client.questions.kept_names import to_line
+from polysem.proto.errors import FailedPrecondition
 from polysem.proto.questions.kept_names import MAX_AUTHOR, MAX_CHARACTERS, KeptName
 from polysem.server.importing.found import Explained
 from polysem.server.index.format import Index
+
+
+def check_free(path: Path, out: Path) -> None:
+    """Raise FailedPrecondition where the names of the index `out` would replace a file that is not of its build."""
+    if path.exists() and not out.with_name(f"{out.name}.tmp").exists():
+        raise FailedPrecondition(f"{str(path)!r} exists already; move it, or choose another --out")
+
+
+def write(explanations: Sequence[Explained], index: Index, path: Path) -> int:
+    """Write the lines to the file, whole or not at all; return how many. None: no file is made."""
+    found = list(lines(explanations, index))
+    if found:
+        with writing(path, force=True) as file:
+            file.write("".join(f"{line}\n" for line in found).encode())
+    return len(found)
 
 
 def lines(explanations: Sequence[Explained], index: Index) -> Iterator[str]:

@@ -156,6 +156,22 @@ class Tokenizer:
             return name
         return "".join(f"<0x{_BYTES[character]:02X}>" for character in name)
 
+    def named(self, names: Sequence[str]) -> list[int | None]:
+        """The tokens of these names in the vocabulary, None where it has no such one.
+
+        Byte-level BPE spells bytes as characters (`Ġthe`); the text itself (` the`) is a name as well.
+        """
+        return [self._ids.get(name, self._spelt.get(_bytes_of(name))) for name in names]
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        vocabulary: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return vocabulary
+
+    @cached_property
+    def _spelt(self) -> dict[bytes, int]:
+        return {_bytes_of(name): id_ for name, id_ in self._ids.items() if all(one in _BYTES for one in name)}
+
     def _decoded(self, ids: Sequence[int], continues: bool) -> list[str]:
         """Decode ids that are no added tokens."""
         stream = DecodeStream(skip_special_tokens=False)
@@ -193,6 +209,11 @@ class Tokenizer:
     def _anchor(self) -> list[int]:
         """Any token with a text of its own, for what follows it."""
         return next((ids[-1:] for ids in self.encode(["a", _PROBE]) if ids and self._backend.decode(ids[-1:])), [])
+
+
+def _bytes_of(name: str) -> bytes:
+    """The bytes that byte-level BPE spells by a name; of characters that it does not use, their own."""
+    return b"".join(bytes([_BYTES[one]]) if one in _BYTES else one.encode("utf-8", "surrogatepass") for one in name)
 
 
 def _beginning(text: str) -> str:

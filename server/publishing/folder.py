@@ -123,15 +123,17 @@ def _of_export(source: Path, licence: str) -> Files:
 
 
 def _begin(work: Path, of: str) -> None:
-    if work.exists():
-        begun = (work / SOURCE).read_text("utf-8") if (work / SOURCE).is_file() else None
-        if begun != of:
-            raise FailedPrecondition(
-                f"{str(work)!r} exists already and is made of something else; remove it, or choose another name"
-            )
-        return
-    work.mkdir(parents=True)
-    (work / SOURCE).write_text(of, "utf-8")
+    begun = work / SOURCE
+    others = {path for path in work.rglob("*") if path.is_file()} - {_partial(begun)}
+    if others and (not begun.is_file() or begun.read_text("utf-8") != of):
+        raise FailedPrecondition(
+            f"{str(work)!r} exists already and is made of something else; remove it, or choose another name"
+        )
+    try:
+        _whole(begun, _bytes(of.encode()))
+    except OSError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -139,10 +141,13 @@ def _whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with _partial(path).open("wb") as file:
         write(file)
-    partial.replace(path)
+    _partial(path).replace(path)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def _copy(source: Path) -> Callable[[IO[bytes]], None]:

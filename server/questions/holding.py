@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from polysem.proto.arrays import Array, IntArray
-from polysem.proto.errors import FailedPrecondition
+from polysem.proto.errors import FailedPrecondition, PolysemError
 from polysem.proto.questions.clustering import Clustering, check_clustering
 from polysem.proto.questions.tested import mean_stability, significant_clusters
 from polysem.proto.sides import Side
@@ -68,6 +68,8 @@ def hold(
                 found |= _tests(where, index.of(side), _TestShard(side, n_null, seed, clusters), advance)
             nulls.write(index, n_null, seed, version("polysem"), found)
         shutil.rmtree(work)
+    except PolysemError:  # some of which are OSErrors: a cluster that is away
+        raise
     except OSError as error:
         raise FailedPrecondition(
             f"cannot keep the tests in {str(index.folder)!r}: {error.strerror}; what is finished is kept, and the same "

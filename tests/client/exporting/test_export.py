@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from polysem.client.exporting import circuit_tracer, writing
 from polysem.client.exporting.formats import FORMATS
-from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, UnknownNeuron
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, PolysemError, Unavailable, UnknownNeuron
 
 SOME = ("0.0-9", "1.5", "L1N7")
 
@@ -195,6 +195,23 @@ def test_a_stopped_export_goes_on_and_ends_with_the_same_bytes(polysem_client, t
     assert written(out) == written(want)
     assert told == [(5, 12), (10, 12), (12, 12)]
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+def test_a_server_that_goes_away_is_what_is_said(polysem_client, tmp_path):
+    """Its errors are OSErrors, too; they are none of the disk."""
+
+    class Away:
+        """A client whose server goes away when it is asked for examples."""
+
+        def __getattr__(self, name):
+            return getattr(polysem_client, name)
+
+        def examples(self, *neurons, **options):
+            raise Unavailable("there is no server at 127.0.0.1:1")
+
+    with pytest.raises(Unavailable, match="there is no server"):
+        writing.export(Away(), "datasets", tmp_path / "out", "1.5")
+    writing.export(polysem_client, "datasets", tmp_path / "out", "1.5")
 
 
 def test_a_neuron_is_exported_alike_alone_and_among_others(polysem_client, exports, tmp_path):

@@ -2,6 +2,10 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +15,7 @@ from safetensors.numpy import save_file
 
 from polysem.client.exporting import writing
 from polysem.client.questions.kept_names import from_line
-from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound
+from polysem.proto.errors import FailedPrecondition, InvalidArgument, NotFound, PolysemError
 from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.kept_names import check_name
 from polysem.server.importing import building, delphi, names, neuronpedia
@@ -21,6 +25,7 @@ from polysem.server.importing.found import Found, columns
 from polysem.server.index.format import open_index, verify
 from polysem.server.indexing.selection import Candidates
 
+PEERS = Path(__file__).parent.parent.parent.parent / "build" / "peers"
 SOME = ("0.0-9", "1.5", "L1N7")
 READERS = {"delphi": delphi, "neuronpedia": neuronpedia}
 
@@ -288,6 +293,116 @@ def test_what_is_no_export_of_neuronpedia_is_a_sentence(small_model, tmp_path):
         neuronpedia.read(tmp_path, small_model)
 
 
+def test_rows_as_neuronpedia_itself_exports_them(small_model, tmp_path):
+    """With null where its database has nothing, columns that are not read, and tokens by SAEDashboard's names."""
+    row = {
+        "id": "c1", "layer": "0-neurons", "index": "3", "modelId": "gpt2", "tokens": ["t", "h", "e"],
+        "values": [0.0, 2.0, 1.0], "maxValue": 2.0, "maxValueTokenIndex": 1, "minValue": 0.0, "dataIndex": None,
+        "dataSource": None, "binMin": None, "binMax": None, "binContains": None, "qualifyingTokenIndex": None,
+        "creatorId": None, "dfaValues": [], "lossValues": [], "logitContributions": None,
+    }  # fmt: skip
+    named = {"tokens": ["<|endoftext|>", "f", "Ã", "©", " "], "values": [9.0, 0.0, 1.0, 4.0, 0.0], "dataIndex": 0}
+    text = {"id": "e1", "modelId": "gpt2", "layer": "0-neurons", "index": "3", "authorId": None, "embedding": None}
+    explanations = [
+        text | {"description": "the", "typeName": "oai_token-act-pair", "explanationModelName": "gpt-4o-mini"},
+        text | {"description": "of nobody", "typeName": None, "explanationModelName": None, "umap_x": 0},
+        text | {"description": None, "typeName": None, "explanationModelName": None},
+    ]
+    for kind, rows in {
+        "features": [{"vector": []}],
+        "activations": [row, row | named],
+        "explanations": explanations,
+    }.items():
+        (tmp_path / "0-neurons" / kind).mkdir(parents=True)
+        lines = b"".join(json.dumps(one).encode() + b"\n" for one in rows)
+        (tmp_path / "0-neurons" / kind / "batch-0.jsonl.gz").write_bytes(gzip.compress(lines))
+    found = neuronpedia.read(tmp_path, small_model)
+    bos = small_model.tokenizer.bos_id
+    whole = [[*small_model.tokenizer.encode(["the"])[0]], [bos, *small_model.tokenizer.encode(["fé "])[0]]]
+    assert [one.tolist() for one in found.texts] == whole
+    assert (found.documents, found.left_out) == (["text 1", "0"], {})
+    assert (found.positions.tolist(), found.activations.tolist()) == ([1, 3], [2.0, 4.0])
+    said = [(one.text, one.method, one.author) for one in found.explanations]
+    assert said == [("the", "model", "gpt-4o-mini"), ("of nobody", "person", neuronpedia.UNKNOWN)]
+
+
+def test_a_text_of_our_own_is_not_read_by_names(small_model, tmp_path):
+    """`é` is the name of a byte, and no text in which it stands alone is whole."""
+    tokens = ["a", "é"]
+    assert neuronpedia._Ids(small_model)(tokens) is None
+    (space,) = small_model.tokenizer.encode([" "])[0]
+    known = small_model.tokenizer.named(["Ġ", " ", "<|endoftext|>", "the"])
+    assert known == [space, space, small_model.tokenizer.bos_id, None]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"tokens": "the"}, "its tokens are no list of texts"),
+        ({"tokens": ["t", None, "e"]}, "its tokens are no list of texts"),
+        ({"values": [[0.0], [2.0], [1.0]]}, "3 values for 3 tokens"),
+        ({"values": [0.0, None, 1.0]}, "is no row of Neuronpedia"),
+        ({"index": None}, "is no row of Neuronpedia"),
+        ({"layer": None}, "is no row of Neuronpedia"),
+        ({"index": 10**40}, "names neuron 0.1"),
+        ({"binMax": "high"}, "is no row of Neuronpedia"),
+    ],
+)
+def test_a_row_with_a_wrong_field_is_a_sentence_with_its_place(small_model, tmp_path, changed, words):
+    row = {"layer": "0-neurons", "index": "3", "tokens": ["t", "h", "e"], "values": [0.0, 2.0, 1.0]}
+    (tmp_path / "activations").mkdir()
+    (tmp_path / "activations" / "batch-0.jsonl").write_text(json.dumps(row | changed))
+    with pytest.raises(PolysemError, match=words) as raised:
+        neuronpedia.read(tmp_path, small_model)
+    assert raised.value.message.startswith("batch-0.jsonl, line 1,")
+    assert "\n" not in raised.value.message
+
+
+def test_a_file_that_breaks_off_is_a_sentence(small_model, tmp_path):
+    whole = gzip.compress(bytes(range(256)) * 100)
+    (tmp_path / "activations").mkdir()
+    for data in (whole[:60], whole[:30] + b"\xff" * 40 + whole[70:]):
+        (tmp_path / "activations" / "batch-0.jsonl.gz").write_bytes(data)
+        with pytest.raises(FailedPrecondition, match="copy it again"):
+            neuronpedia.read(tmp_path, small_model)
+
+
+@pytest.fixture(scope="module")
+def delphis(checkpoint, corpus_file, tmp_path_factory):
+    """A cache of all MLP neurons of the checkpoint that delphi itself wrote."""
+    if not (PEERS / "delphi").is_dir():
+        if os.environ.get("POLYSEM_NEEDS_PEERS"):
+            pytest.fail("no delphi: make peers")
+        pytest.skip("no delphi: make peers")
+    folder = tmp_path_factory.mktemp("delphis")
+    texts = [json.loads(line)["text"] for line in corpus_file.read_text().splitlines()]
+    (folder / "texts.json").write_text(json.dumps(texts[:40]))
+    script = Path(__file__).with_name("write_by_delphi.py")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, checkpoint, folder / "texts.json", folder / "latents"],
+        env=os.environ | {"PYTHONPATH": str(PEERS)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "latents"
+
+
+def test_a_cache_that_delphi_wrote_is_imported(delphis, small_model, tmp_path):
+    """Its half floats are the model's activations; rows lie across texts. Only where a row begins with the end of a
+    text may the model be strongest there, which delphi's reader never counts."""
+    found = delphi.read(delphis, small_model)
+    assert set(map(tuple, found.neurons.tolist())) <= {(layer, number) for layer in (0, 1) for number in range(96)}
+    assert len(np.unique(found.neurons, axis=0)) > 150
+    assert {len(text) for text in found.texts} <= {15, 16}
+    assert found.explanations == []
+    index, compared = building.build(small_model, found, "latents", "delphi", tmp_path / "index", 100, quiet)
+    assert (compared.differing, compared.silent) == (0, 0)
+    begins = np.array([text[0] == small_model.tokenizer.bos_id for text in found.texts])
+    assert compared.elsewhere <= begins[found.contexts].sum() < compared.n / 20
+    assert index.info.n_examples == compared.n
+
+
 def test_parts_of_texts_are_refused_as_the_model_reads_them_otherwise(polysem_client, small_model, tmp_path):
     """An export without whole contexts: 31 tokens around each key token, which begin in the middle."""
     writing.export(polysem_client, "delphi", tmp_path / "export", *SOME)
@@ -308,3 +423,21 @@ def test_the_command_says_what_it_made(imported, checkpoint, tmp_path):
     assert (tmp_path / "back.names.jsonl").is_file()
     again = CliRunner().invoke(import_, [str(one) for one in arguments])
     assert "exists already" in str(again.exception)
+
+
+def test_the_names_that_import_wrote_are_kept_by_a_server(imported, checkpoint, tmp_path):
+    import polysem.server
+    from polysem.client.commands.cli import cli
+
+    out = tmp_path / "back"
+    arguments = [imported.export, "--format", imported.format, "--model", checkpoint, "--device", "cpu", "--out", out]
+    assert CliRunner().invoke(import_, [str(one) for one in arguments]).exit_code == 0
+    lines = (tmp_path / "back.names.jsonl").read_text().splitlines()
+    with polysem.server.local(out, model=str(checkpoint), device="cpu", state=tmp_path / "state") as client:
+        done = CliRunner().invoke(cli, ["names", "import", f"{out}.names.jsonl", "--server", client.target])
+        assert done.exit_code == 0, done.output
+        assert done.output == f"{len(lines)} names, {len(lines)} of them new or changed\n"
+        kept = {(one.neuron, one.members, one.text) for one in client.names()}
+    assert kept == {
+        (one.neuron, one.members, one.text) for one in (from_line(line, open_index(out).sha256) for line in lines)
+    }
