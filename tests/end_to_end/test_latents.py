@@ -197,6 +197,18 @@ def test_a_report_and_exports_say_latent(client, tmp_path):
     assert "Feature clusters of the latents of" in (tmp_path / "set" / "README.md").read_text()
 
 
+def test_a_cache_of_latents_is_refused_as_one_of_neurons(client, checkpoint, tmp_path):
+    """Its numbers are those of neurons as well; its activations are not."""
+    out = tmp_path / "cache"
+    run("export", "1.*", "--format", "delphi", "--whole-context", "--out", out, "--server", client.target)
+    words = [out, "--format", "delphi", "--model", checkpoint, "--device", "cpu", "--out", tmp_path / "back"]
+    done = CliRunner().invoke(cli, ["import", *map(str, words)])
+    assert isinstance(done.exception, FailedPrecondition)
+    assert "activations are not those of MLP neurons of" in done.exception.message
+    assert "from latents of an SAE" in done.exception.message
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
 def test_every_layer_is_measured_at_its_own_width(client, tmp_path):
     from polysem.client.measuring.measurements import read
 
