@@ -13,6 +13,7 @@ from polysem.client.questions.importance import Importance
 from polysem.client.questions.labels import Label
 from polysem.client.questions.listing import ListedNeuron, Listing
 from polysem.client.questions.logit_effects import LogitEffects, OutputToken
+from polysem.client.questions.maps import ClusterGroup, GroupedCluster, LayerMap
 from polysem.client.questions.search import FiringCluster
 from polysem.client.questions.similar import SimilarCluster
 from polysem.client.questions.statistics import Statistics
@@ -25,6 +26,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Cluster",
+    "ClusterGroup",
     "ClusterList",
     "Clusters",
     "Difference",
@@ -36,9 +38,11 @@ __all__ = [
     "Firing",
     "FiringCluster",
     "FoundCluster",
+    "GroupedCluster",
     "Importance",
     "KeptName",
     "Label",
+    "LayerMap",
     "ListedNeuron",
     "Listing",
     "LogitEffects",

@@ -26,6 +26,7 @@ class AwaitedQuestions:
     neurons = awaited(Client.neurons)
     similar = awaited(Client.similar)
     labels = awaited(Client.labels)
+    map = awaited(Client.map)
     importance = awaited(Client.importance)
     explain = awaited(Client.explain)
     logit_effects = awaited(Client.logit_effects)

@@ -234,6 +234,7 @@ class Jobs:
         sides: Literal["positive", "both"] | None = None,
         layers: Sequence[int] = (),
         skip_positions: int = 0,
+        negatives: int | None = None,
         shared: bool = False,
         units: str | None = None,
         request_id: str | None = None,
@@ -245,13 +246,14 @@ class Jobs:
         layers          to keep; none: all of the model's
         skip_positions  tokens at each window's start, after BOS, that are never key tokens
         units           sae:NAME, an SAE that the server's operator has allowed: its latents; None: neurons
+        negatives       per neuron and kind at most, to score names by; None: 32, within a fifth of the index
 
         Once the job is done, requests of your key may say `index=name`; shared: those of every key. Its result is the
         index's manifest.
         """
         spec = IndexSpec(
             name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
-            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared, units or "",
+            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared, units or "", negatives,
         )  # fmt: skip
         return with_units(self._create(spec, request_id), spec)
 
@@ -394,13 +396,14 @@ class AsyncJobs:
         sides: Literal["positive", "both"] | None = None,
         layers: Sequence[int] = (),
         skip_positions: int = 0,
+        negatives: int | None = None,
         shared: bool = False,
         units: str | None = None,
         request_id: str | None = None,
     ) -> Job:
         spec = IndexSpec(
             name, corpus, selection, context_length or 0, windows, bos, max_documents or 0, text_field,
-            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared, units or "",
+            skip_bad_documents, sides or "", tuple(layers), skip_positions, shared, units or "", negatives,
         )  # fmt: skip
         return with_units(await self._create(spec, request_id), spec)
 

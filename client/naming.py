@@ -1,4 +1,4 @@
-"""Names of clusters, and search among them, as both clients ask for them and give them."""
+"""Names of clusters, search among them, and maps of them, as both clients ask for them and give them."""
 
 import asyncio
 import time
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 from polysem.client.calls import Call
-from polysem.client.questions import kept_names, labels, search
+from polysem.client.questions import kept_names, labels, maps, search
 from polysem.client.questions.clustering import Clusters
 from polysem.client.questions.kept_names import Names
 from polysem.client.questions.labels import Labels
+from polysem.client.questions.maps import Maps
 from polysem.client.questions.options import ClusteringOptions
 from polysem.client.questions.search import FiringCluster
 from polysem.client.streams import AsyncStream
@@ -21,7 +22,7 @@ from polysem.proto.sides import Side
 
 
 class Naming:
-    """The methods of `Client` about names of clusters, and search."""
+    """The methods of `Client` about names of clusters, search and maps."""
 
     _stream: Any
     _ask: Any
@@ -130,6 +131,25 @@ class Naming:
             if not (wait and found.n_to_do):
                 return found
             time.sleep(search.EVERY_S)
+
+    def map(
+        self,
+        *layers: int,
+        groups: int | Sequence[int] | None = None,
+        index: str | None = None,
+        side: Side = "positive",
+    ) -> Maps:
+        """Group the clusters of each layer, as they are by default, whose central examples are similar.
+
+        layers  none named: all that the index holds, one after the other
+        groups  only these of each layer, by number: 0 has the most clusters, range(20) are the 20 largest
+
+        Groups are found by the Sub-Cluster Component algorithm over the graph of each cluster's 25 nearest others, by
+        the cosine of pre-MLP embeddings. The same index gives the same map. The first question about a layer makes it
+        and the server keeps it beside the index; the first of all clusters the whole index.
+        """
+        found: Maps = self._stream(maps.call(layers, groups, index, side))
+        return found
 
     def firing(
         self, text: str, *, index: str | None = None, side: Side = "positive", **options: Unpack[ClusteringOptions]

@@ -70,7 +70,7 @@ class MeasureSpec:
 class IndexSpec:
     """The index `name` of a corpus that the server lists. context_length 0: the model's own; max_documents 0: all.
 
-    bos None, sides "", layers (): as suits the model (see `polysem index`).
+    bos None, sides "", layers (): as suits the model; negatives None: the usual ones (see `polysem index`).
     shared: other keys may ask about it, too.
     units: sae:NAME of an SAE that the server's operator has allowed; "": the model's neurons.
     """
@@ -89,6 +89,7 @@ class IndexSpec:
     skip_positions: int = 0
     shared: bool = False
     units: str = ""
+    negatives: int | None = None
 
 
 JobSpec = MeasureSpec | IndexSpec
@@ -210,6 +211,8 @@ def check_spec(spec: JobSpec) -> None:
             raise InvalidArgument(f"units are {spec.units[:100]!r}; write sae:NAME", "units")
         check_one_of(spec.sides, ("positive", "both", ""), "sides")
         check_count(spec.skip_positions, "skip_positions", 0)
+        if spec.negatives is not None:
+            check_count(spec.negatives, "negatives", 0)
         for layer in spec.layers:
             check_count(layer, "layers", 0)
         for field, value in (("context_length", spec.context_length), ("max_documents", spec.max_documents)):
@@ -294,6 +297,7 @@ def _decode_index(message: pb.IndexJob) -> IndexSpec:
         skip_positions=message.skip_positions,
         shared=message.shared,
         units=message.units,
+        negatives=message.negatives if message.HasField("negatives") else None,
     )
 
 

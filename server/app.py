@@ -117,7 +117,7 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
             leaving.callback(engine.names.close)
         batcher = open_batcher(settings, engine, metrics)
         search_files = SearchFiles(batcher, state)
-        neurons.servicer = NeuronService(engine, batcher, version("polysem"), search_files)
+        neurons.servicer = NeuronService(engine, batcher, version("polysem"), search_files, state)
         devices = [model.device for model in (engine.model, *engine.copies)]
         metrics.gauge("device_memory_bytes", "Of the GPUs' memory", "kind", lambda: device_memory(*devices))
         batcher.start()

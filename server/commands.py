@@ -80,11 +80,6 @@ if TYPE_CHECKING:
     "--windows", type=click.Choice(["first", "all"]), help="Contexts to read of each document. Default: first."
 )
 @reads_corpus
-@click.option(
-    "--negatives",
-    type=click.IntRange(min=0),
-    help="Most negatives per neuron and kind, to score names by; 0: none. Default: 32, within a fifth of the index.",
-)
 @click.option("--max-documents", type=click.IntRange(min=1), help="Most documents to read, counted from the first.")
 @click.option("--text-field", default="text", show_default=True, help="Field of a JSON line that holds the text.")
 @click.option("--skip-bad-documents", is_flag=True, help="Leave out documents that are not text. Default: stop.")

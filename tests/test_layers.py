@@ -39,12 +39,13 @@ server/model         proto proto/questions server/latents
 server/index         proto proto/work
 server/indexing      kernels proto proto/work server/corpus server/index server/model
 server/searching     proto proto/questions
+server/mapping       kernels kernels/large proto proto/questions server/index server/model server/naming
 server/naming        proto proto/questions server/database server/index server/model server/questions
                      server/searching
 server/questions     kernels kernels/large proto proto/questions proto/wire proto/work server/index server/latents
-                     server/model server/naming server/searching
-server/serving       proto proto/questions proto/wire server/index server/model server/paths server/questions
-                     server/searching server/settings v1
+                     server/mapping server/model server/naming server/searching
+server/serving       proto proto/questions proto/wire server/index server/mapping server/model server/paths
+                     server/questions server/searching server/settings v1
 server/demo          kernels proto proto/work server/corpus server/index server/indexing server/model server/paths
                      server/questions
 server/measured      client/measuring proto proto/questions server/index server/questions

@@ -16,7 +16,19 @@ import click
 from polysem.proto.errors import MixedMethodsWarning, PolysemError
 
 # Files of this folder.
-GROUPS = ("neurons", "questions", "names", "search", "pictures", "export", "assistants", "server", "jobs", "measure")
+GROUPS = (
+    "neurons",
+    "questions",
+    "names",
+    "search",
+    "maps",
+    "pictures",
+    "export",
+    "assistants",
+    "server",
+    "jobs",
+    "measure",
+)
 OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # what writing to it may meet
 
 # What `polysem --help` lists, in the order of use: what a command needs, and the commands that need it.
@@ -27,7 +39,7 @@ NEEDS = {
     "Need a server (--server or POLYSEM_SERVER)": (
         *("info", "health", "top"),
         *("neurons", "cluster", "examples", "statistics", "similar", "labels", "importance", "explain"),
-        *("logit-effects", "ablate", "search", "name", "names"),
+        *("logit-effects", "ablate", "search", "map", "name", "names"),
         *("explore", "report", "figure", "export", "mcp"),
         *("corpus", "jobs"),
     ),

@@ -274,6 +274,12 @@ def reads_corpus(command: Command) -> Command:
                 type=click.IntRange(min=0),
                 help="Tokens at the start of each context, after BOS, that are never key tokens. Default: 0.",
             ),
+            click.option(
+                "--negatives",
+                type=click.IntRange(min=0),
+                help="Most negatives per neuron and kind, to score names by; 0: none. Default: 32, within a fifth of "
+                "the index.",
+            ),
         ),
     )
 

@@ -95,7 +95,8 @@ def _say(found: SearchAnswer, query: str) -> None:
         click.echo(f"no cluster has {query!r} as key token, in its name or in its texts; fewer words may find more")
     if found.counts:
         counts = (f"{n}{'+' * (n == MAX_COUNTED)} by {by}" for by, n in found.counts.items())
-        click.echo(", ".join(counts), err=True)
+        in_layers = (f"{n} in layer {layer}" for layer, n in found.layers.items())
+        click.echo("; ".join(filter(None, [", ".join(counts), ", ".join(in_layers)])), err=True)
     if found.cursor:
         click.echo(f"more: --cursor {found.cursor}", err=True)
     if found.stopped:

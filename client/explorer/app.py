@@ -2,6 +2,7 @@
 
 /                  the overview, or its table      /neuron/2.185   a neuron; /neuron/2.185/B, its cluster B opened
 /search?q=…        clusters by words              /list?c=…       clusters that one keeps
+/map?layer=2       a layer's clusters in groups   /map?layer=2&group=0   the clusters of one
 /go?neuron=2.185   to its page                     /random         to some neuron with examples
 /text?text=…       one's own text                  /api/…          JSON for the pages' script
 /static/…          scripts and styles              /api/serving   whether the server answers by now
@@ -11,6 +12,7 @@ The same parameters everywhere say how neurons are clustered (questions.View), s
 """
 
 import random
+import re
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable
@@ -29,29 +31,38 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from polysem.client import letters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
-from polysem.client.explorer import columns, files, naming, overview, own_text, posted, search
+from polysem.client.explorer import (
+    ablation,
+    columns,
+    files,
+    maps,
+    naming,
+    neuron_page,
+    overview,
+    own_text,
+    posted,
+    search,
+)
 from polysem.client.explorer.asking import Asking, ticket
 from polysem.client.explorer.questions import CHOICES, Table, View, named, named_neurons, neuron_id
 from polysem.client.lists import MAX_IN_LINK
-from polysem.client.questions.counted import wholly_tested
 from polysem.client.questions.examples import Example
-from polysem.client.questions.statistics import Statistics
 from polysem.proto import errors
 from polysem.proto.facts import IndexInfo
 from polysem.proto.neurons import MAX_INDEX, NeuronId
-from polysem.proto.questions.clustering import APPROXIMATE, mixed_methods
+from polysem.proto.questions.clustering import mixed_methods
 
 FOLDER = Path(__file__).parent
-N_SIMILAR = 20  # clusters, as on the paper's site
 TRIES = 20  # at a random neuron with examples
 HEALTH_TIMEOUT_S = 2.0
 FRAME_S = 0.3  # after which a page comes in grey
 WAITING = {  # pages that may, and what the server does for them
     "home": "The server clusters every neuron: the first question about a clustering takes longest, others are quick.",
     "neuron": "The server clusters the neuron's examples and compares them with random rotations of them.",
+    "map": "The server makes the map of the layer, the first time only: every neuron's clusters, the nearest of each, "
+    "and the names of groups.",
     "text": "The server reads your text with the model, and clusters the neurons that fire in it.",
 }
 STATUS = (
@@ -71,9 +82,6 @@ TITLES = (
     (errors.Unavailable, "No server answers"),
     (errors.DeadlineExceeded, "The server is at work"),
 )
-N_NEARBY = 5  # neurons that fire, beside one that does not
-NEARBY = 20  # places on either side that they are looked for in
-
 PAGE = 100  # rows of the table
 SENTENCE = ("layer", "kind", "sort_by", "clear", "page", "look")  # what the overview's sentence says, or starts anew
 
@@ -97,6 +105,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         "/search": pages.search,
         "/api/search": pages.search_json,
         "/list": pages.kept_list,
+        "/map": pages.map,
         "/neuron/{neuron}": pages.neuron,
         "/neuron/{neuron}/{cluster}": pages.neuron,
         "/api/neuron/{neuron}": pages.neuron_json,
@@ -104,6 +113,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         "/api/neuron/{neuron}/importance/{example}": pages.importance_json,
         "/api/neuron/{neuron}/logit_effects": pages.logit_effects_json,
         "/api/neuron/{neuron}/similar/{cluster}": pages.similar_json,
+        "/api/neuron/{neuron}/ablation/{cluster}": pages.ablation_json,
     }
     routes = [Route(address, pages.once_it_serves(answer)) for address, answer in questions.items()]
     routes += [Route("/api/neuron/{neuron}/name", pages.name_json, methods=["POST"])]
@@ -140,21 +150,6 @@ def _status(error: errors.PolysemError) -> int:
 def _asked(request: Request) -> str:
     """Return the short words for the clustering that an address asks for."""
     return f"{request.url.path}{'?' * bool(request.url.query)}{request.url.query}"[:200]
-
-
-def _histogram(known: Statistics, index: IndexInfo) -> dict[str, Any]:
-    """Return the histogram as the page's script reads it."""
-    negative = known.side == "negative"
-    return {
-        "side": known.side,
-        "n_texts": index.n_contexts,
-        "end": known.minimum_activation if negative else known.maximum_activation,
-        "mean": known.mean_activation,
-        "share": known.share_positive,
-        "histogram": known.histogram.tolist(),
-        "lowest": known.lowest_example,
-        "highest": known.highest_example,
-    }
 
 
 class _Pages:
@@ -261,7 +256,10 @@ class _Pages:
         )
 
     def go(self, request: Request) -> Response:
-        """Go where the box in the head of every page says."""
+        """Go where the box in the head of every page says; of words to the search for them."""
+        view, words = View.of(request.query_params), request.query_params.get("neuron", "").strip()
+        if words and not re.match(r"L\d+N|\d+\.", words, re.IGNORECASE):
+            return RedirectResponse(f"/search{view.query(q=words)}", 303)
         return RedirectResponse(self._named(request), 303)
 
     def go_json(self, request: Request) -> Response:
@@ -300,18 +298,10 @@ class _Pages:
             open=request.path_params.get("cluster", ""),
             before=None if id_.neuron == 0 else f"{id_.layer}.{id_.neuron - 1}",
             after=None if id_.neuron + 1 >= index.width(id_.layer) else f"{id_.layer}.{id_.neuron + 1}",
-            data=(data := self._data(id_, view)),
-            statistics=_histogram(self._client.statistics(id_, **view.asked_of())[0], index),
-            nearby=[] if data["n"] else self._nearby(id_, view, index),
+            data=(data := neuron_page.data(self._client, id_, view)),
+            statistics=neuron_page.histogram(self._client.statistics(id_, **view.asked_of())[0], index),
+            nearby=[] if data["n"] else neuron_page.nearby(self._client, id_, view, index),
         )
-
-    def _nearby(self, id_: NeuronId, view: View, index: IndexInfo) -> list[str]:
-        """Neurons beside one without examples that have some."""
-        last = min(index.width(id_.layer) - 1, id_.neuron + NEARBY)
-        around = f"{id_.layer}.{max(0, id_.neuron - NEARBY)}-{last}"
-        firing = [one.id for one in self._client.statistics(around, **view.asked_of()) if one.n_examples]
-        nearest = sorted(firing, key=lambda other: abs(other.neuron - id_.neuron))[:N_NEARBY]
-        return [str(other) for other in sorted(nearest)]
 
     def text(self, request: Request) -> Response:
         """The user's own text, token by token."""
@@ -340,7 +330,7 @@ class _Pages:
                 data = search.found(self._client, view, wanted)
             except (errors.InvalidArgument, errors.Unsupported) as error:
                 wrong, status = error.message, _status(error)
-        offered = search.choices(index.held_layers, wanted, data["counts"] if data else {})
+        offered = search.choices(index.held_layers, wanted, data or {})
         return self._page("search.html", view, status, title="Search", data=data, wrong=wrong, **offered)
 
     def search_json(self, request: Request) -> Response:
@@ -362,7 +352,7 @@ class _Pages:
 
     def neuron_json(self, request: Request) -> Response:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
-        return JSONResponse(self._data(id_, view))
+        return JSONResponse(neuron_page.data(self._client, id_, view))
 
     def logit_effects_json(self, request: Request) -> Response:
         """Answer what the neuron writes."""
@@ -392,35 +382,20 @@ class _Pages:
         id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
         label = _number(request, "cluster")
         everywhere = request.query_params.get("every_layer") == "1"
-        found = list(self._client.similar(id_, label, every_layer=everywhere, limit=N_SIMILAR, **view.clustering()))
-        others = list(dict.fromkeys(other.neuron for other in found))
-        clustered = self._client.cluster(*others, n_null=0, **view.clustering()) if others else ()
-        of = letters.of_clusters(clustered)
-        return JSONResponse(
-            [
-                {
-                    "neuron": str(other.neuron),
-                    "label": other.label,
-                    "letter": (letter := of[other.neuron, other.label]),
-                    "paint": browser.paint(letter),
-                    "size": other.size,
-                    "similarity": round(other.similarity, 4),
-                    "approximate": other.method in APPROXIMATE,
-                    "address": f"/neuron/{other.neuron}{view.query()}",
-                    "example": browser.example_data(self._example(other.neuron, other.central, view, whole=False)),
-                }
-                for other in found
-            ]
-        )
+        return JSONResponse(neuron_page.similar(self._client, view, id_, label, everywhere))
 
-    def _data(self, id_: NeuronId, view: View) -> dict[str, Any]:
-        neuron = self._client.cluster(id_, n_null=wholly_tested(None, id_), **view.clustering())[0]
-        examples = self._client.examples(id_, **view.asked_of()) if len(neuron.labels) else []
-        known = self._client.statistics(id_, **view.asked_of())[0]
-        most = known.maximum_activation if view.side == "positive" else known.minimum_activation
-        names = browser.names_of(self._client, [id_] if len(neuron.labels) else [], **view.clustering())
-        data = browser.data(neuron, examples, neuron.silhouettes, most, names.get(id_, ()))
-        return data | {"kept": naming.kept(self._client, id_, view)}
+    def ablation_json(self, request: Request) -> Response:
+        """Answer what a cluster causes, in words."""
+        id_, view = neuron_id(request.path_params["neuron"]), View.of(request.query_params)
+        return JSONResponse(ablation.found(self._client, view, id_, _number(request, "cluster")))
+
+    def map(self, request: Request) -> Response:
+        """A layer's clusters in groups, or one group's."""
+        view = View.of(request.query_params)
+        index = self._index(view)
+        wanted = maps.asked(request.query_params, index.held_layers)
+        said = maps.page(self._client, view, wanted, index.unit)
+        return self._page("group.html" if wanted.group is not None else "map.html", view, wanted=wanted, **said)
 
     async def name_json(self, request: Request) -> Response:
         """Keep the name that a page posts."""
@@ -461,6 +436,8 @@ class _Pages:
                 "text.html": "/text",
                 "search.html": "/search",
                 "list.html": "/list",
+                "map.html": "/map",
+                "group.html": "/map",
             }.get(template),
             json=browser.json_in_html,
             static=files.address,

@@ -30,7 +30,7 @@ def features(
         neuron.id: sorted({number for cluster in clusters for number in _looked_at(neuron, cluster, n_lines)})
         for neuron, clusters in wanted
     }
-    texts = _texts(client, view, numbers)
+    texts = texts_of(client, view, numbers)
     return [[_feature(neuron, cluster, texts, n_lines) for cluster in clusters] for neuron, clusters in wanted]
 
 
@@ -60,7 +60,7 @@ def _tokens(neuron: Neuron, cluster: Cluster) -> list[tuple[int, int]]:
     return list(zip(cluster.members[first[order]].tolist(), counts[order].tolist(), strict=True))
 
 
-def _texts(client: Client, view: View, numbers: Numbers) -> Texts:
+def texts_of(client: Client, view: View, numbers: Numbers) -> Texts:
     """Return the texts of these examples of each neuron. Cost: a call a neuron, AT_ONCE of them at a time."""
 
     def of_neuron(id_: NeuronId) -> list[Example]:

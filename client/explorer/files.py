@@ -14,6 +14,7 @@ from polysem.client.drawing import browser
 FOLDER = Path(__file__).parent / "static"
 NAMES = (
     *("page.js", "overview.js", "neuron.js", "text.js", "picture.js", "downloads.js", "histogram.js", "clusters.js"),
+    "ablation.js",
     *("explorer.css", "icon.svg"),
 )
 DRAWING = {"drawing.js": browser.script, "drawing.css": browser.style}

@@ -16,7 +16,7 @@ from polysem.client.questions.examples import Example
 from polysem.proto.errors import InvalidArgument, NotFound
 from polysem.proto.neurons import MAX_INDEX, NeuronId
 from polysem.proto.questions.clustering import DEFAULT_DISTANCE_THRESHOLD
-from polysem.proto.questions.search import FOUND_BY, LEAST, MAX_COUNTED, FoundBy, FoundCluster, SearchAnswer
+from polysem.proto.questions.search import FOUND_BY, LEAST, MAX_COUNTED, FoundCluster, SearchAnswer
 
 N_LINES = 2
 SIZES = (2, 3, 5, 10, 20)  # least examples that may be chosen
@@ -47,6 +47,7 @@ def found(client: Client, view: View, wanted: Asked) -> dict[str, Any]:
     return {
         "rows": _rows(client, view, answer),
         "counts": {by: f"{n:,}{'+' * (n >= MAX_COUNTED)}" for by, n in answer.counts.items()},
+        "layers": {layer: f"{n:,}" for layer, n in answer.layers.items()},
         "cursor": answer.cursor,
         "stopped": answer.stopped,
         "n_done": answer.n_done,
@@ -58,13 +59,13 @@ def _rows(client: Client, view: View, answer: SearchAnswer) -> list[dict[str, An
     texts = _texts(client, view, answer.clusters)
     usual = View(side=view.side, index=view.index)  # the clustering that is searched
     return [
-        _row(Listed(one.neuron, letters.letter(one.rank)), usual, one.size, one.name)
+        row(Listed(one.neuron, letters.letter(one.rank)), usual, one.size, one.name)
         | {"why": _why(one), "lines": [browser.example_data(texts[one.neuron, n]) | {"place": n} for n in one.examples]}
         for one in answer.clusters
     ]
 
 
-def _row(one: Listed, view: View, size: int, name: str) -> dict[str, Any]:
+def row(one: Listed, view: View, size: int, name: str) -> dict[str, Any]:
     return {
         "neuron": str(one.neuron),
         "written": str(one),
@@ -130,21 +131,22 @@ def _listed_at(client: Client, view: View, here: Sequence[Listed]) -> dict[Liste
     for one, cluster in wanted:
         if cluster is None:
             gone = {"why": "no such cluster at this cut", "lines": []}
-            found_[one] = _row(one, view, 0, "") | gone
+            found_[one] = row(one, view, 0, "") | gone
             continue
         (feature,) = next(texts)
         name = names.get((one.neuron, cluster.label), "")
         why = "" if one.distance_threshold == DEFAULT_DISTANCE_THRESHOLD else f"cut at {one.distance_threshold:g}"
-        found_[one] = _row(one, view, cluster.size, name) | {"why": why, "lines": feature["lines"]}
+        found_[one] = row(one, view, cluster.size, name) | {"why": why, "lines": feature["lines"]}
     return found_
 
 
-def choices(layers: Sequence[int], wanted: Asked, counts: Mapping[FoundBy, str]) -> dict[str, Any]:
-    """Return what the facets offer: found by, with counts, layer, and least size."""
+def choices(layers: Sequence[int], wanted: Asked, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the facets offer: found by and layer, with their counts in an answer, and least size."""
+    counts, in_layers = data.get("counts", {}), data.get("layers", {})
     words = {"key": "key token", "name": "name", "text": "texts"}
     return {
         "found_by": [(by, words[by], counts.get(by, "")) for by in FOUND_BY],
-        "layers": list(layers),
+        "layers": [(layer, in_layers.get(layer, "")) for layer in layers],
         "sizes": SIZES,
         "wanted": wanted,
     }

@@ -1,6 +1,7 @@
 """One large neuron on the graph of its nearest neighbours, which one of three libraries finds (`libraries`).
 
 nearest_neighbours  the k nearest of each example
+nearest_of          the same of some examples only
 neighbour_graph     the edges between them
 scc_linkage         SCC on that graph, as its authors' code has it
 
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polysem.kernels.large.embeddings import checked_unit, pair_distances
+from polysem.kernels.large.embeddings import BLOCK, checked_unit, pair_distances
 from polysem.kernels.large.libraries import Cells, Library, checked_library, search, sums
 from polysem.kernels.large.trees import Tree, absorb_leftovers, checked_thresholds, components
 
@@ -47,7 +48,24 @@ def nearest_neighbours(unit: Tensor, k: int, library: Library | None = None) -> 
         candidates[others] = _candidates(unit, others, zeros, candidates.shape[1], library)
     if k and len(zeros):
         candidates[zeros] = torch.arange(candidates.shape[1], device=unit.device)
-    return _nearest(unit, candidates, k)
+    return _nearest(unit, torch.arange(n, device=unit.device), candidates, k)
+
+
+def nearest_of(unit: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest other examples of these, by torch: the rows that `nearest_neighbours` has of them.
+
+    unit     (N, D) float32, rows of length 1 or 0, which is not checked
+    rows     (R,) int64
+    k        0..N-1
+    returns  (R, k) each, as there
+
+    R N D multiply-adds, and 64 MiB of similarities.
+    """
+    candidates = torch.empty(len(rows), min(k + 1 + SPARE, len(unit)), dtype=torch.int64, device=unit.device)
+    step = max(1, BLOCK // max(len(unit), 1))
+    for some, found in zip(torch.split(rows, step), torch.split(candidates, step), strict=True):
+        found[:] = (unit[some] @ unit.T).topk(candidates.shape[1], sorted=False).indices
+    return _nearest(unit, rows, candidates, k)
 
 
 def _candidates(unit: Tensor, others: Tensor, zeros: Tensor, k: int, library: Library) -> Tensor:
@@ -60,9 +78,8 @@ def _candidates(unit: Tensor, others: Tensor, zeros: Tensor, k: int, library: Li
     return columns.gather(1, distances.argsort(dim=1, stable=True)[:, :k])
 
 
-def _nearest(unit: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _nearest(unit: Tensor, rows: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k nearest of each row's candidates but itself."""
-    rows = torch.arange(len(unit), device=unit.device)
     distances, columns = _measured(unit, rows, candidates)
     distances = distances.masked_fill(columns == rows[:, None], torch.inf)
     order = distances.argsort(dim=1, stable=True)[:, :k]
@@ -88,12 +105,16 @@ def neighbour_graph(unit: Tensor, k: int, library: Library | None = None) -> Edg
 
     Arguments, cost and errors are those of `nearest_neighbours`.
     """
-    n = len(unit)
-    distances, columns = nearest_neighbours(unit, min(k, max(n - 1, 0)), library)
-    rows = torch.arange(n, device=unit.device)[:, None].expand_as(columns)
+    return graph_of(*nearest_neighbours(unit, min(k, max(len(unit) - 1, 0)), library))
+
+
+def graph_of(distances: Tensor, columns: Tensor) -> Edges:
+    """The graph of what `nearest_neighbours` found."""
+    n = len(columns)
+    rows = torch.arange(n, device=columns.device)[:, None].expand_as(columns)
     pairs = torch.minimum(rows, columns) * n + torch.maximum(rows, columns)
     pairs, edge = torch.unique(pairs, return_inverse=True)
-    measured = torch.empty(len(pairs), device=unit.device)
+    measured = torch.empty(len(pairs), device=columns.device)
     measured[edge.reshape(-1)] = distances.reshape(-1)  # the same from both ends
     return Edges(pairs // max(n, 1), pairs % max(n, 1), measured)
 
@@ -124,10 +145,19 @@ def scc_linkage(
     never pick each other, at whatever threshold. N² D multiply-adds for the neighbours, k · N for each pass. Raises as
     `nearest_neighbours` does, and for thresholds and k that are not as above.
     """
-    taus, unit, library = checked_thresholds(thresholds), checked_unit(unit), checked_library(library, unit.device)
+    checked_thresholds(thresholds)
+    unit, library = checked_unit(unit), checked_library(library, unit.device)
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
-    tree, graph = Tree(len(unit), unit.device), _Graph(len(unit), neighbour_graph(unit, k, library), library)
+    return scc_of_graph(len(unit), neighbour_graph(unit, k, library), thresholds, until_stable, library)
+
+
+def scc_of_graph(
+    n: int, edges: Edges, thresholds: Tensor, until_stable: bool = False, library: Library = "torch"
+) -> Tensor:
+    """The rounds of `scc_linkage` on the graph of n examples; k · N for each pass."""
+    taus = checked_thresholds(thresholds)
+    tree, graph = Tree(n, edges.low.device), _Graph(n, edges, library)
     r = 0
     while len(graph.slot) > 1 and r < len(taus):
         nearest, distance = graph.nearest()

@@ -70,6 +70,7 @@ class SearchAnswer(NamedTuple):
     clusters    by key token, the largest share first, then by name, then by text
     cursor      where the next page begins; "": there is none
     counts      of the first page: clusters found by each; 1000 stands for as many or more; {} where it took too long
+    layers      likewise: clusters found in each layer, whichever was asked for, among the first 1000 by each
     stopped     whether the search took too long, so that there may be more
     n_done      while the server makes the search file: neurons that are done, of n_to_do. There are no clusters yet
     n_to_do     0: the search file is made
@@ -83,6 +84,7 @@ class SearchAnswer(NamedTuple):
     n_done: int
     n_to_do: int
     provenance: Provenance
+    layers: dict[int, int]
 
 
 def encode_search_query(query: SearchQuery) -> Any:
@@ -138,6 +140,8 @@ def encode_search_answer(answer: SearchAnswer) -> Any:
         stopped=answer.stopped,
         n_done=answer.n_done,
         n_to_do=answer.n_to_do,
+        layers=list(answer.layers),
+        n_in_layers=list(answer.layers.values()),
     )
 
 
@@ -168,6 +172,7 @@ def decode_search_answer(message: Any) -> SearchAnswer:
         message.n_done,
         message.n_to_do,
         decode_provenance(message.provenance),
+        dict(zip(message.layers, message.n_in_layers, strict=True)),
     )
 
 

@@ -38,6 +38,7 @@ from polysem.server.corpus.documents import Corpus
 from polysem.server.index.format import MANIFEST, open_index
 from polysem.server.indexing import builder, widths
 from polysem.server.indexing.builder import Recipe
+from polysem.server.indexing.negatives import MOST
 from polysem.server.jobs.saes import Saes
 from polysem.server.jobs.store import JobStore, Task
 from polysem.server.jobs.uploads import Corpora
@@ -381,4 +382,5 @@ def _sync(folder: Path) -> None:
 
 def _recipe(spec: IndexSpec) -> Recipe:
     length, sides = spec.context_length or None, spec.sides or None
-    return Recipe(spec.selection, length, spec.windows, spec.bos, sides, spec.layers, spec.skip_positions)
+    negatives = MOST if spec.negatives is None else spec.negatives
+    return Recipe(spec.selection, length, spec.windows, spec.bos, sides, spec.layers, spec.skip_positions, negatives)

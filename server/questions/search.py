@@ -15,7 +15,7 @@ from polysem.proto.arrays import Array, IntArray
 from polysem.proto.facts import Provenance
 from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.clustering import ClusterBatch
-from polysem.proto.questions.search import FOUND_BY, FoundBy, FoundCluster, SearchAnswer, SearchQuery
+from polysem.proto.questions.search import FOUND_BY, FoundCluster, SearchAnswer, SearchQuery
 from polysem.proto.wire import columns
 from polysem.proto.wire.columns import columnar
 from polysem.server.index.draws import draws
@@ -32,7 +32,7 @@ from polysem.server.questions.held import CHOICE, CLUSTERING
 from polysem.server.questions.kept_names import place_of
 from polysem.server.questions.labels import LabelWork
 from polysem.server.searching import words
-from polysem.server.searching.file import Document, Filters, Row, SearchFile, documents_text
+from polysem.server.searching.file import Counts, Document, Filters, Row, SearchFile, documents_text
 from polysem.server.searching.words import Query
 
 MAX_TEXTS = 64  # of a cluster
@@ -167,13 +167,13 @@ class Search:
         found, stopped = file.find(self.terms, query.found_by, filters, room + len(kept) + 1, after)
         others = [row for row in found if row.id not in kept]
         cursor = "" if len(others) <= room else others[room - 1].at if room else AFTER_KEPT
-        counts: dict[FoundBy, int] = {} if query.cursor else file.counts(self.terms, filters)
+        counts = Counts({}, {}) if query.cursor else file.counts(self.terms, query.found_by, filters)
         clusters = [self._found(row) for row in (*first, *others[:room])]
-        return SearchAnswer(clusters, cursor, counts, stopped, 0, 0, self.provenance)
+        return SearchAnswer(clusters, cursor, counts.by, stopped, 0, 0, self.provenance, counts.layers)
 
     def waiting(self, n_done: int, n_to_do: int) -> SearchAnswer:
         """Return the answer while the file is made."""
-        return SearchAnswer((), "", dict.fromkeys(FOUND_BY, 0), False, n_done, n_to_do, self.provenance)
+        return SearchAnswer((), "", dict.fromkeys(FOUND_BY, 0), False, n_done, n_to_do, self.provenance, {})
 
     @property
     def provenance(self) -> Provenance:

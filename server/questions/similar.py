@@ -1,34 +1,25 @@
-"""The work of similar clusters: central examples of all neurons' clusters, compared by one matrix product a layer.
+"""The work of similar clusters: central examples of all neurons' clusters, compared by one matrix product a layer."""
 
-The unit embeddings of central examples stay on the device, the least recently used leaving first. Only the worker
-thread touches them.
-"""
-
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from polysem.kernels.gates import gated_factors
 from polysem.proto.arrays import Array, IntArray
 from polysem.proto.errors import NotFound
 from polysem.proto.facts import Provenance
 from polysem.proto.neurons import NeuronId, NeuronRange
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.proto.questions.similar import SimilarBatch, Similarity, SimilarQuery
-from polysem.server.questions import frames
+from polysem.server.questions.central import central_units, kept
 from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.clusters_of_trees import Clusters
 from polysem.server.questions.engine import Engine, Plan
-from polysem.server.questions.resident import embedded, resident
 
-KEPT_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}  # GPT2-small at 10 clusters a neuron: 1.1 GB
 MARGIN = 1e-4  # float32 products of unit vectors are nearer than that; what is within it is compared in float64
 
 
@@ -133,34 +124,14 @@ class SimilarWork:
 
     def _units(self, layer: int) -> Tensor:
         """(C, D) float32: unit embeddings of the layer's central examples; 0 where an embedding is."""
-        kept, key = _kept(self.clustering.model.device), (self.clustering, self.similarity, layer)
-        if (found := kept.get(key)) is None:
-            found = self._embed(layer)
-            kept.put(key, found)
-        return found
-
-    def _embed(self, layer: int) -> Tensor:
-        model, index = self.clustering.model, self.clustering.index
-        rows = slice(self._first_row(layer), self._first_row(layer + 1))
-        neurons, stored = self.clusters.neurons[rows, 1], index.layer(layer)
-        examples = stored.rows[stored.offsets[neurons] + self.clusters.centrals[rows]].astype(np.int64)
-        index.check_rows(layer, examples)
-        stored_rows, scales = resident(model.device).rows(index, layer)
-        places = torch.from_numpy(examples).to(model.device)
-        frame = self.clustering.choice.frame
-        choice = EmbeddingChoice(
-            self.similarity, self.clustering.choice.layer_norm, frame if frame in frames.OF_LAYERS else "raw"
+        clustering, of = self.clustering, slice(self._first_row(layer), self._first_row(layer + 1))
+        choice = EmbeddingChoice(self.similarity, clustering.choice.layer_norm, clustering.choice.frame)
+        neurons, centrals = self.clusters.neurons[of, 1], self.clusters.centrals[of]
+        return kept(
+            clustering.model.device,
+            (clustering, self.similarity, layer),
+            lambda: central_units(clustering.model, clustering.index, layer, neurons, centrals, choice),
         )
-        of = neurons if self.similarity == "neuron" else neurons[:1]  # of h the weights are the same for all neurons
-        how = frames.weights(model, index, layer, torch.from_numpy(of.astype(np.int64)), choice)
-        factors = None
-        if how.up is not None and how.biases is not None:
-            one = torch.ones(len(places), dtype=torch.int32, device=model.device)
-            factors = gated_factors(stored_rows, places[:, None], how.weights, how.up, how.biases, one, scales)
-        x = stored_rows[places].float() if scales is None else stored_rows[places].float() * scales[places][:, None]
-        if how.up is not None or scales is not None:  # no weights say the frame
-            x = frames.layer_frame(model, index, layer, choice, x)
-        return functional.normalize(embedded(x[:, None], how, factors)[:, 0], dim=1)
 
     def _rows_of(self, neuron: NeuronId) -> tuple[int, int]:
         """First and last + 1 of the neuron's clusters."""
@@ -183,29 +154,6 @@ def _rows(units: Tensor, places: Array) -> Array:
     if units.device.type == "cpu":
         return units.numpy()[places]
     return units[torch.from_numpy(places).to(units.device)].cpu().numpy()
-
-
-class _Kept:
-    """Embeddings on a device, by what they are of, up to a number of bytes."""
-
-    def __init__(self, room: int) -> None:
-        self._room = room
-        self._tensors: OrderedDict[object, Tensor] = OrderedDict()
-
-    def get(self, key: object) -> Tensor | None:
-        if key in self._tensors:
-            self._tensors.move_to_end(key)
-        return self._tensors.get(key)
-
-    def put(self, key: object, tensor: Tensor) -> None:
-        self._tensors[key] = tensor
-        while len(self._tensors) > 1 and sum(kept.nbytes for kept in self._tensors.values()) > self._room:
-            self._tensors.popitem(last=False)
-
-
-@lru_cache
-def _kept(device: torch.device) -> _Kept:
-    return _Kept(KEPT_BYTES[device.type])
 
 
 class SimilarPlan(NamedTuple):

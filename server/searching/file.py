@@ -16,6 +16,7 @@ import re
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,6 +88,14 @@ class Filters(NamedTuple):
 
     layer: int | None = None
     size: int = 2
+
+
+class Counts(NamedTuple):
+    """Clusters that are found: by each way, at most MAX_COUNTED, and in each layer, of the first MAX_COUNTED by each
+    way, whatever layer is asked for; {} where it took too long."""
+
+    by: dict[FoundBy, int]
+    layers: dict[int, int]
 
 
 class Writer:
@@ -189,19 +198,31 @@ class SearchFile:
                     break
             return found, stopped()
 
-    def counts(self, query: Query, filters: Filters) -> dict[FoundBy, int]:
-        """Return how many clusters are found by each, at most MAX_COUNTED; none if it takes MAX_COUNTING_SECONDS."""
-        found: dict[FoundBy, int] = dict.fromkeys(FOUND_BY, 0)
+    def counts(self, query: Query, by: Sequence[FoundBy], filters: Filters) -> Counts:
+        """Return how many clusters are found; no counts if it takes MAX_COUNTING_SECONDS."""
+        everywhere = filters._replace(layer=None)
         with self._using, self._bounded(MAX_COUNTING_SECONDS) as stopped:
-            for _, found_by, sql, values in _stages(query, FOUND_BY):
-                try:
-                    bound, given = _bound(sql, values, filters, MAX_COUNTED, "", found_by)
-                    n = self._db.execute(f"SELECT count(*) FROM ({bound})", given).fetchone()[0]
-                except sqlite3.OperationalError:
-                    if not stopped():
-                        raise
-                    return {}
-                found[found_by] = min(found[found_by] + n, MAX_COUNTED)
+            try:
+                all_ = self._counted(query, FOUND_BY, everywhere)
+                here = all_ if filters.layer is None else self._counted(query, FOUND_BY, filters)
+                chosen = all_ if set(by) == set(FOUND_BY) else self._counted(query, by, everywhere)
+            except sqlite3.OperationalError:
+                if not stopped():
+                    raise
+                return Counts({}, {})
+        layers: Counter[int] = Counter()
+        for one in chosen.values():
+            layers += one
+        return Counts({way: min(here[way].total(), MAX_COUNTED) for way in FOUND_BY}, dict(sorted(layers.items())))
+
+    def _counted(self, query: Query, by: Sequence[FoundBy], filters: Filters) -> dict[FoundBy, Counter[int]]:
+        """Return by each way, and layer, how many of the first MAX_COUNTED are found."""
+        found: dict[FoundBy, Counter[int]] = {way: Counter() for way in FOUND_BY}
+        for _, way, sql, values in _stages(query, by):
+            bound, given = _bound(sql, values, filters, MAX_COUNTED, "", way)
+            found[way] += Counter(
+                dict(self._db.execute(f"SELECT layer, count(*) FROM ({bound}) GROUP BY layer", given))
+            )
         return found
 
     @contextlib.contextmanager

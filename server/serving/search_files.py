@@ -7,7 +7,6 @@ the state folder where the index's cannot be written. A server that stops meanwh
 
 import asyncio
 import logging
-import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,13 @@ from polysem.server.index.format import Index
 from polysem.server.questions.engine import Engine
 from polysem.server.questions.search import Search, SearchBatch, search_work
 from polysem.server.searching.file import SearchFile, Writer, documents_of
+from polysem.server.serving import beside
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.callers import Caller
 
 MAKER = Caller(share="search", class_="bulk")
 MAX_OPEN = 16
+FILE = "search", ".sqlite"  # what its name begins and ends with
 WAIT_S = 0.5  # for a file that is being made, before a caller is told how far it is
 
 log = logging.getLogger(__name__)
@@ -71,8 +72,7 @@ class SearchFiles:
         making = self._making[key] = _Making(len(neurons))
 
         async def make() -> Path:
-            path = self._paths(index)[-1] if not os.access(index.folder, os.W_OK) else self._paths(index)[0]
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = beside.path_to_write(index, self._state, *FILE)
             writer = await asyncio.to_thread(Writer, path, index.sha256, index.side)
             try:
                 async for answer in self._batcher.stream(work, neurons, MAKER):
@@ -93,7 +93,7 @@ class SearchFiles:
 
     def _found(self, index: Index) -> SearchFile | None:
         """The file that is there and fits, opened."""
-        for path in self._paths(index):
+        for path in beside.paths(index, self._state, *FILE):
             if not path.exists():
                 continue
             try:
@@ -105,11 +105,6 @@ class SearchFiles:
             except sqlite3.Error as error:
                 log.warning("%s cannot be read (%s), so it is made anew", path.name, error)
         return None
-
-    def _paths(self, index: Index) -> list[Path]:
-        beside = index.folder / f"search-{index.side}.sqlite"
-        state = [] if self._state is None else [self._state / "search" / f"{index.sha256[:32]}-{index.side}.sqlite"]
-        return [beside, *state]
 
     async def close(self) -> None:
         """Give up what is being made, and close what is open."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
@@ -22,6 +23,7 @@ from polysem.proto.questions.kept_names import decode_name_query, decode_names
 from polysem.proto.questions.labels import decode_label_query
 from polysem.proto.questions.listing import decode_list_query, encode_neuron_page
 from polysem.proto.questions.logit_effects import decode_logit_effects_query
+from polysem.proto.questions.maps import decode_map_query
 from polysem.proto.questions.search import decode_search_query, encode_search_answer
 from polysem.proto.questions.similar import decode_similar_query
 from polysem.proto.questions.statistics import decode_statistics_query
@@ -38,6 +40,7 @@ from polysem.server.questions import (
     labels,
     listing,
     logit_effects,
+    maps,
     search,
     similar,
     statistics,
@@ -48,6 +51,7 @@ from polysem.server.serving import callers, interceptor
 from polysem.server.serving.aside import Aside
 from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.info import server_info
+from polysem.server.serving.maps import Maps
 from polysem.server.serving.search_files import SearchFiles
 from polysem.server.serving.whole_index import WholeIndexes
 from polysem.v1 import neuron_service_pb2 as pb
@@ -59,10 +63,13 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class NeuronService(pb_grpc.NeuronServiceServicer):
     """See proto/polysem/v1/neuron_service.proto."""
 
-    def __init__(self, engine: Engine, batcher: Batcher, version: str, search_files: SearchFiles) -> None:
+    def __init__(
+        self, engine: Engine, batcher: Batcher, version: str, search_files: SearchFiles, state: Path | None = None
+    ) -> None:
         self._engine, self._batcher, self._version = engine, batcher, version
         self._search_files = search_files
         self._whole_indexes = WholeIndexes(batcher)
+        self._maps = Maps(batcher, self._whole_indexes, state)
         self._aside = Aside()
 
     @property
@@ -161,6 +168,16 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         asked = search.plan(self._seen, decode_search_query(request))
         found: pb.SearchClustersResponse = encode_search_answer(await self._search_files.answer(asked))
         return found
+
+    async def MapClusters(
+        self, request: pb.MapClustersRequest, context: Context
+    ) -> AsyncIterator[pb.MapClustersResponse]:
+        asked = await self._aside.made(request, lambda: maps.plan(self._seen, decode_map_query(request)))
+        head = encode_head(asked.provenance, Timing(0, 0, 0))
+        for layer in asked.layers:
+            found = await self._maps.get(asked.clustering, layer)
+            for message in batches.encode_batch(await asyncio.to_thread(asked.batch, layer, found), head):
+                yield message
 
     async def AblateClusters(
         self, request: pb.AblateClustersRequest, context: Context

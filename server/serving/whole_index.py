@@ -1,12 +1,10 @@
 """A whole index under one clustering: every neuron's metrics and every feature cluster's central example.
 
-It is made by ordinary cluster work in the batcher, so that other callers are served meanwhile, and the last few are
-kept. Callers who ask for one that is being made wait for it together; when the last of them leaves, it is given up.
+It is made by ordinary cluster work in the batcher, so that other callers are served meanwhile, and shared.
 """
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +20,7 @@ from polysem.server.questions.clusters_of_trees import Clusters, clusters_of, jo
 from polysem.server.questions.held import held_clusters
 from polysem.server.serving import callers
 from polysem.server.serving.batcher import Batcher
+from polysem.server.serving.shared import Shared
 
 MAX_KEPT = 8  # whole indexes; GPT2-small's takes some 15 MB
 
@@ -60,33 +59,11 @@ class WholeIndexes:
 
     def __init__(self, batcher: Batcher) -> None:
         self._batcher = batcher
-        self._kept: OrderedDict[ClusterWork, asyncio.Task[WholeIndex]] = OrderedDict()
-        self._waiting: dict[ClusterWork, int] = {}
+        self._shared: Shared[ClusterWork, WholeIndex] = Shared(MAX_KEPT)
 
     async def get(self, work: ClusterWork) -> WholeIndex:
         """Kept, or made now; raises what the work and the batcher raise, and then keeps nothing."""
-        if work not in self._kept:
-            self._kept[work] = asyncio.create_task(self._make(work))
-        self._kept.move_to_end(work)
-        task = self._kept[work]
-        self._waiting[work] = self._waiting.get(work, 0) + 1
-        try:
-            return await asyncio.shield(task)
-        finally:
-            self._leave(work, task)
-
-    def _leave(self, work: ClusterWork, task: "asyncio.Task[WholeIndex]") -> None:
-        self._waiting[work] -= 1
-        if self._waiting[work]:
-            return
-        del self._waiting[work]
-        unfinished = not task.done()
-        if unfinished:
-            task.cancel()
-        if self._kept.get(work) is task and (unfinished or task.cancelled() or task.exception()):
-            del self._kept[work]
-        while len(self._kept) - len(self._waiting) > MAX_KEPT:
-            del self._kept[next(work for work in self._kept if work not in self._waiting)]
+        return await self._shared.get(work, lambda: self._make(work))
 
     async def _make(self, work: ClusterWork) -> WholeIndex:
         started_ns = time.monotonic_ns()

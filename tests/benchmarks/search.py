@@ -100,7 +100,7 @@ def of_made_up_clusters(n, repeats):
             for query, by, filters in asked * repeats:
                 begin = time.perf_counter()
                 _, stopped = file.find(parse(query), by, filters, 21)
-                file.counts(parse(query), filters)
+                file.counts(parse(query), by, filters)
                 times.append(time.perf_counter() - begin)
                 n_stopped += stopped
             every += times

@@ -42,6 +42,25 @@ def test_words_find_clusters_and_a_row_leads_to_its_cluster(page, explorer, serv
     assert page.locator(".ps-card.ps-now").count() == 1
 
 
+def test_the_go_box_searches_for_what_is_no_id(page, explorer, server):
+    page.goto(f"{explorer}/neuron/0.5")
+    box, offer = page.get_by_placeholder("or words"), page.locator("#offer")
+    page.keyboard.press("/")
+    page.keyboard.type("0.5.B")
+    assert not offer.is_visible()
+    box.fill("script")
+    assert offer.inner_text() == "search all clusters for “script”"
+    check_in_both_themes(page)
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.id") == "offer"
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?**q=script**")
+    page.wait_for_selector("#found .hit")
+    assert page.get_by_role("searchbox").input_value() == "script"
+    assert len(found(page)) == len(server.search("script").clusters)
+
+
 def test_facets_pages_and_an_empty_answer_have_addresses(page, explorer, server):
     asked(page, explorer, "e")
     first = found(page)
@@ -52,6 +71,8 @@ def test_facets_pages_and_an_empty_answer_have_addresses(page, explorer, server)
     page.get_by_label("layer").select_option("1")
     page.wait_for_url("**layer=1**")
     assert {row[0] for row in found(page)} == {"1"}
+    layers = page.get_by_label("layer").locator("option").all_inner_texts()
+    assert layers == ["every layer", *(f"layer {layer} ({n:,})" for layer, n in server.search("e").layers.items())]
     page.get_by_label("found by").select_option("key")
     page.wait_for_url("**found_by=key**")
     assert "of its key tokens" in page.locator("#found .hit").first.inner_text()

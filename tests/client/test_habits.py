@@ -25,6 +25,7 @@ QUESTIONS = {
     "importance": lambda client: client.importance("1.5", examples=[0, 1]),
     "similar": lambda client: client.similar("1.5", cluster=0),
     "labels": lambda client: client.labels("1.5-9"),
+    "map": lambda client: client.map(1),
     "ablate": lambda client: client.ablate("1.5", n_tokens=2, n_controls=1),
     "explain": lambda client: client.explain("a café sells 日本 tea", "1.5", "1.6"),
     "neurons": lambda client: client.neurons(limit=20),

@@ -68,6 +68,15 @@ def test_key_tokens_are_found_by_their_share(polysem_client, clusters):
     assert [one.share for one in found] == sorted((one.share for one in found), reverse=True)
 
 
+def test_counts_of_layers_are_those_of_what_is_found(polysem_client):
+    found = [one.neuron.layer for one in every(polysem_client, "e", found_by="key")]
+    answer = polysem_client.search("e", found_by="key", layer=1)
+    assert answer.layers == Counter(found)
+    assert {one.neuron.layer for one in answer.clusters} == {1}
+    assert answer.counts["key"] == found.count(1)
+    assert polysem_client.search("e", limit=1, cursor=polysem_client.search("e", limit=1).cursor).layers == {}
+
+
 def test_names_are_those_of_labels_and_letters_those_of_clusters(polysem_client):
     found = polysem_client.search("e").clusters
     labels = {(one.neuron, one.cluster): one for one in polysem_client.labels(*{one.neuron for one in found})}

@@ -1,4 +1,4 @@
-// The pages of search and of lists: a row a cluster, and the list that this browser keeps.
+// The pages of search, of lists and of maps: a row a cluster, or a group of them, and the list that this browser keeps.
 (function () {
   "use strict";
   const { byId, say, keys, element, chip, title, snippet, count, list } = Polysem;
@@ -26,10 +26,12 @@
 
   function row(one, i) {
     const acts = isList ? [i ? button("up", () => moved(i, i - 1)) : null, i + 1 < data.rows.length ? button("down", () => moved(i, i + 1)) : null,
-      button("remove", () => moved(i, null))] : [adds(one)];
+      button("remove", () => moved(i, null))] : one.written ? [adds(one)] : [];
+    const quiet = [one.size && one.name ? count(one.size, "example") : "", one.why].filter((words) => words).join(" · ");
     return element("li", { class: "hit" },
-      element("div", { class: "named" }, chip(one), element("a", { class: "to", href: one.address }, one.neuron, " ", element("b", {}, title(one))),
-        element("span", { class: "ps-quiet" }, one.size ? count(one.size, "example") : "", one.why ? ` · ${one.why}` : ""),
+      element("div", { class: "named" }, one.letter ? chip(one) : null,
+        element("a", { class: "to", href: one.address }, one.neuron ? `${one.neuron} ` : "", element("b", {}, title(one))),
+        element("span", { class: "ps-quiet" }, quiet),
         element("span", { class: "acts" }, ...acts)),
       ...one.lines.map((line) => outlined(snippet(line))));
   }

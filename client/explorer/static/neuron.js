@@ -51,7 +51,7 @@
       open: host.dataset.open,
       threshold: cut === null ? usual() : cut,
       changed: (found) => { changed(found); detached(found); },
-      ofCluster: (cluster) => [...(data.kept ? naming(cluster) : []), ...similar(cluster)],
+      ofCluster: (cluster) => [...(data.kept ? naming(cluster) : []), ...similar(cluster), ...causes(cluster)],
       importance: async (place) => {
         const { importances } = await ask(`/api/neuron/${id}/importance/${place}${asked()}`);
         const example = data.examples[place];
@@ -96,6 +96,29 @@
     } }, "add to the list");
     return [keeps, button("similar clusters", false), button("in every layer", true),
       element("a", { class: "ps-link", href: `/neuron/${id}/${cluster.letter}${addressOf(chosen())}` }, "link"), note, box];
+  }
+
+  // A link that asks what the cluster causes; of latents it is not known.
+  function causes(cluster) {
+    if (!byId("writes")) return [];
+    const box = element("div", { class: "similar causes", "aria-live": "polite" });
+    const open = element("button", { type: "button", class: "ps-link", onclick: async () => {
+      const answered = Polysem.pending(box, "The server reads a sample of its texts with the neuron set to zero, and with others: some seconds.", 6);
+      const query = chosen();
+      query.set("cut", view.found().threshold);
+      open.disabled = true;
+      try {
+        const found = await ask(`/api/neuron/${id}/ablation/${cluster.label}?${query}`);
+        answered();
+        Polysem.ablation(box, found);
+      } catch (error) {
+        answered();
+        box.replaceChildren(element("p", { class: "error" }, error.message));
+      } finally {
+        open.disabled = false;
+      }
+    } }, "what it causes");
+    return [open, box];
   }
 
   // ---- Names that are kept

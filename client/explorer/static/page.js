@@ -72,17 +72,36 @@
     }
   }
 
-  // ---- The go box: a mistyped id keeps the page
+  // ---- The go box: a mistyped id keeps the page; whatever is no id is searched for among all clusters
 
-  const box = document.querySelector(".go");
+  const box = document.querySelector(".go"), field = box.elements.neuron, offer = byId("offer");
+  const LIKE_ID = /^\s*(L\d+N|\d+\.)/i;
+  field.addEventListener("input", () => {
+    const words = field.value.trim();
+    offer.hidden = !words || LIKE_ID.test(words);
+    const query = new URLSearchParams(new FormData(box));
+    query.delete("neuron");
+    query.set("q", words);
+    offer.href = `/search?${query}`;
+    offer.textContent = `search all clusters for “${words}”`;
+  });
+  box.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowDown" && !offer.hidden) { event.preventDefault(); offer.focus(); }
+    if (event.key === "ArrowUp" && document.activeElement === offer) { event.preventDefault(); field.focus(); }
+    if (event.key === "Escape") offer.hidden = true;
+  });
   box.addEventListener("submit", async (event) => {
     event.preventDefault();
+    if (!offer.hidden) {
+      location.href = offer.href;
+      return;
+    }
     const query = new URLSearchParams(new FormData(box));
     try {
       location.href = (await ask(`/api/go?${query}`, "going …")).address;
     } catch (error) {
       failed(error);
-      box.elements.neuron.select();
+      field.select();
     }
   });
 
@@ -108,7 +127,7 @@
   // ---- Keys; none while a field has the focus
 
   const keys = {
-    "/": () => { box.elements.neuron.focus(); box.elements.neuron.select(); },
+    "/": () => { field.focus(); field.select(); },
     "?": () => byId("help").showModal(),
     "[": () => document.querySelector("a[rel=prev]")?.click(),
     "]": () => document.querySelector("a[rel=next]")?.click(),
@@ -120,9 +139,9 @@
       keys["/"]();
       return;
     }
-    const field = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName);
-    if (event.key === "Escape" && field) document.activeElement.blur();
-    if (field || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName);
+    if (event.key === "Escape" && typing) document.activeElement.blur();
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (!keys[event.key]) return;
     event.preventDefault();
     keys[event.key]();

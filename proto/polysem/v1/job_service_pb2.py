@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from polysem.v1 import neuron_service_pb2 as polysem_dot_v1_dot_neuron__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpolysem/v1/job_service.proto\x12\npolysem.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpolysem/v1/neuron_service.proto\"Z\n\x13UploadCorpusRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.polysem.v1.CorpusHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"K\n\x0c\x43orpusHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0e\n\x06shared\x18\x04 \x01(\x08\":\n\x14UploadCorpusResponse\x12\"\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x12.polysem.v1.Corpus\"\x84\x01\n\x06\x43orpus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x0e\n\x06shared\x18\x06 \x01(\x08\"\x14\n\x12ListCorporaRequest\":\n\x13ListCorporaResponse\x12#\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x12.polysem.v1.Corpus\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse\"\xaa\x03\n\nMeasureJob\x12\r\n\x05index\x18\x01 \x01(\t\x12(\n\x07neurons\x18\x02 \x03(\x0b\x32\x17.polysem.v1.NeuronRange\x12)\n\nalgorithms\x18\x03 \x03(\x0e\x32\x15.polysem.v1.Algorithm\x12)\n\nembeddings\x18\x04 \x03(\x0e\x32\x15.polysem.v1.Embedding\x12*\n\x0blayer_norms\x18\x05 \x03(\x0e\x32\x15.polysem.v1.LayerNorm\x12$\n\x07linkage\x18\x06 \x01(\x0e\x32\x13.polysem.v1.Linkage\x12\x1f\n\x12\x64istance_threshold\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08\x62\x65st_cut\x18\x08 \x01(\x08H\x01\x88\x01\x01\x12\x1e\n\x04side\x18\x14 \x01(\x0e\x32\x10.polysem.v1.Side\x12!\n\x06\x66rames\x18\x10 \x03(\x0e\x32\x11.polysem.v1.Frame\x12\x0e\n\x06n_null\x18\x15 \x01(\r\x12\x0c\n\x04seed\x18\x16 \x01(\x04\x42\x15\n\x13_distance_thresholdB\x0b\n\t_best_cut\"\xb2\x02\n\x08IndexJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x02 \x01(\t\x12(\n\tselection\x18\x03 \x01(\x0b\x32\x15.polysem.v1.Selection\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r\x12\x0f\n\x07windows\x18\x05 \x01(\t\x12\x10\n\x03\x62os\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\rmax_documents\x18\x07 \x01(\x04\x12\x12\n\ntext_field\x18\x08 \x01(\t\x12\x1a\n\x12skip_bad_documents\x18\t \x01(\x08\x12\r\n\x05sides\x18\x14 \x01(\t\x12\x0e\n\x06layers\x18\x15 \x03(\r\x12\x16\n\x0eskip_positions\x18\x16 \x01(\r\x12\x0e\n\x06shared\x18\n \x01(\x08\x12\r\n\x05units\x18\x17 \x01(\tB\x06\n\x04_bos\"\xe8\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07measure\x18\x02 \x01(\x0b\x32\x16.polysem.v1.MeasureJobH\x00\x12%\n\x05index\x18\x03 \x01(\x0b\x32\x14.polysem.v1.IndexJobH\x00\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.polysem.v1.JobState\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x0c\n\x04\x64one\x18\x06 \x01(\x04\x12\r\n\x05total\x18\x07 \x01(\x04\x12\x0f\n\x07n_ahead\x18\x08 \x01(\r\x12\r\n\x05\x65rror\x18\t \x01(\t\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cresult_bytes\x18\x0e \x01(\x04\x12\x15\n\rresult_sha256\x18\x0f \x01(\t\x12\r\n\x05owner\x18\x10 \x01(\t\x12\r\n\x05notes\x18\x11 \x03(\tB\x06\n\x04kind\"\x80\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x07measure\x18\x02 \x01(\x0b\x32\x16.polysem.v1.MeasureJobH\x00\x12%\n\x05index\x18\x03 \x01(\x0b\x32\x14.polysem.v1.IndexJobH\x00\x42\x06\n\x04kind\"1\n\x11\x43reateJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.polysem.v1.Job\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\".\n\x0eGetJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.polysem.v1.Job\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"J\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.polysem.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"1\n\x11\x43\x61ncelJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.polysem.v1.Job\"\x1e\n\x10\x44\x65leteJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"2\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\"C\n\x10WatchJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.polysem.v1.Job\x12\x11\n\theartbeat\x18\x02 \x01(\x08\"2\n\x14ReadJobResultRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"6\n\x15ReadJobResultResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c*\xac\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_DONE\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x12\x15\n\x11JOB_STATE_EXPIRED\x10\x06\x32\x8b\x06\n\nJobService\x12S\n\x0cUploadCorpus\x12\x1f.polysem.v1.UploadCorpusRequest\x1a .polysem.v1.UploadCorpusResponse(\x01\x12N\n\x0bListCorpora\x12\x1e.polysem.v1.ListCorporaRequest\x1a\x1f.polysem.v1.ListCorporaResponse\x12Q\n\x0c\x44\x65leteCorpus\x12\x1f.polysem.v1.DeleteCorpusRequest\x1a .polysem.v1.DeleteCorpusResponse\x12H\n\tCreateJob\x12\x1c.polysem.v1.CreateJobRequest\x1a\x1d.polysem.v1.CreateJobResponse\x12?\n\x06GetJob\x12\x19.polysem.v1.GetJobRequest\x1a\x1a.polysem.v1.GetJobResponse\x12\x45\n\x08ListJobs\x12\x1b.polysem.v1.ListJobsRequest\x1a\x1c.polysem.v1.ListJobsResponse\x12H\n\tCancelJob\x12\x1c.polysem.v1.CancelJobRequest\x1a\x1d.polysem.v1.CancelJobResponse\x12H\n\tDeleteJob\x12\x1c.polysem.v1.DeleteJobRequest\x1a\x1d.polysem.v1.DeleteJobResponse\x12G\n\x08WatchJob\x12\x1b.polysem.v1.WatchJobRequest\x1a\x1c.polysem.v1.WatchJobResponse0\x01\x12V\n\rReadJobResult\x12 .polysem.v1.ReadJobResultRequest\x1a!.polysem.v1.ReadJobResultResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cpolysem/v1/job_service.proto\x12\npolysem.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fpolysem/v1/neuron_service.proto\"Z\n\x13UploadCorpusRequest\x12*\n\x06header\x18\x01 \x01(\x0b\x32\x18.polysem.v1.CorpusHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"K\n\x0c\x43orpusHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0e\n\x06shared\x18\x04 \x01(\x08\":\n\x14UploadCorpusResponse\x12\"\n\x06\x63orpus\x18\x01 \x01(\x0b\x32\x12.polysem.v1.Corpus\"\x84\x01\n\x06\x43orpus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05owner\x18\x05 \x01(\t\x12\x0e\n\x06shared\x18\x06 \x01(\x08\"\x14\n\x12ListCorporaRequest\":\n\x13ListCorporaResponse\x12#\n\x07\x63orpora\x18\x01 \x03(\x0b\x32\x12.polysem.v1.Corpus\"#\n\x13\x44\x65leteCorpusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x16\n\x14\x44\x65leteCorpusResponse\"\xaa\x03\n\nMeasureJob\x12\r\n\x05index\x18\x01 \x01(\t\x12(\n\x07neurons\x18\x02 \x03(\x0b\x32\x17.polysem.v1.NeuronRange\x12)\n\nalgorithms\x18\x03 \x03(\x0e\x32\x15.polysem.v1.Algorithm\x12)\n\nembeddings\x18\x04 \x03(\x0e\x32\x15.polysem.v1.Embedding\x12*\n\x0blayer_norms\x18\x05 \x03(\x0e\x32\x15.polysem.v1.LayerNorm\x12$\n\x07linkage\x18\x06 \x01(\x0e\x32\x13.polysem.v1.Linkage\x12\x1f\n\x12\x64istance_threshold\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08\x62\x65st_cut\x18\x08 \x01(\x08H\x01\x88\x01\x01\x12\x1e\n\x04side\x18\x14 \x01(\x0e\x32\x10.polysem.v1.Side\x12!\n\x06\x66rames\x18\x10 \x03(\x0e\x32\x11.polysem.v1.Frame\x12\x0e\n\x06n_null\x18\x15 \x01(\r\x12\x0c\n\x04seed\x18\x16 \x01(\x04\x42\x15\n\x13_distance_thresholdB\x0b\n\t_best_cut\"\xd8\x02\n\x08IndexJob\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x63orpus\x18\x02 \x01(\t\x12(\n\tselection\x18\x03 \x01(\x0b\x32\x15.polysem.v1.Selection\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r\x12\x0f\n\x07windows\x18\x05 \x01(\t\x12\x10\n\x03\x62os\x18\x06 \x01(\x08H\x00\x88\x01\x01\x12\x15\n\rmax_documents\x18\x07 \x01(\x04\x12\x12\n\ntext_field\x18\x08 \x01(\t\x12\x1a\n\x12skip_bad_documents\x18\t \x01(\x08\x12\r\n\x05sides\x18\x14 \x01(\t\x12\x0e\n\x06layers\x18\x15 \x03(\r\x12\x16\n\x0eskip_positions\x18\x16 \x01(\r\x12\x16\n\tnegatives\x18\x18 \x01(\rH\x01\x88\x01\x01\x12\x0e\n\x06shared\x18\n \x01(\x08\x12\r\n\x05units\x18\x17 \x01(\tB\x06\n\x04_bosB\x0c\n\n_negatives\"\xe8\x03\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x07measure\x18\x02 \x01(\x0b\x32\x16.polysem.v1.MeasureJobH\x00\x12%\n\x05index\x18\x03 \x01(\x0b\x32\x14.polysem.v1.IndexJobH\x00\x12#\n\x05state\x18\x04 \x01(\x0e\x32\x14.polysem.v1.JobState\x12\r\n\x05stage\x18\x05 \x01(\t\x12\x0c\n\x04\x64one\x18\x06 \x01(\x04\x12\r\n\x05total\x18\x07 \x01(\x04\x12\x0f\n\x07n_ahead\x18\x08 \x01(\r\x12\r\n\x05\x65rror\x18\t \x01(\t\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x66inished_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cresult_bytes\x18\x0e \x01(\x04\x12\x15\n\rresult_sha256\x18\x0f \x01(\t\x12\r\n\x05owner\x18\x10 \x01(\t\x12\r\n\x05notes\x18\x11 \x03(\tB\x06\n\x04kind\"\x80\x01\n\x10\x43reateJobRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12)\n\x07measure\x18\x02 \x01(\x0b\x32\x16.polysem.v1.MeasureJobH\x00\x12%\n\x05index\x18\x03 \x01(\x0b\x32\x14.polysem.v1.IndexJobH\x00\x42\x06\n\x04kind\"1\n\x11\x43reateJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.polysem.v1.Job\"\x1b\n\rGetJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\".\n\x0eGetJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.polysem.v1.Job\"8\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"J\n\x10ListJobsResponse\x12\x1d\n\x04jobs\x18\x01 \x03(\x0b\x32\x0f.polysem.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10\x43\x61ncelJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"1\n\x11\x43\x61ncelJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.polysem.v1.Job\"\x1e\n\x10\x44\x65leteJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x13\n\x11\x44\x65leteJobResponse\"2\n\x0fWatchJobRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x02 \x01(\x01\"C\n\x10WatchJobResponse\x12\x1c\n\x03job\x18\x01 \x01(\x0b\x32\x0f.polysem.v1.Job\x12\x11\n\theartbeat\x18\x02 \x01(\x08\"2\n\x14ReadJobResultRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"6\n\x15ReadJobResultResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c*\xac\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_DONE\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x05\x12\x15\n\x11JOB_STATE_EXPIRED\x10\x06\x32\x8b\x06\n\nJobService\x12S\n\x0cUploadCorpus\x12\x1f.polysem.v1.UploadCorpusRequest\x1a .polysem.v1.UploadCorpusResponse(\x01\x12N\n\x0bListCorpora\x12\x1e.polysem.v1.ListCorporaRequest\x1a\x1f.polysem.v1.ListCorporaResponse\x12Q\n\x0c\x44\x65leteCorpus\x12\x1f.polysem.v1.DeleteCorpusRequest\x1a .polysem.v1.DeleteCorpusResponse\x12H\n\tCreateJob\x12\x1c.polysem.v1.CreateJobRequest\x1a\x1d.polysem.v1.CreateJobResponse\x12?\n\x06GetJob\x12\x19.polysem.v1.GetJobRequest\x1a\x1a.polysem.v1.GetJobResponse\x12\x45\n\x08ListJobs\x12\x1b.polysem.v1.ListJobsRequest\x1a\x1c.polysem.v1.ListJobsResponse\x12H\n\tCancelJob\x12\x1c.polysem.v1.CancelJobRequest\x1a\x1d.polysem.v1.CancelJobResponse\x12H\n\tDeleteJob\x12\x1c.polysem.v1.DeleteJobRequest\x1a\x1d.polysem.v1.DeleteJobResponse\x12G\n\x08WatchJob\x12\x1b.polysem.v1.WatchJobRequest\x1a\x1c.polysem.v1.WatchJobResponse0\x01\x12V\n\rReadJobResult\x12 .polysem.v1.ReadJobResultRequest\x1a!.polysem.v1.ReadJobResultResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'polysem.v1.job_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=2605
-  _globals['_JOBSTATE']._serialized_end=2777
+  _globals['_JOBSTATE']._serialized_start=2643
+  _globals['_JOBSTATE']._serialized_end=2815
   _globals['_UPLOADCORPUSREQUEST']._serialized_start=110
   _globals['_UPLOADCORPUSREQUEST']._serialized_end=200
   _globals['_CORPUSHEADER']._serialized_start=202
@@ -54,37 +54,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEASUREJOB']._serialized_start=618
   _globals['_MEASUREJOB']._serialized_end=1044
   _globals['_INDEXJOB']._serialized_start=1047
-  _globals['_INDEXJOB']._serialized_end=1353
-  _globals['_JOB']._serialized_start=1356
-  _globals['_JOB']._serialized_end=1844
-  _globals['_CREATEJOBREQUEST']._serialized_start=1847
-  _globals['_CREATEJOBREQUEST']._serialized_end=1975
-  _globals['_CREATEJOBRESPONSE']._serialized_start=1977
-  _globals['_CREATEJOBRESPONSE']._serialized_end=2026
-  _globals['_GETJOBREQUEST']._serialized_start=2028
-  _globals['_GETJOBREQUEST']._serialized_end=2055
-  _globals['_GETJOBRESPONSE']._serialized_start=2057
-  _globals['_GETJOBRESPONSE']._serialized_end=2103
-  _globals['_LISTJOBSREQUEST']._serialized_start=2105
-  _globals['_LISTJOBSREQUEST']._serialized_end=2161
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2163
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2237
-  _globals['_CANCELJOBREQUEST']._serialized_start=2239
-  _globals['_CANCELJOBREQUEST']._serialized_end=2269
-  _globals['_CANCELJOBRESPONSE']._serialized_start=2271
-  _globals['_CANCELJOBRESPONSE']._serialized_end=2320
-  _globals['_DELETEJOBREQUEST']._serialized_start=2322
-  _globals['_DELETEJOBREQUEST']._serialized_end=2352
-  _globals['_DELETEJOBRESPONSE']._serialized_start=2354
-  _globals['_DELETEJOBRESPONSE']._serialized_end=2373
-  _globals['_WATCHJOBREQUEST']._serialized_start=2375
-  _globals['_WATCHJOBREQUEST']._serialized_end=2425
-  _globals['_WATCHJOBRESPONSE']._serialized_start=2427
-  _globals['_WATCHJOBRESPONSE']._serialized_end=2494
-  _globals['_READJOBRESULTREQUEST']._serialized_start=2496
-  _globals['_READJOBRESULTREQUEST']._serialized_end=2546
-  _globals['_READJOBRESULTRESPONSE']._serialized_start=2548
-  _globals['_READJOBRESULTRESPONSE']._serialized_end=2602
-  _globals['_JOBSERVICE']._serialized_start=2780
-  _globals['_JOBSERVICE']._serialized_end=3559
+  _globals['_INDEXJOB']._serialized_end=1391
+  _globals['_JOB']._serialized_start=1394
+  _globals['_JOB']._serialized_end=1882
+  _globals['_CREATEJOBREQUEST']._serialized_start=1885
+  _globals['_CREATEJOBREQUEST']._serialized_end=2013
+  _globals['_CREATEJOBRESPONSE']._serialized_start=2015
+  _globals['_CREATEJOBRESPONSE']._serialized_end=2064
+  _globals['_GETJOBREQUEST']._serialized_start=2066
+  _globals['_GETJOBREQUEST']._serialized_end=2093
+  _globals['_GETJOBRESPONSE']._serialized_start=2095
+  _globals['_GETJOBRESPONSE']._serialized_end=2141
+  _globals['_LISTJOBSREQUEST']._serialized_start=2143
+  _globals['_LISTJOBSREQUEST']._serialized_end=2199
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2201
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2275
+  _globals['_CANCELJOBREQUEST']._serialized_start=2277
+  _globals['_CANCELJOBREQUEST']._serialized_end=2307
+  _globals['_CANCELJOBRESPONSE']._serialized_start=2309
+  _globals['_CANCELJOBRESPONSE']._serialized_end=2358
+  _globals['_DELETEJOBREQUEST']._serialized_start=2360
+  _globals['_DELETEJOBREQUEST']._serialized_end=2390
+  _globals['_DELETEJOBRESPONSE']._serialized_start=2392
+  _globals['_DELETEJOBRESPONSE']._serialized_end=2411
+  _globals['_WATCHJOBREQUEST']._serialized_start=2413
+  _globals['_WATCHJOBREQUEST']._serialized_end=2463
+  _globals['_WATCHJOBRESPONSE']._serialized_start=2465
+  _globals['_WATCHJOBRESPONSE']._serialized_end=2532
+  _globals['_READJOBRESULTREQUEST']._serialized_start=2534
+  _globals['_READJOBRESULTREQUEST']._serialized_end=2584
+  _globals['_READJOBRESULTRESPONSE']._serialized_start=2586
+  _globals['_READJOBRESULTRESPONSE']._serialized_end=2640
+  _globals['_JOBSERVICE']._serialized_start=2818
+  _globals['_JOBSERVICE']._serialized_end=3597
 # @@protoc_insertion_point(module_scope)

@@ -119,7 +119,7 @@ class MeasureJob(_message.Message):
     def __init__(self, index: _Optional[str] = ..., neurons: _Optional[_Iterable[_Union[_neuron_service_pb2.NeuronRange, _Mapping]]] = ..., algorithms: _Optional[_Iterable[_Union[_neuron_service_pb2.Algorithm, str]]] = ..., embeddings: _Optional[_Iterable[_Union[_neuron_service_pb2.Embedding, str]]] = ..., layer_norms: _Optional[_Iterable[_Union[_neuron_service_pb2.LayerNorm, str]]] = ..., linkage: _Optional[_Union[_neuron_service_pb2.Linkage, str]] = ..., distance_threshold: _Optional[float] = ..., best_cut: bool = ..., side: _Optional[_Union[_neuron_service_pb2.Side, str]] = ..., frames: _Optional[_Iterable[_Union[_neuron_service_pb2.Frame, str]]] = ..., n_null: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class IndexJob(_message.Message):
-    __slots__ = ("name", "corpus", "selection", "context_length", "windows", "bos", "max_documents", "text_field", "skip_bad_documents", "sides", "layers", "skip_positions", "shared", "units")
+    __slots__ = ("name", "corpus", "selection", "context_length", "windows", "bos", "max_documents", "text_field", "skip_bad_documents", "sides", "layers", "skip_positions", "negatives", "shared", "units")
     NAME_FIELD_NUMBER: _ClassVar[int]
     CORPUS_FIELD_NUMBER: _ClassVar[int]
     SELECTION_FIELD_NUMBER: _ClassVar[int]
@@ -132,6 +132,7 @@ class IndexJob(_message.Message):
     SIDES_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     SKIP_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVES_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
     name: str
@@ -146,9 +147,10 @@ class IndexJob(_message.Message):
     sides: str
     layers: _containers.RepeatedScalarFieldContainer[int]
     skip_positions: int
+    negatives: int
     shared: bool
     units: str
-    def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., selection: _Optional[_Union[_neuron_service_pb2.Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., windows: _Optional[str] = ..., bos: bool = ..., max_documents: _Optional[int] = ..., text_field: _Optional[str] = ..., skip_bad_documents: bool = ..., sides: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., shared: bool = ..., units: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., corpus: _Optional[str] = ..., selection: _Optional[_Union[_neuron_service_pb2.Selection, _Mapping]] = ..., context_length: _Optional[int] = ..., windows: _Optional[str] = ..., bos: bool = ..., max_documents: _Optional[int] = ..., text_field: _Optional[str] = ..., skip_bad_documents: bool = ..., sides: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., skip_positions: _Optional[int] = ..., negatives: _Optional[int] = ..., shared: bool = ..., units: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
     __slots__ = ("id", "measure", "index", "state", "stage", "done", "total", "n_ahead", "error", "created_at", "started_at", "finished_at", "expires_at", "result_bytes", "result_sha256", "owner", "notes")

@@ -1283,7 +1283,7 @@ class FoundCluster(_message.Message):
     def __init__(self, layer: _Optional[int] = ..., neuron: _Optional[int] = ..., label: _Optional[int] = ..., rank: _Optional[int] = ..., size: _Optional[int] = ..., central: _Optional[int] = ..., name: _Optional[str] = ..., method: _Optional[_Union[LabelMethod, str]] = ..., found_by: _Optional[_Union[FoundBy, str]] = ..., share: _Optional[float] = ..., n_texts: _Optional[int] = ..., n_with: _Optional[int] = ..., examples: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SearchClustersResponse(_message.Message):
-    __slots__ = ("provenance", "clusters", "next_page_token", "n_found", "stopped", "n_done", "n_to_do")
+    __slots__ = ("provenance", "clusters", "next_page_token", "n_found", "stopped", "n_done", "n_to_do", "layers", "n_in_layers")
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     CLUSTERS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -1291,6 +1291,8 @@ class SearchClustersResponse(_message.Message):
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     N_DONE_FIELD_NUMBER: _ClassVar[int]
     N_TO_DO_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    N_IN_LAYERS_FIELD_NUMBER: _ClassVar[int]
     provenance: Provenance
     clusters: _containers.RepeatedCompositeFieldContainer[FoundCluster]
     next_page_token: str
@@ -1298,4 +1300,62 @@ class SearchClustersResponse(_message.Message):
     stopped: bool
     n_done: int
     n_to_do: int
-    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., clusters: _Optional[_Iterable[_Union[FoundCluster, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., n_found: _Optional[_Iterable[int]] = ..., stopped: bool = ..., n_done: _Optional[int] = ..., n_to_do: _Optional[int] = ...) -> None: ...
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    n_in_layers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., clusters: _Optional[_Iterable[_Union[FoundCluster, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., n_found: _Optional[_Iterable[int]] = ..., stopped: bool = ..., n_done: _Optional[int] = ..., n_to_do: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., n_in_layers: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class MapClustersRequest(_message.Message):
+    __slots__ = ("index", "layers", "groups", "side")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    index: str
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    groups: _containers.RepeatedScalarFieldContainer[int]
+    side: Side
+    def __init__(self, index: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., groups: _Optional[_Iterable[int]] = ..., side: _Optional[_Union[Side, str]] = ...) -> None: ...
+
+class MapClustersResponse(_message.Message):
+    __slots__ = ("provenance", "timing", "continues", "layers", "n_clusters", "n_grouped", "n_groups", "recalls", "n_listed", "groups", "texts", "scores", "null_scores", "sizes", "neurons", "labels", "ranks", "n_examples", "centrals", "similarities")
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    TIMING_FIELD_NUMBER: _ClassVar[int]
+    CONTINUES_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    N_CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    N_GROUPED_FIELD_NUMBER: _ClassVar[int]
+    N_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    RECALLS_FIELD_NUMBER: _ClassVar[int]
+    N_LISTED_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    NULL_SCORES_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    N_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CENTRALS_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITIES_FIELD_NUMBER: _ClassVar[int]
+    provenance: Provenance
+    timing: Timing
+    continues: bool
+    layers: _tensor_pb2.Tensor
+    n_clusters: _tensor_pb2.Tensor
+    n_grouped: _tensor_pb2.Tensor
+    n_groups: _tensor_pb2.Tensor
+    recalls: _tensor_pb2.Tensor
+    n_listed: _tensor_pb2.Tensor
+    groups: _tensor_pb2.Tensor
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    scores: _tensor_pb2.Tensor
+    null_scores: _tensor_pb2.Tensor
+    sizes: _tensor_pb2.Tensor
+    neurons: _tensor_pb2.Tensor
+    labels: _tensor_pb2.Tensor
+    ranks: _tensor_pb2.Tensor
+    n_examples: _tensor_pb2.Tensor
+    centrals: _tensor_pb2.Tensor
+    similarities: _tensor_pb2.Tensor
+    def __init__(self, provenance: _Optional[_Union[Provenance, _Mapping]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., continues: bool = ..., layers: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_clusters: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_grouped: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_groups: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., recalls: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_listed: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., groups: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., texts: _Optional[_Iterable[str]] = ..., scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., null_scores: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., sizes: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., neurons: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., labels: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., ranks: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., n_examples: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., centrals: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ..., similarities: _Optional[_Union[_tensor_pb2.Tensor, _Mapping]] = ...) -> None: ...

@@ -114,6 +114,11 @@ class NeuronServiceStub(object):
                 request_serializer=polysem_dot_v1_dot_neuron__service__pb2.SearchClustersRequest.SerializeToString,
                 response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.SearchClustersResponse.FromString,
                 _registered_method=True)
+        self.MapClusters = channel.unary_stream(
+                '/polysem.v1.NeuronService/MapClusters',
+                request_serializer=polysem_dot_v1_dot_neuron__service__pb2.MapClustersRequest.SerializeToString,
+                response_deserializer=polysem_dot_v1_dot_neuron__service__pb2.MapClustersResponse.FromString,
+                _registered_method=True)
 
 
 class NeuronServiceServicer(object):
@@ -239,6 +244,15 @@ class NeuronServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MapClusters(self, request, context):
+        """The clusters of a layer, in the default clustering, in groups of those with similar central examples, each with a name:
+        layer by layer. The first question about a layer makes its map, which the server keeps beside the index; the first of
+        all clusters the whole index, as with ListNeurons.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NeuronServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -321,6 +335,11 @@ def add_NeuronServiceServicer_to_server(servicer, server):
                     servicer.SearchClusters,
                     request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.SearchClustersRequest.FromString,
                     response_serializer=polysem_dot_v1_dot_neuron__service__pb2.SearchClustersResponse.SerializeToString,
+            ),
+            'MapClusters': grpc.unary_stream_rpc_method_handler(
+                    servicer.MapClusters,
+                    request_deserializer=polysem_dot_v1_dot_neuron__service__pb2.MapClustersRequest.FromString,
+                    response_serializer=polysem_dot_v1_dot_neuron__service__pb2.MapClustersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -755,6 +774,33 @@ class NeuronService(object):
             '/polysem.v1.NeuronService/SearchClusters',
             polysem_dot_v1_dot_neuron__service__pb2.SearchClustersRequest.SerializeToString,
             polysem_dot_v1_dot_neuron__service__pb2.SearchClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MapClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/polysem.v1.NeuronService/MapClusters',
+            polysem_dot_v1_dot_neuron__service__pb2.MapClustersRequest.SerializeToString,
+            polysem_dot_v1_dot_neuron__service__pb2.MapClustersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,8 +105,15 @@ def test_a_mistyped_neuron_is_told_and_a_right_one_has_an_address(get):
         assert (found, words in json.loads(body)["error"]) == (status, True), body
 
 
+def test_without_a_script_the_go_box_goes_to_the_search(get):
+    for typed, address in (("cat%20%26", "/search?q=cat+%26"), ("0.1", "/neuron/0.1"), ("L0N1", "/neuron/0.1")):
+        status, headers, _ = get(f"/go?neuron={typed}")
+        assert (status, headers["location"]) == (303, address)
+
+
 def test_errors_have_a_status_and_words(get):
     for path, status, words in (
+        ("/api/neuron/0.1/ablation/9999", 404, "no cluster 9999"),
         ("/api/neuron/99.1", 404, "there is no neuron 99.1"),
         ("/api/neuron/x", 400, "'x' is not a neuron"),
         ("/api/neuron/0.1/example/100000", 404, "neuron 0.1 has no example 100000"),

@@ -23,6 +23,7 @@ from polysem.proto.errors import (
 from polysem.proto.facts import Selection
 from polysem.server.corpus.documents import Corpus
 from polysem.server.in_process import _running
+from polysem.server.index.format import open_index
 from polysem.server.indexing import builder
 from polysem.server.jobs import runner
 from polysem.server.settings import Settings
@@ -90,7 +91,9 @@ def test_only_corpora_that_the_operator_allowed_can_be_named(index_folder, corpu
     monkeypatch.setenv("POLYSEM_CORPORA", str(corpus_file))
     with polysem.server.local(index_folder, device="cpu", state=tmp_path) as other:
         assert [corpus.name for corpus in other.jobs.corpora()] == ["corpus.jsonl", "pydocs"]
-        assert finished(other, other.jobs.index("own", "corpus.jsonl", selection=RULE)).state == "done"
+        assert finished(other, other.jobs.index("own", "corpus.jsonl", selection=RULE, negatives=4)).state == "done"
+        (made,) = tmp_path.glob("jobs/*/own")
+        assert 0 < open_index(made).n_negatives <= 4
         with pytest.raises(FailedPrecondition, match="a corpus of the server's own"):
             other.jobs.upload(corpus_file)
         with pytest.raises(NotFound, match="no uploaded corpus"):
@@ -106,6 +109,8 @@ def test_only_corpora_that_the_operator_allowed_can_be_named(index_folder, corpu
         ({"selection": Selection("first", 2.0)}, "min_activation_fraction"),
         ({"context_length": 33}, "context_length is 33"),
         ({"windows": "some"}, "unknown windows"),
+        ({"negatives": 129}, "negatives is 129"),
+        ({"negatives": -1}, "negatives is -1"),
     ],
 )
 def test_an_index_that_cannot_be_is_refused_before_a_job_is_made(client, options, words):

@@ -92,8 +92,16 @@ def test_pages_are_the_whole_one_after_the_other(found, query, n):
 
 
 def test_counts_are_of_each_way_to_be_found(found):
-    assert found.counts(parse("import"), Filters()) == {"key": 1, "name": 1, "text": 2}
-    assert found.counts(parse("nothing"), Filters()) == {"key": 0, "name": 0, "text": 0}
+    assert found.counts(parse("import"), FOUND_BY, Filters()).by == {"key": 1, "name": 1, "text": 2}
+    assert found.counts(parse("nothing"), FOUND_BY, Filters()) == ({"key": 0, "name": 0, "text": 0}, {})
+
+
+def test_counts_of_layers_are_those_before_a_layer_is_chosen(found):
+    asked, layers = parse("import"), {0: 1, 1: 2, 2: 1}
+    assert found.counts(asked, FOUND_BY, Filters()).layers == layers
+    assert found.counts(asked, FOUND_BY, Filters(layer=2)) == ({"key": 0, "name": 0, "text": 1}, layers)
+    assert found.counts(asked, ["name"], Filters()) == ({"key": 1, "name": 1, "text": 2}, {0: 1})
+    assert found.counts(asked, FOUND_BY, Filters(size=9)) == ({"key": 0, "name": 1, "text": 0}, {0: 1})
 
 
 @pytest.mark.parametrize("after", ["x", "text:", "text:a", "key:1", "text:1; DROP TABLE docs", "often:" + "9" * 20])
@@ -112,7 +120,7 @@ def test_no_query_reaches_sqlite_as_an_expression(found, query):
     except InvalidArgument:
         return
     found.find(asked, FOUND_BY, Filters(), 5)
-    found.counts(asked, Filters())
+    found.counts(asked, FOUND_BY, Filters())
 
 
 @given(st.text(max_size=40))
@@ -135,7 +143,7 @@ def test_a_search_that_takes_too_long_is_stopped_with_what_it_has(tmp_path, monk
     rows, stopped = file.find(parse("of the"), FOUND_BY, Filters(), 500)
     assert stopped
     assert len(rows) < 500
-    assert file.counts(parse("of the"), Filters()) == {}
+    assert file.counts(parse("of the"), FOUND_BY, Filters()) == ({}, {})
     file.close()
 
 
