@@ -23,9 +23,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-COMPILED = tuple(
-    f"kernels/{name}.py" for name in ("gram", "distances", "products", "logit_effects")
-)  # vector instructions
+VECTORS = "gram", "distances", "products", "rotations", "logit_effects"  # made of vector instructions
+COMPILED = tuple(f"kernels/{name}.py" for name in VECTORS)
 OPTIONS = (
     *("-x", "-q", "--assert=plain", "-W", "ignore::RuntimeWarning"),
     *("-p", "no:cacheprovider", "--hypothesis-profile", "mutants"),

@@ -50,3 +50,14 @@ def test_wrong_arguments_are_refused(function):
         function(gram, counts, 0, 1, 0, "ward")
     with pytest.raises(TypeError, match=r"products must be torch\.float32"):
         function(gram.double(), counts, 0, 1)
+
+
+def test_a_neuron_does_not_see_what_a_larger_one_left(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)  # one task has them both
+    gram, counts = torch.zeros(2, 5, 5), torch.tensor([5, 3])
+    on_a_line = torch.tensor([[-5.0], [-4.0], [2.0], [3.0], [4.0]])
+    gram[0], gram[1, :3, :3] = on_a_line @ on_a_line.T, gram_of(1, 3)[0]
+    together = null_silhouettes(gram, counts, 0, 20)
+    alone = null_silhouettes(gram[1:, :3, :3].contiguous(), counts[1:], 0, 20)
+    assert (together[0] > alone[0]).all()
+    assert torch.equal(together[1], alone[0])
