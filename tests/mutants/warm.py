@@ -25,10 +25,7 @@ from typing import Any, NamedTuple
 
 VECTORS = "gram", "distances", "products", "rotations", "logit_effects"  # made of vector instructions
 COMPILED = tuple(f"kernels/{name}.py" for name in VECTORS)
-OPTIONS = (
-    *("-x", "-q", "--assert=plain", "-W", "ignore::RuntimeWarning"),
-    *("-p", "no:cacheprovider", "--hypothesis-profile", "mutants"),
-)
+OPTIONS = (*("-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "--hypothesis-profile", "mutants"),)
 N_DRAWN = 20  # of a property, where its test does not say how many
 
 
@@ -57,7 +54,6 @@ def serve(path: str) -> None:
     import torch
 
     hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True, max_examples=N_DRAWN)
-    numpy.seterr(all="ignore")  # as compiled code has it
     torch.set_num_threads(1)
     imported = google, grpc, hypothesis, numba, numpy, scipy, sklearn, tokenizers, torch
     assert imported
@@ -93,8 +89,8 @@ def _tested(run: Callable[[list[str]], int], module: str, tests: list[str], limi
             os.dup2(said, stream)
         status = 1
         try:
-            _interpret(module)
-            status = run([*OPTIONS, *tests])
+            warnings = _interpret(module)
+            status = run([*OPTIONS, *warnings, *tests])
         except BaseException:
             import traceback
 
@@ -106,18 +102,21 @@ def _tested(run: Callable[[list[str]], int], module: str, tests: list[str], limi
     return int(bool(os.waitstatus_to_exitcode(ended))), used.ru_utime + used.ru_stime
 
 
-def _interpret(module: str) -> None:
+def _interpret(module: str) -> tuple[str, ...]:
+    """Pytest's options for tests of what the interpreter runs from now on in the place of compiled code."""
     if "@compiled" not in Path(module).read_text("utf-8"):  # nothing of it is in what was compiled
-        return
+        return ()
     if module in COMPILED:
         import numba
 
         numba.config.CACHE_DIR = tempfile.mkdtemp()  # it does not see what a kernel calls in another file
-        return
+        return ()
+    import numpy as np
+
     try:
         from polysem.kernels import parallel
     except Exception:  # the mutant's, which the tests will meet again
-        return
+        return ()
     mine = set(_callers(module))
 
     def unless_mine(jit: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -125,6 +124,8 @@ def _interpret(module: str) -> None:
 
     parallel.compiled = unless_mine(parallel.compiled)
     parallel.compiled_sum = unless_mine(parallel.compiled_sum)
+    np.seterr(all="ignore")  # as compiled code has it
+    return "-W", "ignore::RuntimeWarning"
 
 
 def _callers(module: str) -> set[str]:
