@@ -3,11 +3,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from polysem.kernels import agglomerative, splits
 from polysem.kernels.distances import gathered_cosine_distances
 from polysem.kernels.significance import centring_offsets, rotation_test
-from polysem.kernels.splits import level_of, members_of, nulls_for, significant_merges
+from polysem.kernels.splits import level_of, members_of, nulls_for, significant_clusters, significant_merges
 
 THREE = torch.tensor([3])
 
@@ -67,8 +69,8 @@ def test_planted_clusters_are_told_apart_and_no_further(sizes):
 
 
 def test_a_merge_is_tested_only_where_its_parent_is_significant():
-    trees, got = merges_of(torch.cat([clusters(1, [40]), clusters(1, [20, 20])]))
-    for b in range(2):
+    trees, got = merges_of(torch.cat([clusters(1, [40]), clusters(1, [20, 20]), clusters(1, [34, 3, 3], spread=0.1)]))
+    for b in range(3):
         tree, p, significant = trees[b].numpy(), got.p_value[b].numpy(), got.significant[b].numpy()
         expected = {38}
         for row in range(38, -1, -1):
@@ -76,6 +78,38 @@ def test_a_merge_is_tested_only_where_its_parent_is_significant():
                 expected |= {int(c) - 40 for c in tree[row, :2] if c >= 40 and tree[int(c) - 40, 3] >= 3}
         assert set(np.flatnonzero(~np.isnan(p))) == expected
         assert not significant[np.isnan(p)].any()
+    assert 3 in trees[2][~got.p_value[2].isnan(), 3]  # the least that is tested
+
+
+TREE = torch.tensor(  # of {0, 1, 2} and {3, 4, 5}, which meet before 6 does
+    [[0, 1, 0.1, 2], [2, 7, 0.2, 3], [3, 4, 0.3, 2], [5, 9, 0.4, 3], [8, 10, 0.5, 6], [6, 11, 0.6, 7]]
+).double()
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_groups"), [([], 1), ([5], 1), ([5, 4], 2), ([5, 4, 1], 1), ([5, 4, 1, 3], 0), ([4], 1)]
+)
+def test_groups_of_three_or_more_are_counted(rows, n_groups):
+    significant = torch.zeros(1, 6, dtype=torch.bool)
+    significant[0, rows] = True
+    assert significant_clusters(TREE[None], significant, torch.tensor([7])).tolist() == [n_groups]
+
+
+def test_trees_of_less_than_three_examples_have_no_group():
+    trees, significant = torch.zeros(4, 2, 4).double(), torch.zeros(4, 2, dtype=torch.bool)
+    trees[2:, 0], trees[3, 1] = torch.tensor([0, 1, 0.1, 2]).double(), torch.tensor([2, 3, 0.2, 3]).double()
+    assert significant_clusters(trees, significant, torch.tensor([0, 1, 2, 3])).tolist() == [0, 0, 0, 1]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 30))
+def test_groups_are_those_of_the_significant_merges(seed, n):
+    rng = np.random.default_rng(seed)
+    d = torch.from_numpy(rng.random((n, n))).float()
+    d = (d + d.T).fill_diagonal_(0)
+    trees = agglomerative.linkage(d[None], torch.tensor([n]))
+    significant = rng.random(n - 1) < 0.7
+    want = sum(len(group) >= 3 for group in groups(trees[0].numpy(), significant, n)) if n > 2 else 0
+    assert significant_clusters(trees, torch.from_numpy(significant)[None], torch.tensor([n])).item() == want
 
 
 def test_the_root_has_the_neurons_own_test():
