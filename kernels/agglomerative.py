@@ -39,7 +39,7 @@ DEAD = np.int32(0x7FFFFFFF)  # or-ed onto the bits of a float32, later in order 
 
 def linkage_reference(distances: Tensor, n_examples: Tensor, method: Linkage = "average") -> Tensor:
     """Compute `linkage` from the definition: a cluster distance is the mean, largest or smallest over pairs."""
-    matrix, counts = _arguments(distances, n_examples, method)
+    matrix, counts = hac_arguments(distances, n_examples, method)
     check_distances(matrix, counts)
     B, N = matrix.shape[:2]
     result = np.full((B, max(N - 1, 0), 4), np.nan)
@@ -72,7 +72,7 @@ def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") 
     gives the same bytes in any batch. Raises TypeError or ValueError for wrong dtypes, shapes, counts, methods and
     distances.
     """
-    matrix, counts = _arguments(distances, n_examples, method)
+    matrix, counts = hac_arguments(distances, n_examples, method)
     B, N = matrix.shape[:2]
     result = torch.empty((B, max(N - 1, 0), 4), dtype=torch.float64)
     bad = np.zeros(B, np.bool_)
@@ -83,7 +83,7 @@ def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") 
     return result
 
 
-def _arguments(distances: Tensor, n_examples: Tensor, method: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def hac_arguments(distances: Tensor, n_examples: Tensor, method: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     check_linkage(method)
     sizes: Sizes = {}
     return as_distances(distances, sizes), as_counts(n_examples, sizes)

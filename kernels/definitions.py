@@ -40,6 +40,14 @@ class TreeMetrics(NamedTuple):
     nodes: NodeMetrics
 
 
+class Clusterings(NamedTuple):
+    """Trees of B neurons (B, max(N-1, 0), 4) float64, the labels (B, N) int32 of a cut of each, and their metrics."""
+
+    trees: Tensor
+    labels: Tensor
+    metrics: TreeMetrics
+
+
 class LogitEffects(NamedTuple):
     """Effects of B directions on the logits of V tokens, in standard deviations from the tokens' mean.
 

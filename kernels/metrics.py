@@ -34,7 +34,7 @@ from polysem.kernels.arrays import (
 from polysem.kernels.definitions import ClusterMetrics, NodeMetrics, TreeMetrics, raise_if_no_tree
 from polysem.kernels.dispatch import kernel
 from polysem.kernels.parallel import compiled, compiled_sum, for_each_neuron
-from polysem.kernels.tree import check_trees, is_tree
+from polysem.kernels.tree import check_trees, children_first, is_tree, leaf_ranges
 
 
 def cluster_metrics_reference(distances: Tensor, labels: Tensor, n_examples: Tensor) -> ClusterMetrics:
@@ -62,7 +62,7 @@ def cluster_metrics_reference(distances: Tensor, labels: Tensor, n_examples: Ten
             )
         )
     columns = np.array(rows, np.float64).reshape(-1, 8)
-    return _cluster_metrics(counts, columns[:, 1].astype(np.int32), np.ascontiguousarray(columns[:, 2:].T))
+    return cluster_metrics_of(counts, columns[:, 1].astype(np.int32), np.ascontiguousarray(columns[:, 2:].T))
 
 
 def _mean(values: NDArray[np.float64]) -> float:
@@ -102,7 +102,7 @@ def cluster_metrics(distances: Tensor, labels: Tensor, n_examples: Tensor) -> Cl
     for_each_neuron(_metrics_kernel, B, matrix, clusters, counts, n_clusters, numbers, bad_labels, bad_distances)
     _raise_if_label_outside(bad_labels, clusters, counts)
     raise_if_outside(bad_distances, matrix, counts)
-    return _cluster_metrics(counts, n_clusters, numbers)
+    return cluster_metrics_of(counts, n_clusters, numbers)
 
 
 def _cluster_arguments(
@@ -120,7 +120,7 @@ def _raise_if_label_outside(bad: Array, labels: NDArray[np.int32], counts: NDArr
         raise ValueError(f"labels[{b}, {i}] is {used[i]}; expected 0..{labels.shape[1] - 1} (N - 1)")
 
 
-def _cluster_metrics(
+def cluster_metrics_of(
     counts: NDArray[np.int64], n_clusters: NDArray[np.int32], numbers: NDArray[np.float64]
 ) -> ClusterMetrics:
     """numbers (6, B) in the order of the fields."""
@@ -145,21 +145,16 @@ def _metrics_kernel(
     for b in range(first, len(counts), step):
         n = counts[b]
         numbers[:, b] = np.nan
-        if not _cluster_sizes(labels[b], n, size):
+        if not cluster_sizes(labels[b], n, size):
             bad_labels[b] = True
             continue
-        largest, k = 0, 0
-        for c in range(N):
-            largest, k = max(largest, size[c]), k + (size[c] > 0)
-        n_clusters[b] = k
-        if n > 0:
-            numbers[5, b] = largest / n
+        n_clusters[b] = n_labels(size, n, numbers[:, b])
         if n > 1:
-            bad_distances[b] = not _one_neuron(distances[b], labels[b, :n], size, k, numbers[:, b])
+            bad_distances[b] = not _one_neuron(distances[b], labels[b, :n], size, n_clusters[b], numbers[:, b])
 
 
 @compiled
-def _cluster_sizes(labels: Array, n: int, size: Array) -> bool:
+def cluster_sizes(labels: Array, n: int, size: Array) -> bool:
     """False if a label is not in 0..N-1."""
     size[:] = 0
     for i in range(n):
@@ -302,7 +297,7 @@ def tree_metrics(distances: Tensor, linkage: Tensor, labels: Tensor, n_examples:
     for b in np.flatnonzero(bad == NO_CUT)[:1]:
         raise ValueError(f"labels[{b}] is no cut of linkage[{b}]")
     nodes = NodeMetrics(torch.from_numpy(central), torch.from_numpy(mean))
-    return TreeMetrics(_cluster_metrics(counts, n_clusters, numbers), nodes)
+    return TreeMetrics(cluster_metrics_of(counts, n_clusters, numbers), nodes)
 
 
 def _node_arguments(
@@ -333,31 +328,43 @@ def _tree_kernel(
     bad: Array,
 ) -> None:
     N = distances.shape[1]
-    size = np.empty(N, np.int64)
-    sums = np.empty((int(np.log2(max(N, 1))) + 2, N))
+    size, sums = np.empty(N, np.int64), node_buffer(N)
     for b in range(first, len(counts), step):
         n = counts[b]
         numbers[:, b] = np.nan
         central[b, max(n - 1, 0) :] = -1
         mean[b, max(n - 1, 0) :] = np.nan
-        if not _cluster_sizes(labels[b], n, size):
+        if not cluster_sizes(labels[b], n, size):
             bad[b] = BAD_LABEL
             continue
         if not is_tree(trees[b], n):
             bad[b] = NO_TREE
             continue
-        largest, k = 0, 0
-        for c in range(N):
-            largest, k = max(largest, size[c]), k + (size[c] > 0)
-        n_clusters[b] = k
-        if n > 0:
-            numbers[5, b] = largest / n
+        n_clusters[b] = n_labels(size, n, numbers[:, b])
         if n > 1:
-            bad[b] = _one_tree(distances[b], trees[b], labels[b, :n], size, k, sums, central[b], mean[b], numbers[:, b])
+            found = sums, central[b], mean[b], numbers[:, b]
+            bad[b] = measure_tree(distances[b], trees[b], labels[b, :n], size, n_clusters[b], *found)
 
 
 @compiled
-def _one_tree(
+def node_buffer(N: int) -> Array:
+    """Scratch of `measure_tree` for up to N examples."""
+    return np.empty((int(np.log2(max(N, 1))) + 2, N))
+
+
+@compiled
+def n_labels(size: Array, n: int, numbers: Array) -> int:
+    """Count the labels that n examples have, and note the share of the most frequent."""
+    largest, k = 0, 0
+    for c in range(len(size)):
+        largest, k = max(largest, size[c]), k + (size[c] > 0)
+    if n > 0:
+        numbers[5] = largest / n
+    return k
+
+
+@compiled
+def measure_tree(
     d: Array,
     tree: Array,
     labels: Array,
@@ -373,7 +380,7 @@ def _one_tree(
     sums  (log2(N) + 2, N): entry i of a row is example i's sum of distances to the members of one node
     """
     n = len(labels)
-    start, size, order = _leaf_ranges(tree, n)
+    start, size, order = leaf_ranges(tree, n)
     whole = np.zeros(2 * n - 1, np.int32)  # the label that all of a node's members have, or -1
     whole[:n] = labels
     silhouette = 1 < k < n
@@ -381,7 +388,7 @@ def _one_tree(
     within = pairs_within = total = 0.0
     largest: Scalar = np.int32(0)
     top, outside, n_found = -1, 0, 0
-    for row in _children_first(tree, size, n):
+    for row in children_first(tree, size, n):
         u, v, node = int(tree[row, 0]), int(tree[row, 1]), n + row
         if u >= n and v >= n:
             top -= 1
@@ -425,26 +432,6 @@ def _one_tree(
 
 
 @compiled
-def _children_first(tree: Array, size: Array, n: int) -> Array:
-    """All rows of the tree, each after those of its children, the larger child's before the smaller's."""
-    rows = np.empty(n - 1, np.int64)
-    waiting = np.empty(n, np.int64)
-    waiting[0], n_waiting = n - 2, 1
-    for place in range(n - 2, -1, -1):
-        n_waiting -= 1
-        row = waiting[n_waiting]
-        rows[place] = row
-        u, v = int(tree[row, 0]), int(tree[row, 1])
-        if size[u] < size[v]:
-            u, v = v, u
-        for child in (u, v):
-            if child >= n:
-                waiting[n_waiting] = child - n
-                n_waiting += 1
-    return rows
-
-
-@compiled
 def _add(values: Array, to: Array) -> None:
     for i in range(len(to)):
         to[i] += values[i]
@@ -480,20 +467,3 @@ def _meet_singleton(d: Array, i: int, other: Array) -> None:
     for k in range(len(other)):
         other[k] = d[i, k] if d[i, k] < other[k] else other[k]
     other[i] = before
-
-
-@compiled
-def _leaf_ranges(tree: Array, n: int) -> tuple[Array, Array, Array]:
-    """start and size of every node's range in the leaf order, and that order: children side by side."""
-    size = np.ones(2 * n - 1, np.int64)
-    for row in range(n - 1):
-        size[n + row] = size[int(tree[row, 0])] + size[int(tree[row, 1])]
-    start = np.zeros(2 * n - 1, np.int64)
-    for row in range(n - 2, -1, -1):
-        u, v = int(tree[row, 0]), int(tree[row, 1])
-        start[u] = start[n + row]
-        start[v] = start[u] + size[u]
-    order = np.empty(n, np.int64)
-    for i in range(n):
-        order[start[i]] = i
-    return start, size, order

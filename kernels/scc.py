@@ -41,7 +41,7 @@ LANES = 32  # entries that a loop takes at once
 
 def linkage_reference(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_stable: bool = False) -> Tensor:
     """Compute `linkage` from the definition."""
-    matrix, counts, taus = _arguments(distances, n_examples, thresholds)
+    matrix, counts, taus = scc_arguments(distances, n_examples, thresholds)
     check_distances(matrix, counts)
     B, N = matrix.shape[:2]
     result = np.full((B, max(N - 1, 0), 4), np.nan)
@@ -108,18 +108,22 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
     way (so a cut at 2 is one cluster, though a last threshold of 2 might have left more). A neuron gives the same bytes
     in any batch. Raises TypeError or ValueError for wrong dtypes, shapes, counts, thresholds and distances.
     """
-    matrix, counts, taus = _arguments(distances, n_examples, thresholds)
+    matrix, counts, taus = scc_arguments(distances, n_examples, thresholds)
     B, N = matrix.shape[:2]
     result = torch.empty((B, max(N - 1, 0), 4), dtype=torch.float64)
     bad = np.zeros(B, np.bool_)
     arrays = matrix, counts, taus, until_stable, result.numpy(), bad
-    width = (N + LANES - 1) // LANES * LANES + 8  # an odd number of cache lines
-    for_each_neuron(_linkage_kernel, B, *arrays, scratch=lambda: (room((N, width), np.float64),))
+    for_each_neuron(_linkage_kernel, B, *arrays, scratch=lambda: (rounds_scratch(N),))
     raise_if_outside(bad, matrix, counts)
     return result
 
 
-def _arguments(
+def rounds_scratch(N: int) -> Array:
+    """Return room for (N, N) float64 and some columns more, an odd number of cache lines a row."""
+    return room((N, (N + LANES - 1) // LANES * LANES + 8), np.float64)
+
+
+def scc_arguments(
     distances: Tensor, n_examples: Tensor, thresholds: Tensor
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
     sizes: Sizes = {}
@@ -145,7 +149,7 @@ def _linkage_kernel(
     for b in range(first, B, step):
         n = counts[b]
         result[b, max(n - 1, 0) :] = np.nan
-        bad[b] = not _rounds(distances[b], n, thresholds, until_stable, result[b], sums)
+        bad[b] = not rounds(distances[b], n, thresholds, until_stable, result[b], sums)
 
 
 @compiled
@@ -155,7 +159,7 @@ def _padded(n: int) -> int:
 
 
 @compiled
-def _rounds(distances: Array, n: int, thresholds: Array, until_stable: bool, merges: Array, sums: Array) -> bool:
+def rounds(distances: Array, n: int, thresholds: Array, until_stable: bool, merges: Array, sums: Array) -> bool:
     """All rounds of one neuron; False if one of the used distances is not in 0..2.
 
     A sub-cluster lives in the slot of its lowest example; its size is 0 once absorbed. When half of the slots are

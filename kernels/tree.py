@@ -1,8 +1,8 @@
-"""Flat clusters from trees: a cut keeps the merges at or below a height.
+"""Flat clusters from trees: a cut keeps the merges at or below a height. And the orders in which trees are walked.
 
 cut_reference  plain Python: merges sets of examples
 cut            CPU: one pass down the tree hands every node the topmost kept node above it (Numba). O(n)
-               CUDA: the same by pointer jumping, in batched torch (kernels/gpu/tree.py)
+               CUDA: the same by pointer jumping (kernels/gpu/tree.py)
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from polysem.kernels.parallel import compiled, for_each_neuron
 def cut_reference(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor) -> Tensor:
     """Compute `cut` from the definition."""
     trees, counts, width = tree_arguments(linkage, n_examples)
-    thresholds = _thresholds(distance_threshold, len(counts))
+    thresholds = thresholds_of(distance_threshold, len(counts))
     check_trees(trees, counts)
     labels = np.full((len(counts), width), -1, np.int32)
     for b, n in enumerate(counts):
@@ -48,7 +48,7 @@ def cut(linkage: Tensor, n_examples: Tensor, distance_threshold: float | Tensor)
     is not a tree of n_examples leaves with ascending heights.
     """
     trees, counts, width = tree_arguments(linkage, n_examples)
-    thresholds = _thresholds(distance_threshold, len(counts))
+    thresholds = thresholds_of(distance_threshold, len(counts))
     labels = torch.empty((len(counts), width), dtype=torch.int32)
     bad = np.zeros(len(counts), np.bool_)
     for_each_neuron(_cut_kernel, len(counts), trees, counts, thresholds, labels.numpy(), bad)
@@ -71,7 +71,7 @@ def check_trees(trees: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
     raise_if_no_tree(np.array([not is_tree(tree, n) for tree, n in zip(trees, counts, strict=True)], bool))
 
 
-def _thresholds(distance_threshold: float | Tensor, n_neurons: int) -> NDArray[np.float64]:
+def thresholds_of(distance_threshold: float | Tensor, n_neurons: int) -> NDArray[np.float64]:
     if isinstance(distance_threshold, Tensor) and distance_threshold.ndim > 0:
         dtypes = (torch.float64, torch.float32)
         thresholds = as_array("distance_threshold", distance_threshold, "B", {"B": n_neurons}, dtypes)
@@ -90,13 +90,13 @@ def _cut_kernel(
         n = counts[b]
         labels[b, n:] = -1
         if is_tree(trees[b], n):
-            _cut_one(trees[b], n, thresholds[b], labels[b])
+            cut_tree(trees[b], n, thresholds[b], labels[b])
         else:
             bad[b] = True
 
 
 @compiled
-def _cut_one(tree: Array, n: int, threshold: float, labels: Array) -> None:
+def cut_tree(tree: Array, n: int, threshold: float, labels: Array) -> None:
     top = np.arange(max(2 * n - 1, 0))  # the topmost kept node above each
     for row in range(n - 2, -1, -1):
         if tree[row, 2] <= threshold:
@@ -123,3 +123,40 @@ def is_tree(tree: Array, n: int) -> bool:
         if not tree[row, 2] >= tree[max(row - 1, 0), 2]:
             return False
     return True
+
+
+@compiled
+def children_first(tree: Array, size: Array, n: int) -> Array:
+    """All rows of the tree, each after those of its children, the larger child's before the smaller's."""
+    rows = np.empty(n - 1, np.int64)
+    waiting = np.empty(n, np.int64)
+    waiting[0], n_waiting = n - 2, 1
+    for place in range(n - 2, -1, -1):
+        n_waiting -= 1
+        row = waiting[n_waiting]
+        rows[place] = row
+        u, v = int(tree[row, 0]), int(tree[row, 1])
+        if size[u] < size[v]:
+            u, v = v, u
+        for child in (u, v):
+            if child >= n:
+                waiting[n_waiting] = child - n
+                n_waiting += 1
+    return rows
+
+
+@compiled
+def leaf_ranges(tree: Array, n: int) -> tuple[Array, Array, Array]:
+    """start and size of every node's range in the leaf order, and that order: children side by side."""
+    size = np.ones(2 * n - 1, np.int64)
+    for row in range(n - 1):
+        size[n + row] = size[int(tree[row, 0])] + size[int(tree[row, 1])]
+    start = np.zeros(2 * n - 1, np.int64)
+    for row in range(n - 2, -1, -1):
+        u, v = int(tree[row, 0]), int(tree[row, 1])
+        start[u] = start[n + row]
+        start[v] = start[u] + size[u]
+    order = np.empty(n, np.int64)
+    for i in range(n):
+        order[start[i]] = i
+    return start, size, order

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polysem.kernels import (
     agglomerative,
+    clusterings,
     distances,
     gates,
     key_tokens,
@@ -37,6 +38,7 @@ def _trees(device: torch.device, width: int) -> None:
     """Average linkage, and what is made of it or of its parts: the rotation test and the metrics of each merge."""
     d, trees, n_examples, labels = _clustered(device, width)
     agglomerative.linkage(d, n_examples)
+    clusterings.hac_clusterings(d, n_examples, 0.5)
     rows, used, weights = _rows(device, width)
     significance.gathered_rotation_test(rows.half(), used, weights, n_examples, n_null=1)
     significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
@@ -52,7 +54,9 @@ def _all_else(device: torch.device, width: int) -> None:
     for dtype in (torch.float16, torch.float32):
         factors = gates.gated_factors(rows.to(dtype), used, weights, weights, biases, n_examples)
         distances.gathered_cosine_distances(rows.to(dtype), used, weights, n_examples, up=weights, factors=factors)
-    scc.linkage(d, n_examples, torch.tensor([0.5], dtype=torch.float64, device=device))
+    thresholds = torch.tensor([0.5], dtype=torch.float64, device=device)
+    scc.linkage(d, n_examples, thresholds)
+    clusterings.scc_clusterings(d, n_examples, 0.5, thresholds)
     tree.cut(trees, n_examples, 0.5)
     metrics.cluster_metrics(d, labels, n_examples)
     logit_effects.logit_effects(weights, rows, 1)

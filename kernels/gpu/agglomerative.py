@@ -1,7 +1,7 @@
 """Agglomerative clustering of many neurons' examples: the nearest-neighbour chain, one Triton program a neuron.
 
     _chain_kernel  all merges of a neuron, in the chain's order: fewer than 3 n row scans and n row updates
-    _tree          torch: merges sorted by height, children renamed accordingly
+    _rows_kernel   merges in the order of their heights, which torch sorts, and children renamed accordingly
 
 The chain, its tie rules and its arithmetic are those of the CPU half, so the tree is too, to the byte. Hence IEEE
 division, and `enable_fp_fusion=False`: with a·b + c·d contracted, a mean would hang on the order of its operands.
@@ -29,13 +29,13 @@ from torch import Tensor
 from polysem.kernels import faults
 from polysem.kernels.arrays import Sizes, checked, checked_counts, raise_if_outside
 from polysem.kernels.definitions import LINKAGES, Linkage, check_linkage
+from polysem.kernels.gpu.blocks import one_program
 from polysem.kernels.gpu.copies import working_copy
 
 AVERAGE = tl.constexpr(LINKAGES["average"])
 COMPLETE = tl.constexpr(LINKAGES["complete"])
 INFINITE_BITS = 0x7F800000
 SCRATCH_ROWS = 7
-NO_FUSION = {"enable_fp_fusion": False}
 
 
 def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") -> Tensor:
@@ -56,33 +56,23 @@ def _merges(work: Tensor, matrix: Tensor, counts: Tensor, method: int) -> Tensor
     if merges.numel():
         scratch = counts.new_empty((B, SCRATCH_ROWS, N))
         arguments = work, counts, scratch, merges, failed, N, work.shape[2]
+        constants, options = one_program(N)
         with torch.cuda.device_of(work):
-            _chain_kernel[(B,)](*arguments, METHOD=method, **_shape(N))
+            _chain_kernel[(B,)](*arguments, METHOD=method, **constants, **options)
     faults.check(failed, lambda: raise_if_outside(failed.cpu().numpy(), matrix.cpu().numpy(), counts.cpu().numpy()))
     return merges
 
 
-def _shape(N: int) -> dict[str, Any]:
-    """Four columns a thread, eight from 2049 on: a short row needs one warp, whose minimum needs no barrier."""
-    block = max(128, triton.next_power_of_2(N))
-    return {"BLOCK": block, "num_warps": min(block // 128, 16), **NO_FUSION}
-
-
 def _tree(merges: Tensor, counts: Tensor) -> Tensor:
     """(B, N - 1, 4) float64: sorted by height, stably, and each child named by the row that made it."""
-    bits, order = merges[:, :, 2].sort(stable=True)  # bits of floats from 0 up are in the floats' order
-    rows = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    row_of_merge = torch.empty_like(order).scatter_(1, order, rows)
-    n = counts.long()[:, None, None]
-    padding = rows[:, :, None] >= n - 1
-    found = merges.gather(1, order[:, :, None].expand_as(merges)).masked_fill_(padding, 0)
-    nodes = found[:, :, :2].long()
-    made = (nodes - n).clamp(min=0)  # an example's is any
-    renamed = n + row_of_merge.gather(1, made.flatten(1)).view_as(nodes)
-    result = found.double()
-    result[:, :, :2] = torch.where(nodes < n, nodes, renamed).sort(dim=2).values
-    result[:, :, 2] = bits.view(torch.float32)
-    return result.masked_fill_(padding, torch.nan)
+    B, n_rows = merges.shape[:2]
+    trees = torch.empty((B, n_rows, 4), dtype=torch.float64, device=merges.device)
+    if trees.numel():
+        order = merges[:, :, 2].sort(stable=True).indices.int()  # bits of floats from 0 up are in the floats' order
+        constants, options = one_program(n_rows)
+        with torch.cuda.device_of(merges):
+            _rows_kernel[(B,)](merges, order, torch.empty_like(order), counts, trees, n_rows, **constants, **options)
+    return trees
 
 
 @triton.jit
@@ -97,12 +87,18 @@ def _chain_kernel(
     METHOD: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """A merged cluster lives in the later slot of its two. `merged`: how many merges there were after a slot's last."""
     b = tl.program_id(0).to(tl.int64)
     n = tl.load(counts + b)
-    work += b * N * stride
-    merges += b * (N - 1) * 4
-    scratch += b * 7 * N
+    row = merge_all(work + b * N * stride, scratch + b * 7 * N, merges + b * (N - 1) * 4, n, N, stride, METHOD, BLOCK)
+    tl.store(failed + b, (row < n - 1).to(tl.int32))
+
+
+@triton.jit
+def merge_all(work, scratch, merges, n, N, stride, METHOD: tl.constexpr, BLOCK: tl.constexpr):
+    """Write one neuron's merges in the chain's order; their number, below n - 1 where distances are not symmetric.
+
+    A merged cluster lives in the later slot of its two. `merged`: how many merges there were after a slot's last.
+    """
     chain = scratch
     live = scratch + N  # in no order, the first n - row of them
     place = scratch + 2 * N  # of each slot in it
@@ -186,7 +182,64 @@ def _chain_kernel(
             before = top
             top = nearest
             length += 1
-    tl.store(failed + b, (row < n - 1).to(tl.int32))
+    return row
+
+
+@triton.jit(do_not_specialize=["n_rows"])
+def _rows_kernel(
+    merges,  # (B, n_rows, 4) int32
+    order,  # (B, n_rows) int32: merges by height
+    place,  # (B, n_rows) int32 scratch
+    counts,  # (B,)
+    trees,  # (B, n_rows, 4) float64, out
+    n_rows,
+    BLOCK: tl.constexpr,
+):
+    b = tl.program_id(0).to(tl.int64)
+    n = tl.load(counts + b)
+    lane = tl.arange(0, BLOCK)
+    place += b * n_rows
+    tl.store(place + tl.load(order + b * n_rows + lane, mask=lane < n_rows, other=0), lane, mask=lane < n_rows)
+    tl.debug_barrier()
+    rank = tl.load(place + lane, mask=lane < n_rows, other=0)
+    write_rows(merges + b * n_rows * 4, rank, n, n_rows, trees + b * n_rows * 4, lane)
+
+
+@triton.jit
+def rank_of(merges, n, lane):
+    """A small neuron's merges by height, of equals the earlier first: each one's place among the n - 1, (BLOCK,) int32.
+
+    All pairs are compared, one merge with all at a time: at once they would take every register.
+    """
+    bits = tl.load(merges + 4 * lane + 2, mask=lane < n - 1, other=0x7F800000)
+    rank = lane * 0
+    for k in range(n - 1):
+        other = tl.load(merges + 4 * k + 2)
+        rank += ((other < bits) | ((other == bits) & (k < lane))).to(tl.int32)
+    return rank
+
+
+@triton.jit
+def write_rows(merges, rank, n, n_rows, tree, lane):
+    """Write one neuron's tree (n_rows, 4): merge m is row rank[m]; NaN from row n - 1 on."""
+    used = lane < n - 1
+    u = _renamed(tl.load(merges + 4 * lane, mask=used, other=0), rank, n)
+    v = _renamed(tl.load(merges + 4 * lane + 1, mask=used, other=0), rank, n)
+    height = tl.load(merges + 4 * lane + 2, mask=used, other=0).to(tl.float32, bitcast=True)
+    size = tl.load(merges + 4 * lane + 3, mask=used, other=0)
+    row = tree + 4 * tl.where(used, rank, lane)
+    is_row = lane < n_rows
+    tl.store(row, tl.where(used, tl.minimum(u, v).to(tl.float64), float("nan")), mask=is_row)
+    tl.store(row + 1, tl.where(used, tl.maximum(u, v).to(tl.float64), float("nan")), mask=is_row)
+    tl.store(row + 2, tl.where(used, height.to(tl.float64), float("nan")), mask=is_row)
+    tl.store(row + 3, tl.where(used, size.to(tl.float64), float("nan")), mask=is_row)
+
+
+@triton.jit
+def _renamed(node, rank, n):
+    """What the tree calls a node that the chain numbered."""
+    made = (node >= n) & (node < 2 * n - 1)  # beyond where a merge never came
+    return tl.where(made, n + tl.gather(rank, tl.where(made, node - n, 0), 0), node)
 
 
 def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
@@ -194,6 +247,8 @@ def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, 
     lengths = {"N": "i32", "stride": "i32:16"}
     chained = {"work": "*fp32", "counts": "*i32", "scratch": "*i32", "merges": "*i32", "failed": "*i32"}
     for method, N in (("average", 100), ("average", 1000), ("complete", 1000), ("single", 1000), ("average", 4096)):
-        options = _shape(N)
-        constants = {"METHOD": LINKAGES[method], "BLOCK": options.pop("BLOCK")}
-        yield _chain_kernel, chained | lengths, constants, options
+        constants, options = one_program(N)
+        yield _chain_kernel, chained | lengths, constants | {"METHOD": LINKAGES[method]}, options
+    types = {"merges": "*i32", "order": "*i32", "place": "*i32", "counts": "*i32", "trees": "*fp64", "n_rows": "i32"}
+    for n_rows in (100, 4096):
+        yield _rows_kernel, types, *one_program(n_rows)

@@ -71,18 +71,33 @@ def _copy_kernel(
     wrong = tl.zeros([ROWS, COLUMNS], tl.int32)
     for start in range(0, n, COLUMNS):
         columns = start + tl.arange(0, COLUMNS)[None, :]
-        used = (rows < n) & (columns < n)
-        value = tl.load(distances + rows * N + columns, mask=used, other=0.0)
-        inside = (value >= 0.0) & (value <= 2.0)
-        if COPY:
-            own = rows == columns
-            value = tl.where(own, float("inf"), tl.abs(value))  # -0.0 becomes 0.0, whose bits come first
-            at = copy + b * N * stride + rows * stride + columns
-            tl.store(at, value.to(copy.dtype.element_ty), mask=used)
-            inside |= own
-        wrong |= (used & ~inside).to(tl.int32)
+        wrong |= copy_tile(distances, copy + b * N * stride, rows, columns, n, N, stride, COPY, not COPY)
     if tl.sum(tl.sum(wrong, 1), 0) > 0:
         tl.store(outside + b, 1)
+
+
+@triton.jit
+def copy_tile(
+    distances,  # (N, N) of one neuron
+    copy,  # (N, stride)
+    rows,  # (R, 1)
+    columns,  # (1, C)
+    n,
+    N,
+    stride,
+    COPY: tl.constexpr,
+    DIAGONAL: tl.constexpr,  # it is looked at, too
+):
+    """Which of the tile's used distances are not in 0..2, (R, C) int32; with COPY, what is merged in."""
+    used = (rows < n) & (columns < n)
+    value = tl.load(distances + rows * N + columns, mask=used, other=0.0)
+    outside = used & ~((value >= 0.0) & (value <= 2.0))
+    if COPY:
+        value = tl.where(rows == columns, float("inf"), tl.abs(value))  # -0.0 becomes 0.0, whose bits come first
+        tl.store(copy + rows * stride + columns, value.to(copy.dtype.element_ty), mask=used)
+    if not DIAGONAL:
+        outside &= rows != columns
+    return outside.to(tl.int32)
 
 
 def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:

@@ -109,17 +109,22 @@ def _products_kernel(
     m = (tl.program_id(0) // (tiles_n * tiles_l)).to(tl.int64)
     i = tile // tiles_l * TILE + tl.arange(0, TILE)
     j = tile % tiles_l * TILE + tl.arange(0, TILE)
-    a += m * n * k
-    b += m // repeat * l * k
+    total = product_tile(a + m * n * k, k, b + m // repeat * l * k, k, i, j, n, l, k, TILE, BLOCK)
+    inside = (i < n)[:, None] & (j < l)[None, :]
+    tl.store(result + m * n * l + i[:, None] * l + j[None, :], total, mask=inside)
+
+
+@triton.jit
+def product_tile(a, a_stride, b, b_stride, i, j, n, l, k, TILE: tl.constexpr, BLOCK: tl.constexpr):  # noqa: E741
+    """a[i] · b[j]ᵀ of a (n, k) and b (l, k) whose rows begin so many entries apart, (TILE, TILE) float32."""
     total = tl.zeros([TILE, TILE], tl.float32)
     for start in range(0, k, BLOCK):
         d = start + tl.arange(0, BLOCK)
-        left = tl.load(a + i[:, None] * k + d[None, :], mask=(i < n)[:, None] & (d < k)[None, :], other=0.0)
-        right = tl.load(b + j[:, None] * k + d[None, :], mask=(j < l)[:, None] & (d < k)[None, :], other=0.0)
+        left = tl.load(a + i[:, None] * a_stride + d[None, :], mask=(i < n)[:, None] & (d < k)[None, :], other=0.0)
+        right = tl.load(b + j[:, None] * b_stride + d[None, :], mask=(j < l)[:, None] & (d < k)[None, :], other=0.0)
         # added in float32 span by span: one sum of many products would be off by more
         total += tl.dot(left, tl.trans(right), input_precision="tf32x3")
-    inside = (i < n)[:, None] & (j < l)[None, :]
-    tl.store(result + m * n * l + i[:, None] * l + j[None, :], total, mask=inside)
+    return total
 
 
 def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:

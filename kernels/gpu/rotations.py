@@ -4,12 +4,21 @@ The random numbers are those of the CPU half; the products are rounded in anothe
 last bits. Memory: three arrays of the size of the result.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from polysem.kernels.arrays import Sizes, checked, checked_counts
+from polysem.kernels.gpu.blocks import NO_FUSION
 from polysem.kernels.gpu.products import products as multiplied
 from polysem.kernels.rotations import check_nulls, orders, rotation
+
+TILE = {"ROWS": 8, "COLUMNS": 128}
+OPTIONS = {"num_warps": 4, **NO_FUSION}
 
 
 def rotated_distances(products: Tensor, n_examples: Tensor, first: int, last: int, seed: int = 0) -> Tensor:
@@ -20,18 +29,22 @@ def rotated_distances(products: Tensor, n_examples: Tensor, first: int, last: in
     counts = checked_counts(n_examples, sizes, gram.device)
     B, N = gram.shape[:2]
     n_nulls = last - first
-    slot = torch.arange(N, device=gram.device)
-    used = slot < counts[:, None]
-    both = used[:, :, None] & used[:, None, :]
-    turn, order = _drawn(counts, N, first, last, seed)
-    turned = _symmetric(multiplied(multiplied(turn, gram.where(both, 0.0)), turn))  # Q G Qᵀ
+    turn, order = drawn(counts, N, first, last, seed)
     left = turn.transpose(1, 2)[:, None].expand(B, n_nulls, N, N).gather(3, order[:, :, None].expand(-1, -1, N, -1))
     left = left.reshape(B * n_nulls, N, N)
-    rotated = _symmetric(multiplied(multiplied(left, turned, n_nulls), left)).view(B, n_nulls, N, N)
-    return _cosine_distances(rotated).masked_fill_(~both[:, None], torch.inf)
+    rotated = multiplied(multiplied(left, turned_products(gram, turn, counts), n_nulls), left)
+    return _cosine_distances(rotated, counts, n_nulls).view(B, n_nulls, N, N)
 
 
-def _drawn(counts: Tensor, N: int, first: int, last: int, seed: int) -> tuple[Tensor, Tensor]:
+def turned_products(gram: Tensor, turn: Tensor, counts: Tensor) -> Tensor:
+    """Q G Qᵀ of each neuron, (B, N, N): what all its nulls are made of."""
+    used = torch.arange(gram.shape[1], device=gram.device) < counts[:, None]
+    used_gram = gram.where(used[:, :, None] & used[:, None, :], 0.0)
+    lower = multiplied(multiplied(turn, used_gram), turn).tril()
+    return lower + lower.tril(-1).transpose(1, 2)
+
+
+def drawn(counts: Tensor, N: int, first: int, last: int, seed: int) -> tuple[Tensor, Tensor]:
     """Each neuron's Q (B, N, N), 0 in padding, and its orders (B, last - first, N), which leave padding alone."""
     sizes, which = counts.cpu().unique(return_inverse=True)
     matrices = torch.zeros(len(sizes), N, N)
@@ -43,13 +56,61 @@ def _drawn(counts: Tensor, N: int, first: int, last: int, seed: int) -> tuple[Te
     return matrices.to(counts.device)[which], order.to(counts.device)[which]
 
 
-def _symmetric(matrices: Tensor) -> Tensor:
-    """Copy what is below the diagonal to above it."""
-    return matrices.tril() + matrices.tril(-1).transpose(1, 2)
+def _cosine_distances(rotated: Tensor, counts: Tensor, n_nulls: int) -> Tensor:
+    M, N = rotated.shape[:2]
+    result = torch.empty_like(rotated)
+    if result.numel():
+        grid = (M * triton.cdiv(N, TILE["ROWS"]),)
+        with torch.cuda.device_of(rotated):
+            _distances_kernel[grid](rotated, counts, result, N, n_nulls, **TILE, **OPTIONS)
+    return result
 
 
-def _cosine_distances(rotated: Tensor) -> Tensor:
-    squares = torch.diagonal(rotated, dim1=-2, dim2=-1)
-    inverse = squares.double().rsqrt().float().where(squares > 0, 0.0)
-    lower = (1.0 - rotated * inverse[..., :, None] * inverse[..., None, :]).clamp_(0.0, 2.0).tril(-1)
-    return lower + lower.transpose(-2, -1)
+@triton.jit(do_not_specialize=["N", "n_nulls"])
+def _distances_kernel(
+    rotated,  # (B * n_nulls, N, N) float32
+    counts,  # (B,) int32
+    result,  # (B * n_nulls, N, N) float32, out
+    N,
+    n_nulls,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    blocks = tl.cdiv(N, ROWS)
+    m = (tl.program_id(0) // blocks).to(tl.int64)
+    i = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)
+    n = tl.load(counts + m // n_nulls)
+    rotated += m * N * N
+    result += m * N * N
+    for start in range(0, N, COLUMNS):
+        k = start + tl.arange(0, COLUMNS)
+        distance = distance_tile(rotated, i, k, n, N)
+        distance = tl.where((i < n)[:, None] & (k < n)[None, :], distance, float("inf"))
+        tl.store(result + i[:, None] * N + k[None, :], distance, mask=(i < N)[:, None] & (k < N)[None, :])
+
+
+@triton.jit
+def distance_tile(rotated, i, k, n, stride):
+    """Cosine distances of rows i and columns k from one null's inner products, of which those above the diagonal are
+    not looked at, (R, C) float32."""
+    below = i[:, None] >= k[None, :]
+    entry = tl.where(below, i[:, None] * stride + k[None, :], k[None, :] * stride + i[:, None])
+    product = tl.load(rotated + entry, mask=(i < n)[:, None] & (k < n)[None, :], other=0.0)
+    of_i = _inverse_lengths(rotated, i, n, stride)[:, None]
+    of_k = _inverse_lengths(rotated, k, n, stride)[None, :]
+    distance = 1.0 - product * tl.where(below, of_i, of_k) * tl.where(below, of_k, of_i)
+    return tl.where(i[:, None] == k[None, :], 0.0, tl.minimum(tl.maximum(distance, 0.0), 2.0))
+
+
+@triton.jit
+def _inverse_lengths(rotated, i, n, stride):
+    """One over each example's length, 0 of a zero embedding."""
+    square = tl.load(rotated + i * stride + i, mask=i < n, other=0.0)
+    some = square > 0.0
+    return tl.where(some, 1.0 / tl.sqrt(tl.where(some, square, 1.0).to(tl.float64)), 0.0).to(tl.float32)
+
+
+def variants() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
+    """Every way of launching: kernel, types, constants, options."""
+    types = {"rotated": "*fp32", "counts": "*i32", "result": "*fp32", "N": "i32", "n_nulls": "i32"}
+    yield _distances_kernel, types, TILE, OPTIONS

@@ -41,7 +41,7 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
     matrix = checked("distances", distances, "B N N", sizes, (torch.float32,), device)
     counts = checked_counts(n_examples, sizes, device)
     taus = checked("thresholds", thresholds, "R", sizes, (torch.float64,), device)
-    taus = _checked_thresholds(taus)
+    taus = checked_thresholds(taus)
     sums, counts = working_copy(matrix, counts, torch.float64)
     B, N = sizes["B"], sizes["N"]
     merges = torch.full((B, max(N - 1, 0), 4), float("nan"), dtype=torch.float64, device=device)
@@ -55,7 +55,7 @@ def linkage(distances: Tensor, n_examples: Tensor, thresholds: Tensor, until_sta
     return merges
 
 
-def _checked_thresholds(taus: Tensor) -> Tensor:
+def checked_thresholds(taus: Tensor) -> Tensor:
     """The thresholds, in 0..2 whatever was given."""
     wrong = ~((taus >= 0) & (taus <= 2))
     wrong[1:] |= taus[1:] <= taus[:-1]
@@ -104,14 +104,33 @@ def _linkage_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
 ):
-    """All rounds of one neuron. A sub-cluster lives in the slot of its lowest example; its size is 0 once absorbed."""
     b = tl.program_id(0).to(tl.int64)
     n = tl.load(counts + b)
-    sums += b * N * stride
-    merges += b * (N - 1) * 4
-    size = reals + b * 2 * N
+    arrays = sums + b * N * stride, reals + b * 2 * N, integers + b * 6 * N, merges + b * (N - 1) * 4
+    merge_rounds(*arrays, thresholds, n_thresholds, n, N, stride, UNTIL_STABLE, LEFTOVER, BLOCK, ROWS, COLS)
+
+
+@triton.jit
+def merge_rounds(
+    sums,  # (N, stride), in the beginning the distances
+    reals,  # (2, N) scratch
+    integers,  # (6, N) scratch
+    merges,  # (N-1, 4), out: n - 1 rows
+    thresholds,  # (n_thresholds,)
+    n_thresholds,
+    n,
+    N,
+    stride,
+    UNTIL_STABLE: tl.constexpr,
+    LEFTOVER: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """All rounds of one neuron. A sub-cluster lives in the slot of its lowest example; its size is 0 once absorbed."""
+    size = reals
     mean = size + N  # to the nearest
-    node = integers + b * 6 * N
+    node = integers
     nearest = node + N  # -1: look again
     slot = nearest + N  # that absorbs it
     listed = slot + N

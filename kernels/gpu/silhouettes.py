@@ -23,6 +23,7 @@ from polysem.kernels.gpu.tree import check_trees, rows_of
 CONSTANTS = {"COLS": 128}
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 SCORE_UNIT = 2.0**-44
+UNIT = tl.constexpr(SCORE_UNIT)
 UNITS = tl.constexpr(2.0**44)
 
 
@@ -72,12 +73,16 @@ def _silhouettes_kernel(
     b = tl.program_id(0).to(tl.int64)
     n = tl.load(counts + b)
     column = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    used = column < n
     here = b * tl.num_programs(1) + tl.program_id(1)
-    sums += b * N * stride
-    children += b * (N - 1) * 2
-    scores += here * (N - 1)
-    live = scratch + here * 5 * N  # slots of the clusters that are left, in no order
+    of_neuron = sums + b * N * stride, children + b * (N - 1) * 2
+    score_merges(*of_neuron, scratch + here * 5 * N, scores + here * (N - 1), column, n, N, stride, COLS)
+
+
+@triton.jit
+def score_merges(sums, children, scratch, scores, column, n, N, stride, COLS: tl.constexpr):
+    """Write the scores of one neuron's examples `column` after each merge, summed, in units of SCORE_UNIT."""
+    used = column < n
+    live = scratch  # slots of the clusters that are left, in no order
     place = live + N  # of each slot among them
     size = place + N  # of each slot's cluster
     slot = size + N  # of each node

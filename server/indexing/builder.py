@@ -43,7 +43,8 @@ from polysem.server.index.format import (
 )
 from polysem.server.index.negatives import Negatives
 from polysem.server.indexing import choose, disk, maxima, negatives, scan, widths
-from polysem.server.indexing.scan import Collected, ReadOptions
+from polysem.server.indexing.collecting import Collected
+from polysem.server.indexing.scan import ReadOptions
 from polysem.server.indexing.selection import Candidates
 from polysem.server.indexing.stages import CollectStage, ScanStage
 from polysem.server.indexing.tokenise import Tokenising

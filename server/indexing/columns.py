@@ -44,14 +44,19 @@ def add_to_histogram(histogram: Tensor, strength: Tensor, maximum: Tensor) -> No
     strength   (b, N) float32, at most the maximum where positive
     maximum    (N,) float32
     """
-    n_bins = histogram.shape[1]
     if histogram.device.type == "cpu":
         arrays = histogram.numpy(), strength.numpy(), maximum.numpy()
         for_each_neuron(_add_to_histogram, -(-len(histogram) // BLOCK), *arrays)
     else:
-        bins = (strength / maximum * n_bins).long().clamp(0, n_bins - 1)
-        flat = bins + torch.arange(len(histogram), device=histogram.device) * n_bins
-        histogram += torch.bincount(flat[strength > 0], minlength=histogram.numel()).view_as(histogram)
+        scatter_to_histogram(histogram, strength, maximum)
+
+
+def scatter_to_histogram(histogram: Tensor, strength: Tensor, maximum: Tensor) -> None:
+    """Do the same on a GPU, without waiting for it: what is not positive adds nothing, wherever."""
+    n_bins = histogram.shape[1]
+    bins = (strength / maximum * n_bins).long().clamp(0, n_bins - 1)
+    bins += torch.arange(len(histogram), device=histogram.device) * n_bins
+    histogram.view(-1).scatter_add_(0, bins.flatten(), (strength > 0).long().flatten())
 
 
 @compiled

@@ -16,7 +16,7 @@ from polysem.proto.work.shards import Advance, Arrays
 from polysem.server.corpus.documents import Corpus, Document, Texts, digest_of
 from polysem.server.corpus.ranges import Range
 from polysem.server.index.contexts import ContextRange, Cut, LoadedContexts
-from polysem.server.indexing import choose, scan, selection
+from polysem.server.indexing import choose, collecting, scan, selection
 from polysem.server.indexing.scan import KeyActivations, ReadOptions, RunChoice, Scan
 from polysem.server.indexing.windows import Windowing, cut
 from polysem.server.model.model import Model
@@ -108,9 +108,9 @@ class CollectStage:
         self, model: Model, taken: tuple[LoadedContexts | ContextRange, Sequence[RunChoice]], advance: Advance
     ) -> Callable[[], Arrays]:
         loaded, parts = taken
-        runs = scan.collect(model, _read(loaded), parts, self.maximum, self.reading, advance)
+        collected = collecting.collect(model, _read(loaded), parts, self.maximum, self.reading, advance)
         return lambda: {
-            f"{name}_{run}": array for run, part in enumerate(runs) for name, array in part._asdict().items()
+            f"{name}_{run}": array for run, part in enumerate(collected()) for name, array in part._asdict().items()
         }
 
 

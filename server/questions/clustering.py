@@ -27,6 +27,7 @@ from torch import Tensor
 
 from polysem.kernels import (
     agglomerative,
+    clusterings,
     distances,
     faults,
     metrics,
@@ -37,7 +38,7 @@ from polysem.kernels import (
     stability,
     tree,
 )
-from polysem.kernels.definitions import TreeMetrics
+from polysem.kernels.definitions import Clusterings, TreeMetrics
 from polysem.kernels.faults import Faults
 from polysem.kernels.large import libraries, neighbour_tree, neighbours
 from polysem.kernels.large import trees as large_trees
@@ -59,11 +60,12 @@ from polysem.proto.questions.clustering import (
 )
 from polysem.proto.wire import columns
 from polysem.server.index.format import Index
+from polysem.server.model import transfers
 from polysem.server.model.model import Model
+from polysem.server.model.transfers import Arriving
 from polysem.server.questions import costs, lanes, memory, nulls, resident, rotation_tests
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.held import held_nulls, held_tests
-from polysem.server.questions.lanes import Arriving
 from polysem.server.questions.resident import DeviceBatch
 
 MAX_IN_MATRIX = 4096
@@ -158,7 +160,7 @@ class ClusterWork:
             (batch,) = resident.device_batches(self.model, self.index, items[place : place + 1], self.choice)
             self.check(NeuronId(*items[place].tolist()))
             made, clustered = self._large(batch)
-            read = lanes.fetch(clustered, self.model.device).wait()
+            read = transfers.fetch(clustered, self.model.device).wait()
             _put(out, offsets, batch._replace(places=np.array([place])), read)
             _say(out, np.array([place]), made.method, made.library)
         return replace(out, significance=held_tests(self.index, self.choice, items)) if self._is_held else out
@@ -202,7 +204,7 @@ class ClusterWork:
         made = begun.arriving.wait()
         if made.is_faulty:
             with begun.lane:
-                made = lanes.fetch(self._cluster(begun.batch), self.model.device).wait()  # each check looked at
+                made = transfers.fetch(self._cluster(begun.batch), self.model.device).wait()  # each check looked at
         return begun.batch, made
 
     def _checks(self) -> AbstractContextManager[Faults]:
@@ -215,7 +217,7 @@ class ClusterWork:
         n = len(batch.places)
         try:
             made = self._cluster(batch)
-            return [(batch, lanes.fetch(made._replace(is_faulty=found.found), self.model.device))]
+            return [(batch, transfers.fetch(made._replace(is_faulty=found.found), self.model.device))]
         except (MemoryError, RuntimeError) as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -231,16 +233,24 @@ class ClusterWork:
         d = distances.gathered_cosine_distances(
             batch.rows, batch.example_rows, how.weights, n, how.offsets, up=how.up, factors=batch.factors
         )
-        trees = self._trees(d, n) if self.clustering.neighbours is None else self._neighbour_trees(batch)
-        labels = tree.cut(trees, n, self.clustering.distance_threshold)
+        trees, labels, measured = self._clusterings(batch, d)
         at = [
             metrics.cluster_metrics(d, tree.cut(trees, n, t), n).silhouette
             for t in self.clustering.silhouette_thresholds
         ]
         wanted = self.clustering.cut_silhouettes and self.clustering.neighbours is None
         every = silhouettes.cut_silhouettes(d, trees, n) if wanted else None
-        made = Clustered(trees, labels, metrics.tree_metrics(d, trees, labels, n), _side_by_side(at, n), every)
+        made = Clustered(trees, labels, measured, _side_by_side(at, n), every)
         return made if self.clustering.n_null == 0 else self._tested(batch, made, d)
+
+    def _clusterings(self, batch: DeviceBatch, d: Tensor) -> Clusterings:
+        n, clustering = batch.n_examples, self.clustering
+        cut = clustering.distance_threshold
+        if clustering.neighbours is not None:
+            return clusterings.measured(d, self._neighbour_trees(batch), n, cut)
+        if clustering.algorithm != "scc":
+            return clusterings.hac_clusterings(d, n, cut, clustering.linkage)
+        return clusterings.scc_clusterings(d, n, cut, self._thresholds(d.device), clustering.until_stable)
 
     def _tested(self, batch: DeviceBatch, made: Clustered, d: Tensor) -> Clustered:
         """Add the rotation test of each neuron and, unless it is asked for alone, those of its merges, and stability.
@@ -294,7 +304,7 @@ class ClusterWork:
         thresholds = self.clustering.thresholds
         if isinstance(thresholds, str):
             thresholds = threshold_schedule(thresholds)
-        return lanes.send(torch.tensor(thresholds, dtype=torch.float64), device)
+        return transfers.send(torch.tensor(thresholds, dtype=torch.float64), device)
 
     def _large(self, batch: DeviceBatch) -> tuple[MadeTree, Clustered]:
         """One neuron of more examples than a matrix takes."""

@@ -19,8 +19,8 @@ from polysem.proto.arrays import Array, IntArray
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.server.index.format import Index
 from polysem.server.model.model import EmbeddingWeights, Model
+from polysem.server.model.transfers import send
 from polysem.server.questions import frames
-from polysem.server.questions.lanes import send
 
 CPU_BATCH_BYTES = 8 << 20  # a thread; a batch twice or five times as large was slower, out of cache
 GPU_BATCH_BYTES = 4 << 30

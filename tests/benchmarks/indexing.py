@@ -27,7 +27,7 @@ from polysem.proto.facts import Selection
 from polysem.proto.sides import SIDES
 from polysem.server.corpus.documents import Corpus
 from polysem.server.index.contexts import Contexts, LoadedContexts
-from polysem.server.indexing import scan, selection
+from polysem.server.indexing import collecting, scan, selection
 from polysem.server.indexing.builder import BATCH_TOKENS
 from polysem.server.indexing.negatives import Proposed
 from polysem.server.indexing.scan import ReadOptions
@@ -94,7 +94,7 @@ def report(loaded: Model, contexts_: LoadedContexts, reading: ReadOptions, bare:
         parts.append(scan.ChosenByShard(chosen, Proposed(none, none, none), none).of(0, n)[0])
 
     def run_collect() -> None:
-        scan.collect(loaded, contexts_, parts, scanned.sums.maximum, reading, lambda n: None)
+        collecting.collect(loaded, contexts_, parts, scanned.sums.maximum, reading, lambda n: None)()
 
     runs: dict[str, Callable[[], object]] = {
         "bare": run_bare,

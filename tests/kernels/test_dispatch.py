@@ -4,10 +4,24 @@ import inspect
 import pytest
 import torch
 
-from polysem.kernels import agglomerative, dispatch, distances, gates, key_tokens, logit_effects, metrics, scc, tree
+from polysem.kernels import (
+    agglomerative,
+    clusterings,
+    dispatch,
+    distances,
+    gates,
+    key_tokens,
+    logit_effects,
+    metrics,
+    null_silhouettes,
+    scc,
+    tree,
+)
 
 KERNELS = [
     agglomerative.linkage,
+    clusterings.hac_clusterings,
+    clusterings.scc_clusterings,
     distances.gathered_cosine_distances,
     distances.weighted_cosine_distances,
     gates.gated_factors,
@@ -15,6 +29,7 @@ KERNELS = [
     logit_effects.logit_effects,
     metrics.cluster_metrics,
     metrics.tree_metrics,
+    null_silhouettes.null_silhouettes,
     scc.linkage,
     tree.cut,
 ]

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from polysem.proto.errors import FailedPrecondition
 from polysem.proto.facts import Selection
 from polysem.server.indexing import scan
-from polysem.server.indexing.columns import BLOCK, add_to_histogram, column_sums, transposed
+from polysem.server.indexing.columns import BLOCK, add_to_histogram, column_sums, scatter_to_histogram, transposed
 
 FLOATS = st.floats(-8, 8, width=32) | st.sampled_from([0.0, -0.0, 1.0, 3.0])
 SOME = arrays(np.float32, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=FLOATS)
@@ -68,9 +68,11 @@ def test_a_histogram_by_hand():
 def test_histograms_are_those_of_torch_and_add_up(shape):
     strength = torch.from_numpy(drawn(*shape))
     maximum = strength.amax(0).maximum(torch.tensor(0.0))
-    histogram = torch.zeros((shape[1], 64), dtype=torch.int64)
+    histogram, scattered = torch.zeros((2, shape[1], 64), dtype=torch.int64)
     for some in strength.split(7):
         add_to_histogram(histogram, some, maximum)
+        scatter_to_histogram(scattered, some, maximum)
+    assert torch.equal(scattered, histogram)
     assert torch.equal(histogram, histogram_in_torch(strength, maximum, 64))
     assert torch.equal(histogram.sum(1), (strength > 0).sum(0))
 
