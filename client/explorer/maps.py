@@ -17,7 +17,6 @@ from polysem.proto.neurons import MAX_INDEX
 from polysem.proto.units import Unit
 
 N_ROWS = 25  # of a page
-N_LINES = 2  # of a group
 
 
 class Wanted(NamedTuple):
@@ -49,7 +48,7 @@ def page(client: Client, view: View, wanted: Wanted, unit: Unit) -> dict[str, An
     usual = View(side=view.side, index=view.index)  # the clustering that is mapped
     if wanted.group is None:
         (layer,) = client.map(wanted.layer, groups=range(first, first + N_ROWS), **view.asked_of())
-        shown = [one for group in layer.groups for one in group.clusters[:N_LINES]]
+        shown = [one for group in layer.groups for one in _lined(group)]
         texts = _texts(client, view, shown)
         rows = [_group_row(group, usual, texts, unit) for group in layer.groups]
         more = first + N_ROWS < layer.n_groups
@@ -88,8 +87,13 @@ def _group_row(group: ClusterGroup, view: View, texts: Mapping[Any, Any], unit: 
         "name": characters.visible(group.text),
         "size": 0,
         "why": f"{len(group.clusters):,} clusters of {_counted(group.n_neurons, unit)}{score}",
-        "lines": _lines(group.clusters[:N_LINES], texts),
+        "lines": _lines(_lined(group), texts),
     }
+
+
+def _lined(group: ClusterGroup) -> list[GroupedCluster]:
+    """The clusters whose texts stand for a group: the nearest to the others, and the middle one."""
+    return [group.clusters[0], group.clusters[len(group.clusters) // 2]]
 
 
 def _cluster_row(one: GroupedCluster, view: View, texts: Mapping[Any, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from polysem.proto.questions.clustering import threshold_schedule
 from polysem.server.index.draws import draws
 
 N_NEIGHBOURS = 25  # of a cluster, as of SCC's authors
-CUT = 0.5  # distance of the last round whose sub-clusters are groups
+CUT = 0.7  # distance of the last round whose sub-clusters are groups
 N_CHECKED = 256  # clusters whose neighbours are found once more, in float64
 SAME = 1e-6  # float32 distances of unit vectors are nearer than that
 

@@ -1,6 +1,6 @@
 """Maps: which frame and cut make groups, and what exact neighbours cost beside approximate libraries.
 
-python tests/benchmarks/map.py --choose [--index FOLDER]      frames and cuts; the demo's index unless another is named
+python tests/benchmarks/map.py --choose [--index FOLDER] [--neurons N]     frames and cuts; without FOLDER, of the demo
 python tests/benchmarks/map.py --search [--clusters 10000 30000] [--libraries usearch …]
 
 --choose  Groups of each layer by each frame of central examples (pre-MLP) and each cut. The score is the adjusted
@@ -40,10 +40,10 @@ FRAMES = ("raw", "centred", "standardised", "own")
 CUTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def clustered(work, layer):
-    """The layer's clusters, and the number of an example of each that is not the central one."""
+def clustered(work, layer, most):
+    """The clusters of the layer's first neurons, and the number of an example of each that is not the central one."""
     index = work.index
-    items = index.every_neuron[index.every_neuron[:, 0] == layer]
+    items = index.every_neuron[index.every_neuron[:, 0] == layer][:most]
     found, others = [], []
     for first in range(0, len(items), AT_ONCE):
         batch = work.run(items[first : first + AT_ONCE])
@@ -88,14 +88,14 @@ def scores(unit, labels):
     return np.array(found)
 
 
-def choose(folder):
+def choose(folder, most):
     engine = open_engine(Settings(device="cpu", index=(str(folder),) if folder else ()))
     index = engine.index("")
     model, work = engine.model_of(index), work_of(engine, index, CHOICE, CLUSTERING)
     frames = FRAMES if index.has_moments else ("raw", "own")
     found = {}
     for layer in index.info.held_layers:
-        of, unseen = clustered(work, layer)
+        of, unseen = clustered(work, layer, most)
         labels = tokens(index, layer, of.neurons, unseen)
         for frame in frames:
             found[layer, frame] = scores(units(model, index, layer, of, frame), labels)
@@ -185,6 +185,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--choose", action="store_true")
     parser.add_argument("--index", type=Path)
+    parser.add_argument("--neurons", type=int, help="of each layer; default: all")
     parser.add_argument("--search", action="store_true")
     parser.add_argument("--clusters", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
@@ -193,4 +194,4 @@ if __name__ == "__main__":
         if asked.search:
             search(asked.clusters, asked.libraries)
         if asked.choose:
-            choose(asked.index)
+            choose(asked.index, asked.neurons)

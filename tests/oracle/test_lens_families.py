@@ -21,19 +21,31 @@ from .see_family import TOKENS
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}  # float32 on both sides, in another order of work
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2", "qwen3"])
-def test_what_is_read_is_what_transformer_lens_sees(family, tmp_path):
-    python = os.environ.get("TRANSFORMER_LENS_PYTHON")
-    if python is None and importlib.util.find_spec("transformer_lens") is None:
-        pytest.skip("set TRANSFORMER_LENS_PYTHON to a Python that has transformer-lens")
-    folder = tiny_families.write(tmp_path / "model", TINY[family])
-    script = Path(__file__).parent / "see_family.py"
-    done = subprocess.run(
-        [python or sys.executable, script, folder, tmp_path / "seen.npz"], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    lens = np.load(tmp_path / "seen.npz")
-    ours = load(str(folder), "cpu")
+@pytest.fixture
+def seen(tmp_path):
+    """A function: the model of a family, and what TransformerLens sees in it."""
+
+    def see(family):
+        python = os.environ.get("TRANSFORMER_LENS_PYTHON")
+        if python is None and importlib.util.find_spec("transformer_lens") is None:
+            pytest.skip("set TRANSFORMER_LENS_PYTHON to a Python that has transformer-lens")
+        folder = tiny_families.write(tmp_path / "model", TINY[family])
+        script = Path(__file__).parent / "see_family.py"
+        done = subprocess.run(
+            [python or sys.executable, script, folder, tmp_path / "seen.npz"],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return load(str(folder), "cpu"), np.load(tmp_path / "seen.npz")
+
+    return see
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "gemma2", "qwen3"])
+def test_what_is_read_and_written_is_what_transformer_lens_sees(family, seen):
+    ours, lens = seen(family)
     assert ours.info.gated == ("up" in lens)
     shown: list[tuple[torch.Tensor, torch.Tensor]] = []
     ours.read(torch.tensor([TOKENS]), lambda _layer, x, a: shown.append((x[0].clone(), a[0].clone())))
@@ -48,3 +60,11 @@ def test_what_is_read_is_what_transformer_lens_sees(family, tmp_path):
             how = ours.embedding_weights(layer, neurons, EmbeddingChoice("neuron", "raw"))
             assert_allclose(xhat @ how.weights.T + how.biases[:, 0], lens["pre"][layer], **CLOSE)
             assert_allclose(xhat @ how.up.T + how.biases[:, 1], lens["up"][layer], **CLOSE)
+    directions = ours.directions(len(shown) - 1, neurons)  # through the norm behind the MLP, if there is one
+    effects = (directions @ ours.unembedding[:257].T).numpy()
+    assert_allclose(standardised(effects), standardised(lens["written"]), atol=2e-3)
+
+
+def standardised(effects):
+    """(N, V): of each neuron, in standard deviations from the mean over the vocabulary."""
+    return (effects - effects.mean(axis=1, keepdims=True)) / effects.std(axis=1, keepdims=True)
