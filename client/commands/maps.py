@@ -39,6 +39,8 @@ def map_(
     """
     with connect(server, timeout_s) as client:
         for layer in client.map(*layers, groups=groups or range(limit), index=index, side=side):
+            for number in sorted(set(groups).difference(group.number for group in layer.groups)):
+                click.echo(f"layer {layer.layer} has no group {number}: it has {layer.n_groups:,}, from 0 on", err=True)
             if as_json:
                 for group in layer.groups:
                     print_json(_plain(layer, group) | {"side": side})

@@ -1,6 +1,6 @@
 """The map of a layer as a file: map-SIDE-LAYER.npz, bound to the index's hash.
 
-about   JSON: format, index, side, layer
+about   JSON: format, index, side, layer, cut
 texts   JSON: names of groups
 others  arrays, as `LayerMap` has them
 """
@@ -17,6 +17,7 @@ import numpy as np
 
 from polysem.proto.arrays import Array, DoubleArray, IntArray
 from polysem.proto.sides import Side
+from polysem.server.mapping.groups import CUT
 
 FORMAT = 1
 DAMAGED = (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
@@ -84,7 +85,7 @@ def read(path: Path, about: dict[str, Any]) -> LayerMap | None:
 
 def about(index_sha256: str, side: Side, layer: int) -> dict[str, Any]:
     """Return what a file says it is of."""
-    return {"index_sha256": index_sha256, "side": side, "layer": layer}
+    return {"index_sha256": index_sha256, "side": side, "layer": layer, "cut": CUT}
 
 
 def _bytes(value: Any) -> Array:

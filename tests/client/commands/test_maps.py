@@ -1,6 +1,7 @@
 """The command map, in this process, of a real server."""
 
 import json
+import re
 
 
 def test_a_layer_is_a_list_of_its_groups(polysem_client, polysem_here):
@@ -24,6 +25,8 @@ def test_a_group_is_a_list_of_its_clusters(polysem_client, polysem_here):
 
 
 def test_a_layer_that_there_is_not_is_told(polysem_here):
+    done = polysem_here("map", 1, "--group", 0, "--group", 99_999)
+    assert re.search(r"layer 1 has no group 99999: it has \d+, from 0 on", done.stderr)
     done = polysem_here("map", 9)
     assert done.returncode != 0
     assert "layer 9" in done.stderr
