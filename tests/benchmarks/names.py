@@ -65,10 +65,10 @@ def table(labels):
 
 def text(example):
     """A text around its key token, in one line."""
-    parts = list(example.tokens)
-    parts[example.key] = f"**{parts[example.key].strip()}**" if parts[example.key].strip() else "**␣**"
+    parts = [token.replace("\n", "⏎") for token in example.tokens]
+    parts[example.key] = f"**{parts[example.key].strip() or '␣'}**"
     begin = max(0, example.key - 8)
-    words = characters.visible("".join(parts[begin : example.key + 6]).replace("\n", "⏎"))
+    words = characters.visible("".join(parts[begin : example.key + 6]))
     return " ".join(words.split()).replace("|", "\\|")
 
 
