@@ -313,3 +313,12 @@ def test_torchs_cache_is_emptied_on_the_device_before_another_library_takes_memo
     with libraries.handed_over(SimpleNamespace(device=torch.device(device))):
         seen.append("theirs")
     assert seen == want
+
+
+def test_a_round_is_one_pass_unless_it_is_to_be_repeated():
+    angles = torch.tensor([0.0, 0.1, 0.3, 0.4])
+    unit, threshold = torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([1.0], dtype=torch.float64)
+    once, again = neighbours.scc_linkage(unit, threshold), neighbours.scc_linkage(unit, threshold, until_stable=True)
+    assert once[:2, :2].tolist() == [[0, 1], [2, 3]]
+    assert once[2, 2] == 2  # joined after the last round
+    assert again[2, 2] == 1
