@@ -84,6 +84,7 @@ def linkage(distances: Tensor, n_examples: Tensor, method: Linkage = "average") 
 
 
 def hac_arguments(distances: Tensor, n_examples: Tensor, method: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the distances and counts of `linkage`, checked as its docstring says."""
     check_linkage(method)
     sizes: Sizes = {}
     return as_distances(distances, sizes), as_counts(n_examples, sizes)

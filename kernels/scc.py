@@ -126,6 +126,7 @@ def rounds_scratch(N: int) -> Array:
 def scc_arguments(
     distances: Tensor, n_examples: Tensor, thresholds: Tensor
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+    """Return the distances, counts and thresholds of `linkage`, checked as its docstring says."""
     sizes: Sizes = {}
     matrix, counts = as_distances(distances, sizes), as_counts(n_examples, sizes)
     taus = as_array("thresholds", thresholds, "R", sizes, (torch.float64,))

@@ -72,6 +72,7 @@ def check_trees(trees: NDArray[np.float64], counts: NDArray[np.int64]) -> None:
 
 
 def thresholds_of(distance_threshold: float | Tensor, n_neurons: int) -> NDArray[np.float64]:
+    """Return the height of each neuron's cut, (B,) float64. Raises ValueError for NaN, TypeError for a wrong dtype."""
     if isinstance(distance_threshold, Tensor) and distance_threshold.ndim > 0:
         dtypes = (torch.float64, torch.float32)
         thresholds = as_array("distance_threshold", distance_threshold, "B", {"B": n_neurons}, dtypes)
@@ -97,6 +98,10 @@ def _cut_kernel(
 
 @compiled
 def cut_tree(tree: Array, n: int, threshold: float, labels: Array) -> None:
+    """Label one tree's clusters below a height: labels (n,) int32, numbered in order of their first examples. O(n).
+
+    tree  (n - 1, 4) or more rows, as `linkage` returns it
+    """
     top = np.arange(max(2 * n - 1, 0))  # the topmost kept node above each
     for row in range(n - 2, -1, -1):
         if tree[row, 2] <= threshold:
