@@ -340,10 +340,10 @@ def _tree_kernel(
         if not is_tree(trees[b], n):
             bad[b] = NO_TREE
             continue
-        n_clusters[b] = n_labels(size, n, numbers[:, b])
+        n_clusters[b] = k = n_labels(size, n, numbers[:, b])
         if n > 1:
             found = sums, central[b], mean[b], numbers[:, b]
-            bad[b] = measure_tree(distances[b], trees[b], labels[b, :n], size, n_clusters[b], *found)
+            bad[b] = measure_tree(distances[b], trees[b], labels[b, :n], size, k, *found)
 
 
 @compiled

@@ -34,38 +34,38 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
         half(device, width)
 
 
-def _trees(device: torch.device, width: int) -> None:
-    """Average linkage, and what is made of it or of its parts: the rotation test and the metrics of each merge."""
+def _of_distances(device: torch.device, width: int) -> None:
+    """Run what is made of distances: trees, cuts and metrics."""
     d, trees, n_examples, labels = _clustered(device, width)
-    agglomerative.linkage(d, n_examples)
-    clusterings.hac_clusterings(d, n_examples, 0.5)
-    rows, used, weights = _rows(device, width)
-    significance.gathered_rotation_test(rows.half(), used, weights, n_examples, n_null=1)
-    significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
-    metrics.tree_metrics(d, trees, labels, n_examples)
-
-
-def _all_else(device: torch.device, width: int) -> None:
-    d, trees, n_examples, labels = _clustered(device, width)
-    rows, used, weights = _rows(device, width)
-    distances.gathered_cosine_distances(rows.half(), used, weights, n_examples)
-    distances.gathered_cosine_distances(rows, used, weights, n_examples, offsets=weights)
-    biases = torch.zeros(1, 2, device=device)
-    for dtype in (torch.float16, torch.float32):
-        factors = gates.gated_factors(rows.to(dtype), used, weights, weights, biases, n_examples)
-        distances.gathered_cosine_distances(rows.to(dtype), used, weights, n_examples, up=weights, factors=factors)
     thresholds = torch.tensor([0.5], dtype=torch.float64, device=device)
+    agglomerative.linkage(d, n_examples)
     scc.linkage(d, n_examples, thresholds)
+    clusterings.hac_clusterings(d, n_examples, 0.5)
     clusterings.scc_clusterings(d, n_examples, 0.5, thresholds)
     tree.cut(trees, n_examples, 0.5)
+    metrics.tree_metrics(d, trees, labels, n_examples)
     metrics.cluster_metrics(d, labels, n_examples)
+
+
+def _of_rows(device: torch.device, width: int) -> None:
+    """Run what reads embeddings, weights or activations: distances, rotation test, logit effects, key tokens."""
+    n_examples, biases = torch.tensor([width], device=device), torch.zeros(1, 2, device=device)
+    rows, used, weights = _rows(device, width)
+    half = rows.half()
+    distances.gathered_cosine_distances(half, used, weights, n_examples)
+    distances.gathered_cosine_distances(rows, used, weights, n_examples, offsets=weights)
+    for x in (half, rows):
+        factors = gates.gated_factors(x, used, weights, weights, biases, n_examples)
+        distances.gathered_cosine_distances(x, used, weights, n_examples, up=weights, factors=factors)
+    significance.gathered_rotation_test(half, used, weights, n_examples, n_null=1)
+    significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
     logit_effects.logit_effects(weights, rows, 1)
     for dtype in ACTIVATION_DTYPES:
         for n_ends in (1, 2):
             key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1, n_ends)
 
 
-HALVES = (_trees, _all_else)  # they take as long to compile as each other
+HALVES = (_of_distances, _of_rows)  # of like length, and with little to compile in common
 
 
 def _rows(device: torch.device, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +93,7 @@ def wants_compiling() -> bool:
 def warm_beside() -> Iterator[None]:
     """Compile the CPU halves in two processes, where they are not, while the block runs; wait for them at the end.
 
-    Compiling takes a minute and a half of a core and holds the interpreter. A process that fails is passed over: what
+    Compiling takes two minutes of a core and holds the interpreter. A process that fails is passed over: what
     it leaves is compiled when it is first used.
     """
     with ExitStack() as started:

@@ -52,7 +52,8 @@ def page(client: Client, view: View, wanted: Wanted, unit: Unit) -> dict[str, An
         texts = _texts(client, view, shown)
         rows = [_group_row(group, usual, texts, unit) for group in layer.groups]
         more = first + N_ROWS < layer.n_groups
-        return {"title": f"Map of layer {wanted.layer}", "layer": layer, "data": {"rows": rows}, "more": more}
+        said = {"title": f"Map of layer {wanted.layer}", "first": first}
+        return said | {"layer": layer, "data": {"rows": rows}, "more": more}
     (layer,) = client.map(wanted.layer, groups=wanted.group, **view.asked_of())
     group = _only(layer, wanted.group)
     shown = list(group.clusters[first : first + N_ROWS])

@@ -237,7 +237,7 @@ def write_rows(merges, rank, n, n_rows, tree, lane):
 
 @triton.jit
 def _renamed(node, rank, n):
-    """What the tree calls a node that the chain numbered."""
+    """Return the tree's number of a node that the chain numbered."""
     made = (node >= n) & (node < 2 * n - 1)  # beyond where a merge never came
     return tl.where(made, n + tl.gather(rank, tl.where(made, node - n, 0), 0), node)
 

@@ -168,18 +168,18 @@ class _Ids:
         return None if ids is None else np.array([*head, *ids], np.int32)
 
     def _of_text(self, tokens: Sequence[str]) -> list[int] | None:
-        """As the tokenizer splits their text."""
+        """Return the ids into which the tokenizer splits their text, where these are the tokens."""
         (ids,) = self._tokenizer.encode(["".join(tokens)])
         return ids if self._tokenizer.texts(ids) == tokens else None
 
     def _by_name(self, tokens: Sequence[str]) -> list[int] | None:
-        """By their names in the vocabulary, where these make a text of whole characters."""
+        """Return the ids that they name in the vocabulary, where these make a text of whole characters."""
         ids = [one for one in self._tokenizer.named(tokens) if one is not None]
         whole = len(ids) == len(tokens) and "\N{REPLACEMENT CHARACTER}" not in "".join(self._tokenizer.texts(ids))
         return ids if whole else None
 
     def _each(self, tokens: Sequence[str]) -> list[int] | None:
-        """Each token as a text of its own."""
+        """Return the id of each as a text of its own, where each has one."""
         ids = [one for one in map(self._one, tokens) if one is not None]
         return ids if len(ids) == len(tokens) else None
 

@@ -116,7 +116,7 @@ class Share(NamedTuple):
     sample: Tensor
 
     def on(self, device: torch.device) -> "Share":
-        """The same on a device; where a model is split, its layers lie on several."""
+        """Return the share on a device; where a model is split, its layers lie on several."""
         return self if device == self.rows.device else Share(*(of.to(device) for of in self))
 
 

@@ -10,14 +10,13 @@ each commit in a process of its own that stays; both must collect the same, to t
 import argparse
 import hashlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import commits
 import given
 
 
@@ -36,35 +35,13 @@ def main():
 
 
 def compare(how):
-    here = Path(__file__).parents[2]
-    children = {name: begun(root) for name, root in (("before", how.before), ("now", here)) if root is not None}
-    found = {name: [] for name in children}
-    for _ in range(how.rounds + 1):
-        for name, process in children.items():
-            process.stdin.write("\n")
-            process.stdin.flush()
-            found[name].append(json.loads(process.stdout.readline()))
-    for process in children.values():
-        process.stdin.close()
-        process.wait()
-    assert len({results[0]["digest"] for results in found.values()}) == 1, "the commits do not collect the same"
-    seconds = {name: [result["seconds"] for result in results[1:]] for name, results in found.items()}  # one warms up
+    found = commits.in_turn(__file__, how.before, how.rounds)
+    seconds = {name: [result["seconds"] for result in results] for name, results in found.items()}
     for name, taken in seconds.items():
         print(f"{name}: {statistics.median(taken):.3f} s ({min(taken):.3f} to {max(taken):.3f})")
     if "before" in seconds:
         ratios = sorted(now / before for now, before in zip(seconds["now"], seconds["before"], strict=True))
         print(f"now / before: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
-
-
-def begun(root):
-    """The same file, with the modules of a checkout."""
-    return subprocess.Popen(
-        [sys.executable, __file__, *sys.argv[1:], "--child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(root.absolute() / "src")},
-    )
 
 
 def child(how):

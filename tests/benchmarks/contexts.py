@@ -13,13 +13,11 @@ model: `first` leaves some 20 of 256.
 import argparse
 import hashlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 
+import commits
 import given
 
 PARTS = ("reduced", "counted", "joined")
@@ -42,29 +40,18 @@ def main():
 
 
 def compare(how):
-    here = Path(__file__).parents[2]
-    children = {name: begun(root) for name, root in (("before", how.before), ("now", here)) if root is not None}
-    found = {name: [] for name in children}
-    for _ in range(how.rounds + 1):
-        for name, process in children.items():
-            process.stdin.write("\n")
-            process.stdin.flush()
-            found[name].append(json.loads(process.stdout.readline()))
-    for process in children.values():
-        process.stdin.close()
-        process.wait()
-    assert len({results[0]["digest"] for results in found.values()}) == 1, "the commits do not give the same"
+    found = commits.in_turn(__file__, how.before, how.rounds)
     n = how.contexts * how.layers * how.neurons
     print(f"{how.contexts} contexts, {how.layers} layers of {how.neurons:,} neurons, rule {how.rule}; candidates left:")
     print(", ".join(f"{name} {results[0]['left']:.1f}" for name, results in found.items()))
     print("| ns a context and neuron |", " | ".join(PARTS), "| all |")
     print("|" + "---|" * 5)
     for name, results in found.items():
-        kept = [[result[part] for part in PARTS] for result in results[1:]]  # the first warms up
+        kept = [[result[part] for part in PARTS] for result in results]
         row = [statistics.median(column) for column in zip(*kept, strict=True)]
         print(f"| {name} |", " | ".join(f"{s / n * 1e9:.2f}" for s in [*row, statistics.median(map(sum, kept))]), "|")
     if "before" in found:
-        pairs = list(zip(found["now"][1:], found["before"][1:], strict=True))
+        pairs = list(zip(found["now"], found["before"], strict=True))
         ratios = [[now[part] / before[part] for now, before in pairs] for part in PARTS]
         ratios.append([sum(now[p] for p in PARTS) / sum(before[p] for p in PARTS) for now, before in pairs])
         print(
@@ -72,18 +59,6 @@ def compare(how):
             " | ".join(f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in ratios),
             "|",
         )
-
-
-def begun(root):
-    """The same file, with the modules of a checkout."""
-    environment = os.environ | {"PYTHONPATH": str(root.absolute() / "src")}
-    return subprocess.Popen(
-        [sys.executable, __file__, *sys.argv[1:], "--child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
 
 
 def child(how):

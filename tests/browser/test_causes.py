@@ -1,4 +1,4 @@
-"""What a cluster causes, on its card: asked for by a button, in words with its size and controls, or why not."""
+"""A card says what its cluster causes when its button is pressed: in words with size and controls, or why not."""
 
 import pytest
 

@@ -90,7 +90,7 @@ def _model(checkpoint: Path):
 
 @pytest.fixture(scope="module")
 def client(made: Made, index_folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Of a server with jobs, whose operator allows the SAEs."""
+    """Return a client of a server with jobs, whose operator allows the SAEs."""
     state, patch = tmp_path_factory.mktemp("state"), pytest.MonkeyPatch()
     patch.setenv("POLYSEM_SAES", str(made.saes))
     with polysem.server.local(made.index, index_folder, device="cpu", state=state) as client:

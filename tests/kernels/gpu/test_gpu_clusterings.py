@@ -30,7 +30,7 @@ def tree_of(d, n, algorithm):
 
 
 def in_turn(d, n, cut, algorithm):
-    """The same by the GPU halves of the stages."""
+    """Compute the clusterings by the GPU halves of the stages."""
     trees = tree_of(d, n, algorithm)
     labels = tree.cut(trees, n, cut)
     return trees, labels, metrics.tree_metrics(d, trees, labels, n)
