@@ -79,11 +79,19 @@ def serve(path: str) -> None:
 
 def _tested(run: Callable[[list[str]], int], module: str, tests: list[str], limits: Limits) -> tuple[int, float]:
     """The exit status of the tests in a child, 1 where they take too long; and the processor time that they took."""
+    with tempfile.TemporaryDirectory(prefix="polysem-mutant-", ignore_cleanup_errors=True) as temporary:
+        return _in_child(run, module, tests, limits, temporary)
+
+
+def _in_child(
+    run: Callable[[list[str]], int], module: str, tests: list[str], limits: Limits, temporary: str
+) -> tuple[int, float]:
     child = os.fork()
     if child == 0:
         os.setsid()
         signal.alarm(int(limits.clock_s))
         resource.setrlimit(resource.RLIMIT_CPU, (int(limits.processor_s), int(limits.processor_s)))
+        tempfile.tempdir = os.environ["TMPDIR"] = temporary  # a child leaves files behind, above all one that hangs
         said = os.open("last-tests.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(said, stream)
