@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
@@ -29,6 +29,7 @@ from polysem.server.model.latent_model import with_latents
 from polysem.server.questions import holding
 from polysem.server.ray_cluster import sessions
 from polysem.server.ray_cluster.pool import RayOptions
+from polysem.server.ray_cluster.worker import ModelPayload
 
 from ..model.tiny_saes import sae
 
@@ -106,6 +107,7 @@ from polysem.server.corpus.documents import Corpus
 from polysem.server.indexing import builder
 from polysem.server.ray_cluster import sessions
 from polysem.server.ray_cluster.pool import RayOptions
+from polysem.server.ray_cluster.worker import ModelPayload
 shards.SHARD_CONTEXTS = 17
 def progress(stage, n, total):
     if n:
@@ -155,6 +157,17 @@ def test_another_model_on_a_worker_is_refused(cluster, described, make_checkpoin
         sessions.building(mixed, Corpus("pydocs"), "auto", RayOptions(workers=1)),
     ):
         pass
+
+
+def test_another_config_of_the_same_weights_on_a_worker_is_refused(described, corpus_file):
+    """Opened as a worker opens it, here; `settings` are the driver's."""
+    held = ModelPayload(
+        *(described.info.id, "cpu", "float32", described.info, {**described.settings, "layer_norm_epsilon": 0.5}),
+        *(Corpus(str(corpus_file)), "its fingerprint"),
+    )
+    words = r"has layer_norm_epsilon 0\.5, which is 1e-05 on the worker .*; give all machines the same one"
+    with ExitStack() as stack, pytest.raises(FailedPrecondition, match=words):
+        held.open(stack, held.folders)
 
 
 def test_measurements_have_the_bytes_of_the_local_ones(cluster, here, tmp_path, monkeypatch):
