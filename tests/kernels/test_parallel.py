@@ -4,10 +4,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
-from polysem.kernels import agglomerative, distances, metrics, scc, tree
+from polysem.kernels import agglomerative, distances, metrics, parallel, scc, tree
 from polysem.kernels import warm_up as warming
 from polysem.kernels.warm_up import warm_beside, warm_up
 
@@ -75,6 +76,20 @@ def test_the_gil_is_free_while_a_kernel_works(clustered_embeddings):
     ticker.join()
     during = [t for t in ticks if begin < t < end]
     assert len(during) >= 3  # a kernel that held the GIL would let none through until it ended
+
+
+@pytest.mark.parametrize("function", [all_of_it, eval("lambda x: x")], ids=["in a file", "in no file"])
+@pytest.mark.parametrize("compiled", [parallel.compiled, parallel.compiled_sum])
+def test_what_is_compiled_leaves_the_gil_wherever_it_is_kept(compiled, function):
+    """Said of the function itself: what is kept compiled does not tell how it was asked for."""
+    assert compiled(function).targetoptions["nogil"] is True
+
+
+def test_room_is_as_large_as_was_asked_for_wherever_memory_begins():
+    shapes = [(1, (1 << 20) + step) for step in range(0, 4 << 20, 300_001)]
+    held = [parallel.room(shape, np.uint8) for shape in shapes]  # all at once, so that each begins elsewhere
+    assert [array.shape for array in held] == shapes
+    assert {array.ctypes.data % (1 << 21) for array in held} == {0}
 
 
 def test_what_is_compiled_is_not_compiled_beside(monkeypatch):
