@@ -1,5 +1,5 @@
-"""Do the tests notice small changes? Mutants of the kernels (their CPU halves), the batcher, selection, the codec and
-the job store, made by cosmic-ray in a copy of the repository, each met by the tests of its module.
+"""Do the tests notice small changes? Mutants of the kernels (their CPU halves), the batcher, selection, the codec, the
+job store, names and maps, made by cosmic-ray in a copy of the repository, each met by the tests of its module.
 
 make mutants                              all of them, hours
 make mutants ARGS='kernels/scc.py'        of one module
@@ -36,6 +36,7 @@ MOST = 0.9
 
 KERNELS = "tests/kernels"
 WIRE = "tests/proto/wire"
+NAMING = "tests/server/naming"
 SMALL = ("-k", "not thousand and not 257")  # by the interpreter
 MODULES: dict[str, tuple[str, ...]] = {
     "kernels/agglomerative.py": (f"{KERNELS}/test_agglomerative.py", f"{KERNELS}/test_merged_list.py", *SMALL),
@@ -61,16 +62,19 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/splits.py": (f"{KERNELS}/test_splits.py",),
     "kernels/stability.py": (f"{KERNELS}/test_stability.py", f"{KERNELS}/test_stability_cases.py"),
     "kernels/tree.py": (f"{KERNELS}/test_tree.py", *SMALL),
-    "kernels/large/embeddings.py": (f"{KERNELS}/large/test_neighbours.py", f"{KERNELS}/large/test_trees.py"),
-    "kernels/large/metrics.py": (f"{KERNELS}/large/test_trees.py",),
+    "kernels/large/embeddings.py": (f"{KERNELS}/large/test_neighbours.py", f"{KERNELS}/large/test_trees.py", *SMALL),
+    "kernels/large/metrics.py": (f"{KERNELS}/large/test_trees.py", *SMALL),
     "kernels/large/neighbour_tree.py": (f"{KERNELS}/large/test_neighbour_tree.py",),
     "kernels/large/neighbours.py": (f"{KERNELS}/large/test_neighbours.py", f"{KERNELS}/large/test_neighbour_tree.py"),
-    "kernels/large/trees.py": (f"{KERNELS}/large/test_trees.py",),
+    "kernels/large/trees.py": (f"{KERNELS}/large/test_trees.py", *SMALL),
     "proto/wire/batches.py": (f"{WIRE}/test_batches.py",),
     "proto/wire/columns.py": (f"{WIRE}/test_batches.py",),
     "proto/wire/names.py": ("tests/proto/questions",),
     "proto/wire/status.py": (f"{WIRE}/test_status.py",),
     "proto/wire/tensors.py": (f"{WIRE}/test_tensors.py", f"{WIRE}/test_batches.py"),
+    "server/index/draws.py": ("tests/server/indexing/test_selection.py", f"{NAMING}/test_scores.py"),
+    "server/index/negatives.py": ("tests/server/indexing/test_negatives.py",),
+    "server/indexing/negatives.py": ("tests/server/indexing/test_negatives.py",),
     "server/indexing/selection.py": ("tests/server/indexing/test_selection.py",),
     "server/jobs/store.py": (
         "tests/server/jobs/test_store.py",
@@ -90,6 +94,14 @@ MODULES: dict[str, tuple[str, ...]] = {
             )
         ),
     ),
+    "server/mapping/file.py": ("tests/server/mapping/test_file.py",),
+    "server/mapping/groups.py": ("tests/server/mapping/test_groups.py",),
+    "server/naming/kept.py": (f"{NAMING}/test_kept.py",),
+    "server/naming/log_odds.py": (f"{NAMING}/test_log_odds.py",),
+    "server/naming/names.py": (f"{NAMING}/test_names.py", f"{NAMING}/test_scores.py"),
+    "server/naming/parts.py": (f"{NAMING}/test_parts.py",),
+    "server/naming/rules.py": (f"{NAMING}/test_names.py", f"{NAMING}/test_scores.py"),
+    "server/naming/scores.py": (f"{NAMING}/test_scores.py",),
     "server/serving/batcher.py": ("tests/server/serving/test_batcher.py",),
 }
 # Of cosmic-ray's operators: one change a place where several would be noticed alike.

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster import hierarchy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polysem.kernels import scc
 from polysem.kernels.large import embeddings, libraries, neighbour_tree, neighbours
@@ -32,6 +33,18 @@ def as_matrix(unit):
     n = len(unit)
     distances, columns = neighbours.nearest_neighbours(unit, max(n - 1, 0))
     return torch.zeros(n, n).scatter_(1, columns, distances)[None]
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has that torch made meanwhile."""
+
+    n_numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.n_numbers = max(self.n_numbers, made.numel())
+        return made
 
 
 class TestNearestNeighbours:
@@ -101,6 +114,12 @@ class TestNearestNeighbours:
         assert torch.equal(want[:, 3], pair_distances(x, v[:, 3], u))
         monkeypatch.setitem(embeddings.PAIRS, "cpu", 3)
         assert torch.equal(want, pair_distances(x, u, v))
+
+    def test_are_measured_a_few_at_once(self):
+        x, v = clustered(8, 900, 5), torch.zeros(900, 7, dtype=torch.int64)
+        with Largest() as seen:
+            pair_distances(x, torch.arange(900), v)
+        assert seen.n_numbers <= max(5 * embeddings.PAIRS["cpu"], v.numel())
 
     def test_are_symmetric_to_the_bit(self):
         d = as_matrix(clustered(1, 100, 33, n_zeros=3))[0]
