@@ -27,7 +27,7 @@ client/explorer      client client/drawing client/questions proto proto/question
 client/measuring     client proto proto/questions proto/wire proto/work
 client/exporting     client client/questions proto proto/questions
 client/assistants    client client/questions proto
-client/by_model      client/questions proto proto/questions
+client/by_model      client client/questions proto proto/questions
 client/commands      client client/assistants client/by_model client/drawing client/explorer client/exporting
                      client/measuring client/questions client/terminal proto proto/questions proto/work
 server/settings      proto

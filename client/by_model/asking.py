@@ -16,7 +16,7 @@ from polysem.client.by_model.endpoint import Endpoint, Reply
 from polysem.proto.errors import FailedPrecondition, QuotaExceeded
 
 PROMPTS = Path(__file__).parent / "prompts"
-VERSION = 1
+VERSION = 2
 
 
 class Budget(NamedTuple):

@@ -1,9 +1,11 @@
 """Names of clusters by a model: what half of a cluster's examples have in common, scored by the other half."""
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from polysem.client import characters
 from polysem.client.by_model import scoring
 from polysem.client.by_model.asking import prompt
 from polysem.client.by_model.scoring import Ask, marked, numbered
@@ -15,6 +17,11 @@ from polysem.proto.questions.kept_names import JOINERS, MAX_CHARACTERS, KeptName
 MAX_SHOWN, MAX_HELD_OUT = 12, 10  # examples of a cluster
 LEAST_SCORED = 8
 NAME_TOKENS = 60
+AROUND = f" \t{characters.DAMAGE}"  # a character that the last token only begins
+BREAKS = re.compile(r"(\\n[ ]*)+$|^(\\n[ ]*)+")  # as the texts have them
+MARKED = re.compile("<<.*>>")
+QUOTED = re.compile("""[^"“]*: ["“](.+)["”]\\.?""")  # The phrase is: "…"
+NUMBERED = re.compile(r"^(\d+[.)]|[-*•]) +")
 
 
 class Halves(NamedTuple):
@@ -85,7 +92,13 @@ def named(
 
 
 def clean(answer: str) -> str:
-    """Return a model's answer as a name: its first line, without quotes around it; "" where nothing is left."""
-    line = next((line.strip() for line in answer.splitlines() if line.strip()), "")
-    line = line.strip("\"'“”.* ").removeprefix("Phrase:").strip()
+    """Return a model's answer as a name: its first line that is one, without what is put around it; "" where none is.
+
+    No names are a line that leads to the next ("Here is the phrase:"), a text copied with its mark, and line breaks.
+    """
+    lines = (BREAKS.sub("", line.strip(AROUND)).strip() for line in answer.splitlines())
+    line = next((line for line in lines if line.strip("`") and line[-1] != ":" and not MARKED.search(line)), "")
+    if quoted := QUOTED.fullmatch(line):
+        line = quoted[1]
+    line = NUMBERED.sub("", line).strip("\"'“”.* ").removeprefix("Phrase:").strip()
     return "".join(c for c in line if c.isprintable() or c in JOINERS)[:MAX_CHARACTERS].strip()

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
+from polysem.client import characters
 from polysem.client.by_model.asking import prompt
 from polysem.client.questions.examples import Example
 
@@ -22,9 +23,11 @@ Ask = Callable[[str, int], str]
 
 
 def marked(example: Example, place: int | None = None) -> str:
-    """Return the text on one line, with the key token, or another, between << and >>."""
+    """Return the text on one line, line breaks as \\n, with the key token, or another, between << and >>."""
     at = example.key if place is None else place
-    pieces = [f"<<{token}>>" if i == at else token for i, token in enumerate(example.tokens)]
+    tokens = characters.shown(example.tokens, example.key, example.key_part)
+    tokens = [token.replace("⏎", "\\n") for token in tokens]  # which every language model has read often
+    pieces = [f"<<{token}>>" if i == at else token for i, token in enumerate(tokens)]
     return " ".join("".join(pieces).split())
 
 
@@ -68,10 +71,11 @@ def _score(ask: Ask, kind: str, name: str, right: Sequence[str], wrong: Sequence
 
 
 def judged(answer: str, n: int) -> list[bool] | None:
-    """Return what an answer says of n texts; None for one that is not n zeros and ones."""
+    """Return what an answer says of n texts; None for one that is not n zeros and ones, in brackets or alone."""
     found = re.search(r"\[[\s01,.]*\]", answer)
+    alone = re.fullmatch(r"[\s01,]+", answer)
     try:
-        values = json.loads(found[0]) if found else None
+        values = json.loads(found[0] if found else f"[{answer}]") if found or alone else None
     except ValueError:
         return None
     if not isinstance(values, list) or len(values) != n or any(value not in (0, 1) for value in values):

@@ -48,27 +48,32 @@ def name_by_model(
         _show(client, found, given, endpoint, options, how)
         return
     asking = Asking(endpoint, options.budget, options.cache or _cache())
-    n, last = 0, ""
+    n, n_unread, last = 0, 0, ""
     try:
-        for neuron, clusters, examples, elsewhere in _texts(client, found, given, options, how):
-            before = last
+        for neuron, clusters, examples, elsewhere in texts(client, found, given, options, how):
+            before, unnamed = last, {tuple(cluster.members.tolist()): cluster.letter for cluster in clusters}
             for name in naming.named(asking.ask, neuron, examples, elsewhere, clusters, options.model, before):
                 client.keep_names(name, index=how.get("index"))
                 n, last = n + 1, name.text
+                n_unread += len(name.members) >= naming.LEAST_SCORED and name.scores is None
                 _say(name, neuron, as_json)
+                del unnamed[name.members]
+            for letter in unnamed.values():
+                click.echo(f"{neuron.id} {letter}: the model gave no name", err=True)
     except QuotaExceeded as error:
         click.echo(f"polysem: {error.message}", err=True)
     finally:
         asking.close()
         spent = f"{asking.n_calls:,} calls, {asking.n_tokens:,} tokens"
-        click.echo(f"{n:,} names are kept; {spent}; {asking.n_kept:,} answers were there already", err=True)
+        unread = f"; of {n_unread:,} the model's judgements could not be read, so they have no scores" * bool(n_unread)
+        click.echo(f"{n:,} names are kept{unread}; {spent}; {asking.n_kept:,} answers were there already", err=True)
 
 
 def _kept(client: Client, neurons: Sequence[str], how: Mapping[str, Any]) -> Sequence[KeptName]:
     return client.names(*neurons, index=how.get("index"), side=how["side"])
 
 
-def _texts(
+def texts(
     client: Client, found: Sequence[Neuron], given: set[Any], options: Options, how: Mapping[str, Any]
 ) -> Iterator[tuple[Neuron, list[Cluster], Sequence[Example], Sequence[Example]]]:
     """Yield each neuron with its clusters that are to be named, its examples, and some of the neuron before."""
@@ -89,7 +94,8 @@ def _texts(
 
 def _neighbours(client: Client, id_: NeuronId, asked: Mapping[str, Any]) -> list[Example]:
     """Examples of the neurons beside the first one."""
-    last = client.indexes()[0].n_neurons_per_layer - 1
+    index = next(one for one in client.indexes() if asked["index"] in (None, one.name))
+    last = index.width(id_.layer) - 1
     around = f"{id_.layer}.{max(0, id_.neuron - 4)}-{min(last, id_.neuron + 4)}"
     return [example for example in client.examples(around, examples=range(4), **asked) if example.neuron != id_]
 
@@ -104,7 +110,7 @@ def _show(
 ) -> None:
     """Print what would be sent for names; the questions that score them follow from the names."""
     n = n_scored = 0
-    for neuron, clusters, examples, _ in _texts(client, found, given, options, how):
+    for neuron, clusters, examples, _ in texts(client, found, given, options, how):
         for cluster in clusters:
             half = naming.halves(cluster, examples, 0)
             n, n_scored = n + 1, n_scored + bool(half.held_out)

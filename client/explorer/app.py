@@ -100,6 +100,7 @@ def make_app(client: Client, hosts: tuple[str, ...] = LOOPBACK, asking: Asking |
         "/go": pages.go,
         "/api/go": pages.go_json,
         "/api/neurons": pages.rows_json,
+        "/api/names": pages.names_json,
         "/random": pages.random,
         "/text": pages.text,
         "/search": pages.search,
@@ -155,6 +156,7 @@ def _asked(request: Request) -> str:
 class _Pages:
     def __init__(self, client: Client, asking: Asking) -> None:
         self._client, self._asking = client, asking
+        self._names = naming.RowNames(client)
         self._indexes: list[IndexInfo] = []
         self._serves = False  # as far as is known
         loader = jinja2.FileSystemLoader(FOLDER / "pages")
@@ -210,7 +212,7 @@ class _Pages:
         n_matching, tested = found.n_matching, found.summary.n_tested > 0
         data = {
             "field": overview.field(found.summary, table),
-            "rows": overview.rows(self._client, view, list(found)),
+            "rows": overview.rows(self._client, view, list(found), self._names),
             "n_pages": max(1, -(-n_matching // overview.N_ROWS)),
         }
         return self._page(
@@ -230,7 +232,14 @@ class _Pages:
         """The rows of a page of the overview."""
         view, table = View.of(request.query_params), Table.of(request.query_params)
         found = overview.listing(self._client, view, table)
-        return JSONResponse({"rows": overview.rows(self._client, view, list(found))})
+        return JSONResponse({"rows": overview.rows(self._client, view, list(found), self._names)})
+
+    def names_json(self, request: Request) -> Response:
+        """The names of the clusters of rows in view, by neuron and label."""
+        view = View.of(request.query_params)
+        ids = [neuron_id(text) for text in named_neurons(request.query_params.get("neurons", ""))]
+        found = self._names.asked(view, list(dict.fromkeys(ids)))
+        return JSONResponse({str(id_): texts for id_, texts in found.items()})
 
     def _table(self, view: View, table: Table) -> Response:
         """The overview as a table of metrics."""

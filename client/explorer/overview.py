@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from polysem.client.client import Client
 from polysem.client.explorer.features import features, plain
+from polysem.client.explorer.naming import RowNames, Texts
 from polysem.client.explorer.questions import Table, View
 from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.listing import ListedNeuron, Listing
@@ -99,18 +100,26 @@ def field(summary: NeuronSummary, table: Table) -> dict[str, Any]:
     }
 
 
-def rows(client: Client, view: View, listed: Sequence[ListedNeuron]) -> list[dict[str, Any]]:
-    """Return neurons as the page's script draws them. Cost: one call for all clusters, one a neuron for its texts."""
+def rows(client: Client, view: View, listed: Sequence[ListedNeuron], names: RowNames) -> list[dict[str, Any]]:
+    """Return neurons as the page's script draws them, with the names that are known already.
+
+    Cost: one call for all clusters, one for kept names, one a neuron for its texts.
+    """
     ids = [one.id for one in listed if one.n_clusters]
     clustered = list(client.cluster(*ids, n_null=0, **view.clustering())) if ids else []
     largest = [(neuron, [c for c in neuron.clusters if c.size > 1][:N_FEATURES]) for neuron in clustered]
     found = dict(zip(ids, zip(clustered, features(client, view, largest, 1), strict=True), strict=True))
-    return [_row(one, found, view) for one in listed]
+    known = names.known(view, clustered)
+    return [_row(one, found, known.get(one.id, {}), view) for one in listed]
 
 
-def _row(one: ListedNeuron, found: dict[NeuronId, tuple[Neuron, list[dict[str, Any]]]], view: View) -> dict[str, Any]:
+def _row(
+    one: ListedNeuron, found: dict[NeuronId, tuple[Neuron, list[dict[str, Any]]]], names: Texts, view: View
+) -> dict[str, Any]:
     neuron, shown = found.get(one.id, (None, []))
     many = [plain(cluster) for cluster in neuron.clusters if cluster.size > 1] if neuron else []
+    for cluster in (*many, *shown):
+        cluster["name"] = names.get(cluster["label"])
     beyond, chance = one.excess_silhouette, one.null_silhouette
     return {
         "id": str(one.id),

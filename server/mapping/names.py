@@ -27,7 +27,7 @@ class GroupName(NamedTuple):
 
 
 def group_name(index: Index, tokenizer: Tokenizer, members: Sequence[Place], others: Sequence[Place]) -> GroupName:
-    """Return the name of a group of clusters. Cost: some 20 ms, 100 with a score.
+    """Return the name of a group of clusters. Cost: some 20 ms, 50 with a score.
 
     members  central examples of its clusters, no two of one place
     others   central examples of other clusters of the layer

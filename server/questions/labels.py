@@ -84,7 +84,7 @@ class LabelWork:
     def names(self, layer: int, neuron: int, labels: IntArray, scored: bool = True) -> Names:
         """Return the names that rules make of a neuron's clusters, given the labels (n,) of its examples.
 
-        scored  False: the same names without scores, at half the cost
+        scored  False: the same names without scores, at a quarter of the cost
         """
         index, tokenizer = self.clustering.index, self.clustering.model.tokenizer
         read = _some_of_each(labels)

@@ -77,9 +77,11 @@
 
   // ---- Rows
 
+  const titled = (cluster) => element("b", { title: title(cluster) }, title(cluster));
+
   function feature(cluster) {
-    const [line] = cluster.lines, name = title(cluster);
-    return element("li", {}, element("div", { class: "named" }, chip(cluster, true), element("b", { title: name }, name),
+    const [line] = cluster.lines;
+    return element("li", {}, element("div", { class: "named" }, chip(cluster, true), titled(cluster),
       element("span", { class: "ps-quiet" }, String(cluster.size))), line ? snippet(line) : null);
   }
 
@@ -98,12 +100,59 @@
     element("div", {}, `${count(row.n, "example")} · to ${shown(row.most)}`));
   }
 
+  const barOf = (row) => shareBar(row.many, row.single, row.n, { thin: true });
+
   function drawn(row) {
-    const bar = row.many.length + row.single ? shareBar(row.many, row.single, row.n, { thin: true })
+    const bar = row.many.length + row.single ? barOf(row)
       : element("p", { class: "ps-quiet" }, row.n ? "too many examples for this linkage" : "no dataset examples");
-    return element("li", { class: "row" }, element("div", {}, element("a", { class: "id", href: row.address }, row.id),
+    const made = element("li", { class: "row" }, element("div", {}, element("a", { class: "id", href: row.address }, row.id),
       element("div", { class: "ps-quiet" }, row.n ? count(row.many.length, "feature") : "")),
     element("div", { class: "middle" }, bar, element("ul", { class: "what" }, ...row.features.map(feature))), structure(row));
+    if (row.many.some((cluster) => !cluster.name)) {
+      unnamed.set(made, row);
+      inView.observe(made);
+    }
+    return made;
+  }
+
+  // ---- Names: asked for the rows in view, some at a time, once they are drawn; a name takes the place of the key tokens
+
+  const NAMED_AT_ONCE = 4, unnamed = new Map(), waiting = new Set(); // rows by their elements; elements in view
+  const inView = new IntersectionObserver((changes) => {
+    for (const { target, isIntersecting } of changes) {
+      if (isIntersecting) waiting.add(target);
+      else waiting.delete(target);
+    }
+    askForNames();
+  });
+
+  function named(made, names) {
+    const row = unnamed.get(made);
+    for (const cluster of [...row.many, ...row.features]) cluster.name = names[cluster.label];
+    made.querySelector(".ps-share").replaceWith(barOf(row));
+    made.querySelectorAll(".named b").forEach((old, i) => old.replaceWith(titled(row.features[i])));
+  }
+
+  let asking = false;
+  async function askForNames() {
+    if (asking) return;
+    asking = true;
+    try {
+      while (waiting.size) {
+        const some = [...waiting].slice(0, NAMED_AT_ONCE), query = new URLSearchParams(given);
+        query.set("neurons", some.map((made) => unnamed.get(made).id).join(" "));
+        const names = await ask(`/api/names?${query}`);
+        for (const made of some) {
+          named(made, names[unnamed.get(made).id]);
+          inView.unobserve(made);
+          waiting.delete(made);
+        }
+      }
+    } catch (error) {
+      say(error.message, true); // the key tokens stay; rows that come into view ask again
+    } finally {
+      asking = false;
+    }
   }
 
   // ---- More: page after page, each asked for when it is wanted

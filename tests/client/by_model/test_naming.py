@@ -1,12 +1,15 @@
 """Names by a model, by hand and through `polysem name --by-model`: scores beside their nulls, and nothing unasked."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from polysem.client.by_model import naming, scoring
 from polysem.client.by_model.naming import clean
 from polysem.client.by_model.scoring import detection, fuzzing, judged, marked
+from polysem.client.questions.examples import Example
 
 from .conftest import honest
 
@@ -24,6 +27,13 @@ def test_a_text_is_marked_at_its_key_token_on_one_line(examples):
     assert text.count("<<") == text.count(">>") == 1
     assert f"<<{one.tokens[one.key].strip()}" in text.replace("<< ", "<<")
     assert "\n" not in text
+    broken = Example(
+        one.neuron, 0, "", 0, 2, 1.0, (" end", ".", "\n", "    ", "A"), np.zeros(5, np.float32), 2, key_of=(1, 1)
+    )
+    assert marked(broken) == r"end.<<\n>> A"
+    assert marked(broken, 4) == r"end.\n <<A>>"
+    character = replace(broken, tokens=(" a", "", "日"), activations=np.zeros(3, np.float32), key=1, key_of=(1, 2))
+    assert marked(character) == "a<<日 1/2>>"
 
 
 @pytest.mark.parametrize(
@@ -31,6 +41,9 @@ def test_a_text_is_marked_at_its_key_token_on_one_line(examples):
     [
         ("[1, 0, 1]", [True, False, True]),
         ("Sure! [1,0,1].", [True, False, True]),
+        ("1, 0, 1", [True, False, True]),
+        ("1, 0, 1, 1, 0, 1, 1, 0", None),
+        ("1. 0\n2. 1\n3. 1", None),
         ("[1, 0]", None),
         ("[1, 0, 2]", None),
         ("1 0 1", None),
@@ -52,6 +65,13 @@ def test_judgements_are_read_or_left_out(answer, found):
         ("a\u202eb\x00c", "abc"),
         ("", ""),
         ("“quoted”", "quoted"),
+        ("Here is the phrase:\n\n1. **verbs of motion**\n2. nouns", "verbs of motion"),
+        ('The phrase that fits all is: "verbs of motion."', "verbs of motion"),
+        ("- verbs of motion", "verbs of motion"),
+        ("1. he went to the << river>> and\n2. she << sat>>", ""),  # texts, copied
+        ("```\n`>>>` of doctests\n```", "`>>>` of doctests"),
+        ("Sure, I can help:", ""),
+        ("\\n\\n \\n\n names of girls \\n\\n \ufffd", "names of girls"),
     ],
 )
 def test_an_answer_becomes_a_name_of_one_line(answer, name):
@@ -150,9 +170,13 @@ def test_refusals_and_nonsense_name_nothing_and_fail_nothing(polysem_client, mod
     model.answer = lambda prompt: "" if "short phrase" in prompt else "[9]"
     done = name("0.0-2")
     assert (done.returncode, done.stdout) == (0, "")
+    assert "0.0 A: the model gave no name" in done.stderr
     model.answer = lambda prompt: f"a name {len(prompt)}" if "short phrase" in prompt else "I do not know"
-    assert name("0.4").returncode == 0
-    assert all(one.scores is None for one in polysem_client.names("0.4"))
+    done = name("0.4")
+    kept = list(polysem_client.names("0.4"))
+    assert all(one.scores is None for one in kept)
+    n = sum(len(one.members) >= naming.LEAST_SCORED for one in kept)
+    assert f"{len(kept)} names are kept; of {n} the model's judgements could not be read" in done.stderr
 
 
 def test_a_failing_endpoint_and_missing_options_are_told(model, name, polysem_here):
