@@ -53,6 +53,28 @@ def test_orders_are_orders_and_depend_on_their_null_alone():
     assert (orders(7, 5, 16, 3) == many[5:16]).all()
 
 
+def mixed(state):
+    """SplitMix64's output in Python's integers."""
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state ^ (state >> 31)
+
+
+def test_orders_are_fisher_and_yates_by_splitmix64_in_every_version():
+    """Its published outputs from 1234567 on, then an order step by step: a seed gives the same nulls for good."""
+    assert [mixed((1234567 + i * 0x9E3779B97F4A7C15) % 2**64) for i in (1, 2)] == [
+        6457827717110365317,
+        3203168211198807973,
+    ]
+    n, null, seed = 9, 5, 2**40 + 3
+    state, want = mixed((mixed((mixed(seed) + n) % 2**64) + null) % 2**64), list(range(n))
+    for i in range(n - 1, 0, -1):
+        state = (state + 0x9E3779B97F4A7C15) % 2**64
+        k = (mixed(state) >> 32) * (i + 1) >> 32
+        want[i], want[k] = want[k], want[i]
+    assert orders(n, null, null + 1, seed).tolist() == [want]
+
+
 def test_orders_are_uniform_and_others_for_each_seed_and_number():
     """All 24 orders of 4 are as frequent (chi-square), and none repeats with another seed or number of examples."""
     drawn = orders(4, 0, 4800, 0)

@@ -54,7 +54,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "kernels/null_silhouettes.py": (f"{KERNELS}/gpu/test_gpu_null_silhouettes.py", "-k", "not 100"),
     "kernels/parallel.py": (f"{KERNELS}/test_parallel.py",),
     "kernels/products.py": (f"{KERNELS}/test_products.py",),
-    "kernels/rotations.py": (f"{KERNELS}/test_rotations.py", f"{KERNELS}/test_significance.py"),
+    "kernels/rotations.py": (f"{KERNELS}/test_rotations.py",),
     "kernels/rows.py": (f"{KERNELS}/test_rows.py",),
     "kernels/scc.py": (f"{KERNELS}/test_scc.py", *SMALL),
     "kernels/significance.py": (f"{KERNELS}/test_significance.py",),

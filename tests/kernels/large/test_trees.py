@@ -284,6 +284,18 @@ def test_a_circle_of_nearest_neighbours_does_not_stop_the_rounds(monkeypatch):
     assert hierarchy.is_valid_linkage(got.numpy())
 
 
+@pytest.mark.parametrize("degrees", [(0, 1, 3, 7), (7, 3, 1, 0)])
+def test_a_merge_is_as_high_as_those_it_is_made_of_whatever_rounding_does(monkeypatch, degrees):
+    """As if rounding had put each mean below the one before."""
+    means = iter([0.3, 0.2, 0.1])
+    monkeypatch.setattr(
+        large_trees._Clusters, "distance", lambda self, u, v: torch.full((len(u),), next(means)).double()
+    )
+    got = large_trees.average_linkage(on_a_circle(*degrees))
+    assert hierarchy.is_valid_linkage(got.numpy())
+    assert got[:, 2].tolist() == [torch.tensor(0.3).item()] * 3
+
+
 class TestTreeMetrics:
     @DEVICES
     @KINDS
