@@ -5,18 +5,28 @@
 INDEX is the folder of an index with negatives; without one, the demo's. Neurons are drawn at random among those with
 LEAST examples or more. Scores are means over clusters of 8 examples or more, with 95 % bootstrap intervals over
 neurons (1,000 samples). Of --shown names, those at equal steps of the order by score, each with its central example
-and another.
+and another. Last comes what names cost: medians of processor time over the COSTLY drawn neurons with the most examples,
+so other work on the machine disturbs them little.
 """
 
 import argparse
+import time
 
 import given
 import numpy as np
 
 from polysem.client import characters
+from polysem.proto.neurons import parse_neurons
+from polysem.proto.questions.labels import LabelQuery
 from polysem.server import local
+from polysem.server.mapping.names import N_TEXTS, group_name
+from polysem.server.naming.corpus import drawn_places
+from polysem.server.opening import open_engine
+from polysem.server.questions.labels import plan
+from polysem.server.settings import Settings
 
 LEAST = 16  # examples of a neuron
+COSTLY = 30
 SCORES = ("score", "null_score", "neuron_score", "precision", "recall")
 
 
@@ -86,6 +96,39 @@ def shown(client, scored, n):
         print(f"| {one.neuron}.{one.letter} | {one.size} | {name} | {one.score:.2f} | {one.null_score:.2f} | {texts} |")
 
 
+def costs(folder, neurons):
+    """Print what the names of a neuron cost, and those of a group, after a first one."""
+    engine = open_engine(Settings(index=[folder] if folder else [], device="cpu"))
+    work, items, _ = plan(engine, LabelQuery(parse_neurons(*neurons)))
+    index, tokenizer = work.clustering.index, work.clustering.model.tokenizer
+    sizes = index.n_examples[items[:, 0], items[:, 1]]
+    items = items[np.argsort(-sizes, kind="stable")[:COSTLY]]
+    clustered = [work.clustering.run(items[i : i + 1]).labels for i in range(len(items))]
+    texts = drawn_places(index, tokenizer, 2 * N_TEXTS, 9)
+    few, many = (texts[:n] for n in (7, N_TEXTS))  # a group of fewer than 8 has no score
+    measured = {
+        "names of a neuron": lambda i: work.names(*items[i].tolist(), clustered[i], scored=False),
+        "names of a neuron, with scores": lambda i: work.names(*items[i].tolist(), clustered[i]),
+        "all of a neuron's answer, with its clustering": lambda i: work.run(items[i : i + 1]),
+        "name of a group of 7 texts": lambda i: group_name(index, tokenizer, few, texts[N_TEXTS:]),
+        f"name of a group of {N_TEXTS} texts, with its score": lambda i: group_name(
+            index, tokenizer, many, texts[N_TEXTS:]
+        ),
+    }
+    print(f"\n{len(items)} neurons of {int(np.median(sizes[np.argsort(-sizes)[:COSTLY]]))} examples at the median\n")
+    print("| processor time | median, ms | most, ms |\n|---|---|---|")
+    for words, run in measured.items():
+        run(0)
+        ms = [1e3 * taken(run, i) for i in range(len(items))]
+        print(f"| {words} | {np.median(ms):.0f} | {max(ms):.0f} |")
+
+
+def taken(run, i):
+    begin = time.process_time()
+    run(i)
+    return time.process_time() - begin
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("index", nargs="?", type=given.folder)
@@ -98,6 +141,7 @@ def main():
         print(f"{client.indexes()[0].name}: {len(neurons):,} of {n:,} neurons with {LEAST} examples or more\n")
         scored = table(list(client.labels(*neurons)))
         shown(client, scored, asked.shown)
+    costs(asked.index, neurons)
 
 
 if __name__ == "__main__":
