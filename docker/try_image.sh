@@ -13,6 +13,7 @@ cd "$(dirname "$0")/.."
 missing=
 [ "$(id -u)" = 0 ] || missing+=" root,"
 for tool in buildah debootstrap unshare nsenter; do command -v "$tool" > /dev/null || missing+=" $tool,"; done
+[ -n "$missing" ] || unshare --mount --net true 2> /dev/null || missing=" the right to namespaces,"
 if [ -n "$missing" ]; then
   echo "the image is not built here, for want of:${missing%,}"
   exit "${POLYSEM_NEEDS_IMAGE:-0}"
