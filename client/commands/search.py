@@ -8,6 +8,7 @@ import click
 from polysem.client import characters, letters
 from polysem.client.client import Client
 from polysem.client.commands.options import INDEX, SIDE, asks_server, connect, print_json
+from polysem.client.found import why
 from polysem.client.questions.search import EVERY_S
 from polysem.proto.questions.search import FOUND_BY, LEAST, MAX_COUNTED, MAX_PAGE, PAGE, FoundCluster, SearchAnswer
 
@@ -83,11 +84,8 @@ def _waited(client: Client, query: str, how: dict[str, Any]) -> SearchAnswer:
 
 
 def _line(one: FoundCluster) -> str:
-    why = f"{one.share:.0%} of its key tokens" if one.found_by == "key" else (
-        "in its name" if one.found_by == "name" else f"in {one.n_with} of {one.n_texts} examples"
-    )  # fmt: skip
     where = f"{one.neuron}.{letters.letter(one.rank)}"
-    return f"{where:<12} {one.size:5}  {characters.visible(one.name)}  ({why})"
+    return f"{where:<12} {one.size:5}  {characters.visible(one.name)}  ({why(one)})"
 
 
 def _say(found: SearchAnswer, query: str) -> None:

@@ -9,6 +9,7 @@ from polysem.client.client import Client
 from polysem.client.drawing import browser
 from polysem.client.explorer.features import features
 from polysem.client.explorer.questions import View
+from polysem.client.found import why
 from polysem.client.lists import MAX_IN_LINK, ClusterList, Listed
 from polysem.client.questions.cluster import Cluster
 from polysem.client.questions.clustering import Neuron
@@ -60,7 +61,10 @@ def _rows(client: Client, view: View, answer: SearchAnswer) -> list[dict[str, An
     usual = View(side=view.side, index=view.index)  # the clustering that is searched
     return [
         row(Listed(one.neuron, letters.letter(one.rank)), usual, one.size, one.name)
-        | {"why": _why(one), "lines": [browser.example_data(texts[one.neuron, n]) | {"place": n} for n in one.examples]}
+        | {
+            "why": why(one).replace("%", "\u202f%"),
+            "lines": [browser.example_data(texts[one.neuron, n]) | {"place": n} for n in one.examples],
+        }
         for one in answer.clusters
     ]
 
@@ -75,12 +79,6 @@ def row(one: Listed, view: View, size: int, name: str) -> dict[str, Any]:
         "size": size,
         "name": characters.visible(name),
     }
-
-
-def _why(one: FoundCluster) -> str:
-    if one.found_by == "key":
-        return f"{one.share:.0%} of its key tokens".replace("%", "\u202f%")
-    return "in its name" if one.found_by == "name" else f"in {one.n_with} of {one.n_texts} examples"
 
 
 def _texts(client: Client, view: View, clusters: Sequence[FoundCluster]) -> dict[tuple[NeuronId, int], Example]:
