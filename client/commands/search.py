@@ -9,7 +9,7 @@ from polysem.client import characters, letters
 from polysem.client.client import Client
 from polysem.client.commands.options import INDEX, SIDE, asks_server, connect, print_json
 from polysem.client.found import why
-from polysem.client.questions.search import EVERY_S
+from polysem.client.questions.search import EVERY_S, FiringCluster
 from polysem.proto.questions.search import FOUND_BY, LEAST, MAX_COUNTED, MAX_PAGE, PAGE, FoundCluster, SearchAnswer
 
 
@@ -110,9 +110,15 @@ def _firing(client: Client, text: str, limit: int, as_json: bool, index: str | N
         if as_json:
             print_json(one._asdict() | {"neuron": str(one.neuron), "letter": letter, "side": side})
         else:
-            click.echo(f"{f'{one.neuron}.{letter}':<12} {one.share:4.0%} at {characters.visible(one.token)!r}")
+            click.echo(f"{f'{one.neuron}.{letter}':<12} {one.share:4.0%} at {_token(one)}")
     if not found and not as_json:
         click.echo("no cluster fires in this text")
+
+
+def _token(one: FiringCluster) -> str:
+    """Quoted, with its blanks; of a part of a character, the character and which part."""
+    text = repr(characters.visible(one.character))
+    return f"{text} {one.part}".rstrip()
 
 
 COMMANDS = (search,)

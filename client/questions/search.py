@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from polysem.client.questions.explain import ExplainedToken
+from polysem.client.questions.explain import ExplainedToken, Explanation
 from polysem.proto import checks
 from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.search import FOUND_BY, FoundBy, SearchQuery, encode_search_query
@@ -17,9 +17,11 @@ N_NEURONS = 64  # whose clusters are looked up
 class FiringCluster(NamedTuple):
     """A feature cluster that fires in a text: its neuron and label, where it fires hardest, and how hard.
 
-    token  the text of that token
-    place  its number among the text's tokens
-    share  of the neuron's maximum over the corpus
+    token      the text of that token
+    place      its number among the text's tokens
+    share      of the neuron's maximum over the corpus
+    character  the token's text, or all of the character that it is a part of
+    part       which part of that character, such as 1/3; empty for whole characters
     """
 
     neuron: NeuronId
@@ -27,6 +29,8 @@ class FiringCluster(NamedTuple):
     token: str
     place: int
     share: float
+    character: str
+    part: str
 
 
 def request(
@@ -52,14 +56,16 @@ def hardest(tokens: Sequence[ExplainedToken]) -> list[NeuronId]:
     return sorted(shares, key=lambda id_: (-shares[id_], id_))[:N_NEURONS]
 
 
-def firing_clusters(tokens: Sequence[ExplainedToken]) -> list[FiringCluster]:
+def firing_clusters(tokens: Explanation) -> list[FiringCluster]:
     """Return the clusters that the tokens of a text fall in, the hardest first."""
     found: dict[tuple[NeuronId, int], FiringCluster] = {}
-    for place, token in enumerate(tokens):
+    for place, (token, part) in enumerate(zip(tokens, tokens.parts, strict=True)):
         for firing in token.firings:
             if firing.cluster is None:
                 continue
-            one = FiringCluster(firing.neuron, firing.cluster, token.text, place, firing.share or 0.0)
+            one = FiringCluster(
+                firing.neuron, firing.cluster, token.text, place, firing.share or 0.0, part.text, part.fraction
+            )
             key = (firing.neuron, firing.cluster)
             if key not in found or found[key].share < one.share:
                 found[key] = one

@@ -276,18 +276,11 @@ class Index:
 
     def _flat(self, r: NeuronRange) -> Array:
         """layer · N + index of a range's neurons, with N that of the widest layer."""
-        n_layers, n, held = self.info.n_layers, self.info.n_neurons_per_layer, self.info.held_layers
-        unit = self.info.unit
+        n, unit = self.info.n_neurons_per_layer, self.info.unit
         if r.layer is None:
             every: Array = self.every_neuron @ np.array([n, 1])
             return every
-        if r.layer >= n_layers:
-            raise UnknownNeuron(f"there is no {unit} {r}: the model has layers 0 to {n_layers - 1}")
-        if r.layer not in held:
-            raise FailedPrecondition(
-                f"layer {r.layer} is not in the index {self.info.name!r}, which holds {layers_in_words(held)} of the "
-                f"model's {n_layers}; index the corpus anew with it"
-            )
+        self.check_layer(r.layer, f"{unit} {r}")
         width = self.info.width(r.layer)
         if r.first is None or r.last is None:
             return np.arange(r.layer * n, r.layer * n + width)
@@ -295,6 +288,20 @@ class Index:
             which = "each layer" if unit == "neuron" else f"layer {r.layer}"
             raise UnknownNeuron(f"there is no {unit} {r}: {which} has {unit}s 0 to {width - 1}")
         return np.arange(r.layer * n + r.first, r.layer * n + r.last + 1)
+
+    def check_layer(self, layer: int, named: str = "") -> None:
+        """Raise UnknownNeuron where the model has no such layer, FailedPrecondition where the index does not hold it.
+
+        named  what was asked for in that layer
+        """
+        n_layers, held = self.info.n_layers, self.info.held_layers
+        if layer >= n_layers:
+            raise UnknownNeuron(f"there is no {named or f'layer {layer}'}: the model has layers 0 to {n_layers - 1}")
+        if layer not in held:
+            raise FailedPrecondition(
+                f"layer {layer} is not in the index {self.info.name!r}, which holds {layers_in_words(held)} of the "
+                f"model's {n_layers}; index the corpus anew with it"
+            )
 
     def check_model(self, model: ModelInfo, settings: Mapping[str, Any]) -> None:
         """Raise ForeignIndex unless the index was made with these weights, and this config of them.

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from polysem.kernels.large.neighbours import nearest_of
 from polysem.proto.arrays import Array, DoubleArray, FloatArray, IntArray
-from polysem.proto.errors import UnknownNeuron
 from polysem.proto.facts import Provenance
-from polysem.proto.neurons import NeuronRange
 from polysem.proto.questions.clustering import EmbeddingChoice
 from polysem.proto.questions.maps import MapBatch, MapQuery
 from polysem.proto.wire import columns
@@ -238,9 +236,7 @@ def plan(engine: Engine, query: MapQuery) -> MapPlan:
     """Raises UnknownNeuron for a layer that the model lacks, FailedPrecondition for one that the index lacks."""
     index = engine.index(query.index, query.side)
     for layer in query.layers:
-        if layer >= index.info.n_layers:
-            raise UnknownNeuron(f"there is no layer {layer}: the model has layers 0 to {index.info.n_layers - 1}")
-        index.neurons([NeuronRange(layer)])
+        index.check_layer(layer)
     work = work_of(engine, index, CHOICE, CLUSTERING)
     layers = query.layers or index.info.held_layers
     return MapPlan(work, layers, query.groups, engine.provenance(index, CHOICE, CLUSTERING))

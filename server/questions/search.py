@@ -211,6 +211,8 @@ class Search:
 
 
 def plan(engine: Engine, query: SearchQuery) -> Search:
-    """Raises InvalidArgument for an empty query."""
-    terms = words.parse(query.query)
-    return Search(engine, engine.index(query.index, query.side), query, terms)
+    """Raises InvalidArgument for an empty query, and what `Index.check_layer` does."""
+    terms, index = words.parse(query.query), engine.index(query.index, query.side)
+    if query.layer is not None:
+        index.check_layer(query.layer)
+    return Search(engine, index, query, terms)

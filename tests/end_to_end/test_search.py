@@ -7,7 +7,7 @@ import pytest
 
 import polysem.server
 from polysem.client import AsyncClient
-from polysem.proto.errors import InvalidArgument, UnknownIndex
+from polysem.proto.errors import InvalidArgument, UnknownIndex, UnknownNeuron
 from polysem.server.searching.words import holds, line, parse
 
 
@@ -106,6 +106,18 @@ def test_an_example_text_finds_what_fires_in_it(polysem_client):
     firing = tokens[found[0].place].firings[0]
     assert (firing.cluster, firing.share) == (found[0].cluster, found[0].share)
     assert [one.share for one in found] == sorted((one.share for one in found), reverse=True)
+
+
+def test_what_fires_inside_a_character_names_it(polysem_client):
+    found = polysem_client.firing("日")  # a token a byte
+    assert {one.character for one in found} == {"日"}
+    assert {(one.part, one.token) for one in found} <= {("1/3", ""), ("2/3", ""), ("3/3", "日")}
+    assert {one.part for one in polysem_client.firing("the model")} == {""}
+
+
+def test_a_layer_that_is_not_there_is_told(polysem_client):
+    with pytest.raises(UnknownNeuron, match=r"^there is no layer 9: the model has layers 0 to 1\b"):
+        polysem_client.search("model", layer=9)
 
 
 def test_asked_by_asyncio_it_is_the_same(polysem_client):
