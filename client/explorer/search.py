@@ -31,7 +31,7 @@ def asked(parameters: Mapping[str, str]) -> Asked:
         raise InvalidArgument(f"found_by is one of {', '.join(FOUND_BY)}, not {by[:40]!r}", "found_by")
     for name, text in (("layer", layer), ("least_size", size)):
         if text and not (re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) and int(text) <= MAX_INDEX):
-            raise InvalidArgument(f"{name} is a number, not {text[:40]!r}", name)
+            raise InvalidArgument(f"{name} is a whole number up to {MAX_INDEX}, not {text[:40]!r}", name)
     return {
         "q": parameters.get("q", "").strip(),
         "found_by": by or None,
