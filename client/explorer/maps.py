@@ -1,6 +1,5 @@
 """The pages of a map: a layer's groups of clusters, and the clusters of a group, each with lines of text."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,12 +7,11 @@ from polysem.client import characters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
 from polysem.client.explorer.features import texts_of
-from polysem.client.explorer.questions import View
+from polysem.client.explorer.questions import View, whole_number
 from polysem.client.explorer.search import row
 from polysem.client.lists import Listed
 from polysem.client.questions.maps import ClusterGroup, GroupedCluster, LayerMap
-from polysem.proto.errors import InvalidArgument, NotFound
-from polysem.proto.neurons import MAX_INDEX
+from polysem.proto.errors import NotFound
 from polysem.proto.units import Unit
 
 N_ROWS = 25  # of a page
@@ -29,14 +27,8 @@ class Wanted(NamedTuple):
 
 def asked(parameters: Mapping[str, str], layers: Sequence[int]) -> Wanted:
     """Return what an address asks for, by default the first of the index's layers. Raises InvalidArgument."""
-    found: dict[str, int | None] = {}
-    for name in ("layer", "group", "page"):
-        text = parameters.get(name, "")
-        if text and not (re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) and int(text) <= MAX_INDEX):
-            raise InvalidArgument(f"{name} is a number, not {text[:40]!r}", name)
-        found[name] = int(text) if text else None
-    layer = found["layer"]
-    return Wanted(layers[0] if layer is None else layer, found["group"], max(found["page"] or 1, 1))
+    layer, group, page = (whole_number(parameters, name) for name in Wanted._fields)
+    return Wanted(layers[0] if layer is None else layer, group, max(page or 1, 1))
 
 
 def page(client: Client, view: View, wanted: Wanted, unit: Unit) -> dict[str, Any]:

@@ -119,9 +119,7 @@ class Table:
             raise InvalidArgument(f"a kind of neurons is one of {', '.join(NEURON_KINDS)}, not {kind[:40]!r}", "kind")
         if look not in LOOKS:
             raise InvalidArgument(f"look is table, or left out for rows, not {look[:40]!r}", "look")
-        layer = parameters.get("layer", "")
-        if layer and not (re.fullmatch(r"[0-9]{1,10}", layer) and int(layer) <= MAX_INDEX):
-            raise InvalidArgument(f"a layer is a number, not {layer[:40]!r}", "layer")
+        layer = whole_number(parameters, "layer")
         where = []
         for metric in NEURON_METRICS:
             least, most = (parameters.get(f"{end}_{metric}") for end in ("least", "most"))
@@ -136,7 +134,7 @@ class Table:
             raise InvalidArgument(f"pages are counted from 1 to {MAX_PAGE:,}, not {parameters['page'][:40]!r}", "page")
         return cls(
             parameters.get("neurons", "").strip(),
-            int(layer) if layer else None,
+            layer,
             kind,
             _clear(parameters.get("clear", "")),
             sort_by,
@@ -194,6 +192,16 @@ def named(text: str) -> tuple[NeuronId, str]:
     """The neuron that a text names, and the letter of its cluster, or "": 2.185, or 2.185.B."""
     found = re.fullmatch(r"\s*(.*?)[./\s]([A-Za-z]{1,3})\s*", text)
     return (neuron_id(found[1]), found[2].upper()) if found and found[1] else (neuron_id(text), "")
+
+
+def whole_number(parameters: Mapping[str, str], name: str) -> int | None:
+    """Return a parameter of an address that numbers something, None where it is not given. Raises InvalidArgument."""
+    text = parameters.get(name, "")
+    if not text:
+        return None
+    if not (re.fullmatch(r"[0-9]{1,10}", text) and int(text) <= MAX_INDEX):
+        raise InvalidArgument(f"{name} is a whole number up to {MAX_INDEX}, not {text[:40]!r}", name)
+    return int(text)
 
 
 def number(name: str, text: str) -> float:

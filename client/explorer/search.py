@@ -1,6 +1,5 @@
 """The pages of search and of lists: clusters as rows, with their names, why they are there, and two lines."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,14 +7,14 @@ from polysem.client import characters, letters
 from polysem.client.client import Client
 from polysem.client.drawing import browser
 from polysem.client.explorer.features import features
-from polysem.client.explorer.questions import View
+from polysem.client.explorer.questions import View, whole_number
 from polysem.client.found import why
 from polysem.client.lists import MAX_IN_LINK, ClusterList, Listed
 from polysem.client.questions.cluster import Cluster
 from polysem.client.questions.clustering import Neuron
 from polysem.client.questions.examples import Example
 from polysem.proto.errors import InvalidArgument, NotFound
-from polysem.proto.neurons import MAX_INDEX, NeuronId
+from polysem.proto.neurons import NeuronId
 from polysem.proto.questions.clustering import DEFAULT_DISTANCE_THRESHOLD
 from polysem.proto.questions.search import FOUND_BY, LEAST, MAX_COUNTED, FoundCluster, SearchAnswer
 
@@ -26,17 +25,14 @@ Asked = Mapping[str, Any]
 
 def asked(parameters: Mapping[str, str]) -> Asked:
     """Return what an address asks for, as arguments of `Client.search`, q beside. Raises InvalidArgument."""
-    by, layer, size = (parameters.get(name, "") for name in ("found_by", "layer", "least_size"))
+    by = parameters.get("found_by", "")
     if by not in ("", *FOUND_BY):
         raise InvalidArgument(f"found_by is one of {', '.join(FOUND_BY)}, not {by[:40]!r}", "found_by")
-    for name, text in (("layer", layer), ("least_size", size)):
-        if text and not (re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) and int(text) <= MAX_INDEX):
-            raise InvalidArgument(f"{name} is a whole number up to {MAX_INDEX}, not {text[:40]!r}", name)
     return {
         "q": parameters.get("q", "").strip(),
         "found_by": by or None,
-        "layer": int(layer) if layer else None,
-        "least_size": max(int(size or LEAST), LEAST),
+        "layer": whole_number(parameters, "layer"),
+        "least_size": max(whole_number(parameters, "least_size") or LEAST, LEAST),
         "cursor": parameters.get("cursor", ""),
     }
 

@@ -50,9 +50,9 @@ def test_clusters_of_a_map_go_to_the_list(page, explorer):
     ("query", "status", "words"),
     [
         ("layer=9", 404, "layer 9"),
-        ("layer=x", 400, "layer is a number"),
+        ("layer=x", 400, "layer is a whole number"),
         ("layer=1&group=99999", 404, "layer 1 has no group 99999"),
-        ("group=-1", 400, "group is a number"),
+        ("group=-1", 400, "group is a whole number"),
     ],
 )
 def test_what_there_is_not_is_told(page, watched, explorer, query, status, words):
