@@ -37,6 +37,12 @@ CUTS = """([data, thresholds]) => {
   });
 }"""
 
+DRAWN = "() => performance.getEntriesByName('drawn')[0]?.startTime"
+NAMED = """() => {  // from the rows to the name of the first one, in place of what it fires at
+  const [drawn] = performance.getEntriesByName("drawn"), name = document.querySelector(".row .named b");
+  return drawn && name && !name.textContent.startsWith("at ") && performance.now() - drawn.startTime;
+}"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,14 +71,12 @@ def main() -> None:
             tell("first paint of a neuron, in a new browser", [first_paint(new(browser), one) for one in addresses])
             page = new(browser)
             tell("first paint of a neuron, from another's page", [first_paint(page, one) for one in addresses])
-            drawn = "performance.getEntriesByName('drawn')[0].startTime"
-            tell("until its tree and cards stand there", [page.goto(one) and page.evaluate(drawn) for one in addresses])
+            tell("until its tree and cards stand there", [after(page, one, DRAWN) for one in addresses])
             n = client.neurons(limit=1).n_matching
             tell(f"first paint of the overview, 50 of {n:,}", [first_paint(page, address) for _ in range(repeats)])
-            tell(
-                "until its field and 50 rows stand there",
-                [page.goto(address) and page.evaluate(drawn) for _ in range(repeats)],
-            )
+            tell("until its field and 50 rows stand there", [after(page, address, DRAWN) for _ in range(repeats)])
+            cuts = [f"{address}?cut={0.4 + i / 1000:g}" for i in range(repeats)]  # so that no names are remembered
+            tell("then until the first row is named", [after(page, one, NAMED) for one in cuts])
             rng = np.random.default_rng(0)
             for n in (100, 1000):
                 page = new(browser)
@@ -96,6 +100,12 @@ def first_paint(page: Any, address: str) -> float:
     page.locator(".ps-card, .row").first.wait_for()
     page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
     return float(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+
+
+def after(page: Any, address: str, script: str) -> float:
+    """The milliseconds that a script gives as soon as it gives some; a page that comes in grey is waited for."""
+    page.goto(address)
+    return float(page.wait_for_function(script).json_value())
 
 
 def tree(n: int, rng: np.random.Generator) -> dict[str, Any]:
