@@ -136,7 +136,7 @@ def _value(rates: Array) -> Array:
 
 
 def _keys(known: Table, members: Array) -> tuple[Rule, Array]:
-    """Return a rule of key tokens alone and where it holds (E,): the commonest, up to three, a kind, or any token."""
+    """Return a rule of key tokens alone and where it holds (E,): the commonest, a kind, up to three, or any token."""
     held = known.holds[members]
     n = len(held)
     for most in (1, MAX_KEYS):

@@ -42,6 +42,13 @@ def test_it_fits_its_layer_and_side_of_its_index_alone(path, other):
     assert read(path, about(*other)) is None
 
 
+def test_a_file_of_the_next_format_is_not_read(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("polysem.server.mapping.file.FORMAT", 2)
+        write(tmp_path / "map.npz", ABOUT, FOUND)
+    assert read(tmp_path / "map.npz", ABOUT) is None
+
+
 @pytest.mark.parametrize("n", [0, 1, 10, 200, 900, -30])
 def test_a_part_of_a_file_is_damaged(path, n):
     path.write_bytes(path.read_bytes()[:n])

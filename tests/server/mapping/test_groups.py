@@ -46,6 +46,12 @@ def test_groups_as_large_come_by_their_lowest_cluster():
     assert found.order.tolist() == [0, 2, 1, 3]
 
 
+@pytest.mark.parametrize(("degrees", "n_groups"), [(72, 1), (75, 0)])
+def test_the_last_round_is_at_a_distance_of_seven_tenths(degrees, n_groups):
+    found = grouped(unit := at(0, degrees), *graph(unit, 1))  # 1 − cos 72° = 0.69, 1 − cos 75° = 0.74
+    assert len(found.sizes) == n_groups
+
+
 @pytest.mark.parametrize("degrees", [(7,), (0, 180), (0, 90, 180, 270)])
 def test_clusters_that_are_near_none_are_in_no_group(degrees):
     found = grouped(unit := at(*degrees), *graph(unit, 3), 0.5)

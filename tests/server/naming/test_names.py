@@ -63,6 +63,25 @@ def test_numbers_are_named_by_their_kind():
     assert named([Place("in the year ", str(n), ", they") for n in range(1900, 1906)])[0].startswith("a number")
 
 
+def test_a_few_tokens_of_a_kind_are_named_by_it():
+    assert named([Place(f"w{i} ", str(i % 3), " x") for i in range(6)]) == ["a number"]
+
+
+def half_decorated():
+    """13 of 25 after `@`: too few for the first name, which must tell the places from those of the corpus, too."""
+    return [Place(f"w{i} @\n" if i < 13 else f"w{i}\n", "def", f" a{i}") for i in range(25)]
+
+
+def test_names_that_two_clusters_share_are_told_apart_by_what_half_of_one_has():
+    plain = [Place(f"v{i}\n", "def", f" b{i}") for i in range(40)]
+    assert named(half_decorated(), plain) == ["`def` right after `@`", "`def`"]
+
+
+def test_names_that_differ_as_they_are_become_no_longer():
+    in_classes = [Place(f"class v{i}\n", "def", f" b{i}") for i in range(40)]
+    assert named(half_decorated(), in_classes) == ["`def`", "`def` after `class`"]
+
+
 def test_whatever_comes_after_a_word_is_named_by_that_word():
     following = ["mayor", "church", "battle", "town", "river", "county"]
     assert named([Place(f"a{i} of", f" {word}", " b") for i, word in enumerate(following)], decorated(4)) == [
