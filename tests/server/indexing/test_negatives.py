@@ -122,6 +122,11 @@ def test_both_halves_have_some_and_a_context_has_one_for_good(index):
     assert [bool(is_held_out(np.array([context]))[0]) for context in range(8)] == is_held_out(np.arange(8)).tolist()
 
 
+def test_a_context_is_in_the_same_half_in_every_version():
+    """Else an index that is there would have other names after an update."""
+    assert np.flatnonzero(is_held_out(np.arange(16))).tolist() == [1, 2, 3, 4, 6, 8, 9, 15]
+
+
 @pytest.fixture
 def build(small_model, corpus_file, tmp_path):
     def build_(name="index", **changed):
