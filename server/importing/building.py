@@ -128,7 +128,7 @@ class Importing(Build):
 
     def _scan_stage(self) -> ScanStage:
         plain = super()._scan_stage()
-        return ListedStage(plain.reading, plain.rule, plain.given, plain.at_once, self._listed)
+        return ListedStage(**vars(plain), listed=self._listed)
 
     @property
     def _listed(self) -> Listed:
@@ -169,7 +169,7 @@ def build(
     made          is told the index before it appears at `out`; where it cannot write, the same call goes on
 
     Raises InvalidArgument where nothing was found, FailedPrecondition where more than half of the activations disagree,
-    and as `builder.build`. Cost: two forwards of the texts.
+    and as `builder.build`. Cost: as there.
     """
     if not len(found.neurons):
         raise InvalidArgument(f"no activation in {name!r} is above 0 in a text that {model.info.id!r} can read")

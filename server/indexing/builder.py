@@ -44,6 +44,7 @@ from polysem.server.index.format import (
 from polysem.server.index.negatives import Negatives
 from polysem.server.indexing import choose, disk, maxima, negatives, scan, widths
 from polysem.server.indexing.collecting import Collected
+from polysem.server.indexing.keeping import Keeper
 from polysem.server.indexing.scan import ReadOptions
 from polysem.server.indexing.selection import Candidates
 from polysem.server.indexing.stages import CollectStage, ScanStage
@@ -150,6 +151,7 @@ def build(
     max_activations: Array | None = None,
     executor: Executor | None = None,
     make: "Callable[..., Build] | None" = None,
+    keep_bytes: int | None = None,
 ) -> Index:
     """Index the corpus with the model into the new folder `out`.
 
@@ -158,11 +160,13 @@ def build(
                      sides (2, L, N): the maxima, then the minima. Layers that are not kept are not looked at
     executor         where texts are tokenised and contexts are read; None: here, by `model`, then a Model
     make             a kind of Build whose contexts and examples come from elsewhere; None: Build itself
+    keep_bytes       of memory for what the first pass keeps, so that the second need not run the model: the index has
+                     the same bytes. None: a fourth of what is free. An executor keeps nothing
 
     Raises InvalidArgument for a recipe or maxima that cannot be, BadCorpus for an unreadable corpus, FailedPrecondition
     where `out` exists, or where OUT.tmp holds an unfinished build of another recipe, model, corpus, maxima or
-    batch_tokens. Cost: two forwards of the corpus. Memory: a range's texts, a shard's activations, and the candidates
-    (some kB a neuron).
+    batch_tokens. Cost: one forward of what is kept, two of the rest; goes on with two where it was killed. Memory: what
+    is kept, a range's texts, a shard's activations, and the candidates (some kB a neuron).
     """
     recipe = recipe.of(model)
     given = None
@@ -182,8 +186,8 @@ def build(
     try:
         with shards.sole_worker(work), _nothing_left(work):
             at_once = batch_tokens or widths.batch_tokens(model, BATCH_TOKENS[model.device.type])
-            where = executor or LocalExecutor(model)
-            (make or Build)(model, corpus, recipe, work, progress, at_once, given, where).run(out)
+            building = (make or Build)(model, corpus, recipe, work, progress, at_once, given, executor, keep_bytes)
+            building.run(out)
     except PolysemError:  # some of which are OSErrors: a cluster that is away says what to do itself
         raise
     except (OSError, sqlite3.Error) as error:
@@ -218,18 +222,21 @@ class Build:
         progress: Progress,
         batch_tokens: int,
         given: Array | None,
-        executor: Executor,
+        executor: Executor | None,
+        keep_bytes: int | None,
     ) -> None:
         self._model, self._corpus, self._recipe, self._work = model, corpus, recipe, work
         self._progress = progress
         self._batch_tokens = batch_tokens
         self._given = given
-        self._executor = executor
+        self._executor = executor or LocalExecutor(model)
         layers = recipe.layers or tuple(range(model.info.n_layers))
         n_skipped = int(bool(recipe.bos)) + recipe.skip_positions
         of_layers = tuple(map(model.width, layers))
         unit = "latent" if model.encoders else "neuron"
         self._reading = ReadOptions(n_skipped, batch_tokens, layers, recipe.each_side, of_layers, unit)
+        self._at_once = widths.contexts_at_once(model, self._reading)
+        self._keeper = None if executor else Keeper(self._reading, recipe.selection, given, keep_bytes)
 
     def run(self, out: Path) -> None:
         self._facts = self._describe()
@@ -355,8 +362,7 @@ class Build:
         return chosen, sums.maximum
 
     def _scan_stage(self) -> ScanStage:
-        at_once = widths.contexts_at_once(self._model, self._reading)
-        return ScanStage(self._reading, self._recipe.selection, self._given, at_once)
+        return ScanStage(self._reading, self._recipe.selection, self._given, self._at_once, self._keeper)
 
     def _of_layers(self, stage: str) -> Callable[[int], None]:
         return lambda n: self._progress(stage, n, len(self._reading.layers))
@@ -379,7 +385,8 @@ class Build:
             return lambda first, last: (loaded(first, last), [parts.of(first, last)[0] for parts in self._choices])
 
         take, instead = with_choices(self._context_range), with_choices(contexts_.load)
-        self._collected = self._finish("collect", contexts_, take, instead, CollectStage(self._reading, maximum))
+        stage = CollectStage(self._reading, maximum, self._at_once, self._keeper)
+        self._collected = self._finish("collect", contexts_, take, instead, stage)
 
     def _context_range(self, first: int, last: int) -> ContextRange:
         return ContextRange((self._work / "contexts").absolute(), first, last)

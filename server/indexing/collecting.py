@@ -1,4 +1,7 @@
-"""The second pass of the model over a shard of contexts: what the chosen examples need, and their negatives.
+"""Arrays of the chosen examples of a shard of contexts, and their negatives.
+
+collect  reads the contexts with the model, a second time
+kept     takes what the scan kept of them (keeping.py): the same, to the byte
 
 Where each place of a shard lies in its batch is worked out before the first batch is read, and goes to the device as
 one array; then nothing waits for the device until the shard is written. Its results are copied beside the next shard.
@@ -14,7 +17,9 @@ from torch import Tensor
 from polysem.proto.arrays import Array
 from polysem.server.index.contexts import LoadedContexts
 from polysem.server.index.format import N_BINS, TOKENS_AFTER, TOKENS_BEFORE
+from polysem.server.indexing import keeping
 from polysem.server.indexing.columns import add_to_histogram
+from polysem.server.indexing.keeping import Kept
 from polysem.server.indexing.negatives import FIRES
 from polysem.server.indexing.scan import Advance, Batch, ReadOptions, RunChoice, batches, strongest_tokens
 from polysem.server.model import transfers
@@ -47,18 +52,18 @@ def collect(
     maximum: Array,
     reading: ReadOptions,
     advance: Advance,
+    at_once: int,
 ) -> Callable[[], list[Collected]]:
     """Collect the loaded contexts, run by run; what is returned waits for the results, which are on their way.
 
-    maximum (J,): strengths over the whole corpus. Cost: one forward.
+    maximum  (J,) strengths over the whole corpus
+    at_once  contexts of which the batches are made, as in the scan
+
+    Cost: one forward.
     """
-    bounds, every = reading.bounds, list(batches(loaded, reading.batch_tokens))
+    every = [batch for some in loaded.split(at_once) for batch in batches(some, reading.batch_tokens)]
     places = Places(loaded, every, parts, model.device)
-    maxima = transfers.send(torch.from_numpy(maximum), model.device)
-    runs = [
-        _RunCollector(model, layer, part, maxima[bounds[run] : bounds[run + 1]])
-        for run, ((_, layer), part) in enumerate(zip(reading.runs, parts, strict=True))
-    ]
+    runs = _collectors(model, parts, maximum, reading)
     n_layers = len(reading.layers)
     for number, batch in enumerate(every):
 
@@ -73,11 +78,45 @@ def collect(
 
         model.read(transfers.send(batch.tokens, model.device), visit, reading.layers[-1])
         advance(int(batch.lengths.sum()))
-    with transfers.beside(model.device):
-        arriving = [transfers.fetch(run.found, model.device) for run in runs]
+    return _arriving(runs, model.device, len(loaded))
+
+
+def kept(
+    model: Model, loaded: LoadedContexts, parts: Sequence[RunChoice], maximum: Array, reading: ReadOptions, held: Kept
+) -> Callable[[], list[Collected]]:
+    """Collect the same of what was kept of the loaded contexts. Raises keeping.Missing; runs no model."""
+    whole = Batch(np.arange(loaded.first, loaded.last), loaded.lengths, torch.empty(0))
+    places = Places(loaded, [whole], parts, model.device)
+    runs, bounds = _collectors(model, parts, maximum, reading), reading.bounds
+    for run, (collector, part) in enumerate(zip(runs, parts, strict=True)):
+        xhat, scales = held.rows[run % len(reading.layers)].of(part.row_contexts, part.row_positions)
+        (around,) = held.examples[run].of(part.contexts, part.neurons)
+        collector.found = collector.found._replace(xhat=xhat, scales=scales, around=around)
+        columns = slice(bounds[run], bounds[run + 1])
+        strength, at = held.strength[:, columns], held.where[:, columns].astype(np.int32)
+        collector.count(
+            places.of(run, 0), *(transfers.send(torch.from_numpy(of), model.device) for of in (strength, at))
+        )
+    return _arriving(runs, model.device, len(loaded))
+
+
+def _collectors(
+    model: Model, parts: Sequence[RunChoice], maximum: Array, reading: ReadOptions
+) -> list["_RunCollector"]:
+    bounds, maxima = reading.bounds, transfers.send(torch.from_numpy(maximum), model.device)
+    return [
+        _RunCollector(model, layer, part, maxima[bounds[run] : bounds[run + 1]])
+        for run, ((_, layer), part) in enumerate(zip(reading.runs, parts, strict=True))
+    ]
+
+
+def _arriving(runs: list["_RunCollector"], device: torch.device, n_contexts: int) -> Callable[[], list[Collected]]:
+    """Begin to fetch what was found; what is returned waits for it."""
+    with transfers.beside(device):
+        arriving = [transfers.fetch(run.found, device) for run in runs]
 
     def arrived() -> list[Collected]:
-        made = [_small(found.wait(), len(loaded)) for found in arriving]
+        made = [_small(found.wait(), n_contexts) for found in arriving]
         runs.clear()  # whose memory was read until now
         return made
 
@@ -167,7 +206,6 @@ class _RunCollector:
         info, device = model.info, maximum.device
         self._model, self._layer, self._maximum = model, layer, maximum
         n_rows, n_around = len(part.row_contexts), TOKENS_BEFORE + 1 + TOKENS_AFTER
-        self._steps = torch.arange(-TOKENS_BEFORE, TOKENS_AFTER + 1, device=device)
         dtype = torch.float32 if model.is_wide else torch.float16
         self.found = Found(
             torch.empty((n_rows, info.d_model), dtype=torch.float16, device=device),
@@ -183,7 +221,10 @@ class _RunCollector:
         device = self._maximum.device
         self._keep_rows(share, residual)
         self._keep_around(share, activations)
-        strength, at = strength.to(device), at.to(device)
+        self.count(share, strength.to(device), at.to(device))
+
+    def count(self, share: Share, strength: Tensor, at: Tensor) -> None:
+        """Count key activations, and find negatives among them."""
         self._keep_negatives(share, strength, at)
         add_to_histogram(self.found.histogram, strength, self._maximum)  # none of those up to 0
 
@@ -191,19 +232,12 @@ class _RunCollector:
         _, slots, positions = share.on(residual.device).rows
         places = share.rows[0]
         xhat = self._model.normalise(self._layer, residual[slots, positions]).to(places.device)  # (n, D)
-        if not self._model.bounded:
-            scales = _scales(xhat)
-            self.found.scales[places] = scales
-            xhat = xhat / scales[:, None]
-        self.found.xhat[places] = xhat.half()
+        self.found.xhat[places], self.found.scales[places] = keeping.halved(xhat, self._model.bounded)
 
     def _keep_around(self, share: Share, activations: Tensor) -> None:
-        _, slots, positions, neurons, lengths = share.on(activations.device).examples[..., None]
-        near = positions + self._steps.to(activations.device)  # (n, 31)
-        outside = (near < 0) | (near >= lengths)
-        around = activations[slots, near.masked_fill(outside, 0), neurons].to(self.found.around)
-        outside = outside.to(around.device)
-        self.found.around[share.examples[0]] = around.masked_fill(outside, 0)  # never read, but hashed
+        _, slots, positions, neurons, lengths = share.on(activations.device).examples
+        found = keeping.around(self._model, activations, (slots, positions, neurons), lengths)
+        self.found.around[share.examples[0]] = found.to(self.found.around.device)
 
     def _keep_negatives(self, share: Share, strength: Tensor, at: Tensor) -> None:
         fires = (strength > 0) & (strength >= FIRES * self._maximum)  # (b, N)
@@ -212,9 +246,3 @@ class _RunCollector:
         places, slots = share.sample
         weak = (strength[slots] > 0) & ~fires[slots]
         self.found.weak_at[places] = at[slots].to(torch.int32).masked_fill(~weak, -1)
-
-
-def _scales(rows: Tensor) -> Tensor:
-    """(P,) powers of two that leave the largest entry of each row (P, D) within 2¹⁴ to 2¹⁵, in float16's range."""
-    largest = rows.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.exp2(torch.floor(torch.log2(largest)) - 14)

@@ -1,9 +1,13 @@
 """Work that a context costs beside the model: passes over key activations (C, J) of C contexts and J neurons, a block
-of neurons at a time, so that memory is read once and what is made of a block stays in the first cache.
+of neurons at a time, so that memory is read once and what is made of a block stays in the first cache. And what is
+taken out of activations, on a CPU without torch's threads: small work waits for them where others use the machine.
 
 column_sums       maximum, total and number of positive ones of each neuron
 transposed        (J, C), each neuron's in one run
 add_to_histogram  a bin of each neuron for each positive one
+maxima            the highest of each neuron
+at_least          where key activations are positive and reach a threshold
+around            activations of a neuron on both sides of a token
 
 Tried and dropped: NumPy's reductions and its copy of the transpose, and torch's bincount, on the CPU
 (tests/benchmarks/contexts.py).
@@ -57,6 +61,70 @@ def scatter_to_histogram(histogram: Tensor, strength: Tensor, maximum: Tensor) -
     bins = (strength / maximum * n_bins).long().clamp(0, n_bins - 1)
     bins += torch.arange(len(histogram), device=histogram.device) * n_bins
     histogram.view(-1).scatter_add_(0, bins.flatten(), (strength > 0).long().flatten())
+
+
+def maxima(strength: Tensor) -> Tensor:
+    """Return the highest entries (N,) of the columns of strength (b, N)."""
+    return strength.amax(0) if strength.device.type != "cpu" else torch.from_numpy(strength.numpy().max(0))
+
+
+def at_least(strength: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Return row and column (n,) int64 of each positive entry of strength (b, N) that reaches its column's least (N,).
+
+    On a GPU the host waits for their number.
+    """
+    if strength.device.type != "cpu":
+        slots, neurons = ((strength > 0) & (strength >= least)).nonzero(as_tuple=True)
+        return slots, neurons
+    values = strength.numpy()
+    rows, columns = ((values > 0) & (values >= least.numpy())).nonzero()
+    return torch.from_numpy(rows), torch.from_numpy(columns)
+
+
+def around(
+    activations: Tensor, slots: Tensor, positions: Tensor, neurons: Tensor, lengths: Tensor, before: int, after: int
+) -> Tensor:
+    """Return activations (n, before + 1 + after) of neurons around tokens, 0 outside of their contexts.
+
+    activations                (b, T, N); what is returned has its dtype
+    slots, positions, neurons  (n,) int64: row, token and neuron
+    lengths                    (n,) int64 tokens of each one's context
+    """
+    if activations.device.type != "cpu" or activations.dtype != torch.float32:
+        return gather_around(activations, slots, positions, neurons, lengths, before, after)
+    made = torch.empty(len(slots), before + 1 + after)
+    which = slots.numpy(), positions.numpy(), neurons.numpy(), lengths.numpy()
+    for_each_neuron(_around, len(slots), activations.numpy(), *which, before, made.numpy())
+    return made
+
+
+def gather_around(
+    activations: Tensor, slots: Tensor, positions: Tensor, neurons: Tensor, lengths: Tensor, before: int, after: int
+) -> Tensor:
+    """Return the same by torch, of any dtype and on any device."""
+    near = positions[:, None] + torch.arange(-before, after + 1, device=activations.device)
+    outside = (near < 0) | (near >= lengths[:, None])
+    return activations[slots[:, None], near.masked_fill(outside, 0), neurons[:, None]].masked_fill(outside, 0)
+
+
+@compiled
+def _around(
+    first: int,
+    step: int,
+    activations: Array,
+    slots: Array,
+    positions: Array,
+    neurons: Array,
+    lengths: Array,
+    before: int,
+    made: Array,
+) -> None:
+    n, width = made.shape
+    for i in range(n * first // step, n * (first + 1) // step):
+        for k in range(width):
+            t = positions[i] - before + k
+            inside = (t >= 0) & (t < lengths[i])
+            made[i, k] = activations[slots[i], t, neurons[i]] if inside else np.float32(0)
 
 
 @compiled

@@ -1,7 +1,7 @@
 """The first pass of the model over a shard of contexts, a pure function of model, contexts and parameters.
 
 Each neuron's key activation and key token in each context are reduced to selection candidates and sums. Here is also
-what is asked of the second pass (collecting.py): x̂ at the chosen key tokens, activations around them, the histogram of
+what is asked of collecting (collecting.py): x̂ at the chosen key tokens, activations around them, the histogram of
 key activations, and where neurons fire among the contexts that negatives may be taken from.
 
 A run is a layer's N neurons on one side, N its own in each layer. Of R runs (first the layers that are read, on the
@@ -134,9 +134,18 @@ class KeyActivations(NamedTuple):
     totals: Totals
 
 
-def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, advance: Advance) -> KeyActivations:
+# keep(layer, batch, texts (2, n), xhat (n, D), activations (b, T, N), strength (S, b, N), at (S, b, N))
+Keep = Callable[[int, Batch, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+
+
+def key_activations(
+    model: Model, loaded: LoadedContexts, reading: ReadOptions, advance: Advance, keep: Keep | None = None
+) -> KeyActivations:
     """Run the scan's one forward over the loaded contexts. Holds C · J · 8 bytes on its device, read at
-    the end only, so that a GPU need not wait for each layer's answer to be fetched."""
+    the end only, so that a GPU need not wait for each layer's answer to be fetched.
+
+    keep  is shown each layer of each batch, with x̂ at the row and position of every token that could be a key token
+    """
     info, device = model.info, model.device
     of_layer = dict(zip(reading.layers, map(slice, reading.bounds, reading.bounds[1:]), strict=False))
     shape = len(loaded), len(reading.sides), sum(reading.widths)
@@ -163,6 +172,8 @@ def key_activations(model: Model, loaded: LoadedContexts, reading: ReadOptions, 
                 columns, found = of_layer[layer], strongest_tokens(activations, batch, reading)
                 for side, (highest, at) in enumerate(zip(*found, strict=True)):
                     strength[rows, side, columns], where[rows, side, columns] = highest.to(device), at.to(device)
+                if keep is not None:
+                    keep(layer, batch, texts, xhat, activations, *found)
 
         model.read(transfers.send(batch.tokens, device), visit, reading.layers[-1])
         prefixes[batch.numbers - loaded.first, : batch.tokens.shape[1]] = prefix_hashes(batch.tokens.numpy())

@@ -1,4 +1,4 @@
-"""Stages of an index build that a worker does: contexts of a range, then the model's two passes over them.
+"""Stages of an index build that a worker does: contexts of a range, then the model's passes over them.
 
 All pickle, so that a worker on another machine gets them once, and then ranges only.
 """
@@ -17,6 +17,8 @@ from polysem.server.corpus.documents import Corpus, Document, Texts, digest_of
 from polysem.server.corpus.ranges import Range
 from polysem.server.index.contexts import ContextRange, Cut, LoadedContexts
 from polysem.server.indexing import choose, collecting, scan, selection
+from polysem.server.indexing.collecting import Collected
+from polysem.server.indexing.keeping import Keeper, Kept, Missing
 from polysem.server.indexing.scan import KeyActivations, ReadOptions, RunChoice, Scan
 from polysem.server.indexing.windows import Windowing, cut
 from polysem.server.model.model import Model
@@ -72,25 +74,43 @@ class Tokenised(NamedTuple):
 
 @dataclass(frozen=True)
 class ScanStage:
-    """given: (J,) float32 maxima for the selection, or None for the corpus's own. at_once: contexts held unreduced."""
+    """Scan of a shard.
+
+    given    (J,) float32 maxima for the selection, or None for the corpus's own
+    at_once  contexts held unreduced
+    keeper   keeps what collecting will need, where that is done in the same process; else None
+    """
 
     reading: ReadOptions
     rule: Selection
     given: Array | None
     at_once: int
+    keeper: Keeper | None
 
     def __call__(self, model: Model, taken: LoadedContexts | ContextRange, advance: Advance) -> Callable[[], Arrays]:
         """Return a function that reduces what was read, beside the next."""
         first, *others = _read(taken).split(self.at_once)
-        found = scan.key_activations(model, first, self.reading, advance)
-        parts: list[Scan] = []
+        end = self._begun(model, first, advance)
+        parts: list[tuple[Scan, Kept | None]] = []
         with ThreadPoolExecutor(1) as reducer:
             for some in others:
-                part = reducer.submit(self.reduced, found)
-                found = scan.key_activations(model, some, self.reading, advance)
+                part = reducer.submit(end)
+                end = self._begun(model, some, advance)
                 parts.append(part.result())
-        bounds = self.reading.bounds
-        return lambda: choose.flattened(joined([*parts, self.reduced(found)], self.rule, self.given), bounds)
+
+        def rest() -> Arrays:
+            scans, kept = zip(*parts, end(), strict=True)
+            if self.keeper is not None:
+                self.keeper.put(kept)
+            return choose.flattened(joined(scans, self.rule, self.given), self.reading.bounds)
+
+        return rest
+
+    def _begun(self, model: Model, some: LoadedContexts, advance: Advance) -> Callable[[], tuple[Scan, Kept | None]]:
+        """Read some contexts; what is returned reduces them, and ends what is kept."""
+        kept = None if self.keeper is None else self.keeper.begin(model, some)
+        found = scan.key_activations(model, some, self.reading, advance, None if kept is None else kept.see)
+        return lambda: (self.reduced(found), None if kept is None else kept.whole(found))
 
     def reduced(self, found: KeyActivations) -> Scan:
         """Return what is kept of a part."""
@@ -99,19 +119,41 @@ class ScanStage:
 
 @dataclass(frozen=True)
 class CollectStage:
-    """maximum: (J,) float32 strengths, over the whole corpus."""
+    """Collecting of a shard: from what the scan kept, or by the model.
+
+    maximum          (J,) float32 strengths, over the whole corpus
+    at_once, keeper  as in the scan
+    """
 
     reading: ReadOptions
     maximum: Array
+    at_once: int
+    keeper: Keeper | None
 
     def __call__(
         self, model: Model, taken: tuple[LoadedContexts | ContextRange, Sequence[RunChoice]], advance: Advance
     ) -> Callable[[], Arrays]:
-        loaded, parts = taken
-        collected = collecting.collect(model, _read(loaded), parts, self.maximum, self.reading, advance)
+        loaded, parts = _read(taken[0]), taken[1]
+        collected = self._kept(model, loaded, parts)
+        if collected is None:
+            collected = collecting.collect(model, loaded, parts, self.maximum, self.reading, advance, self.at_once)
+        else:
+            advance(int(loaded.lengths.sum()))
         return lambda: {
             f"{name}_{run}": array for run, part in enumerate(collected()) for name, array in part._asdict().items()
         }
+
+    def _kept(
+        self, model: Model, loaded: LoadedContexts, parts: Sequence[RunChoice]
+    ) -> Callable[[], list[Collected]] | None:
+        """Return the shard as it was kept; None where it was not, or not all of it."""
+        held = None if self.keeper is None else self.keeper.pop(loaded.first)
+        if held is None:
+            return None
+        try:
+            return collecting.kept(model, loaded, parts, self.maximum, self.reading, held)
+        except Missing:
+            return None
 
 
 def _read(taken: LoadedContexts | ContextRange) -> LoadedContexts:

@@ -73,7 +73,8 @@ def child(how):
     for run in range(len(reading.runs)):
         of_run = scan.chosen_of_run(chosen, *reading.bounds[run : run + 2], info.context_length)
         parts.append(scan.ChosenByShard(of_run, Proposed(none, none, none), none).of(0, len(loaded))[0])
-    stage = stages.CollectStage(reading, scanned.sums.maximum)
+    keeps = "keeper" in stages.CollectStage.__dataclass_fields__  # commits before it had no other way
+    stage = stages.CollectStage(reading, scanned.sums.maximum, *((len(loaded), None) if keeps else ()))
     for _ in sys.stdin:
         begin = time.perf_counter()
         arrays = stage(model, (loaded, parts), lambda n: None)()

@@ -1,4 +1,4 @@
-"""What indexing costs beside the bare model: tokens/s of scan and collect, and of the forward they contain.
+"""What indexing costs beside the bare model: tokens/s of scan and collect, with and without what the scan keeps.
 
     python tests/benchmarks/indexing.py [--model demo | --tokenizer FOLDER] [--corpus pydocs] [--contexts 512]
                                         [--context-length 128] [--sides both] [--repeats 5] [--device cuda]
@@ -6,8 +6,9 @@
 
 In turn, over the same contexts in the same batches: `bare`, the model of transformers as it comes, without its head;
 `forward`, ours without a visitor (its GELU is fused); `scan` (key activation and key token of every neuron in every
-context, on each side) and `collect`, the two passes of an index. With --tokenizer the model is a seeded one of
-GPT2-small's shape.
+context, on each side) and `collect`, the two passes of an index; `scan and keep` with `collect kept`, which runs no
+model, where memory holds what the scan keeps. `two passes` and `one pass` are the sums. With --tokenizer the model is a
+seeded one of GPT2-small's shape.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from polysem.proto.facts import Selection
 from polysem.proto.sides import SIDES
 from polysem.server.corpus.documents import Corpus
 from polysem.server.index.contexts import Contexts, LoadedContexts
-from polysem.server.indexing import collecting, scan, selection
+from polysem.server.indexing import collecting, keeping, scan, selection
 from polysem.server.indexing.builder import BATCH_TOKENS
 from polysem.server.indexing.negatives import Proposed
 from polysem.server.indexing.scan import ReadOptions
@@ -94,13 +95,26 @@ def report(loaded: Model, contexts_: LoadedContexts, reading: ReadOptions, bare:
         parts.append(scan.ChosenByShard(chosen, Proposed(none, none, none), none).of(0, n)[0])
 
     def run_collect() -> None:
-        collecting.collect(loaded, contexts_, parts, scanned.sums.maximum, reading, lambda n: None)()
+        collecting.collect(loaded, contexts_, parts, scanned.sums.maximum, reading, lambda n: None, n)()
+
+    def run_scan_and_keep() -> keeping.Kept | None:
+        kept = keeping.Keeper(reading, rule, None, 1 << 62).begin(loaded, contexts_)
+        assert kept is not None
+        return kept.whole(scan.key_activations(loaded, contexts_, reading, lambda n: None, kept.see))
+
+    held = run_scan_and_keep()
+    assert held is not None
+
+    def run_collect_kept() -> None:
+        collecting.kept(loaded, contexts_, parts, scanned.sums.maximum, reading, held)()
 
     runs: dict[str, Callable[[], object]] = {
         "bare": run_bare,
         "forward": run_forward,
         "scan": run_scan,
         "collect": run_collect,
+        "scan and keep": run_scan_and_keep,
+        "collect kept": run_collect_kept,
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
@@ -110,15 +124,17 @@ def report(loaded: Model, contexts_: LoadedContexts, reading: ReadOptions, bare:
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             times[name].append(time.perf_counter() - start)
+    for name, parts_ in (("two passes", ("scan", "collect")), ("one pass", ("scan and keep", "collect kept"))):
+        times[name] = [sum(both) for both in zip(*(times[part] for part in parts_), strict=True)]
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     shape = f"{info.n_layers} layers, D = {info.d_model}, at most {reading.batch_tokens:,} tokens at once"
     print(f"{where}, torch {torch.__version__}, {loaded.dtype}: {shape}")
     print(f"{n:,} contexts, {len(contexts_.flat):,} tokens")
-    print(f"{'':>8}  {'tokens/s':>10}  {'time over bare: median (least to most)':>40}")
+    print(f"{'':>13}  {'tokens/s':>10}  {'time over bare: median (least to most)':>40}")
     for name, taken in times.items():
         ratios = sorted(t / b for t, b in zip(taken, times["bare"], strict=True))
         rate = len(contexts_.flat) / statistics.median(taken)
-        print(f"{name:>8}  {rate:>10,.0f}  {statistics.median(ratios):>20.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+        print(f"{name:>13}  {rate:>10,.0f}  {statistics.median(ratios):>20.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def collect(loaded, pieces, reading, chosen, maximum):
         )
         for layer in range(info.n_layers)
     ]
-    stage = stages.CollectStage(reading, maximum)
+    stage = stages.CollectStage(reading, maximum, shards.SHARD_CONTEXTS, None)
     sizes = []
     for some in pieces:
         parts = [layer.of(some.first, some.first + len(some))[0] for layer in layers]

@@ -45,7 +45,7 @@ def shard(small_model, index_folder):
         asked = Proposed(*(dice.integers(0, most, 30).astype(np.int32) for most in (20, 1, 96)))
         of_run = scan.chosen_of_run(chosen, *reading.bounds[run : run + 2], small_model.info.context_length)
         parts.append(scan.ChosenByShard(of_run, asked, np.array([3, 8, 19], np.int32)).of(0, 20)[0])
-    return small_model, loaded, parts, scanned.sums.maximum, reading, lambda n: None
+    return small_model, loaded, parts, scanned.sums.maximum, reading, lambda n: None, 20
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def collected(shard):
 
 
 def test_runs_hold_what_a_forward_of_each_context_says(shard, collected):
-    model, loaded, parts, maximum, reading, _ = shard
+    model, loaded, parts, maximum, reading, *_ = shard
     for run, ((side, layer), part, found) in enumerate(zip(reading.runs, parts, collected, strict=True)):
         sign = -1 if side == "negative" else 1
         most = maximum[reading.bounds[run] : reading.bounds[run + 1]]
@@ -82,8 +82,8 @@ def test_runs_hold_what_a_forward_of_each_context_says(shard, collected):
 
 
 def test_batches_do_not_show(shard, collected):
-    model, loaded, parts, maximum, reading, advance = shard
-    again = collecting.collect(model, loaded, parts, maximum, reading._replace(batch_tokens=10_000), advance)()
+    model, loaded, parts, maximum, reading, advance, at_once = shard
+    again = collecting.collect(model, loaded, parts, maximum, reading._replace(batch_tokens=10_000), advance, at_once)()
     for one, other in zip(collected, again, strict=True):
         for name, values in one._asdict().items():
             np.testing.assert_allclose(values, getattr(other, name), atol=4e-3)

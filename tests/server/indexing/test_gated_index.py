@@ -75,6 +75,12 @@ def test_gated_neurons_have_both_sides(built):
     assert built.index.info.sides == (("positive", "negative") if built.tiny.gated else ("positive",))
 
 
+def test_a_second_pass_changes_no_byte(built, tmp_path):
+    corpus = Corpus(str(built.index.folder.parent / "corpus.jsonl"))
+    recipe = Recipe(Selection("first", FRACTION, 100), bos=True)
+    assert build(built.engine.model, corpus, tmp_path / "two", recipe, keep_bytes=0).sha256 == built.index.sha256
+
+
 def test_progress_counts_a_layer_once_whatever_its_sides(built):
     assert (built.counted["choose"], built.counted["write"]) == (2, 2)
 
