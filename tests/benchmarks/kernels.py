@@ -14,6 +14,8 @@ scikit-learn   cosine_distances; silhouette_score; AgglomerativeClustering(metri
 HDBSCAN        scikit-learn's, on cosine distance: another clustering, for scale
 cuML           AgglomerativeClustering (single linkage, all that it has), one neuron after another; with --device cuda
 
+With metrics, tree, cut and metrics are one call, neuron by neuron, as the server makes it.
+
 The floor of a stage is the larger of its bytes (each input read once, each output written once) over the machine's copy
 rate and its operations over the machine's matrix product rate, both measured here. Only distances have many operations.
 """
@@ -28,7 +30,7 @@ import machine
 import numpy as np
 import torch
 
-from polysem.kernels import agglomerative, distances, metrics, scc, tree
+from polysem.kernels import agglomerative, clusterings, distances, metrics, scc, tree
 
 D_MODEL = 768
 CUT = 0.5
@@ -180,10 +182,8 @@ def ours(device, n_neurons, width):
     def with_hac():
         return tree.cut(agglomerative.linkage(gram(), n), n, CUT)
 
-    def with_metrics():
-        own = gram()
-        linkage = agglomerative.linkage(own, n)
-        metrics.tree_metrics(own, linkage, tree.cut(linkage, n, CUT), n)
+    def with_metrics():  # as the server asks: one call, neuron by neuron
+        clusterings.hac_clusterings(gram(), n, CUT)
 
     return {
         "distances": gram,

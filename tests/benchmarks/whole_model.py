@@ -4,7 +4,8 @@
                                            [--budget SECONDS]
 
 12 layers of 3,072 neurons, D = 768, N examples each, drawn from a table of made-up x̂ rows. First one stage after the
-other, then batch by batch as the server cuts them, on two streams where there is a GPU. The floor is that of
+other, then batch by batch as the server cuts them, tree, cut and metrics in one call as it makes it, on two streams
+where there is a GPU. The floor is that of
 `kernels.py`: each input read once, each output written once, at this machine's copy rate, or the float32 product.
 """
 
@@ -19,7 +20,7 @@ import machine
 import torch
 
 import kernels as stages
-from polysem.kernels import agglomerative, distances, metrics, scc, tree
+from polysem.kernels import agglomerative, clusterings, distances, metrics, scc, tree
 from polysem.server.questions.resident import batch_bytes
 
 LAYERS, NEURONS, D_MODEL, CUT = 12, 3072, 768, 0.5
@@ -57,6 +58,14 @@ def linkages(device):
     return {"hac": agglomerative.linkage, "scc": lambda d, n: scc.linkage(d, n, thresholds)}
 
 
+def fused(device):
+    thresholds = stages.THRESHOLDS.to(device)
+    return {
+        "hac": lambda d, n: clusterings.hac_clusterings(d, n, CUT),
+        "scc": lambda d, n: clusterings.scc_clusterings(d, n, CUT, thresholds),
+    }
+
+
 def staged(rows, width, n_layers, precision):
     """Seconds of each stage over all batches."""
     device = rows.device
@@ -81,7 +90,7 @@ def staged(rows, width, n_layers, precision):
     return taken
 
 
-def together(rows, width, n_layers, precision, linkage):
+def together(rows, width, n_layers, precision, clustered):
     """Seconds of all stages, a batch on each stream."""
     device = rows.device
     lanes = [nullcontext()]
@@ -93,9 +102,7 @@ def together(rows, width, n_layers, precision, linkage):
     for used, weights, n in layers(rows, width, n_layers):
         with next(lane_of):
             d = distances.gathered_cosine_distances(rows, used, weights, n, None, precision)
-            trees = linkage(d, n)
-            labels = tree.cut(trees, n, CUT)
-            begun.append((trees, labels, metrics.tree_metrics(d, trees, labels, n)))
+            begun.append(clustered(d, n))
             del d
         if len(begun) == len(lanes):
             begun.popleft()
@@ -129,7 +136,7 @@ def main():
         taken = staged(rows, width, n_layers, arguments.precision)
         shown = [f"{taken[stage]:.3f} ({taken[stage] / floor[stage] / n_neurons:.1f})" for stage in taken]
         shown = dict(zip(taken, shown, strict=True))
-        whole = [together(rows, width, n_layers, arguments.precision, run) for run in linkages(device).values()]
+        whole = [together(rows, width, n_layers, arguments.precision, run) for run in fused(device).values()]
         columns = [shown[stage] for stage in ("distances", "hac", "scc", "cut", "metrics")]
         print(f"| {width} | {' | '.join(columns)} | {whole[0]:.3f} | {whole[1]:.3f} |", flush=True)
     print("\nSeconds, and in brackets times the stage's floor.")
