@@ -9,9 +9,10 @@ import pytest
 from polysem.proto.errors import DamagedIndex, InvalidArgument
 from polysem.proto.facts import Selection
 from polysem.server.corpus.documents import Corpus
+from polysem.server.index.arrays import HEADER_BYTES
 from polysem.server.index.contexts import Contexts, Cut, writing
 from polysem.server.index.format import layer_folder, open_index, side_folder
-from polysem.server.index.negatives import KINDS, is_held_out
+from polysem.server.index.negatives import KINDS, Negatives, is_held_out
 from polysem.server.indexing import builder, negatives
 from polysem.server.indexing.builder import Recipe
 from polysem.server.indexing.negatives import SHARE, Wanted
@@ -113,6 +114,14 @@ def test_they_take_a_fifth_of_the_index_at_most(index):
     mine = sum(file["bytes"] for name, file in files.items() if "negative_" in name)
     assert 0 < mine <= SHARE * sum(file["bytes"] for file in files.values())
     assert index.n_negatives == index.manifest["negatives"] <= negatives.MOST
+
+
+@pytest.mark.parametrize("held", [0, 1, 10, 32])
+def test_they_take_all_of_that_fifth(tmp_path, held):
+    """Of 10 neurons one place of each kind has 180 bytes: a fifth of an index beside four times as much of the rest."""
+    found = Negatives(*np.zeros((2, 10, 3, 32), np.int32))
+    n_bytes = 4 * (2 * HEADER_BYTES + 180 * held + 1)
+    assert negatives.write([tmp_path], [found], n_bytes, 100) == held
 
 
 def test_both_halves_have_some_and_a_context_has_one_for_good(index):
