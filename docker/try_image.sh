@@ -114,7 +114,7 @@ serving() {
   for _ in $(seq 200); do
     if inside "${healthy[@]:1}" > /dev/null 2>&1; then return; fi
     kill -0 "$server" 2> /dev/null || break
-    sleep 3
+    sleep 8  # each look is a Python of its own, and kernels are being compiled
   done
   cat "$work/server.log"
   exit 1
