@@ -40,7 +40,8 @@ def checked(
     ):
         known = ", ".join(f"{letter}={sizes[letter]}" for letter in dict.fromkeys(letters) if letter in sizes)
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected ({', '.join(letters)}), {known}")
-    return tensor.detach().contiguous()
+    tensor = tensor.detach() if tensor.requires_grad else tensor  # each step that torch takes asks for the GIL anew
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def as_array(name: str, tensor: Tensor, shape: str, sizes: Sizes, dtypes: Sequence[torch.dtype]) -> Array:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -41,6 +42,7 @@ JOB_STATES: tuple[JobState, ...] = get_args(JobState)
 MAX_NAME_CHARACTERS = 100
 MAX_UNITS_CHARACTERS = 500
 MAX_JOBS_PER_PAGE = 500
+KEPT_SPECS = 64  # decoded, of jobs that are looked at again and again
 CORPUS_SUFFIXES = (".jsonl", ".txt")
 CHUNK_BYTES = 512 << 10  # of uploads and results
 
@@ -184,6 +186,10 @@ _STATES = {state: i for i, state in enumerate(JOB_STATES, 1)}  # as the proto nu
 def encode_spec(spec: JobSpec) -> dict[str, Any]:
     """The field that a job or a request to make one has of this kind; raises InvalidArgument as `check_spec` does."""
     check_spec(spec)
+    return _encoded(spec)
+
+
+def _encoded(spec: JobSpec) -> dict[str, Any]:
     return {"index": _encode_index(spec)} if isinstance(spec, IndexSpec) else {"measure": _encode_measure(spec)}
 
 
@@ -306,7 +312,9 @@ def spec_bytes(spec: JobSpec) -> bytes:
     return pb.CreateJobRequest(**encode_spec(spec)).SerializeToString(deterministic=True)
 
 
+@lru_cache(KEPT_SPECS)
 def spec_from_bytes(data: bytes) -> JobSpec:
+    """Return the spec that `spec_bytes` gave. A list of jobs has few that differ, and checking takes a while."""
     return decode_spec(pb.CreateJobRequest.FromString(data))
 
 
@@ -327,7 +335,7 @@ def encode_job(job: Job) -> pb.Job:
         result_sha256=job.result_sha256,
         owner=job.owner,
         notes=job.notes,
-        **encode_spec(job.spec),
+        **_encoded(job.spec),
     )
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,8 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
     if (cert := settings.tls_cert) is not None:
         metrics.gauge("certificate_end_seconds", "When the certificate ends", "file", lambda: end_seconds(cert))
     metrics.gauge("unwritten_seconds", "Since when entries of a kind cannot be written", "what", books.unwritten_s)
-    interceptor = Interceptor(metrics, Door(settings.max_requests_in_flight, metrics), keys)
+    door = Door(settings.max_requests_in_flight, metrics)
+    interceptor = Interceptor(metrics, door, keys)
     server = grpc.aio.server(interceptors=(interceptor,), options=OPTIONS)
     neurons, jobs_ = LateService(), LateService()
     pb_grpc.add_NeuronServiceServicer_to_server(neurons, server)  # type: ignore[no-untyped-call]
@@ -117,10 +117,11 @@ async def running(settings: Settings, load: Callable[[], Engine], books: Books |
             leaving.callback(engine.names.close)
         batcher = open_batcher(settings, engine, metrics)
         search_files = SearchFiles(batcher, state)
-        neurons.servicer = NeuronService(engine, batcher, version("polysem"), search_files, state)
+        neurons.servicer = NeuronService(engine, batcher, search_files, state)
         devices = [model.device for model in (engine.model, *engine.copies)]
         metrics.gauge("device_memory_bytes", "Of the GPUs' memory", "kind", lambda: device_memory(*devices))
         batcher.start()
+        door.computed_for = batcher.computed_for
         leaving.push_async_callback(batcher.close)
         leaving.push_async_callback(search_files.close)
         interceptor.redaction = Redaction(_folders(settings, state, engine))

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ class LocalClient:
         return LocalClient(self._engine.seen_by(caller.scope), self._batcher, self._loop, caller)
 
     def info(self) -> ServerInfo:
-        return server_info(self._engine, self._batcher, version("polysem"), self._caller)
+        return server_info(self._engine, self._batcher, self._caller)
 
     def indexes(self) -> list[IndexInfo]:
         return [index.facts for index in self._engine.indexes.values()]

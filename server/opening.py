@@ -31,6 +31,7 @@ from polysem.server.settings import Settings, devices_of
 log = logging.getLogger(__name__)
 
 MAX_BATCH_COST = {"cpu": 9.5e8, "cuda": 3e10}  # 50 ms on two cores; what a GPU needs to be busy
+SHARED_BATCH_MS = 30.0  # a key's call waits for another's batch
 QUEUED_BATCHES = 10_000  # that may wait, where the settings do not say
 
 
@@ -134,6 +135,7 @@ def open_batcher(settings: Settings, engine: Engine, metrics: Metrics | None = N
         settings.max_queued_cost or QUEUED_BATCHES * max(max_batch_cost, MAX_BATCH_COST["cpu"]),
         settings.max_wait_ms,
         settings.bulk_batch_ms,
+        SHARED_BATCH_MS,
         metrics,
         [_worker(model) for model in (engine.model, *engine.copies)],
     )

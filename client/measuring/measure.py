@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,7 @@ class MeasureShard:
             answers = list(pool.map(lambda variant: self._ask(client, asked, variant, advance), self.variants))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # what is under way ends with the client's channel
-        return lambda: self._rows(answers)
+        return partial(self._rows, answers)
 
     def _rows(self, answers: Sequence[ClusterBatch]) -> Rows:
         trees = {variant: Trees(answer, self.threshold) for variant, answer in zip(self.variants, answers, strict=True)}

@@ -119,16 +119,17 @@ class LocalExecutor:
     """Makes shards in this process, one after another.
 
     held  what `Stage.compute` is given
+    make  calls and writes what `compute` returns; None: `make_shard`, in a thread beside the next `compute`
     """
 
-    def __init__(self, held: Any) -> None:
-        self._held = held
+    def __init__(self, held: Any, make: Callable[[Path, Callable[[], Arrays]], None] | None = None) -> None:
+        self._held, self._make = held, make or make_shard
 
     def finish(self, ledger: Ledger, stage: Stage) -> None:
         """Call and write what `compute` returns, beside the next shards' `compute`."""
 
         def rest(shard: Shard, arrays: Callable[[], Arrays]) -> None:
-            write(shard.path, arrays())
+            self._make(shard.path, arrays)
             ledger.record(shard)
 
         begun: deque[Future[None]] = deque()
@@ -143,6 +144,11 @@ class LocalExecutor:
                 begun.append(writers.submit(rest, shard, arrays))
         for written in begun:
             written.result()
+
+
+def make_shard(path: Path, arrays: Callable[[], Arrays]) -> None:
+    """Call what `Stage.compute` returned, and write what it gives."""
+    write(path, arrays())
 
 
 def write(path: Path, arrays: Arrays) -> None:

@@ -33,12 +33,13 @@ from polysem.client.measuring.measure import Measuring, variants
 from polysem.proto.clusterer import Clusterer
 from polysem.proto.errors import InvalidArgument, PolysemError
 from polysem.proto.jobs import IndexSpec, Job, JobSpec, JobState, MeasureSpec
-from polysem.proto.work.shards import Executor
+from polysem.proto.work.shards import Executor, LocalExecutor
 from polysem.server.corpus.documents import Corpus
 from polysem.server.index.format import MANIFEST, open_index
 from polysem.server.indexing import builder, widths
 from polysem.server.indexing.builder import Recipe
 from polysem.server.indexing.negatives import MOST
+from polysem.server.jobs.arithmetic import elsewhere
 from polysem.server.jobs.saes import Saes
 from polysem.server.jobs.store import JobStore, Task
 from polysem.server.jobs.uploads import Corpora
@@ -284,7 +285,7 @@ class JobRunner:
         return out
 
     @contextmanager
-    def _asked(self, task: Task, spec: MeasureSpec) -> Iterator[tuple[Clusterer, Executor | None]]:
+    def _asked(self, task: Task, spec: MeasureSpec) -> Iterator[tuple[Clusterer, Executor]]:
         """Who is asked of the index, and where that goes on."""
         if self._ray is not None:
             index = self._engine.seen_by(self._caller(task).scope).index(spec.index)
@@ -294,7 +295,8 @@ class JobRunner:
             return
         self._at_work = self._client.of(self._caller(task))
         try:
-            yield self._at_work, None
+            with elsewhere() as make:
+                yield self._at_work, LocalExecutor(self._at_work, make)
         finally:
             self._at_work.close()  # what it asked last would go on else
 

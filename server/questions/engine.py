@@ -60,6 +60,7 @@ class Engine:
     """The resident model and the open indexes; the first index is the default.
 
     indexes            by the names that requests give them
+    version            of the software
     copies             of the model, on other devices
     neighbour_library  what searches nearest neighbours
     units              where encoders of latents lie; "": where the indexes' makers had them
@@ -87,7 +88,7 @@ class Engine:
         self.default_index = indexes[0].info.name
         self.neighbour_library = neighbour_library
         self.names: KeptNames | str = NO_NAMES
-        self._version = version
+        self.version = version
         self._units = units
         self._models: dict[str, Model] = {}  # of indexes of latents, by their hashes
 
@@ -175,7 +176,7 @@ class Engine:
             index.sha256,
             info.model_id,
             info.model_sha256,
-            self._version,
+            self.version,
             choice,
             clustering,
             index.side,

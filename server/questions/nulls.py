@@ -33,8 +33,7 @@ def null_metrics(
         d = rotations.rotated_distances(products[b : b + at_once], counts, 0, n_null, seed).flatten(0, 1)
         repeated = counts.repeat_interleave(n_null)
         found = metrics.cluster_metrics(d, labels_of(d, repeated), repeated)
-        wanted = (found.n_clusters.double(), found.intra, found.inter, found.silhouette)
-        for m, values in enumerate(wanted):
-            of_nulls = values.view(-1, n_null)
-            result[b : b + at_once, m] = exact_sum(of_nulls) / (~of_nulls.isnan()).sum(1)
+        wanted = torch.stack((found.n_clusters.double(), found.intra, found.inter, found.silhouette))
+        of_nulls = wanted.view(4 * len(counts), n_null)
+        result[b : b + at_once] = (exact_sum(of_nulls) / (~of_nulls.isnan()).sum(1)).view(4, -1).T
     return result.masked_fill((n_examples < LEAST_EXAMPLES)[:, None], torch.nan)

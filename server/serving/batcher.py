@@ -4,8 +4,9 @@ A request is refused at once where the queue, its key's cap or its key's quota i
 (interactive before bulk, which has a turn a second even so), of it the key that has been served the least cost, and of
 its requests the one that has waited longest since it was last served. Every request with equal work joins it; together
 they fill a batch of at most `max_batch_cost`, shared evenly by keys and then by requests: a small request rides along
-with a large one. What bulk batches took keeps the next ones to about `bulk_batch_ms`. A caller that leaves takes its
-remaining work with it. A caller that does not read is passed over until it does.
+with a large one. What batches took keeps the next bulk ones to about `bulk_batch_ms`, and interactive ones, while
+several keys ask, to `shared_batch_ms`. A caller that leaves takes its remaining work with it. A caller that does not
+read is passed over until it does.
 
 Several devices hold a copy of the model each. A worker takes the next batch when it is done with one, so all of them
 serve one queue and one fair share. A request's answers come in the order of its items, whichever batch ends first.
@@ -29,7 +30,7 @@ from polysem.proto.wire import columns
 from polysem.proto.wire.columns import AnyBatch
 from polysem.server.questions import memory
 from polysem.server.questions.engine import Work
-from polysem.server.serving.callers import ANYONE, Caller, Class, seconds_to_midnight
+from polysem.server.serving.callers import ANYONE, Caller, Class, Company, seconds_to_midnight
 from polysem.server.serving.metrics import Metrics
 
 MAX_UNREAD = 2  # answers that may wait for a caller
@@ -150,6 +151,7 @@ class Batcher:
     max_queued_cost  of work not yet begun; one request may exceed it where nothing else waits
     max_wait_ms      how long a batch that is not full waits for others to join
     bulk_batch_ms    what a bulk batch should take on the device
+    shared_batch_ms  what an interactive one should take while several keys ask; None: they have no other limit
     workers          one a device
     """
 
@@ -160,6 +162,7 @@ class Batcher:
         max_queued_cost: float = float("inf"),
         max_wait_ms: float = 0.0,
         bulk_batch_ms: float = 20.0,
+        shared_batch_ms: float | None = None,
         metrics: Metrics | None = None,
         workers: Sequence[Worker] = (Worker(),),
     ) -> None:
@@ -168,6 +171,7 @@ class Batcher:
         self.max_queued_cost = max_queued_cost
         self.max_wait_ms = max_wait_ms
         self.bulk_batch_ms = bulk_batch_ms
+        self._shared_batch_ms = shared_batch_ms
         self.metrics = metrics or Metrics()
         self._requests: list[_Request] = []  # longest unserved first
         self._shares: dict[Class, _Shares] = {
@@ -176,7 +180,8 @@ class Batcher:
         }
         self._bulk_served_ns = 0
         self._rate = max_batch_cost / 0.02  # cost done in a second, lately
-        self._bulk_rates: dict[type, float] = {}  # the same of bulk batches, by their kind of work
+        self._rates: dict[tuple[Class, type], float] = {}  # the same by their class and kind of work
+        self._company = Company()
         self._wake = asyncio.Event()
         self._workers = workers
         self._threads = [
@@ -213,6 +218,7 @@ class Batcher:
         ends = np.concatenate([[0.0], np.cumsum(work.costs(items))])
         most = MAX_UNREAD + len(self._workers) - 1  # one more for each that may be at work
         request = _Request(work, items, ends, caller, time.monotonic_ns(), most)
+        self._company.met(caller.share)
         self._admit(request)
         self._requests.append(request)
         self._wake.set()
@@ -227,6 +233,10 @@ class Batcher:
                 yield answer
         finally:
             self._requests.remove(request)
+
+    def computed_for(self) -> set[str]:
+        """Return the shares that have an unanswered interactive request."""
+        return {request.caller.share for request in self._requests if request.caller.class_ == "interactive"}
 
     # ---- Who may wait
 
@@ -283,7 +293,7 @@ class Batcher:
         ready = [request for request in ready if request.caller.class_ == class_]
         lead = self._shares[class_].choose(ready)
         alike = [request for request in ready if request.work == lead.work]
-        limit = self.max_batch_cost if class_ == "interactive" else self._bulk_limit(lead.work)
+        limit = self._limit(class_, lead.work)
         parts = _filled(alike, lead, limit)
         taken = {part.request: part.last for part in parts}
         full = any(taken.get(request, request.done) < len(request.items) for request in alike)
@@ -295,12 +305,15 @@ class Batcher:
             return classes.pop()
         return "bulk" if time.monotonic_ns() - self._bulk_served_ns > BULK_TURN_S * 1e9 else "interactive"
 
-    def _bulk_limit(self, work: Work) -> float:
-        """Return what work of this kind costs in `bulk_batch_ms`, as far as is known."""
-        rate = self._bulk_rates.get(type(work))
+    def _limit(self, class_: Class, work: Work) -> float:
+        """Return what work of this kind costs in the time that a batch of the class may take, as far as is known."""
+        ms = self.bulk_batch_ms if class_ == "bulk" else self._shared_batch_ms if self._company else None
+        if ms is None:
+            return self.max_batch_cost
+        rate = self._rates.get((class_, type(work)))
         if rate is None:
             return self.max_batch_cost / 8
-        return min(max(rate * self.bulk_batch_ms / 1e3, self.max_batch_cost / 64), self.max_batch_cost)
+        return min(max(rate * ms / 1e3, self.max_batch_cost / 64), self.max_batch_cost)
 
     # ---- The workers
 
@@ -315,7 +328,7 @@ class Batcher:
                     self._wake.clear()
                     continue
                 self._take(batch)
-                await self._run(batch.parts, worker)
+                await self._run(batch, worker)
 
     def _wait_s(self, batch: _Batch) -> float:
         """Return how long the batch may yet wait for others to join."""
@@ -346,43 +359,47 @@ class Batcher:
         caller.account.charge(cost)
         self.metrics.cost.labels(caller.key, caller.class_).inc(cost)
 
-    async def _run(self, parts: list[_Taken], worker: int) -> None:
+    async def _run(self, batch: _Batch, worker: int) -> None:
+        parts = batch.parts
         items = np.concatenate([part.request.items[part.first : part.last] for part in parts])
         work = self._workers[worker].copy(parts[0].request.work)
         started_ns = time.monotonic_ns()
         try:
-            batch = await asyncio.get_running_loop().run_in_executor(self._threads[worker], work.run, items)
+            answers = await asyncio.get_running_loop().run_in_executor(self._threads[worker], work.run, items)
         except Exception as error:
-            await self._blame(parts, worker, error)
+            await self._blame(batch, worker, error)
             return
         compute_ns = time.monotonic_ns() - started_ns
-        self._learn(parts, compute_ns)
+        self._learn(batch, compute_ns)
         first = 0
         for part in parts:
             last = first + part.last - part.first
             timing = Timing(started_ns - part.request.arrived_ns, compute_ns, len(items))
-            part.request.answer(part.first, Served(columns.take(batch, first, last), timing))
+            part.request.answer(part.first, Served(columns.take(answers, first, last), timing))
             first = last
 
-    def _learn(self, parts: list[_Taken], compute_ns: int) -> None:
-        """Learn the cost done in a second; of bulk batches by kind of work, since their size follows from it."""
-        self.metrics.stage_seconds.labels("compute").observe(compute_ns / 1e9)
-        rate = sum(part.cost for part in parts) / max(compute_ns / 1e9, 1e-6)
-        self._rate += 0.3 * (rate - self._rate)
-        if parts[0].request.caller.class_ == "bulk":
-            kind = type(parts[0].request.work)
-            known = self._bulk_rates.get(kind, rate)
-            self._bulk_rates[kind] = known + 0.3 * (rate - known)
+    def _learn(self, batch: _Batch, compute_ns: int) -> None:
+        """Learn the cost done in a second; by class and kind of work, too, since the next ones' size follows from it.
 
-    async def _blame(self, parts: list[_Taken], worker: int, error: Exception) -> None:
+        Not from what is far from a full interactive batch: a single neuron's time says nothing of many.
+        """
+        self.metrics.stage_seconds.labels("compute").observe(compute_ns / 1e9)
+        rate = batch.cost / max(compute_ns / 1e9, 1e-6)
+        self._rate += 0.3 * (rate - self._rate)
+        if batch.class_ == "bulk" or batch.cost > batch.limit / 2:
+            kind = batch.class_, type(batch.parts[0].request.work)
+            known = self._rates.get(kind, rate)
+            self._rates[kind] = known + 0.3 * (rate - known)
+
+    async def _blame(self, batch: _Batch, worker: int, error: Exception) -> None:
         """One request's fault must not fail the others: run each alone."""
-        if len(parts) == 1:
-            request, first = parts[0].request, parts[0].first
+        if len(batch.parts) == 1:
+            request, first = batch.parts[0].request, batch.parts[0].first
             request.answer(first, memory.in_words(error) if memory.is_out_of_memory(error) else error)
             request.done = len(request.items)
             return
-        for part in parts:
-            await self._run([part], worker)
+        for part in batch.parts:
+            await self._run(batch._replace(parts=[part]), worker)
 
     # ---- What is waiting, read by the metrics' thread
 

@@ -1,5 +1,6 @@
 """Who asks: a key's holder, or on an open server whoever is at the other end of the connection."""
 
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -7,6 +8,7 @@ from typing import Literal
 
 Class = Literal["interactive", "bulk"]
 
+COMPANY_S = 5.0
 CLASS_METADATA = "polysem-class"  # a caller's "bulk" under this name makes one request bulk
 
 
@@ -48,6 +50,23 @@ class Caller:
     def asking_for(self, class_: str | None) -> "Caller":
         """This caller with the class that a request's metadata names; a bulk key stays bulk."""
         return replace(self, class_="bulk") if class_ == "bulk" else self
+
+
+class Company:
+    """True while callers of several shares come: until no other has come for COMPANY_S."""
+
+    def __init__(self) -> None:
+        self._last, self._until_s = "", 0.0
+
+    def met(self, share: str) -> None:
+        """A caller of the share has come."""
+        if share != self._last:
+            if self._last:
+                self._until_s = time.monotonic() + COMPANY_S
+            self._last = share
+
+    def __bool__(self) -> bool:
+        return time.monotonic() < self._until_s
 
 
 ANYONE = Caller()

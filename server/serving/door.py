@@ -9,19 +9,20 @@ is answered no faster.
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from polysem.proto.errors import Overloaded
+from polysem.server.serving.callers import Company
 from polysem.server.serving.metrics import Metrics
 
 LEAST_IN_HAND = 8
 # While several shares call, one call leaves the lines every SPACING_S, or once SPACING_CALLS have arrived: gRPC's own
-# queue, which all share, must empty faster than the lines. A share is alone if no other called for COMPANY_S.
+# queue, which all share, must empty faster than the lines.
 SPACING_S = 0.005
 SPACING_CALLS = 3
 ALONE_SPACING_S = 0.0005
-COMPANY_S = 5.0
+STILL_S = 0.05  # that the lines stand still at most, while a share without a line is computed for
 REFUSAL_EVERY_S = 0.01  # of one share
 WINDOW_S = 0.05  # in which a share passes without a line as often as it may have calls at once
 MAX_HELD_S = 30.0  # of a refusal that is held back
@@ -74,8 +75,8 @@ def kind_of(method: str) -> Kind:
 class _Lane:
     """One share's calls of one kind. beginning: before their first answer; in_hand: all; line: those that wait."""
 
-    def __init__(self, kind: Kind, in_hand: int) -> None:
-        self.kind, self.most = kind, in_hand
+    def __init__(self, share: str, kind: Kind, in_hand: int) -> None:
+        self.share, self.kind, self.most = share, kind, in_hand
         self.beginning = self.in_hand = self._entered = 0
         self.window_s = 0.0  # when it began
         self.forgetting = False
@@ -136,7 +137,11 @@ class Door:
 
     max_requests  the server's bound on requests: so many calls of a share may stand in its line, and a sixteenth of it
                   may be in hand
+
+    computed_for  the shares whose interactive requests are being answered; set once it is known
     """
+
+    computed_for: Callable[[], Iterable[str]] = staticmethod(tuple)
 
     def __init__(self, max_requests: int, metrics: Metrics | None = None) -> None:
         self._max_in_line = max_requests
@@ -145,7 +150,8 @@ class Door:
         self._lined: deque[_Lane] = deque()  # those with a line, whose turn is next first
         self._timer: asyncio.TimerHandle | None = None  # until the next turn
         self._n_come = 0  # calls since the last one
-        self._last_share, self._company_until_s = "", 0.0
+        self._moved_s = 0.0  # when the last one was let in
+        self._company = Company()
         self._totals: Counter[str] = Counter()
         self._next_refusal_s: dict[str, float] = {}
         self._held = 0
@@ -156,14 +162,11 @@ class Door:
     async def enter(self, share: str, kind: Kind, max_in_flight: int | None = None) -> Place:
         """The call's place, once there is one. Raises Overloaded. max_in_flight: the key's own cap, if it has one."""
         self._n_come += 1
-        if share != self._last_share:
-            if self._last_share:
-                self._company_until_s = time.monotonic() + COMPANY_S
-            self._last_share = share
+        self._company.met(share)
         if self._timer is not None and self._n_come >= SPACING_CALLS:
             self._next()
         most = max(self._in_hand, max_in_flight or 0) if kind is WORK else kind.in_hand
-        lane = self._lanes.setdefault((share, kind.name), _Lane(kind, most))
+        lane = self._lanes.setdefault((share, kind.name), _Lane(share, kind, most))
         lane.most = most
         try:
             if not kind.waits and lane.in_hand + len(lane.line) >= most:
@@ -233,7 +236,7 @@ class Door:
         """Let the next one in after a while, if there is one."""
         if self._timer is None and any(lane.line and lane.has_room for lane in self._lined):
             self._n_come = 0
-            spacing_s = SPACING_S if time.monotonic() < self._company_until_s else ALONE_SPACING_S
+            spacing_s = SPACING_S if self._company else ALONE_SPACING_S
             self._timer = asyncio.get_running_loop().call_later(spacing_s, self._next)
 
     def _next(self) -> None:
@@ -241,14 +244,22 @@ class Door:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for _ in range(len(self._lined)):
-            lane = self._lined.popleft()
-            if lane.line:
-                self._lined.append(lane)
-                if lane.has_room:
-                    lane.let_in()
-                    break
+        if not self._stands_still():
+            for _ in range(len(self._lined)):
+                lane = self._lined.popleft()
+                if lane.line:
+                    self._lined.append(lane)
+                    if lane.has_room:
+                        lane.let_in()
+                        self._moved_s = time.monotonic()
+                        break
         self._move()
+
+    def _stands_still(self) -> bool:
+        """Whether the lines let somebody pass who has none."""
+        if time.monotonic() - self._moved_s > STILL_S:
+            return False
+        return not {lane.share for lane in self._lined if lane.line}.issuperset(self.computed_for())
 
     def _refusal(self, message: str) -> Overloaded:
         self.metrics.refusals.labels("door").inc()

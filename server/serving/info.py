@@ -9,7 +9,7 @@ from polysem.server.serving.batcher import Batcher
 from polysem.server.serving.callers import Caller
 
 
-def server_info(engine: Engine, batcher: Batcher, version: str, caller: Caller) -> ServerInfo:
+def server_info(engine: Engine, batcher: Batcher, caller: Caller) -> ServerInfo:
     model = engine.model
     limits = Limits(
         max_message_bytes=MAX_MESSAGE_BYTES,
@@ -25,7 +25,7 @@ def server_info(engine: Engine, batcher: Batcher, version: str, caller: Caller) 
         max_neighbours=MAX_NEIGHBOURS,
     )
     return ServerInfo(
-        version,
+        engine.version,
         model.info,
         ", ".join(device_name(copy.device) for copy in (model, *engine.copies)),
         model.dtype,

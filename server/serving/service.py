@@ -63,10 +63,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class NeuronService(pb_grpc.NeuronServiceServicer):
     """See proto/polysem/v1/neuron_service.proto."""
 
-    def __init__(
-        self, engine: Engine, batcher: Batcher, version: str, search_files: SearchFiles, state: Path | None = None
-    ) -> None:
-        self._engine, self._batcher, self._version = engine, batcher, version
+    def __init__(self, engine: Engine, batcher: Batcher, search_files: SearchFiles, state: Path | None = None) -> None:
+        self._engine, self._batcher = engine, batcher
         self._search_files = search_files
         self._whole_indexes = WholeIndexes(batcher)
         self._maps = Maps(batcher, self._whole_indexes, state)
@@ -78,7 +76,7 @@ class NeuronService(pb_grpc.NeuronServiceServicer):
         return self._engine.seen_by(callers.current.get().scope)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
-        return encode_server_info(server_info(self._engine, self._batcher, self._version, callers.current.get()))
+        return encode_server_info(server_info(self._engine, self._batcher, callers.current.get()))
 
     async def ListIndexes(self, request: pb.ListIndexesRequest, context: Context) -> pb.ListIndexesResponse:
         return encode_indexes([index.facts for index in self._seen.indexes.values()])

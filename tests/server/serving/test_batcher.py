@@ -12,6 +12,7 @@ import torch
 from polysem.proto.errors import FailedPrecondition, Overloaded
 from polysem.proto.questions.embedding import EmbeddingBatch
 from polysem.server.serving import batcher as batchers
+from polysem.server.serving import callers
 from polysem.server.serving.batcher import MAX_UNREAD, Batcher, Worker
 from polysem.server.serving.callers import ANYONE, Caller
 
@@ -362,12 +363,27 @@ def test_closing_while_requests_wait_does_not_hang():
 # ---- Bulk batches and the queue's metrics
 
 
+@pytest.mark.parametrize("class_", ["bulk", "interactive"])
 @pytest.mark.parametrize(("rate", "limit"), [(None, 640 / 8), (1e9, 640), (1e-9, 640 / 64), (5_000.0, 100.0)])
-def test_a_bulk_batch_costs_what_takes_its_time_within_bounds(rate, limit):
-    batcher = Batcher(640, 100, bulk_batch_ms=20.0)
+def test_a_batch_that_others_wait_for_costs_what_takes_its_time_within_bounds(rate, limit, class_):
+    batcher = Batcher(640, 100, bulk_batch_ms=20.0, shared_batch_ms=20.0)
+    for share in ("ada", "bob"):
+        batcher._company.met(share)
     if rate is not None:
-        batcher._bulk_rates[DoublingWork] = rate
-    assert batcher._bulk_limit(DoublingWork()) == pytest.approx(limit)
+        batcher._rates[class_, DoublingWork] = rate
+    assert batcher._limit(class_, DoublingWork()) == pytest.approx(limit)
+
+
+def test_an_interactive_batch_is_as_large_as_any_while_one_key_asks(monkeypatch):
+    batcher = Batcher(640, 100, shared_batch_ms=20.0)
+    batcher._rates["interactive", DoublingWork] = 5_000.0
+    limits = []
+    for share in ("ada", "ada", "bob", "bob"):
+        batcher._company.met(share)
+        limits.append(batcher._limit("interactive", DoublingWork()))
+    assert limits == [640, 640, 100, 100]
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + callers.COMPANY_S)
+    assert batcher._limit("interactive", DoublingWork()) == 640
 
 
 def made_request(work, class_, n_items=1):
@@ -375,11 +391,15 @@ def made_request(work, class_, n_items=1):
     return batchers._Request(work, items(*range(n_items)), np.arange(n_items + 1.0), caller, time.monotonic_ns())
 
 
-def test_the_rate_of_bulk_batches_is_learned_by_kind_of_work_and_from_them_alone():
+def test_rates_are_learned_by_class_and_kind_of_work_and_from_no_small_interactive_batch():
     batcher = Batcher(640, 100)
-    for class_, cost in (("interactive", 7.0), ("bulk", 100.0), ("bulk", 200.0)):
-        batcher._learn([batchers._Taken(made_request(DoublingWork(), class_), 0, 1, cost)], 10**9)
-    assert batcher._bulk_rates == {DoublingWork: pytest.approx(100 + 0.3 * (200 - 100))}  # the first as it is
+    for class_, cost in (("interactive", 300.0), ("interactive", 7.0), ("bulk", 100.0), ("bulk", 200.0)):
+        taken = batchers._Taken(made_request(DoublingWork(), class_), 0, 1, cost)
+        batcher._learn(batchers._Batch([taken], "idle", 500.0), 10**9)
+    assert batcher._rates == {
+        ("interactive", DoublingWork): 300.0,
+        ("bulk", DoublingWork): pytest.approx(100 + 0.3 * (200 - 100)),  # the first as it is
+    }
 
 
 @pytest.mark.parametrize(("served_s_ago", "next_"), [(0.0, "interactive"), (2.0, "bulk")])

@@ -226,3 +226,48 @@ def test_refusals_of_one_share_are_spaced_out_and_those_of_another_are_not(monke
         third.cancel()
 
     run(scenario)
+
+
+def test_lines_stand_still_while_someone_without_a_line_is_computed_for(monkeypatch):
+    monkeypatch.setattr(doors, "STILL_S", 60)
+
+    async def scenario(door):
+        computed_for = {"bob"}
+        door.computed_for = lambda: computed_for
+        flood = entering(door, "ada", JOB, 20)
+        for place in await asyncio.gather(*flood[: JOB.at_once]):
+            place.left()
+        await asyncio.sleep(20 * doors.SPACING_S)
+        first = n_in(flood)
+        assert first <= JOB.at_once + 1  # the first of the line: nothing had moved for long
+        computed_for.clear()
+        await asyncio.sleep(20 * doors.SPACING_S)
+        assert n_in(flood) > first
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("computed_for", [{"ada"}, {"ada", "bob"}])
+def test_those_with_lines_of_their_own_hold_up_no_other(computed_for, monkeypatch):
+    monkeypatch.setattr(doors, "STILL_S", 60)
+
+    async def scenario(door):
+        door.computed_for = lambda: computed_for
+        floods = [entering(door, share, PING, 40) for share in ("ada", "bob")]
+        left = set()
+        while min(map(n_in, floods)) < 30:  # of lines that move by turns neither has ended
+            await asyncio.sleep(0.001)
+            for task in {task for flood in floods for task in flood if task.done()} - left:
+                task.result().left()
+                left.add(task)
+
+    run(scenario)
+
+
+def test_lines_move_now_and_then_however_much_is_computed_for_others():
+    async def scenario(door):
+        door.computed_for = lambda: {"bob"}
+        for task in entering(door, "ada", PING, 20):
+            (await task).left()
+
+    run(scenario)
