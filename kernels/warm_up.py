@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +18,19 @@ from polysem.kernels import (
     key_tokens,
     logit_effects,
     metrics,
+    null_silhouettes,
     scc,
     significance,
     tree,
 )
 from polysem.kernels.definitions import ACTIVATION_DTYPES
+
+
+class Part(NamedTuple):
+    """Kernels that are compiled together: `run` compiles them, `last` is one that is compiled at its end."""
+
+    run: Callable[[torch.device, int], None]
+    last: Any
 
 
 def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
@@ -30,42 +39,56 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
     Triton compiles anew for each power of two of the width. Numba keeps its cache beside the source, or in
     NUMBA_CACHE_DIR, which a read-only installation needs; Triton in its home, or in TRITON_CACHE_DIR.
     """
-    for half in HALVES:
-        half(device, width)
+    for part in ALL:
+        part.run(device, width)
 
 
-def _of_distances(device: torch.device, width: int) -> None:
-    """Run what is made of distances: trees, cuts and metrics."""
+def _clustering(device: torch.device, width: int) -> None:
+    """Run what is made of distances for most questions: clusterings of neurons and of their nulls."""
     d, trees, n_examples, labels = _clustered(device, width)
     thresholds = torch.tensor([0.5], dtype=torch.float64, device=device)
-    agglomerative.linkage(d, n_examples)
-    scc.linkage(d, n_examples, thresholds)
     clusterings.hac_clusterings(d, n_examples, 0.5)
     clusterings.scc_clusterings(d, n_examples, 0.5, thresholds)
+    agglomerative.linkage(d, n_examples)
     tree.cut(trees, n_examples, 0.5)
-    metrics.tree_metrics(d, trees, labels, n_examples)
     metrics.cluster_metrics(d, labels, n_examples)
 
 
-def _of_rows(device: torch.device, width: int) -> None:
-    """Run what reads embeddings, weights or activations: distances, rotation test, logit effects, key tokens."""
+def _reading(device: torch.device, width: int) -> None:
+    """Run what most indexes need: key tokens, distances of plain MLPs' float16 rows, and the rotation test of them."""
+    rows, used, weights = _rows(device, width)
+    half, n_examples = rows.half(), torch.tensor([width], device=device)
+    key_tokens.key_tokens(torch.ones(1, 2, 4, device=device), torch.tensor([2]), 1, 1)
+    distances.gathered_cosine_distances(half, used, weights, n_examples)
+    significance.gathered_rotation_test(half, used, weights, n_examples, n_null=1)
+
+
+def _other_trees(device: torch.device, width: int) -> None:
+    """Run what else is made of distances."""
+    d, trees, n_examples, labels = _clustered(device, width)
+    scc.linkage(d, n_examples, torch.tensor([0.5], dtype=torch.float64, device=device))
+    metrics.tree_metrics(d, trees, labels, n_examples)
+
+
+def _other_reading(device: torch.device, width: int) -> None:
+    """Run what else reads embeddings, weights or activations: gated MLPs, float32 rows, offsets, logit effects."""
     n_examples, biases = torch.tensor([width], device=device), torch.zeros(1, 2, device=device)
     rows, used, weights = _rows(device, width)
-    half = rows.half()
-    distances.gathered_cosine_distances(half, used, weights, n_examples)
     distances.gathered_cosine_distances(rows, used, weights, n_examples, offsets=weights)
-    for x in (half, rows):
+    for x in (rows.half(), rows):
         factors = gates.gated_factors(x, used, weights, weights, biases, n_examples)
         distances.gathered_cosine_distances(x, used, weights, n_examples, up=weights, factors=factors)
-    significance.gathered_rotation_test(half, used, weights, n_examples, n_null=1)
     significance.gathered_rotation_test(rows, used, weights, n_examples, offsets=weights, n_null=1)
-    logit_effects.logit_effects(weights, rows, 1)
     for dtype in ACTIVATION_DTYPES:
         for n_ends in (1, 2):
             key_tokens.key_tokens(torch.ones(1, 2, 4, dtype=dtype, device=device), torch.tensor([2]), 1, n_ends)
+    logit_effects.logit_effects(weights, rows, 1)
 
 
-HALVES = (_of_distances, _of_rows)  # of like length, and with little to compile in common
+# Pairs of like length, and with little to compile in common.
+FIRST = Part(_clustering, metrics._metrics_kernel), Part(_reading, null_silhouettes._silhouette_kernel)
+REST = Part(_other_trees, metrics._tree_kernel), Part(_other_reading, logit_effects._summary_kernel)
+ALL = (*FIRST, *REST)
 
 
 def _rows(device: torch.device, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,21 +106,23 @@ def _clustered(device: torch.device, width: int) -> tuple[Tensor, Tensor, Tensor
     return d, trees[None], torch.tensor([width], device=device), torch.zeros(1, width, dtype=torch.int32, device=device)
 
 
-def wants_compiling() -> bool:
-    """Whether nothing of the CPU halves has been compiled and kept yet, though it could be."""
-    kept: str | None = agglomerative.chain.stats.cache_path  # type: ignore[attr-defined]
-    return kept is not None and not any(Path(kept).glob("agglomerative.chain-*.nbi"))
+def wants_compiling(part: Part) -> bool:
+    """Whether the CPU half of the part has not been compiled and kept yet, though it could be."""
+    kept: str | None = part.last.stats.cache_path
+    file = Path(part.last.py_func.__code__.co_filename).stem
+    return kept is not None and not any(Path(kept).glob(f"{file}.{part.last.__name__}-*.nbi"))
 
 
 @contextmanager
-def warm_beside() -> Iterator[None]:
-    """Compile the CPU halves in two processes, where they are not, while the block runs; wait for them at the end.
+def warm_beside(*parts: Part) -> Iterator[None]:
+    """Compile the parts (none: all) in a process each, where they are not, while the block runs; wait at the end.
 
-    Compiling takes two minutes of a core and holds the interpreter. A process that fails is passed over: what
-    it leaves is compiled when it is first used.
+    Compiling takes a minute of a core and holds the interpreter. A process that fails is passed over: what it leaves
+    is compiled when it is first used.
     """
     with ExitStack() as started:
-        beside = [started.enter_context(_process(half)) for half in range(len(HALVES))] if wants_compiling() else []
+        lacking = [i for i, part in enumerate(ALL) if part in (parts or ALL) and wants_compiling(part)]
+        beside = [started.enter_context(_process(lacking[first::2])) for first in range(min(len(lacking), 2))]
         try:
             yield
         except BaseException:
@@ -106,14 +131,15 @@ def warm_beside() -> Iterator[None]:
             raise
 
 
-def _process(half: int) -> "subprocess.Popen[bytes]":
-    command, no = [sys.executable, "-m", __spec__.name, str(half)], subprocess.DEVNULL
+def _process(parts: Sequence[int]) -> "subprocess.Popen[bytes]":
+    command, no = [sys.executable, "-m", __spec__.name, *map(str, parts)], subprocess.DEVNULL
     return subprocess.Popen(command, stdin=no, stdout=no, stderr=no)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        HALVES[int(sys.argv[1])](torch.device("cpu"), 2)
+        for number in map(int, sys.argv[1:]):
+            ALL[number].run(torch.device("cpu"), 2)
     else:
         with warm_beside():
             pass

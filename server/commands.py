@@ -484,6 +484,10 @@ def demo(units: str | None, svg: Path | None, report: Path | None, force: bool) 
         if named is not None:
             named.parent.mkdir(parents=True, exist_ok=True)
             files.check_free(named, force)
+    latents = units == "sae"
     with bars(INDEXING) as shown:
-        folder = indexes.ensure(shown.advance, latents=units == "sae")
-    tour.show(folder, svg, report or kept, force or report is None)
+        folder = indexes.ensure(shown.advance, latents=latents, tested=False)
+    neuron = tour.show(folder, svg, report or kept, force or report is None)
+    with bars(INDEXING) as shown:
+        indexes.ensure(shown.advance, latents=latents)
+    tour.say_what_is_next(neuron, folder)

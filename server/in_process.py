@@ -63,7 +63,7 @@ def _running(settings: Settings) -> Iterator[Client]:
 
     async def run() -> None:
         try:
-            async with app.running(settings, lambda: open_engine(settings)) as number:
+            async with app.running(settings, lambda: open_engine(settings, warm=False)) as number:
                 port.set_result(number)
                 await stopped.wait()
         except BaseException as error:

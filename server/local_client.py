@@ -115,7 +115,7 @@ def opened(
         device=device,
         dtype=dtype,  # type: ignore[arg-type]
     )
-    engine = open_engine(settings)
+    engine = open_engine(settings, warm=False)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="polysem-batcher", daemon=True)
     thread.start()

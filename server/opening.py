@@ -35,8 +35,11 @@ SHARED_BATCH_MS = 30.0  # a key's call waits for another's batch
 QUEUED_BATCHES = 10_000  # that may wait, where the settings do not say
 
 
-def open_engine(settings: Settings, progress: Progress = lambda stage, n, total: None) -> Engine:
-    """The engine, warmed up: every kernel is compiled, and what searches neighbours is imported.
+def open_engine(settings: Settings, progress: Progress = lambda stage, n, total: None, warm: bool = True) -> Engine:
+    """The engine.
+
+    warm  every kernel is compiled and what searches neighbours is imported before it is there, so that no caller waits
+          for what another asked; else when it is first used
 
     Without indexes in the settings: the demo's, built if missing. Raises InvalidArgument where two indexes have one
     name, and what `open_index`, `measured.attach`, `models.load`, `Engine` and `named_library` raise.
@@ -53,16 +56,21 @@ def open_engine(settings: Settings, progress: Progress = lambda stage, n, total:
 
         measured.attach(indexes, settings.measurements)
     name, split = settings.model or indexes[0].info.model_id, devices_of(settings.split_layers)
-    with warm_beside() if devices[0].type == "cpu" else nullcontext():
+    with warm_beside() if warm and devices[0].type == "cpu" else nullcontext():
         model, *copies = (load(name, str(device), settings.dtype, split) for device in devices)
     library = library or automatic_library(model.device, indexes)
     engine = Engine(model, indexes, version("polysem"), library, copies, settings.units)
+    if warm:
+        _warm_up(engine, devices)
+    return engine
+
+
+def _warm_up(engine: Engine, devices: Sequence[torch.device]) -> None:
     for device in devices:
         with _on(device):
-            warm_up(device, max(2, min(_most_examples(indexes), MAX_IN_MATRIX)))
+            warm_up(device, max(2, min(_most_examples(list(engine.indexes.values())), MAX_IN_MATRIX)))
             warm_up_large(device, engine.neighbour_library)
     selection.warm_up()  # an index job would keep callers waiting else
-    return engine
 
 
 def _devices(settings: Settings) -> list[torch.device]:

@@ -22,8 +22,8 @@ LEAST_EXAMPLES = 25
 MOST_BEHAVIOURS = 6  # more say no more
 
 
-def show(folder: Path, svg: Path | None, page: Path, force: bool) -> None:
-    """Serve the index in `folder`, ask it, and print what comes back; the first neuron also into the picture `svg`.
+def show(folder: Path, svg: Path | None, page: Path, force: bool) -> Neuron:
+    """Serve the index in `folder`, ask it, and print what comes back; the first neuron, also into the picture `svg`.
 
     page   where the same neurons are written as a report
     force  replace both files where they are there
@@ -39,7 +39,7 @@ def show(folder: Path, svg: Path | None, page: Path, force: bool) -> None:
             f"Its server listens at {client.target} in this process; everything below came through the client.\n"
         )
         clusters = client.cluster("*")
-        shown = most_polysemantic(clusters)
+        shown = [client.cluster(neuron.id)[0] for neuron in most_polysemantic(clusters)]  # tested, each alone
         for neuron in shown:
             console.print(Rule(style="dim"))
             console.print(terminal.neuron_panel(neuron, neuron.examples))
@@ -51,8 +51,13 @@ def show(folder: Path, svg: Path | None, page: Path, force: bool) -> None:
         _write(page, report.make(client, *(str(neuron.id) for neuron in shown)).html, force)
     console.print(f"\nThe same {info.unit}s as a page for a browser, where their trees can be cut anew:")
     console.print(str(page.resolve()), soft_wrap=True)
-    index = f" --index {folder}" if info.encoders else ""
-    console.print(_next_steps(shown[0], next_steps.command(), index), soft_wrap=True)
+    return shown[0]
+
+
+def say_what_is_next(neuron: Neuron, folder: Path) -> None:
+    """Print commands that show more of the neuron, of the index in `folder`."""
+    index = f" --index {folder}" if neuron.provenance.unit == "latent" else ""
+    terminal.console().print(_next_steps(neuron, next_steps.command(), index), soft_wrap=True)
 
 
 def draw(neuron: Neuron, svg: Path, force: bool) -> None:

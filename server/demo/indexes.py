@@ -5,7 +5,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from polysem.kernels.warm_up import warm_beside
+from polysem.kernels.warm_up import FIRST, warm_beside
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.server.corpus.documents import PYDOCS, Corpus
@@ -23,11 +23,15 @@ RECIPE = Recipe(Selection("first", 0.75, 100))
 
 
 def ensure(
-    progress: Progress = lambda stage, n, total: None, n_documents: int = N_DOCUMENTS, latents: bool = False
+    progress: Progress = lambda stage, n, total: None,
+    n_documents: int = N_DOCUMENTS,
+    latents: bool = False,
+    tested: bool = True,
 ) -> Path:
     """The folder of the demo's index, built if missing. Each version of the software and of Python has its own.
 
     latents  of the embedded SAE, instead of the model's neurons
+    tested   with the tests of all its neurons; else as soon as it can be asked
 
     Where another process is building it, that one is waited for: stage "wait" of `progress`.
     """
@@ -43,13 +47,13 @@ def ensure(
         **of_latents,
     )
     folder = cache_folder() / f"demo-{'latents-' * latents}{key[:8]}"
-    if _is_whole(folder):
+    if _is_whole(folder, tested):
         return folder
     with shards.sole_worker(folder.parent, waiting=lambda: progress("wait", 0, None)):
         if not folder.is_dir():
-            with warm_beside():
+            with warm_beside(*FIRST):
                 _build(folder, n_documents, latents, progress)
-        if not _is_whole(folder):
+        if not _is_whole(folder, tested):
             holding.hold(load(DEMO_MODEL), open_index(folder), progress=progress)
     return folder
 
@@ -64,6 +68,6 @@ def _build(folder: Path, n_documents: int, latents: bool, progress: Progress) ->
         builder.build(reader, corpus, folder, RECIPE, progress)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the index is there, with its tests."""
-    return folder.is_dir() and open_index(folder).nulls is not None
+def _is_whole(folder: Path, tested: bool) -> bool:
+    """Whether the index is there, with its tests where they are wanted."""
+    return folder.is_dir() and (not tested or open_index(folder).nulls is not None)

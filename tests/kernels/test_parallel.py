@@ -3,6 +3,8 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,9 +101,29 @@ def test_what_is_compiled_is_not_compiled_beside(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("part", warming.ALL, ids=["clustering", "reading", "other trees", "other reading"])
+def test_a_part_is_known_to_be_compiled_by_its_last_kernel(part, tmp_path):
+    part.run(torch.device("cpu"), 2)
+    assert part.last.signatures
+    assert not warming.wants_compiling(part)
+    nowhere = SimpleNamespace(stats=SimpleNamespace(cache_path=str(tmp_path)), py_func=part.last.py_func)
+    nowhere.__name__ = part.last.__name__
+    assert warming.wants_compiling(part._replace(last=nowhere))
+
+
+def test_parts_that_lack_are_shared_by_two_processes(monkeypatch):
+    asked = []
+    monkeypatch.setattr(warming, "wants_compiling", lambda part: part is not warming.FIRST[0])
+    monkeypatch.setattr(warming, "_process", lambda parts: asked.append(parts) or nullcontext())
+    for parts in ((), warming.FIRST, warming.FIRST[:1]):
+        with warm_beside(*parts):
+            pass
+    assert asked == [[1, 3], [2], [1]]
+
+
 def test_compiling_beside_ends_with_what_it_was_for(monkeypatch):
     started, start = [], subprocess.Popen
-    monkeypatch.setattr(warming, "wants_compiling", lambda: True)
+    monkeypatch.setattr(warming, "wants_compiling", lambda part: True)
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(start(*a, **k)) or started[-1])
 
     def stopped():
@@ -110,7 +132,7 @@ def test_compiling_beside_ends_with_what_it_was_for(monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         stopped()
-    assert [process.returncode for process in started] == [-signal.SIGKILL] * len(warming.HALVES)
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
 
 
 @pytest.mark.parametrize("width", [2, 3, 7])

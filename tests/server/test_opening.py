@@ -106,3 +106,9 @@ def test_what_large_neurons_need_is_compiled_and_imported_before_the_engine_is_t
     monkeypatch.setattr(opening, "warm_up_large", lambda device, library: ready.append((device.type, library)))
     opening.open_engine(settings.read(index=[index_folder], device="cpu", neighbour_library="scikit-learn"))
     assert ready == [("cpu", "scikit-learn")]
+
+
+def test_a_process_with_one_user_compiles_what_it_needs_when_it_needs_it(index_folder, monkeypatch):
+    for name in ("warm_up", "warm_up_large", "warm_beside"):
+        monkeypatch.setattr(opening, name, pytest.fail)
+    opening.open_engine(settings.read(index=[index_folder], device="cpu"), warm=False)
