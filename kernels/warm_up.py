@@ -44,29 +44,38 @@ def warm_up(device: torch.device = torch.device("cpu"), width: int = 2) -> None:
 
 
 def _clustering(device: torch.device, width: int) -> None:
-    """Run what is made of distances for most questions: clusterings of neurons and of their nulls."""
-    d, trees, n_examples, labels = _clustered(device, width)
-    thresholds = torch.tensor([0.5], dtype=torch.float64, device=device)
+    """Run what a neuron's first tree needs of its distances."""
+    d, _, n_examples, _ = _clustered(device, width)
     clusterings.hac_clusterings(d, n_examples, 0.5)
-    clusterings.scc_clusterings(d, n_examples, 0.5, thresholds)
-    agglomerative.linkage(d, n_examples)
-    tree.cut(trees, n_examples, 0.5)
-    metrics.cluster_metrics(d, labels, n_examples)
 
 
 def _reading(device: torch.device, width: int) -> None:
-    """Run what most indexes need: key tokens, distances of plain MLPs' float16 rows, and the rotation test of them."""
+    """Run what most indexes and their first tree need: key tokens, and distances of plain MLPs' float16 rows."""
     rows, used, weights = _rows(device, width)
-    half, n_examples = rows.half(), torch.tensor([width], device=device)
     key_tokens.key_tokens(torch.ones(1, 2, 4, device=device), torch.tensor([2]), 1, 1)
-    distances.gathered_cosine_distances(half, used, weights, n_examples)
-    significance.gathered_rotation_test(half, used, weights, n_examples, n_null=1)
+    distances.gathered_cosine_distances(rows.half(), used, weights, torch.tensor([width], device=device))
+
+
+def _second_clustering(device: torch.device, width: int) -> None:
+    """Run what SCC needs."""
+    d, _, n_examples, _ = _clustered(device, width)
+    clusterings.scc_clusterings(d, n_examples, 0.5, torch.tensor([0.5], dtype=torch.float64, device=device))
+
+
+def _testing(device: torch.device, width: int) -> None:
+    """Run what the rotation test of such rows needs."""
+    rows, used, weights = _rows(device, width)
+    n_examples = torch.tensor([width], device=device)
+    significance.gathered_rotation_test(rows.half(), used, weights, n_examples, n_null=1)
 
 
 def _other_trees(device: torch.device, width: int) -> None:
     """Run what else is made of distances."""
     d, trees, n_examples, labels = _clustered(device, width)
+    agglomerative.linkage(d, n_examples)
     scc.linkage(d, n_examples, torch.tensor([0.5], dtype=torch.float64, device=device))
+    tree.cut(trees, n_examples, 0.5)
+    metrics.cluster_metrics(d, labels, n_examples)
     metrics.tree_metrics(d, trees, labels, n_examples)
 
 
@@ -85,10 +94,11 @@ def _other_reading(device: torch.device, width: int) -> None:
     logit_effects.logit_effects(weights, rows, 1)
 
 
-# Pairs of like length, and with little to compile in common.
-FIRST = Part(_clustering, metrics._metrics_kernel), Part(_reading, null_silhouettes._silhouette_kernel)
+# Pairs of like length, and with little to compile in common, in the order in which a newcomer needs them.
+FIRST = Part(_clustering, clusterings._hac_kernel), Part(_reading, distances._distance_kernel)
+SECOND = Part(_second_clustering, clusterings._scc_kernel), Part(_testing, null_silhouettes._silhouette_kernel)
 REST = Part(_other_trees, metrics._tree_kernel), Part(_other_reading, logit_effects._summary_kernel)
-ALL = (*FIRST, *REST)
+ALL = (*FIRST, *SECOND, *REST)
 
 
 def _rows(device: torch.device, width: int) -> tuple[Tensor, Tensor, Tensor]:

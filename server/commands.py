@@ -487,7 +487,7 @@ def demo(units: str | None, svg: Path | None, report: Path | None, force: bool) 
     latents = units == "sae"
     with bars(INDEXING) as shown:
         folder = indexes.ensure(shown.advance, latents=latents, tested=False)
-    neuron = tour.show(folder, svg, report or kept, force or report is None)
+    tour.show_first(folder)
     with bars(INDEXING) as shown:
         indexes.ensure(shown.advance, latents=latents)
-    tour.say_what_is_next(neuron, folder)
+    tour.show(folder, svg, report or kept, force or report is None)

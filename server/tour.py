@@ -22,12 +22,8 @@ LEAST_EXAMPLES = 25
 MOST_BEHAVIOURS = 6  # more say no more
 
 
-def show(folder: Path, svg: Path | None, page: Path, force: bool) -> Neuron:
-    """Serve the index in `folder`, ask it, and print what comes back; the first neuron, also into the picture `svg`.
-
-    page   where the same neurons are written as a report
-    force  replace both files where they are there
-    """
+def show_first(folder: Path) -> None:
+    """Serve the index in `folder`, and print the first of its neurons."""
     console = terminal.console()
     with polysem.server.local(folder) as client:
         info = client.indexes()[0]
@@ -36,14 +32,29 @@ def show(folder: Path, svg: Path | None, page: Path, force: bool) -> Neuron:
         console.print(
             f"{one} GPT-2 with {info.n_layers} layers{each} {'have' if info.encoders else 'has'} read "
             f"{info.n_contexts:,} texts ({info.n_tokens:,} tokens) of Python's own documentation and source.\n"
-            f"Its server listens at {client.target} in this process; everything below came through the client.\n"
+            "A server in this process answers for it; everything below came through the client.\n"
         )
+        neuron = most_polysemantic(client.cluster("*"))[0]
+        console.print(Rule(style="dim"), terminal.neuron_panel(neuron, neuron.examples))
+
+
+def show(folder: Path, svg: Path | None, page: Path, force: bool) -> None:
+    """Serve the index in `folder`, now that it is tested, and print what else comes back; `show_first` came before.
+
+    svg    where the first neuron is drawn as a picture
+    page   where the neurons are written as a report
+    force  replace both files where they are there
+    """
+    console = terminal.console()
+    with polysem.server.local(folder) as client:
+        info = client.indexes()[0]
         clusters = client.cluster("*")
-        shown = [client.cluster(neuron.id)[0] for neuron in most_polysemantic(clusters)]  # tested, each alone
-        for neuron in shown:
-            console.print(Rule(style="dim"))
-            console.print(terminal.neuron_panel(neuron, neuron.examples))
-            console.print(terminal.comparison(neuron, client.cluster(neuron.id, algorithm="scc")[0]))
+        shown = most_polysemantic(clusters)
+        console.print(f"\n{info.unit.capitalize()} {shown[0].id}: {terminal.against_chance(shown[0])}")
+        for i, neuron in enumerate(shown):
+            if i:
+                console.print(Rule(style="dim"), terminal.neuron_panel(neuron, neuron.examples))
+            console.print(terminal.comparison(neuron, client.cluster(neuron.id, algorithm="scc", n_null=0)[0]))
         console.print(Rule(style="dim"))
         console.print(table_1(client, clusters))
         if svg is not None:
@@ -51,13 +62,8 @@ def show(folder: Path, svg: Path | None, page: Path, force: bool) -> Neuron:
         _write(page, report.make(client, *(str(neuron.id) for neuron in shown)).html, force)
     console.print(f"\nThe same {info.unit}s as a page for a browser, where their trees can be cut anew:")
     console.print(str(page.resolve()), soft_wrap=True)
-    return shown[0]
-
-
-def say_what_is_next(neuron: Neuron, folder: Path) -> None:
-    """Print commands that show more of the neuron, of the index in `folder`."""
-    index = f" --index {folder}" if neuron.provenance.unit == "latent" else ""
-    terminal.console().print(_next_steps(neuron, next_steps.command(), index), soft_wrap=True)
+    index = f" --index {folder}" if info.encoders else ""
+    console.print(_next_steps(shown[0], next_steps.command(), index), soft_wrap=True)
 
 
 def draw(neuron: Neuron, svg: Path, force: bool) -> None:

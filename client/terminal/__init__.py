@@ -12,7 +12,7 @@ from polysem.client.terminal.ablation import AblationTable
 from polysem.client.terminal.answers import ImportanceText, NamedClusters, SimilarClusters, explanation
 from polysem.client.terminal.comparison import comparison
 from polysem.client.terminal.logit_effects import LogitEffectsPanel, logit_effects_table
-from polysem.client.terminal.neuron import neuron_panel
+from polysem.client.terminal.neuron import against_chance, neuron_panel
 from polysem.client.terminal.server import server_info
 from polysem.client.terminal.summary import summary
 from polysem.client.terminal.tables import StatisticsPanel, listing, metrics_table, statistics_table
@@ -29,6 +29,7 @@ __all__ = [
     "NamedClusters",
     "SimilarClusters",
     "StatisticsPanel",
+    "against_chance",
     "comparison",
     "console",
     "example_lines",

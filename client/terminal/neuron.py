@@ -81,7 +81,11 @@ def _of_tokens(neuron: Neuron) -> str:
 
 
 def _significance(neuron: Neuron) -> str:
-    """Whether it is more than chance, in words; nothing where not tested."""
+    return f"\n{against_chance(neuron)}" if neuron.significance else ""
+
+
+def against_chance(neuron: Neuron) -> str:
+    """Whether the neuron is more than chance, in words; nothing where it is not tested."""
     found = neuron.significance
     if found is None:
         return ""
@@ -92,7 +96,7 @@ def _significance(neuron: Neuron) -> str:
         strength = written(neuron.prediction_strength)
         split += f", as at a cut of {neuron.significant_cut:.2f}; prediction strength {strength}"
     return (
-        f"\n{neuron.verdict} (p {found.p_value:.3g}, frame own): best silhouette {found.best_silhouette:.2f}, by "
+        f"{neuron.verdict} (p {found.p_value:.3g}, frame own): best silhouette {found.best_silhouette:.2f}, by "
         f"chance {found.null_mean:.2f}; {split}"
     )
 

@@ -5,7 +5,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from polysem.kernels.warm_up import FIRST, warm_beside
+from polysem.kernels.warm_up import FIRST, SECOND, warm_beside
 from polysem.proto.facts import Selection
 from polysem.proto.work import shards
 from polysem.server.corpus.documents import PYDOCS, Corpus
@@ -54,7 +54,9 @@ def ensure(
             with warm_beside(*FIRST):
                 _build(folder, n_documents, latents, progress)
         if not _is_whole(folder, tested):
-            holding.hold(load(DEMO_MODEL), open_index(folder), progress=progress)
+            with warm_beside(*SECOND):
+                model, index = load(DEMO_MODEL), open_index(folder)
+            holding.hold(model, index, progress=progress)
     return folder
 
 

@@ -101,7 +101,9 @@ def test_what_is_compiled_is_not_compiled_beside(monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("part", warming.ALL, ids=["clustering", "reading", "other trees", "other reading"])
+@pytest.mark.parametrize(
+    "part", warming.ALL, ids=["clustering", "reading", "SCC", "testing", "other trees", "other reading"]
+)
 def test_a_part_is_known_to_be_compiled_by_its_last_kernel(part, tmp_path):
     part.run(torch.device("cpu"), 2)
     assert part.last.signatures
@@ -118,7 +120,7 @@ def test_parts_that_lack_are_shared_by_two_processes(monkeypatch):
     for parts in ((), warming.FIRST, warming.FIRST[:1]):
         with warm_beside(*parts):
             pass
-    assert asked == [[1, 3], [2], [1]]
+    assert asked == [[1, 3, 5], [2, 4], [1]]
 
 
 def test_compiling_beside_ends_with_what_it_was_for(monkeypatch):
