@@ -24,7 +24,7 @@ from polysem.server.questions.clustering import ClusterWork, work_of
 from polysem.server.questions.engine import Engine, Plan
 from polysem.server.questions.kept_names import place_of
 
-COST_OF_EXAMPLE = 4e6  # some 0.4 ms, as clustering costs
+COST_OF_EXAMPLE = 7e6  # some 0.7 ms, as clustering costs
 Kept: TypeAlias = Mapping[int, KeptName]
 MAX_READ = 256  # examples of a cluster that its name is made of
 
