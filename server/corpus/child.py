@@ -7,6 +7,7 @@ input, and writes frames: a byte that says what comes, two lengths, two texts. I
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -130,6 +131,8 @@ def _write(pipe: IO[bytes], frame: _Frame) -> None:
 
 
 def main() -> None:
+    for stops in (signal.SIGINT, signal.SIGTERM):  # which a terminal or systemd sends to all: the server ends its child
+        signal.signal(stops, signal.SIG_IGN)
     asked, *wanted = json.load(sys.stdin)
     corpus = Corpus(**asked | {"path": asked["path"] and Path(asked["path"])})
     pipe = sys.stdout.buffer

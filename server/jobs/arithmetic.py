@@ -7,6 +7,7 @@ each shard, and answers with None or the exception that was raised. It ends with
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -59,6 +60,8 @@ def elsewhere() -> Iterator["Callable[[Path, Callable[[], Arrays]], None]"]:
 
 
 def main() -> None:
+    for stops in (signal.SIGINT, signal.SIGTERM):  # which a terminal or systemd sends to all: the server ends its child
+        signal.signal(stops, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)  # before the imports, which take a second
     from polysem.proto.work import shards

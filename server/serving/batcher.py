@@ -35,6 +35,7 @@ from polysem.server.serving.metrics import Metrics
 
 MAX_UNREAD = 2  # answers that may wait for a caller
 BULK_TURN_S = 1.0  # bulk work that waited so long gets one batch before interactive work
+NEW_NS = 250_000_000  # a request is new for so long
 MAX_LAG = 8  # batches that a key may catch up on those served meanwhile
 RETRY_AFTER_S = (0.5, 5.0)  # least and most; gRPC's clients come back four times
 
@@ -235,8 +236,13 @@ class Batcher:
             self._requests.remove(request)
 
     def computed_for(self) -> set[str]:
-        """Return the shares that have an unanswered interactive request."""
-        return {request.caller.share for request in self._requests if request.caller.class_ == "interactive"}
+        """Return the shares that have an interactive request of which a caller waits for the first answers."""
+        since_ns = time.monotonic_ns() - NEW_NS
+        return {
+            request.caller.share
+            for request in self._requests
+            if request.caller.class_ == "interactive" and request.arrived_ns > since_ns
+        }
 
     # ---- Who may wait
 

@@ -138,7 +138,7 @@ class Door:
     max_requests  the server's bound on requests: so many calls of a share may stand in its line, and a sixteenth of it
                   may be in hand
 
-    computed_for  the shares whose interactive requests are being answered; set once it is known
+    computed_for  the shares with new interactive requests that are not answered yet; set once it is known
     """
 
     computed_for: Callable[[], Iterable[str]] = staticmethod(tuple)

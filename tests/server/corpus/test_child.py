@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import os
 import signal
@@ -86,6 +87,9 @@ def test_a_reader_that_is_left_or_killed_is_gone(corpus_file, tmp_path):
     large.write_text("x" * 100 + "\n" * 2 + ("y" * 1000 + "\n") * 1000)
     documents = CorpusElsewhere("c", path=large).documents()
     next(documents)
+    for stops in (signal.SIGINT, signal.SIGTERM):  # sent to all of a terminal or a unit: the server ends its reader
+        os.kill(*readers(), stops)
+    assert len(list(itertools.islice(documents, 500))) == 500
     os.kill(*readers(), signal.SIGKILL)
     with pytest.raises(FailedPrecondition, match="ended before the corpus"):
         list(documents)

@@ -57,6 +57,16 @@ def test_a_process_that_is_killed_ends_the_job_in_words(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("stops", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_is_for_the_server_is_left_to_it(stops, tmp_path):
+    with elsewhere() as make:
+        make(tmp_path / "process.npz", niceness)
+        process, _ = shards.read(tmp_path / "process.npz")["process"]
+        os.kill(process, stops)
+        make(tmp_path / "a.npz", partial(counted, 3))
+    assert shards.read(tmp_path / "a.npz")["values"].tolist() == [0, 1, 2]
+
+
 def test_it_ends_with_whoever_asks(tmp_path):
     with elsewhere() as make:
         make(tmp_path / "process.npz", niceness)

@@ -411,6 +411,14 @@ def test_bulk_work_has_a_turn_once_a_second_beside_other_work(served_s_ago, next
     assert batcher._next_class(ready[:1]) == "bulk"  # alone
 
 
+def test_whom_it_computes_for_are_keys_with_new_interactive_requests():
+    batcher = Batcher(640, 100)
+    batcher._requests += [made_request(DoublingWork(), class_) for class_ in ("bulk", "interactive")]
+    assert batcher.computed_for() == {"interactive"}
+    batcher._requests[1].arrived_ns -= batchers.NEW_NS
+    assert batcher.computed_for() == set()
+
+
 @pytest.mark.parametrize(("waiting_s", "least"), [(0.0, 0.5), (8.0, 2.0), (80.0, 5.0)])
 def test_who_is_refused_comes_back_after_a_quarter_of_what_waits_within_bounds(waiting_s, least):
     batcher = Batcher(640, 100)
