@@ -1,4 +1,4 @@
-"""What a measure job makes of its answers, in a process of its own: arithmetic on many small arrays holds the
+"""Arithmetic of a measure job, in a process of its own: what works on many small arrays holds the
 interpreter, and a server that did it would keep every caller waiting (half a second was seen).
 
 The child (`python -m polysem.server.jobs.arithmetic`) reads pickled (path, function) from its standard input, writes
