@@ -300,6 +300,8 @@ class Batcher:
         lead = self._shares[class_].choose(ready)
         alike = [request for request in ready if request.work == lead.work]
         limit = self._limit(class_, lead.work)
+        small = sum(request.left for request in alike if request.left <= limit)
+        limit = min(limit + small, self.max_batch_cost)  # small ones ride along
         parts = _filled(alike, lead, limit)
         taken = {part.request: part.last for part in parts}
         full = any(taken.get(request, request.done) < len(request.items) for request in alike)
@@ -387,12 +389,12 @@ class Batcher:
     def _learn(self, batch: _Batch, compute_ns: int) -> None:
         """Learn the cost done in a second; by class and kind of work, too, since the next ones' size follows from it.
 
-        Not from what is far from a full interactive batch: a single neuron's time says nothing of many.
+        Of interactive ones only from those that are full: a single neuron's time says nothing of many.
         """
         self.metrics.stage_seconds.labels("compute").observe(compute_ns / 1e9)
         rate = batch.cost / max(compute_ns / 1e9, 1e-6)
         self._rate += 0.3 * (rate - self._rate)
-        if batch.class_ == "bulk" or batch.cost > batch.limit / 2:
+        if batch.class_ == "bulk" or batch.reason == "full":
             kind = batch.class_, type(batch.parts[0].request.work)
             known = self._rates.get(kind, rate)
             self._rates[kind] = known + 0.3 * (rate - known)

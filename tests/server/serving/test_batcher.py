@@ -386,16 +386,40 @@ def test_an_interactive_batch_is_as_large_as_any_while_one_key_asks(monkeypatch)
     assert batcher._limit("interactive", DoublingWork()) == 640
 
 
+def test_small_requests_of_many_keys_are_done_together_and_a_large_one_is_not():
+    batcher = Batcher(640, 100, shared_batch_ms=20.0)
+    batcher._rates["interactive", DoublingWork] = 500.0  # ten of cost in that time
+    work = DoublingWork()
+    for share in [*"abcdefghijklmnopqrst", "large"]:
+        batcher._company.met(share)
+        request = made_request(work, "interactive", 200 if share == "large" else 1)
+        request.caller = Caller(share, share)
+        batcher._requests.append(request)
+    batch = batcher._next_batch()
+    assert batch.limit == 30
+    assert {part.request.caller.share for part in batch.parts} >= set("abcdefghijklmnopqrst")
+    batcher._requests = [request for request in batcher._requests if request.caller.share == "large"]
+    batch = batcher._next_batch()
+    assert (batch.limit, batch.cost, batch.reason) == (10, 10, "full")
+
+
 def made_request(work, class_, n_items=1):
     caller = Caller(class_, class_, class_)
     return batchers._Request(work, items(*range(n_items)), np.arange(n_items + 1.0), caller, time.monotonic_ns())
 
 
-def test_rates_are_learned_by_class_and_kind_of_work_and_from_no_small_interactive_batch():
+def test_rates_are_learned_by_class_and_kind_of_work_and_from_full_interactive_batches_alone():
     batcher = Batcher(640, 100)
-    for class_, cost in (("interactive", 300.0), ("interactive", 7.0), ("bulk", 100.0), ("bulk", 200.0)):
+    batches = (
+        ("interactive", "full", 300.0),
+        ("interactive", "idle", 7.0),
+        ("interactive", "waited", 500.0),
+        ("bulk", "idle", 100.0),
+        ("bulk", "full", 200.0),
+    )
+    for class_, reason, cost in batches:
         taken = batchers._Taken(made_request(DoublingWork(), class_), 0, 1, cost)
-        batcher._learn(batchers._Batch([taken], "idle", 500.0), 10**9)
+        batcher._learn(batchers._Batch([taken], reason, 500.0), 10**9)
     assert batcher._rates == {
         ("interactive", DoublingWork): 300.0,
         ("bulk", DoublingWork): pytest.approx(100 + 0.3 * (200 - 100)),  # the first as it is
