@@ -8,7 +8,7 @@ from typing import Literal
 
 Class = Literal["interactive", "bulk"]
 
-COMPANY_S = 5.0
+COMPANY_S = 5.0  # how long a caller of another share is remembered
 CLASS_METADATA = "polysem-class"  # a caller's "bulk" under this name makes one request bulk
 
 
