@@ -1,6 +1,6 @@
 """Arithmetic of a measure job, in a process of its own.
 
-Work on many small arrays holds the interpreter, and a server that did it would keep every caller waiting: 1.2 s was seen.
+Work on many small arrays holds the interpreter: in the server it would keep every caller waiting (1.2 s was seen).
 
 The child (`python -m polysem.server.jobs.arithmetic`) reads pickled (path, function) from its standard input, writes
 each shard, and answers with None or the exception that was raised. It ends with whoever asks it.

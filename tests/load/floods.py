@@ -6,8 +6,8 @@
 Without and beside each flood a second key pings and asks for single neurons, one call after another. Its p99 should
 stay below three times the quiet one, or 100 ms where that is more. The floods come from a process of their own, over
 loopback, bounded in number and time: ordinary calls, streams that nobody reads, watches of a job, health watches,
-uploads that drip, job calls, and streams that are opened and reset. Exit status 1 where a call of the second key failed
-or the server died.
+uploads that drip, job calls, measure jobs, and streams that are opened and reset. Exit status 1 where a call of the
+second key failed or the server died.
 """
 
 import argparse
@@ -140,6 +140,14 @@ def jobs(target, metadata, job):
     asyncio.run(_all(target, metadata, 500, 5, _forever(ask)))
 
 
+def measuring(target, metadata, job):
+    """One measure job of the whole model after another."""
+    token = dict(metadata)["authorization"].removeprefix("Bearer ")
+    with Client(target, token=token) as client:
+        while True:
+            *_, _ = client.jobs.watch(client.jobs.measure("*").id)
+
+
 def resets(target, metadata, job):
     """Streams that are opened and reset at once, 20,000 a second at most, over one connection without a key."""
     while True:
@@ -159,7 +167,7 @@ def resets(target, metadata, job):
             time.sleep(0.01)
 
 
-FLOODS = {flood.__name__: flood for flood in (calls, pings, unread, watches, health, uploads, jobs, resets)}
+FLOODS = {flood.__name__: flood for flood in (calls, pings, unread, watches, health, uploads, jobs, measuring, resets)}
 
 
 # ---- The other key
